@@ -1,0 +1,1 @@
+"""What was measured means: frames in, frames out. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""What was seen: the tidy tables, their disk form, and the environment they were measured in."""

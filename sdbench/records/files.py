@@ -1,0 +1,92 @@
+"""One file at a time: Parquet tables and JSON objects, with errors that name the file; written whole or never.
+
+Which files make a study is in `store.py`.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PREFIX = ".sdbench-"  # begins the name of the lock and of whatever is not finished; readers pass over it
+_DTYPES = {
+    pa.int64(): pd.Int64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.string(): pd.StringDtype(),
+    pa.large_string(): pd.StringDtype(),
+}
+
+
+def read_table(folder: Path, table: str) -> pd.DataFrame:
+    """Read `TABLE.parquet` with the dtypes of `schema.py`, unchecked.
+
+    Raises:
+        ValueError: the file is missing or not readable as Parquet.
+    """
+    path = folder / f"{table}.parquet"
+    try:
+        with path.open("rb") as file:
+            arrow = pq.read_table(file)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
+    table_frame: pd.DataFrame = arrow.to_pandas(types_mapper=_DTYPES.get, ignore_metadata=True)
+    return table_frame
+
+
+def write_table(folder: Path, table: str, table_frame: pd.DataFrame) -> None:
+    """Write `TABLE.parquet`."""
+    arrow = pa.Table.from_pandas(table_frame, preserve_index=False)
+    _write(folder / f"{table}.parquet", lambda file: pq.write_table(arrow, file))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file is missing or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected an object")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    _write(path, lambda file: file.write(text.encode()))
+
+
+def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_name(PREFIX + path.name)
+    try:
+        with unfinished.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Make a rename within a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,219 @@
+"""The columns of every table: dtype, unit and meaning in one registry, and the check that is built from it.
+
+Nothing here reads or writes files (`store.py`). One dtype per kind, whether or not a column may be missing: `string`,
+`Int64` and `boolean` (missing is `pd.NA`) and `float64` (missing is `NaN`), so tables concatenate without a cast.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pandas as pd
+import pandera.pandas as pandera
+from pandera.errors import SchemaErrors
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: storage is SI, `unit` is `1` for a pure number and empty for text and flags."""
+
+    dtype: str
+    unit: str
+    meaning: str
+    nullable: bool = False
+    minimum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+def _text(meaning: str, *, nullable: bool = False, choices: tuple[str, ...] = ()) -> Column:
+    return Column("string", "", meaning, nullable, choices=choices)
+
+
+def _flag(meaning: str) -> Column:
+    return Column("boolean", "", meaning)
+
+
+def _count(unit: str, meaning: str, *, nullable: bool = False) -> Column:
+    return Column("Int64", unit, meaning, nullable, minimum=0)
+
+
+def _seconds(meaning: str, *, nullable: bool = False) -> Column:
+    return Column("float64", "s", meaning, nullable, minimum=0)
+
+
+def _real(unit: str, meaning: str, *, nullable: bool = False, minimum: float | None = None) -> Column:
+    return Column("float64", unit, meaning, nullable, minimum)
+
+
+# What a call measures is missing where the call failed, so those columns are nullable.
+TABLES: dict[str, dict[str, Column]] = {
+    "runs": {
+        "study": _text("name of the study"),
+        "unit": _text("identifier of the pipeline call"),
+        "model": _text("model that ran"),
+        "variant": _text("way of running the pipeline; the baseline is `cfg`"),
+        "num_steps": _count("steps", "denoising steps asked of the pipeline"),
+        "guidance_scale": _real("1", "guidance scale w asked of the pipeline"),
+        "batch": _count("images", "images made by the call"),
+        "height": _count("px", "image height", nullable=True),
+        "width": _count("px", "image width", nullable=True),
+        "dtype": _text("number format of the denoiser's weights"),
+        "scheduler": _text("class of the scheduler"),
+        "repeat": _count("1", "index of the repeat; calls of one repeat are compared with each other"),
+        "phase": _text("warm-ups are kept and never averaged", choices=("warmup", "measured")),
+        "latency_s": _seconds("wall time of the call", nullable=True),
+        "text_s": _seconds("time before the first step: text encoding and preparation", nullable=True),
+        "denoise_s": _seconds("time of the denoising loop", nullable=True),
+        "decode_s": _seconds("time after the last step: decoding to images", nullable=True),
+        "nfe": _real("rows/image", "denoiser rows evaluated per image", nullable=True, minimum=0),
+        "forwards": _count("calls", "denoiser calls", nullable=True),
+        "rows": _count("rows", "denoiser rows evaluated", nullable=True),
+        "flop": _count("flop", "work of the denoiser, 2 per multiply-add", nullable=True),
+        "peak_bytes": _count("bytes", "peak of allocated device memory", nullable=True),
+        "reserved_bytes": _count("bytes", "peak of memory that the allocator reserved", nullable=True),
+        "rss_peak_bytes": _count("bytes", "peak resident memory of the process", nullable=True),
+        "compile_s": _seconds("compilation time within the call", nullable=True),
+        "environment": _text("key of the environment in environment.json"),
+        "status": _text("whether the call finished", choices=("ok", "failed")),
+        "message": _text("why the call failed", nullable=True),
+    },
+    "steps": {
+        "unit": _text("identifier of the pipeline call"),
+        "variant": _text("way of running the pipeline"),
+        "repeat": _count("1", "index of the repeat"),
+        "phase": _text("phase of the call", choices=("warmup", "measured")),
+        "step": _count("1", "index of the iteration in the call"),
+        "timestep": _real("1", "timestep given to the scheduler"),
+        "sigma": _real("1", "noise-to-signal ratio at the step's start", nullable=True, minimum=0),
+        "guided": _flag("whether both branches were evaluated, as it ran"),
+        "rows": _count("rows", "denoiser rows evaluated in the step"),
+        "latency_s": _seconds("wall time of the step"),
+        "denoiser_s": _seconds("time inside the denoiser"),
+        "scheduler_s": _seconds("time inside scheduler.step"),
+        "peak_bytes": _count("bytes", "peak of allocated device memory during the step", nullable=True),
+        "guidance_cosine": _real("1", "cosine of conditional and unconditional prediction of x0", nullable=True),
+        "guidance_norm": _real("1", "norm of their difference", nullable=True, minimum=0),
+    },
+    "images": {
+        "unit": _text("identifier of the pipeline call"),
+        "variant": _text("way of running the pipeline"),
+        "prompt_id": _text("identifier of the prompt within the study"),
+        "prompt": _text("text of the prompt"),
+        "seed": Column("Int64", "1", "seed of the image's own noise generator"),
+        "path": _text("image file, relative to the study folder", nullable=True),
+        "sha256": _text("hash of the pixels", nullable=True),
+        "reference_variant": _text("variant whose image of the same pair is the reference", nullable=True),
+        "lpips": _real("1", "LPIPS to the reference, 0 is identical", nullable=True),
+        "flip": _real("1", "FLIP to the reference, 0 is identical", nullable=True),
+        "ssim": _real("1", "structural similarity to the reference, 1 is identical", nullable=True),
+        "psnr": _real("dB", "peak signal-to-noise ratio to the reference, inf is identical", nullable=True),
+        "alignment": _real("1", "share of the caption's attributes that the image shows", nullable=True),
+        "clip_score": _real("1", "CLIPScore of image and prompt, 0 to 100", nullable=True),
+    },
+}
+
+KEYS = {"runs": ["unit"], "steps": ["unit", "step"], "images": ["unit", "prompt_id", "seed"]}
+
+
+def columns(table: str) -> dict[str, Column]:
+    """Columns of a table by name, in order.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    if table not in TABLES:
+        raise ValueError(f"unknown table {table!r}; there are {', '.join(TABLES)}")
+    return TABLES[table]
+
+
+def validate(table_frame: pd.DataFrame, table: str, *, source: str | None = None) -> pd.DataFrame:
+    """Check a frame against the registry; it comes back with its columns in the registry's order.
+
+    Args:
+        table_frame: the frame; `images` may carry further float64 columns, one per registered metric.
+        table: `runs`, `steps` or `images`.
+        source: what to call the frame in an error, usually its file.
+
+    Raises:
+        ValueError: names the source, the first wrong column, and what was expected of it.
+    """
+    registered = columns(table)
+    metrics = tuple(name for name in table_frame if name not in registered) if table == "images" else ()
+    try:
+        _schema(table, metrics).validate(table_frame, lazy=True)
+    except SchemaErrors as error:
+        raise ValueError(f"{source or table}: {_first_failure(error, table_frame, table)}") from None
+    return table_frame[[*registered, *metrics]]
+
+
+def frame(table: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Build a table from rows; a column that a row does not name is missing in that row.
+
+    Raises:
+        ValueError: a value does not fit its column, a required one is missing, or a name is unknown.
+    """
+    dtypes = {name: column.dtype for name, column in columns(table).items()}
+    extra = dict.fromkeys(name for row in rows for name in row if name not in dtypes)
+    if extra and table != "images":
+        raise ValueError(f"{table}: unexpected column {next(iter(extra))!r}")
+    typed = {}
+    for name, dtype in (dtypes | dict.fromkeys(extra, "float64")).items():
+        try:
+            typed[name] = pd.Series([row.get(name) for row in rows], dtype=dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{table}: column {name!r} must be {dtype}: {error}") from None
+    return validate(pd.DataFrame(typed), table)
+
+
+def empty(table: str) -> pd.DataFrame:
+    """A table without rows, with the right dtypes."""
+    return pd.DataFrame({name: pd.Series(dtype=column.dtype) for name, column in columns(table).items()})
+
+
+def describe(table: str) -> pd.DataFrame:
+    """What a table's columns mean: one row per column with `name`, `dtype`, `unit`, `meaning`."""
+    return pd.DataFrame(
+        [(name, column.dtype, column.unit, column.meaning) for name, column in columns(table).items()],
+        columns=["name", "dtype", "unit", "meaning"],
+    )
+
+
+@cache
+def _schema(table: str, metrics: tuple[str, ...]) -> pandera.DataFrameSchema:
+    return pandera.DataFrameSchema(
+        {name: _check(column) for name, column in TABLES[table].items()}
+        | {name: pandera.Column("float64", nullable=True) for name in metrics},
+        strict=True,
+        unique=KEYS[table],
+    )
+
+
+def _check(column: Column) -> pandera.Column:
+    checks = []
+    if column.minimum is not None:
+        checks.append(pandera.Check.ge(column.minimum))
+    if column.choices:
+        checks.append(pandera.Check.isin(column.choices))
+    return pandera.Column(column.dtype, checks=checks, nullable=column.nullable)
+
+
+def _first_failure(error: SchemaErrors, table_frame: pd.DataFrame, table: str) -> str:
+    """One line about the first failure; of a column too few or too many the failure case is its name."""
+    failure = error.failure_cases.iloc[0]
+    check, value = str(failure["check"]), failure["failure_case"]
+    name = value if check.startswith("column_in") else failure["column"]
+    column = TABLES[table].get(name, Column("float64", "", ""))
+    if check == "column_in_dataframe":
+        return f"column {name!r} is missing; expected {column.dtype}"
+    if check == "column_in_schema":
+        return f"column {name!r} is not one of the table's"
+    if check == "multiple_fields_uniqueness":
+        return f"a row is there twice; {', '.join(KEYS[table])} must differ"
+    if check == "not_nullable":
+        return f"column {name!r} has missing values; expected {column.dtype} in every row"
+    if check.startswith("isin"):
+        return f"column {name!r} holds {str(value)!r}; expected one of {', '.join(column.choices)}"
+    if check.startswith("greater_than"):
+        return f"column {name!r} holds {value}; expected at least {column.minimum:g}"
+    return f"column {name!r} is {table_frame[name].dtype!r}; expected {column.dtype}"

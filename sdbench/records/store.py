@@ -1,0 +1,269 @@
+"""The disk form of a study: one folder, written by one process, and readable after it was killed.
+
+A finished unit becomes one folder in `parts/` by a single rename. `compact` merges the parts into the tables and only
+then drops them; until it has, a part overrides the table for its unit, so that a crash loses and doubles nothing.
+What a table holds is in `schema.py`.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import pandas as pd
+
+from sdbench.records.environment import environment_key
+from sdbench.records.files import PREFIX, read_json, read_table, sync, write_json, write_table
+from sdbench.records.schema import TABLES, empty, validate
+
+SCHEMA_VERSION = 1
+MODES = ("new", "resume", "overwrite")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study recorded; `environment` maps the keys in `runs.environment` to their descriptions."""
+
+    folder: Path
+    runs: pd.DataFrame
+    steps: pd.DataFrame
+    images: pd.DataFrame
+    environment: dict[str, dict[str, Any]]
+    study: dict[str, Any]
+
+
+def read(folder: str | Path) -> Results:
+    """Read and check a study's folder, including units that are not merged yet.
+
+    Raises:
+        ValueError: the folder or a file is missing, unreadable or of another form; names the file and the column.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    study = _read_study(folder)
+    return Results(folder, **_merged(folder), environment=read_json(folder / "environment.json"), study=study)
+
+
+class StudyFolder:
+    """A study's folder, locked for this process; a context manager."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        """Use `create`."""
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        study: Mapping[str, Any],
+        *,
+        environment: Mapping[str, Any],
+        mode: Literal["new", "resume", "overwrite"] = "new",
+    ) -> Self:
+        """Lock a folder for a study, and start, continue or replace the study in it.
+
+        Args:
+            path: made if it does not exist.
+            study: what is studied, as JSON values; a resumed study must equal it.
+            environment: added to the environments that the folder knows.
+            mode: `new` refuses a folder that holds a study, `resume` continues the same study, `overwrite` removes the
+                old study's files; all three start a study in an empty folder.
+
+        Raises:
+            ValueError: the folder does not fit the mode, holds something else, or is in use.
+        """
+        if mode not in MODES:
+            raise ValueError(f"unknown mode {mode!r}; there are {', '.join(MODES)}")
+        path = Path(path)
+        wanted = json.loads(json.dumps(dict(study)))
+        _existing_study(path)
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, _lock(path))
+        try:
+            folder._open(wanted, dict(environment), mode)
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def _open(self, study: dict[str, Any], environment: dict[str, Any], mode: str) -> None:
+        existing = _existing_study(self.path)
+        if existing is not None and mode == "new":
+            raise ValueError(f"{self.path} already holds a study; --resume continues it, --overwrite replaces it")
+        if existing is not None and mode == "resume":
+            keys = [key for key in existing | study if existing.get(key) != study.get(key)]
+            if keys:
+                raise ValueError(f"{self.path} holds another study; it differs in {', '.join(keys)}")
+            self._sweep()
+            known = read_json(self.path / "environment.json")
+            write_json(self.path / "environment.json", known | {environment_key(environment): environment})
+            return
+        self._remove()
+        try:
+            write_json(self.path / "study.json", {"schema_version": SCHEMA_VERSION} | study)
+            write_json(self.path / "environment.json", {environment_key(environment): environment})
+            for table in TABLES:
+                write_table(self.path, table, empty(table))
+        except BaseException:
+            self._remove()
+            raise
+
+    def add(self, unit: str, *, runs: pd.DataFrame, steps: pd.DataFrame, images: pd.DataFrame) -> None:
+        """Record a finished or failed unit, whole or not at all; it replaces what an earlier try recorded.
+
+        Raises:
+            ValueError: a frame does not fit its table or is not about this unit.
+        """
+        frames = {"runs": runs, "steps": steps, "images": images}
+        for table, table_frame in frames.items():
+            validate(table_frame, table, source=f"unit {unit!r}, {table}")
+            if not (table_frame["unit"] == unit).all() or (table == "runs" and len(table_frame) != 1):
+                raise ValueError(f"unit {unit!r}: {table} must hold rows of this unit only, and runs exactly one")
+        number = max((int(part.name) for part in _parts(self.path)), default=0) + 1
+        part = self.path / "parts" / f"{number:06d}"
+        unfinished = part.with_name(PREFIX + part.name)
+        try:
+            unfinished.mkdir(parents=True)
+            for table, table_frame in frames.items():
+                write_table(unfinished, table, table_frame)
+            unfinished.rename(part)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        sync(part.parent)
+
+    def finished(self) -> set[str]:
+        """Units that ran and did not fail."""
+        runs = _merged(self.path)["runs"]
+        return set(runs.loc[runs["status"] == "ok", "unit"])
+
+    def compact(self) -> None:
+        """Merge the parts into the tables."""
+        if not _parts(self.path):
+            return
+        for table, table_frame in _merged(self.path).items():
+            write_table(self.path, table, table_frame)
+        # One rename drops all parts at once: a part that had lost a file would be unreadable.
+        (self.path / "parts").rename(self.path / f"{PREFIX}parts")
+        self._sweep()
+
+    def rewrite(self, table: str, table_frame: pd.DataFrame) -> None:
+        """Replace a whole table, for example after its images were scored.
+
+        Raises:
+            ValueError: the frame does not fit the table.
+        """
+        validate(table_frame, table)
+        self.compact()
+        write_table(self.path, table, table_frame)
+
+    def close(self) -> None:
+        """Release the lock."""
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        """The folder is locked since `create`."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the lock."""
+        self.close()
+
+    def _sweep(self) -> None:
+        """Remove what a killed writer left unfinished."""
+        for leftover in [*self.path.glob(f"{PREFIX}*"), *self.path.glob(f"parts/{PREFIX}*")]:
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            elif leftover != _lock_file(self.path):
+                leftover.unlink()
+
+    def _remove(self) -> None:
+        """Remove the study's own files and no others; `study.json` last, so that a crash leaves a study."""
+        self._sweep()
+        shutil.rmtree(self.path / "parts", ignore_errors=True)
+        images = self.path / "images"
+        for image in images.rglob("*.png"):
+            image.unlink()
+        for folder in sorted([images, *images.rglob("*")], reverse=True):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        for name in [*(f"{table}.parquet" for table in TABLES), "environment.json", "study.json"]:
+            (self.path / name).unlink(missing_ok=True)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder / f"{PREFIX}lock"
+
+
+def _lock(folder: Path) -> int:
+    """Descriptor that holds the folder's lock until it is closed, at the latest when the process ends."""
+    descriptor = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(f"{folder} is being written by another process") from None
+    return descriptor
+
+
+def _existing_study(folder: Path) -> dict[str, Any] | None:
+    """The study in a folder, None for an empty or missing folder; anything else is refused."""
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    if (folder / "study.json").exists():
+        return _read_study(folder)
+    if any(not entry.name.startswith(PREFIX) for entry in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no study; choose another folder")
+    return None
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Parts from the oldest to the newest."""
+    return sorted(part for part in folder.glob("parts/*") if not part.name.startswith(PREFIX))
+
+
+def _merged(folder: Path) -> dict[str, pd.DataFrame]:
+    """The study's tables; of a unit recorded more than once the newest part counts, in every table."""
+    # Parts before tables: a part that is merged meanwhile is then seen twice rather than not at all.
+    parts = [{table: read_table(part, table) for table in TABLES} for part in _parts(folder)]
+    sources = [_tables(folder), *parts]
+    if not parts:
+        return sources[0]
+    newest = {unit: index for index, source in enumerate(sources) for unit in source["runs"]["unit"]}
+    merged = {}
+    for table in TABLES:
+        kept = [source[table][source[table]["unit"].map(newest) == index] for index, source in enumerate(sources)]
+        filled = [table_frame for table_frame in kept if len(table_frame)] or kept[:1]
+        # Each part was checked when it was added; checking each again would take a second per ten parts.
+        merged[table] = validate(pd.concat(filled, ignore_index=True), table, source=f"{folder}, {table}")
+    return merged
+
+
+def _tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """The merged tables; a row that belongs to no run is an error."""
+    tables = {
+        table: validate(read_table(folder, table), table, source=str(folder / f"{table}.parquet")) for table in TABLES
+    }
+    for table in ("steps", "images"):
+        strangers = set(tables[table]["unit"]) - set(tables["runs"]["unit"])
+        if strangers:
+            raise ValueError(f"{folder / table}.parquet: column 'unit' holds {min(strangers)!r}, not in runs.parquet")
+    return tables
+
+
+def _read_study(folder: Path) -> dict[str, Any]:
+    study = read_json(folder / "study.json")
+    version = study.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{folder / 'study.json'}: schema_version is {version}; expected {SCHEMA_VERSION}")
+    return study

@@ -1,0 +1,154 @@
+"""Figures from frames: the course over the steps, a grid of images, and saving against distance.
+
+Every function returns a `matplotlib.figure.Figure` to save or show; none touches pyplot's global state.
+"""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.transforms import Bbox
+
+from sdbench.analysis.tables import BASELINE
+from sdbench.records.store import Results
+
+# Okabe and Ito's palette, told apart with any colour vision; black is the baseline's.
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
+BASELINE_COLOUR = "#000000"
+DASHES = ("-", "--", ":", "-.")
+
+
+def step_figure(profile: pd.DataFrame) -> Figure:
+    """Time of every step per variant, and how far apart the two predictions of the baseline are.
+
+    Args:
+        profile: from `sdbench.analysis.tables.step_profile`.
+    """
+    figure = _figure(8, 5.5)
+    time, cosine = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for variant, (colour, dash) in _styles(profile["variant"]).items():
+        steps = profile[profile["variant"] == variant]
+        style = {"color": colour, "linestyle": dash, "drawstyle": "steps-mid", "linewidth": 1.2}
+        time.plot(steps["step"], 1e3 * steps["latency_s"], label=variant, **style)
+    time.set(ylabel="time of a step (ms)", ylim=(0, None))
+    time.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    baseline = profile[profile["variant"] == BASELINE]
+    quartiles = baseline["guidance_cosine_q25"], baseline["guidance_cosine_q75"]
+    cosine.fill_between(baseline["step"], *quartiles, color=BASELINE_COLOUR, alpha=0.2, linewidth=0, label="quartiles")
+    cosine.plot(baseline["step"], baseline["guidance_cosine"], color=BASELINE_COLOUR, label="median", linewidth=1.4)
+    cosine.set(xlabel="step", ylabel=f"guidance cosine\nof {BASELINE}")
+    cosine.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    for axes in (time, cosine):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def image_grid(results: Results, *, pairs: Sequence[tuple[str, int]]) -> Figure:
+    """The images of some (prompt, seed) pairs under every variant: one row per pair, one column per variant.
+
+    Args:
+        results: a study whose images are stored; one that is missing leaves its place empty.
+        pairs: `prompt_id` and `seed` of every row.
+
+    Raises:
+        ValueError: a pair is not in the study, or there are none.
+    """
+    images = results.images.drop_duplicates(["variant", "prompt_id", "seed"])
+    prompts = images.drop_duplicates(["prompt_id", "seed"]).set_index(["prompt_id", "seed"])["prompt"]
+    unknown = [pair for pair in pairs if pair not in prompts.index]
+    if unknown or not pairs:
+        raise ValueError(f"no images of {unknown or 'no pairs'}; there are {', '.join(map(str, prompts.index))}")
+    paths = images.set_index(["variant", "prompt_id", "seed"])["path"]
+    variants = list(_styles(results.runs["variant"]))
+    figure = _figure(1.6 + 1.3 * len(variants), 0.3 + 1.3 * len(pairs))
+    grid = figure.subplots(len(pairs), len(variants), squeeze=False)
+    for line, pair in zip(grid, pairs, strict=True):
+        for axes, variant in zip(line, variants, strict=True):
+            _show_image(axes, results.folder, paths.get((variant, *pair)))
+        label = f"{textwrap.fill(prompts[pair], 22)}\nseed {pair[1]}"
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
+    for axes, variant in zip(grid[0], variants, strict=True):
+        axes.set_title(textwrap.fill(variant, 16), fontsize=8)
+    return figure
+
+
+def frontier_figure(summary: pd.DataFrame) -> Figure:
+    """Saving of every variant against its LPIPS to the baseline, with 95 % intervals: right and low is better.
+
+    Args:
+        summary: from `sdbench.analysis.tables.summarise`.
+    """
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    points = summary.dropna(subset=["saving", "lpips"])
+    axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
+    styles = _styles(points["variant"])
+    for _, row in points.iterrows():
+        axes.errorbar(
+            100 * row["saving"],
+            row["lpips"],
+            xerr=_bars(row, "saving", 100),
+            yerr=_bars(row, "lpips", 1),
+            color=styles[row["variant"]][0],
+            marker="o",
+            markersize=5,
+            elinewidth=1,
+        )
+    axes.set(xlabel=f"time saved against {BASELINE} (%)", ylabel=f"LPIPS to {BASELINE}")
+    axes.margins(0.12, 0.06)
+    axes.spines[["top", "right"]].set_visible(False)
+    _label(figure, axes, points)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure in the one style; width and height in inches."""
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _styles(variants: "pd.Series[str]") -> dict[str, tuple[str, str]]:
+    """Colour and dash of every variant, the baseline first and black; each round of colours has its own dash."""
+    names = list(variants.unique())
+    others = [name for name in names if name != BASELINE]
+    styles = {BASELINE: (BASELINE_COLOUR, DASHES[0])} if BASELINE in names else {}
+    for index, name in enumerate(others):
+        styles[name] = (PALETTE[index % len(PALETTE)], DASHES[index // len(PALETTE) % len(DASHES)])
+    return styles
+
+
+def _show_image(axes: Axes, folder: Path, path: str | None) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color="0.8", linewidth=0.5)
+    if path is None or pd.isna(path):
+        axes.set_box_aspect(1)
+        axes.text(0.5, 0.5, "no image", ha="center", va="center", fontsize=7, color="0.5", transform=axes.transAxes)
+    else:
+        axes.imshow(imread(folder / path), interpolation="nearest")
+
+
+def _bars(row: "pd.Series[float]", name: str, factor: float) -> list[list[float]] | None:
+    """Lengths of an error bar below and above, None where the interval is missing."""
+    estimate, lo, hi = (factor * row[column] for column in (name, f"{name}_lo", f"{name}_hi"))
+    return None if math.isnan(lo) else [[estimate - lo], [hi - estimate]]
+
+
+def _label(figure: Figure, axes: Axes, points: pd.DataFrame) -> None:
+    """Write each variant beside its point, at the first place around it that is free, else at the last one tried."""
+    figure.draw_without_rendering()
+    positions = points[["saving", "lpips"]].to_numpy() * (100, 1)
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform(positions)]
+    places = [(x, y, side) for y in (6, -12, 16, -22, 26, -32) for x, side in ((6, "left"), (-6, "right"))]
+    for variant, position in zip(points["variant"], positions, strict=True):
+        for x, y, side in places:
+            label = axes.annotate(variant, position, (x, y), textcoords="offset points", ha=side, fontsize=8)
+            box = label.get_window_extent()
+            if box.x1 < axes.bbox.x1 and box.y0 > axes.bbox.y0 and not box.count_overlaps(taken):
+                break
+            if (x, y, side) != places[-1]:
+                label.remove()
+        taken.append(box)

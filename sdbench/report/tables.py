@@ -1,0 +1,135 @@
+"""The summary of a study as text: for the terminal, for Markdown, and the legend that explains it.
+
+Seconds become milliseconds, bytes megabytes and shares percent here and in `figures.py` only; nothing is computed.
+"""
+
+import math
+import textwrap
+from dataclasses import dataclass
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+MISSING = "-"
+WIDE = 110  # terminal columns below which the narrow table is shown
+NAME_WIDTH = 14  # longer names of variants are folded
+FOOTNOTE = "[lo,hi]: 95 % confidence interval. -: not measured; without [lo,hi]: too few samples for an interval."
+
+
+@dataclass(frozen=True)
+class _Column:
+    heading: str
+    unit: str
+    source: str
+    form: str
+    meaning: str
+    factor: float = 1
+    interval: bool = False
+    narrow: bool = True  # also in a narrow table
+
+
+_LATENCY_MEANING = "median wall time of one pipeline call."
+_SECONDS = _Column("time", "s", "latency_s", "z.2f", _LATENCY_MEANING)
+_MILLISECONDS = _Column("time", "ms", "latency_s", "z.0f", _LATENCY_MEANING, factor=1e3)
+_COLUMNS = (
+    _Column("NFE", "", "nfe", ".4g", "denoiser evaluations per image: two in a guided step, one in an unguided step."),
+    _SECONDS,
+    _Column(
+        "saving",
+        "%",
+        "saving",
+        "z.1f",
+        "share of the time of `cfg` that the variant saves, call against call within each repeat; "
+        "where the interval holds 0, no saving was shown.",
+        factor=100,
+        interval=True,
+    ),
+    _Column("loop", "%", "denoise_saving", "z.1f", "the same in the denoising loop alone.", factor=100, narrow=False),
+    _Column("ideal", "%", "ideal_saving", "z.1f", "saving if time were proportional to NFE.", factor=100),
+    _Column(
+        "predicted",
+        "%",
+        "predicted_saving",
+        "z.1f",
+        "saving to expect from what a guided and an unguided step took in this study.",
+        factor=100,
+    ),
+    _Column("memory", "MB", "peak_bytes", ".0f", "highest memory peak of a call.", factor=1e-6, narrow=False),
+    _Column(
+        "LPIPS",
+        "",
+        "lpips",
+        "z.3f",
+        "perceived distance to the image that `cfg` makes of the same prompt and seed; 0 is identical. "
+        "In the row `cfg`: of a second run of `cfg`, the noise floor; less cannot be told from no change.",
+        interval=True,
+    ),
+    _Column("alignment", "", "alignment", "z.2f", "share of the caption's attributes that the image shows."),
+    _Column(
+        "change",
+        "",
+        "alignment_difference",
+        "+z.2f",
+        "alignment less that of `cfg`, pair by pair.",
+        interval=True,
+        narrow=False,
+    ),
+)
+
+
+def summary_table(summary: pd.DataFrame, *, width: int = 120) -> Table:
+    """The summary for a terminal of `width` columns.
+
+    Below 110 it keeps the columns that matter most and writes intervals below their estimates, which fits 80.
+    """
+    wide = width >= WIDE
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("variant", no_wrap=True)
+    shown = [column for column in _shown(summary) if wide or column.narrow]
+    for column in shown:
+        heading = f"{column.heading}\n{column.unit}".rstrip()
+        # Only an interval may wrap: rich cuts off what does not fit and may not wrap.
+        table.add_column(heading, justify="right", no_wrap=not (wide and column.interval))
+    for _, row in summary.iterrows():
+        cells = [_cell(row, column) if wide else _cell(row, column).replace(" ", "\n") for column in shown]
+        table.add_row(*map(Text, [textwrap.fill(_name(row), NAME_WIDTH), *cells]))
+    return table
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """The wide table in Markdown."""
+    shown = _shown(summary)
+    lines = [
+        ["variant", *(f"{column.heading} {column.unit}".rstrip() for column in shown)],
+        ["---", *("---:" for _ in shown)],
+        *([_name(row), *(_cell(row, column) for column in shown)] for _, row in summary.iterrows()),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def legend(summary: pd.DataFrame) -> str:
+    """What the columns of the summary's table mean, one line each."""
+    return "\n".join([*(f"{column.heading}: {column.meaning}" for column in _shown(summary)), FOOTNOTE])
+
+
+def _shown(summary: pd.DataFrame) -> list[_Column]:
+    """Columns that hold a value somewhere; short times are shown in milliseconds."""
+    time = _SECONDS if summary["latency_s"].max() >= 1 else _MILLISECONDS
+    columns = (time if column is _SECONDS else column for column in _COLUMNS)
+    return [column for column in columns if column.source in summary and summary[column.source].notna().any()]
+
+
+def _name(row: "pd.Series[float]") -> str:
+    """The variant, with the number of its failed calls."""
+    return f"{row['variant']} ({row['failed']} failed)" if row["failed"] else str(row["variant"])
+
+
+def _cell(row: "pd.Series[float]", column: _Column) -> str:
+    ends = (column.source, f"{column.source}_lo", f"{column.source}_hi")
+    estimate, lo, hi = (column.factor * row.get(name, math.nan) for name in ends)
+    if math.isnan(estimate):
+        return MISSING
+    if not column.interval or math.isnan(lo):
+        return format(estimate, column.form)
+    return f"{estimate:{column.form}} [{lo:{column.form}},{hi:{column.form}}]"

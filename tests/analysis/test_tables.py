@@ -1,0 +1,182 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from sdbench.analysis.tables import guidance_ratio, step_profile, summarise
+
+MASKS = {"last:1": [1, 1, 1, 0], "cfg": [1, 1, 1, 1], "unguided": [0, 0, 0, 0]}
+
+
+def by_variant(results):
+    return summarise(results).set_index("variant")
+
+
+def image(variant, prompt, seed=0, repeat=0, **metrics):
+    return {"unit": f"{variant}/{repeat}/0", "variant": variant, "prompt_id": prompt, "seed": seed} | metrics
+
+
+def test_baseline_comes_first_then_first_seen_order(study):
+    assert list(summarise(study(MASKS))["variant"]) == ["cfg", "last:1", "unguided"]
+
+
+@pytest.mark.parametrize(("saving", "column"), [("saving", "latency_s"), ("denoise_saving", "denoise_s")])
+def test_saving_is_the_paired_ratio_to_the_baseline(study, saving, column):
+    results = study(MASKS)
+    row = by_variant(results).loc["last:1"]
+    wide = results.runs.pivot_table(column, index="repeat", columns="variant")
+    test = stats.ttest_rel(np.log(wide["last:1"]), np.log(wide["cfg"])).confidence_interval()
+    expected = [1 - stats.gmean(wide["last:1"] / wide["cfg"]), 1 - np.exp(test.high), 1 - np.exp(test.low)]
+    np.testing.assert_allclose(row[[saving, f"{saving}_lo", f"{saving}_hi"]].astype(float), expected)
+
+
+def test_baseline_saves_nothing_against_itself_without_an_interval(study):
+    row = by_variant(study(MASKS)).loc["cfg"]
+    assert (row["saving"], row["ideal_saving"], row["predicted_saving"]) == (0, 0, 0)
+    assert row[["saving_lo", "saving_hi", "alignment_difference"]].isna().all()
+
+
+def test_batches_of_a_repeat_are_summed(study):
+    results = study(MASKS, batches=3)
+    total = results.runs.groupby(["variant", "repeat"])["latency_s"].sum()
+    row = by_variant(results).loc["unguided"]
+    assert row["saving"] == pytest.approx(1 - stats.gmean(total["unguided"] / total["cfg"]))
+    assert row["latency_s"] == results.runs.query("variant == 'unguided'")["latency_s"].median()
+
+
+def test_repeat_with_a_failed_batch_is_not_paired_but_counted(study):
+    def fail(row):
+        return row | ({"status": "failed", "latency_s": None} if row["unit"] == "last:1/2/1" else {})
+
+    row = by_variant(study(MASKS, batches=2, changed=fail)).loc["last:1"]
+    assert (row["repeats"], row["failed"]) == (5, 1)
+    assert np.isfinite(row["saving"])
+    assert np.isnan(row["saving_lo"])
+
+
+def test_repeat_that_was_cut_short_is_not_paired(study):
+    results = study(MASKS, batches=2)
+    results = replace(results, runs=results.runs[results.runs["unit"] != "cfg/5/1"])
+    assert list(summarise(results)["repeats"]) == [5, 5, 5]
+
+
+def test_variant_that_always_failed_keeps_its_row(study):
+    def fail(row):
+        return row | ({"status": "failed"} if row["variant"] == "last:1" else {})
+
+    row = by_variant(study(MASKS, changed=fail)).loc["last:1"]
+    assert (row["failed"], row["repeats"]) == (6, 0)
+    assert row[["nfe", "latency_s", "saving", "predicted_saving", "peak_bytes"]].isna().all()
+
+
+def test_warmups_are_not_averaged(study):
+    def slow_first(row):
+        return row | (
+            {"phase": "warmup", "latency_s": 1e6, "peak_bytes": 9} if row["repeat"] == 0 else {"peak_bytes": 7}
+        )
+
+    summary = summarise(study(MASKS, repeats=7, changed=slow_first))
+    assert (summary["repeats"] == 6).all()
+    assert summary["latency_s"].max() < 10
+    assert (summary["peak_bytes"] == 7).all()
+
+
+def test_ideal_saving_counts_evaluations(study):
+    summary = by_variant(study(MASKS))
+    assert list(summary["nfe"]) == [8, 7, 4]
+    assert list(summary["ideal_saving"]) == [0, 1 / 8, 1 / 2]
+
+
+def test_predicted_saving_is_that_of_the_published_formula(study):
+    results = study(MASKS)
+    cfg = results.runs.query("variant == 'cfg'")
+    share = (cfg["denoise_s"] / cfg["latency_s"]).median()
+    expected = 1 / 4 * share * (1 - 1 / guidance_ratio(results))
+    assert by_variant(results)["predicted_saving"]["last:1"] == pytest.approx(expected)
+
+
+def test_predicted_saving_of_fewer_steps_is_their_share_of_the_loop(study):
+    results = study(MASKS | {"steps:3": [1, 1, 1]})
+    cfg = results.runs.query("variant == 'cfg'")
+    share = (cfg["denoise_s"] / cfg["latency_s"]).median()
+    assert by_variant(results)["predicted_saving"]["steps:3"] == pytest.approx(share / 4)
+
+
+def test_guidance_ratio_comes_from_calls_with_both_kinds_of_steps(study):
+    results = study(MASKS)
+    adapter = results.steps["variant"] == "unguided"
+    slower = results.steps.assign(latency_s=results.steps["latency_s"].where(~adapter, 99.0))
+    assert guidance_ratio(replace(results, steps=slower)) == pytest.approx(0.4 / 0.25)
+
+
+def test_guidance_ratio_falls_back_on_calls_of_one_kind(study):
+    results = study({"cfg": [1, 1], "unguided": [0, 0]})
+    medians = results.steps.groupby(["repeat", "variant"])["latency_s"].median()
+    expected = (medians.xs("cfg", level=1) / medians.xs("unguided", level=1)).median()
+    assert guidance_ratio(results) == pytest.approx(expected)
+
+
+def test_guidance_ratio_is_missing_without_unguided_steps(study):
+    results = study({"cfg": [1, 1], "steps:1": [1]})
+    assert np.isnan(guidance_ratio(results))
+    assert summarise(results)["predicted_saving"].isna().all()
+
+
+def test_metric_is_the_mean_over_pairs(study):
+    images = [image("last:1", f"p{n % 8}", seed=n // 8, lpips=n**2 / 1000, extra=1.0 * n) for n in range(16)]
+    row = by_variant(study(MASKS, images=images)).loc["last:1"]
+    assert (row["pairs"], row["extra"]) == (16, 7.5)
+    assert row["lpips"] == pytest.approx(np.mean(np.arange(16) ** 2) / 1000)
+    assert row["lpips_lo"] < row["lpips"] < row["lpips_hi"]
+
+
+def test_noise_floor_is_the_baseline_against_its_first_repeat(study):
+    references = [image("cfg", f"p{n}") for n in range(8)]
+    again = [image("cfg", f"p{n}", repeat=1, lpips=n / 100) for n in range(8)]
+    row = by_variant(study(MASKS, images=references + again)).loc["cfg"]
+    assert (row["pairs"], row["lpips"]) == (8, pytest.approx(0.035))
+
+
+def test_alignment_is_compared_pair_by_pair(study):
+    base, other = np.random.default_rng(0).uniform(size=(2, 8))
+    cfg = [image("cfg", f"p{n}", alignment=base[n]) for n in range(8)]
+    images = cfg + [image("last:1", f"p{n}", alignment=other[n]) for n in reversed(range(7))]
+    row = by_variant(study(MASKS, images=images)).loc["last:1"]
+    assert row["alignment_difference"] == pytest.approx((other - base)[:7].mean())
+    assert row["alignment_difference_lo"] < row["alignment_difference"] < row["alignment_difference_hi"]
+
+
+def test_image_of_a_failed_call_is_left_out(study):
+    def fail(row):
+        return row | ({"status": "failed"} if row["unit"] == "last:1/0/0" else {})
+
+    images = [image("last:1", "p", lpips=0.5), image("last:1", "p", repeat=1, lpips=0.1)]
+    assert by_variant(study(MASKS, changed=fail, images=images))["lpips"]["last:1"] == 0.1
+
+
+def test_study_without_baseline_is_refused(study):
+    with pytest.raises(ValueError, match="no runs of the baseline 'cfg'; there are last:1"):
+        summarise(study({"last:1": [1, 0]}))
+
+
+def test_empty_study_is_refused(study):
+    with pytest.raises(ValueError, match="no runs of the baseline 'cfg'"):
+        summarise(study({}))
+
+
+def test_profile_has_the_median_course_of_every_variant(study):
+    results = study(MASKS)
+    cosine = pd.Series(np.linspace(0, 1, len(results.steps))).where(results.steps["guided"].astype(bool))
+    results = replace(results, steps=results.steps.assign(guidance_cosine=cosine))
+    profile = step_profile(results)
+    assert list(profile["variant"].unique()) == ["cfg", "last:1", "unguided"]
+    steps = results.steps.query("variant == 'last:1' and step == 2")
+    row = profile.query("variant == 'last:1' and step == 2").iloc[0]
+    assert (row["latency_s"], bool(row["guided"])) == (steps["latency_s"].median(), True)
+    np.testing.assert_allclose(
+        row[["guidance_cosine_q25", "guidance_cosine", "guidance_cosine_q75"]].astype(float),
+        np.quantile(steps["guidance_cosine"], [0.25, 0.5, 0.75]),
+    )
+    assert profile.query("variant == 'unguided'")["guidance_cosine"].isna().all()

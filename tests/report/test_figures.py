@@ -1,0 +1,87 @@
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imsave
+from matplotlib.transforms import Bbox
+
+from sdbench.records import schema
+from sdbench.records.store import Results
+from sdbench.report.figures import frontier_figure, image_grid, step_figure
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two prompts under `cfg`, one of them under `last:1` too."""
+    for name, shade in {"a.png": 0.0, "b.png": 0.5, "c.png": 1.0}.items():
+        imsave(tmp_path / name, np.full((4, 4, 3), shade))
+    images = [
+        {"variant": "last:1", "prompt_id": "p", "prompt": "a red star", "path": "a.png"},
+        {"variant": "cfg", "prompt_id": "p", "prompt": "a red star", "path": "b.png"},
+        {"variant": "cfg", "prompt_id": "q", "prompt": "a blue ring", "path": "c.png"},
+    ]
+    runs = pd.DataFrame({"variant": ["last:1", "cfg"]})
+    frame = schema.frame("images", [{"unit": image["variant"], "seed": 0} | image for image in images])
+    return Results(tmp_path, runs, schema.empty("steps"), frame, environment={}, study={})
+
+
+@pytest.fixture
+def profile():
+    steps = pd.DataFrame(
+        {"variant": ["cfg"] * 2 + ["last:1"] * 2, "step": [0, 1] * 2, "latency_s": [0.04, 0.04, 0.04, 0.02]}
+    )
+    cosine = [0.6, 0.9, 0.6, np.nan]
+    return steps.assign(guidance_cosine=cosine, guidance_cosine_q25=cosine, guidance_cosine_q75=cosine)
+
+
+def test_step_figure_shows_milliseconds_of_every_variant_and_cosine_of_the_baseline(profile):
+    time, cosine = step_figure(profile).axes
+    assert {line.get_label(): list(line.get_ydata()) for line in time.lines} == {"cfg": [40, 40], "last:1": [40, 20]}
+    assert [list(line.get_ydata()) for line in cosine.lines] == [[0.6, 0.9]]
+
+
+def test_grid_has_pairs_as_rows_and_variants_as_columns(results):
+    axes = image_grid(results, pairs=[("q", 0), ("p", 0)]).axes
+    assert [one.get_title() for one in axes[:2]] == ["cfg", "last:1"]
+    assert ["ring" in axes[0].get_ylabel(), "star" in axes[2].get_ylabel()] == [True, True]
+    shades = [float(one.images[0].get_array()[0, 0, 0]) if one.images else None for one in axes]
+    assert shades == pytest.approx([1.0, None, 0.5, 0.0], abs=0.01)
+
+
+def test_missing_image_leaves_a_marked_place(results):
+    assert [text.get_text() for text in image_grid(results, pairs=[("q", 0)]).axes[1].texts] == ["no image"]
+
+
+@pytest.mark.parametrize("pairs", [[("z", 9)], []])
+def test_grid_of_unknown_pairs_names_what_exists(results, pairs):
+    with pytest.raises(ValueError, match=r"there are \('p', 0\), \('q', 0\)"):
+        image_grid(results, pairs=pairs)
+
+
+def frontier(savings):
+    points = pd.DataFrame({"variant": [f"random:{index}@0" for index in range(len(savings))], "saving": savings})
+    return points.assign(saving_lo=np.nan, saving_hi=np.nan, lpips=0.1, lpips_lo=0.05, lpips_hi=0.2)
+
+
+def test_frontier_labels_of_close_points_do_not_overlap():
+    figure = frontier_figure(frontier([0.1, 0.101, 0.102, 0.103, 0.5]))
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].texts]
+    assert len(boxes) == 5
+    assert all(not Bbox.count_overlaps(box, boxes[index + 1 :]) for index, box in enumerate(boxes))
+
+
+def test_frontier_leaves_out_what_was_not_measured():
+    points = frontier([0.1, np.nan])
+    assert [label.get_text() for label in frontier_figure(points).axes[0].texts] == ["random:0@0"]
+
+
+def test_analysis_and_report_load_neither_torch_nor_pyplot():
+    program = (
+        "import sys, sdbench.analysis.tables, sdbench.report.tables, sdbench.report.figures\n"
+        "print({'torch', 'matplotlib.pyplot'} & set(sys.modules))"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "set()"
