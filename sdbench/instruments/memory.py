@@ -1,0 +1,193 @@
+"""Memory of a run: allocator peaks per step on CUDA and CPU, bytes of the weights, peak size of the process.
+
+Both traces share one use: `mark(label)` closes the interval since the previous mark and names it; the interval's peak
+includes what was alive when it began. Time is not measured here: the CPU trace is slow and belongs in an untimed pass.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+_MARK = "sdbench::memory_mark"
+
+
+class Peak(NamedTuple):
+    """Peak of one interval, in bytes; the CPU's allocator reserves nothing."""
+
+    label: str
+    peak_bytes: int
+    reserved_bytes: int | None
+
+
+class CudaTrace:
+    """Peaks of torch's CUDA allocator: absolute, that is with the weights and all else that is alive.
+
+    After exit: `peaks`, and over the whole trace `peak_bytes`, `reserved_bytes` and `live_bytes` (alive at the end).
+    Reading and resetting the counters does not synchronise.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        """Take the device whose allocator is read."""
+        self.device = torch.device(device)
+        self.peaks: list[Peak] = []
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self.peaks = []
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return self
+
+    def mark(self, label: str) -> None:
+        """Close an interval, name it, and start the next from what is alive now."""
+        self.peaks.append(self._peak(label))
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def __exit__(self, *exc: object) -> None:
+        """Sum up."""
+        intervals = [*self.peaks, self._peak("")]
+        self.peak_bytes = max(peak.peak_bytes for peak in intervals)
+        self.reserved_bytes = max(peak.reserved_bytes or 0 for peak in intervals)
+        self.live_bytes = torch.cuda.memory_allocated(self.device)
+
+    def _peak(self, label: str) -> Peak:
+        allocated = torch.cuda.max_memory_allocated(self.device)
+        return Peak(label, allocated, torch.cuda.max_memory_reserved(self.device))
+
+
+class AllocatorTrace:
+    """Peaks of torch's CPU allocator, in bytes allocated since the trace began.
+
+    Memory from before the trace counts as zero, and so does giving it back. Scratch memory that a library takes past
+    torch's allocator (oneDNN, BLAS) is not seen; `PeakRss` sees it. Runs torch's profiler: slow, no place for a timing.
+    After exit: `peaks`, and over the whole trace `peak_bytes` and `live_bytes` (alive at the end).
+    """
+
+    def __init__(self) -> None:
+        """Start with no peaks."""
+        self.peaks: list[Peak] = []
+        self._labels: list[str] = []
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._labels = []
+        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        self._profile.__enter__()
+        return self
+
+    def mark(self, label: str) -> None:
+        """Close an interval, name it, and start the next from what is alive now."""
+        self._labels.append(label)
+        with record_function(_MARK):
+            pass
+
+    def __exit__(self, *exc: Any) -> None:
+        """Stop the profiler, also after an exception, and sum up."""
+        self._profile.__exit__(*exc)
+        tree = self._profile.profiler.kineto_results.experimental_event_tree()  # type: ignore[union-attr]
+        del self._profile
+        peaks, self.live_bytes = interval_peaks(sorted(_memory_events(tree), key=lambda event: event.start_ns))
+        self.peaks = [Peak(label, peak, None) for label, peak in zip(self._labels, peaks[:-1], strict=True)]
+        self.peak_bytes = max(peaks)
+
+
+class MemoryEvent(NamedTuple):
+    """One line of the profiler's log: an allocation (positive), a release (negative), or a mark (`pointer` is None)."""
+
+    start_ns: int
+    pointer: int | None
+    change_bytes: int
+
+
+def interval_peaks(events: list[MemoryEvent]) -> tuple[list[int], int]:
+    """Peak of each interval between marks, the one after the last mark included, and what is alive at the end.
+
+    A release counts only if its allocation was seen: memory from before the first event stays out of the sum.
+    """
+    alive: dict[int, int] = {}
+    live = 0
+    peaks = [0]
+    for event in events:
+        if event.pointer is None:
+            peaks.append(live)
+        elif event.change_bytes > 0:
+            alive[event.pointer] = event.change_bytes
+            live += event.change_bytes
+            peaks[-1] = max(peaks[-1], live)
+        else:
+            live -= alive.pop(event.pointer, 0)
+    return peaks, live
+
+
+def _memory_events(nodes: list[Any]) -> Iterator[MemoryEvent]:
+    """The CPU allocations and our marks in the profiler's tree of events."""
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        pending.extend(node.children)
+        kind, fields = node.typed
+        if kind.name == "Allocation" and fields.device.type == "cpu":
+            yield MemoryEvent(node.start_time_ns, fields.ptr, fields.alloc_size)
+        elif node.name == _MARK:
+            yield MemoryEvent(node.start_time_ns, None, 0)
+
+
+def weights_bytes(pipe: Any) -> int:
+    """Bytes of all parameters and buffers of a pipeline's modules; storage that several share counts once.
+
+    Raises:
+        ValueError: Where weights are on the meta device, so that their bytes are not in memory.
+    """
+    modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    storages = {}
+    for module in modules:
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if tensor.is_meta:
+                raise ValueError(f"{type(module).__name__}.{name} is on the meta device: its weights are not loaded")
+            storage = tensor.untyped_storage()
+            storages[tensor.device, storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def check_order(*, peak_bytes: int, live_bytes: int, weights_bytes: int) -> None:
+    """Assert `peak >= live >= weights`, all absolute: a trace that breaks it missed something."""
+    assert peak_bytes >= live_bytes >= weights_bytes >= 0, f"{peak_bytes=} >= {live_bytes=} >= {weights_bytes=} fails"
+
+
+class PeakRss:
+    """Peak resident memory of this process during a block, and where the figure comes from.
+
+    After exit `peak_bytes` and `source`: `VmHWM` is the peak since the block began (Linux, counter reset on entry);
+    `ru_maxrss` is the peak since the process began, where the system allows no reset.
+    """
+
+    status = Path("/proc/self/status")
+    clear_refs = Path("/proc/self/clear_refs")
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        try:
+            self.clear_refs.write_text("5")  # proc(5): 5 resets the peak to the present size
+            self.source = "VmHWM"
+        except OSError:
+            self.source = "ru_maxrss"
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Sum up."""
+        if self.source == "VmHWM":
+            found = re.search(r"^VmHWM:\s+(\d+) kB$", self.status.read_text(), re.MULTILINE)
+            assert found, f"{self.status} has no VmHWM"
+            self.peak_bytes = int(found[1]) * 1024
+        else:
+            import resource  # absent on Windows
+
+            unit_bytes = 1 if sys.platform == "darwin" else 1024
+            self.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes

@@ -1,0 +1,160 @@
+"""Probes that listen to the seam: time, sensitivity signal and memory of every denoising step.
+
+A probe observes; nothing here changes what a pipeline computes. The seam itself is in `variants.guidance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdbench.instruments.clock import Clock, Mark
+from sdbench.instruments.memory import AllocatorTrace, CudaTrace
+from sdbench.variants.guidance import Listener, Step
+from sdbench.variants.noise import clean_latent
+
+GUIDANCE_SPACE = "x0"
+"""The cosine is taken between the clean latents that both predictions imply: noise predictions are nearly parallel."""
+
+
+@dataclass
+class CallRecord:
+    """One pipeline call: seconds per stage, counts, and one row per step in the columns of the `steps` table.
+
+    `latency_s` is the sum of the three stages; `denoise_s` is the sum of the steps' `latency_s`. What the probe itself
+    computes between two steps belongs to none of them.
+    """
+
+    latency_s: float = 0.0
+    text_s: float = 0.0
+    denoise_s: float = 0.0
+    decode_s: float = 0.0
+    images: int = 0
+    rows: int = 0
+    forwards: int = 0
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _StepMarks:
+    start: Mark
+    denoiser: list[list[Mark]] = field(default_factory=list)
+    scheduler: Mark = None
+    end: Mark = None
+    row: dict[str, Any] = field(default_factory=dict)
+    signal: tuple[Tensor, Tensor] | None = None
+
+
+class StepProbe(Listener):
+    """Times every step and takes the cosine and the norm that say how much guidance changes it.
+
+    Args:
+        scheduler: the pipeline's scheduler, which says what a prediction means.
+        clock: host time on the CPU, events on CUDA (`clock_for`).
+    """
+
+    def __init__(self, scheduler: Any, clock: Clock) -> None:
+        """Attach nothing yet: pass the probe to `guided_by` as a listener."""
+        self._scheduler, self._clock = scheduler, clock
+        self._marks: list[_StepMarks] = []
+        self._start: Mark = None
+        self._images = 0
+
+    @contextmanager
+    def call(self) -> Iterator[CallRecord]:
+        """Observe exactly one pipeline call; the record is filled when the block ends, and stays empty if it fails."""
+        record = CallRecord()
+        self._marks, self._images = [], 0
+        started = self._clock.mark()
+        yield record
+        ended = self._clock.mark()
+        self._clock.finish()
+        if len(self._marks) < 2:
+            raise RuntimeError("no denoising step was observed in this call")
+        self._fill(record, started, ended)
+
+    def loop_begins(self, call: int, iterations: int, images: int) -> None:
+        """Start the first step."""
+        self._images = images
+        self._marks = [_StepMarks(self._clock.mark())]
+
+    def denoiser_begins(self, step: Step, rows: int) -> None:
+        """Mark the start of an evaluation."""
+        self._marks[-1].denoiser.append([self._clock.mark()])
+
+    def denoiser_ends(self, step: Step) -> None:
+        """Mark its end."""
+        self._marks[-1].denoiser[-1].append(self._clock.mark())
+
+    def scheduler_begins(self, step: Step) -> None:
+        """Mark the start of the scheduler's part."""
+        self._marks[-1].scheduler = self._clock.mark()
+
+    def step_ends(self, step: Step) -> None:
+        """Close the step, take its signal outside its time, and start the next one."""
+        marks = self._marks[-1]
+        marks.end = self._clock.mark()
+        marks.row = {"step": step.index, "guided": step.guided, "rows": step.rows, "forwards": step.forwards}
+        marks.row |= {"timestep": step.timestep, "sigma": step.sigma}
+        if step.guided:
+            marks.signal = guidance_signal(self._scheduler, step)
+        self._marks.append(_StepMarks(self._clock.mark()))
+
+    def _fill(self, record: CallRecord, started: Mark, ended: Mark) -> None:
+        seconds = self._clock.seconds
+        *steps, after = self._marks
+        record.images = self._images
+        record.text_s = seconds(started, steps[0].start)
+        record.decode_s = seconds(after.start, ended)
+        for marks in steps:
+            row = marks.row
+            record.rows += row["rows"]
+            record.forwards += row.pop("forwards")
+            row["timestep"], row["sigma"] = float(row["timestep"]), float(row["sigma"])
+            row["latency_s"] = seconds(marks.start, marks.end)
+            row["denoiser_s"] = sum(seconds(begin, end) for begin, end in marks.denoiser)
+            row["scheduler_s"] = seconds(marks.scheduler, marks.end)
+            cosine, norm = marks.signal or (None, None)
+            row["guidance_cosine"] = None if cosine is None else float(cosine)
+            row["guidance_norm"] = None if norm is None else float(norm)
+            record.steps.append(row)
+        record.denoise_s = sum(row["latency_s"] for row in record.steps)
+        record.latency_s = record.text_s + record.denoise_s + record.decode_s
+
+
+def guidance_signal(scheduler: Any, step: Step) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Cosine between the two predictions of the clean latent, and norm of the raw predictions' difference.
+
+    Both are means over the images of the batch and stay on the device.
+
+    Source: the cosine is the signal of adaptive guidance (arXiv 2312.12487), there on the raw predictions.
+    """
+    assert step.cond is not None and step.uncond is not None and step.sample is not None and step.sigma is not None
+    channels = step.sample.shape[1]  # learned variances follow the prediction
+    cond, uncond = step.cond[:, :channels].float(), step.uncond[:, :channels].float()
+    sample = step.sample.float()
+    clean = [clean_latent(scheduler, prediction, sample, step.sigma).flatten(1) for prediction in (cond, uncond)]
+    cosine = torch.nn.functional.cosine_similarity(*clean, dim=1).mean()
+    return cosine, torch.linalg.vector_norm((cond - uncond).flatten(1), dim=1).mean()
+
+
+class MemoryProbe(Listener):
+    """Closes one interval of a memory trace at the end of every step."""
+
+    def __init__(self, trace: AllocatorTrace | CudaTrace) -> None:
+        """Feed an entered trace."""
+        self._trace = trace
+
+    def loop_begins(self, call: int, iterations: int, images: int) -> None:
+        """Keep what came before the loop out of the first step."""
+        self._trace.mark("text")
+
+    def step_ends(self, step: Step) -> None:
+        """Close the step's interval."""
+        self._trace.mark(str(step.index))

@@ -1,0 +1,103 @@
+"""The networks of mini-sd: Stable Diffusion's own classes at about a hundredth of their size, with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from sdbench.models.mini_sd import scenes
+
+WIDTH = 128  # of the text encoder
+TOKENS = 32
+LATENT = 16  # side of the latents
+
+
+def autoencoder() -> AutoencoderKL:
+    """An autoencoder of 0.7 M parameters: 64 x 64 x 3 to 16 x 16 x 4."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=scenes.SIDE,
+    )
+
+
+def denoiser() -> UNet2DConditionModel:
+    """A UNet of 6.7 M parameters with cross-attention at its two lower levels."""
+    return UNet2DConditionModel(
+        sample_size=LATENT,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128, 128),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+    )
+
+
+def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text model of two layers and width 128."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """The noise schedule of Stable Diffusion 1.x."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def write_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Write a byte-level CLIP tokenizer in which every word of the captions is one token, and open it.
+
+    Other words fall apart into bytes, so that any prompt can be encoded.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = list(_byte_symbols())
+    vocabulary += [symbol + "</w>" for symbol in vocabulary]
+    words = {word for words in scenes.WORDS for phrase in words for word in phrase.split()} | {"a", "on", "background"}
+    merges: list[tuple[str, str]] = []
+    for word in sorted(words - {"plain", "alone"}):
+        # The merges so far come first in rank, so extending their outcome leaves every earlier word whole.
+        model = BPE({token: i for i, token in enumerate(vocabulary)}, merges, end_of_word_suffix="</w>")
+        pieces = Tokenizer(model).encode(word).tokens
+        for piece in pieces[1:]:
+            merges.append((pieces[0], piece))
+            pieces[0] += piece
+            vocabulary.append(pieces[0])
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}, ensure_ascii=False))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _byte_symbols() -> str:
+    """The 256 printable characters that stand for the bytes in byte-level BPE (GPT-2's table)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return "".join(map(chr, printable + list(range(256, 512 - len(printable)))))

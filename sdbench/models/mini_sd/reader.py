@@ -1,0 +1,125 @@
+"""Reads a scene's attributes back from an image and scores an image against its caption.
+
+The reader is a small convolutional classifier with one head per field of `scenes.FIELDS`. How it is trained is in
+`train.py`; how scenes look is in `scenes.py`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sdbench.models.mini_sd import scenes
+from sdbench.models.mini_sd.scenes import ABSENT, BACKGROUND, FIRST, RELATION, SECOND
+
+WEIGHTS = Path(__file__).parent / "weights" / "reader.safetensors"
+CLASSES = [len(words) for words in scenes.WORDS]
+
+
+class Reader(nn.Module):
+    """Four strided convolutions and a hidden layer; the output is cut into one block of logits per field."""
+
+    def __init__(self) -> None:
+        """Build the network with random weights."""
+        super().__init__()
+        widths = [3, 32, 64, 96, 128]
+        layers: list[nn.Module] = []
+        for i, (narrow, wide) in enumerate(zip(widths, widths[1:], strict=False)):
+            kernel = 5 if i == 0 else 3
+            layers += [nn.Conv2d(narrow, wide, kernel, stride=2, padding=kernel // 2), nn.GroupNorm(8, wide), nn.SiLU()]
+        side = scenes.SIDE // 2**4
+        self.layers = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(128 * side * side, 160), nn.SiLU(), nn.Linear(160, sum(CLASSES))
+        )
+
+    def forward(self, images: Float[Tensor, "n 3 64 64"]) -> list[Tensor]:
+        """Logits per field, each (n, classes of the field), from images in [0, 1]."""
+        return list(self.layers(images * 2 - 1).split(CLASSES, dim=1))
+
+
+def canonical(rows: Int[np.ndarray, "n 10"]) -> Int[np.ndarray, "n 10"]:
+    """The same scenes told from the left or from the top, since an image cannot say which object was named first."""
+    flipped = np.isin(rows[:, RELATION], (2, 4))
+    out = rows.copy()
+    out[flipped, FIRST], out[flipped, SECOND] = rows[flipped, SECOND], rows[flipped, FIRST]
+    out[flipped, RELATION] -= 1
+    return out
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> Reader:
+    reader = Reader()
+    reader.load_state_dict({name: weight.float() for name, weight in load_file(WEIGHTS).items()})
+    return reader.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def read(images: Float[Tensor, "n 3 64 64"], reader: Reader | None = None) -> Int[np.ndarray, "n 10"]:
+    """The scene that each image shows, in canonical form.
+
+    Args:
+        images: values in [0, 1].
+        reader: the network to use; the shipped one when not given.
+    Returns:
+        Rows of `scenes.FIELDS`; the second object is `ABSENT` where one object is seen.
+    """
+    if images.shape[1:] != (3, scenes.SIDE, scenes.SIDE):
+        raise ValueError(f"the reader takes images of 3 x 64 x 64, not {' x '.join(map(str, images.shape[1:]))}")
+    logits = (reader or _shipped())(images.float().cpu())
+    rows = torch.stack([field.argmax(dim=1) for field in logits], dim=1).numpy()
+    rows[rows[:, RELATION] == 0, SECOND] = ABSENT
+    return rows
+
+
+def attribute_accuracy(read_rows: Int[np.ndarray, "n 10"], drawn: Int[np.ndarray, "n 10"]) -> float:
+    """Share of the attributes that the drawn scenes have and the reader read rightly, over all images and fields."""
+    truth = canonical(drawn)
+    present = truth != ABSENT
+    return float((read_rows == truth)[present].mean())
+
+
+def share_shown(wanted: Int[np.ndarray, "n 10"], seen: Int[np.ndarray, "n 10"]) -> Float[np.ndarray, " n"]:
+    """Share of the wanted attributes that are seen, object order chosen in the image's favour.
+
+    A caption of one object has 5 attributes (size, texture, colour, shape, background), one of two objects has 10 (the
+    relation is one). Two objects on each other's place lose the relation only; a missing object loses all its own.
+    """
+    wanted, seen = canonical(wanted), canonical(seen)
+
+    def matches(a: slice, b: slice) -> np.ndarray:
+        return ((wanted[:, a] == seen[:, b]) & (wanted[:, a] != ABSENT)).sum(axis=1)
+
+    straight = matches(FIRST, FIRST) + matches(SECOND, SECOND)
+    swapped = matches(FIRST, SECOND) + matches(SECOND, FIRST)
+    pair = wanted[:, RELATION] != 0
+    related = pair & (wanted[:, RELATION] == seen[:, RELATION])
+    shown = np.maximum(straight + related, swapped) + (wanted[:, BACKGROUND] == seen[:, BACKGROUND])
+    return shown / np.where(pair, 10, 5)
+
+
+def alignment(images: Float[Tensor, "n 3 64 64"], captions: list[str]) -> Float[Tensor, " n"]:
+    """Share of each caption's attributes that its image shows, in [0, 1].
+
+    Args:
+        images: values in [0, 1].
+        captions: one per image.
+    Returns:
+        One value per image; NaN where the caption is not in the grammar of `scenes`.
+    Raises:
+        ValueError: images of another size, or another number of captions.
+    """
+    if len(images) != len(captions):
+        raise ValueError(f"{len(images)} images but {len(captions)} captions")
+    parsed = [scenes.parse(caption) for caption in captions]
+    known = [row is not None for row in parsed]
+    out = torch.full((len(captions),), float("nan"))
+    if any(known):
+        wanted = np.stack([row for row in parsed if row is not None])
+        out[known] = torch.from_numpy(share_shown(wanted, read(images[known]))).float()
+    return out

@@ -1,0 +1,250 @@
+"""Captioned scenes of one or two shapes: the data that mini-sd and its reader are trained on.
+
+A batch of scenes is an integer array, one row per scene and one column per field of `FIELDS`; everything here maps such
+arrays to captions or pixels and back. Nothing here knows of a network.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+SIDE = 64
+SIZES = ("large", "small")
+TEXTURES = ("plain", "striped", "dotted")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "black", "white")
+SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
+RELATIONS = ("alone", "left of", "right of", "above", "below")
+
+FIELDS = ("size", "texture", "colour", "shape", "relation", "size_2", "texture_2", "colour_2", "shape_2", "background")
+WORDS = (SIZES, TEXTURES, COLOURS, SHAPES, RELATIONS, SIZES, TEXTURES, COLOURS, SHAPES, COLOURS)
+FIRST, RELATION, SECOND, BACKGROUND = slice(0, 4), 4, slice(5, 9), 9
+ABSENT = -1  # the second object's fields of a scene with one object
+
+RGB = np.array(
+    [
+        [0.86, 0.16, 0.16],
+        [0.96, 0.55, 0.10],
+        [0.96, 0.88, 0.18],
+        [0.16, 0.62, 0.24],
+        [0.15, 0.32, 0.86],
+        [0.56, 0.22, 0.70],
+        [0.08, 0.08, 0.08],
+        [0.95, 0.95, 0.95],
+    ],
+    dtype=np.float32,
+)
+# The second tone of a texture: light on the dark colours, dark on the light ones.
+_TONE = np.where((RGB @ np.float32([0.299, 0.587, 0.114]) < 0.5)[:, None], np.float32(1), np.float32(0))
+TEXTURE_RGB = (0.42 * RGB + 0.58 * _TONE).astype(np.float32)
+
+_OBJECT = r"(?:a|an) (large|small)(?: (plain|striped|dotted))? (\w+) (\w+)"
+_CAPTION = re.compile(rf"{_OBJECT}(?: (left of|right of|above|below) {_OBJECT})? on (?:a|an) (\w+) background")
+
+
+def held_out(objects: Int[np.ndarray, "n 4"]) -> np.ndarray:
+    """Whether each object's (texture, colour, shape) is in the held-out set.
+
+    The set is a Latin design: one colour for each of the 18 (texture, shape) pairs, so that every pair of attributes
+    is still seen in training while the triple never is.
+
+    Args:
+        objects: columns size, texture, colour, shape.
+    Returns:
+        Boolean vector of length n; False for absent objects.
+    """
+    _, texture, colour, shape = objects.T
+    return (colour == (3 * texture + shape) % len(COLOURS)) & (texture != ABSENT)
+
+
+def sample(n: int, rng: np.random.Generator, *, split: Literal["train", "test"]) -> Int[np.ndarray, "n 10"]:
+    """Draw the attributes of n scenes.
+
+    Args:
+        n: number of scenes, at least 1.
+        rng: source of all randomness.
+        split: "train" has no held-out object; in "test" the first object of every scene is held out.
+    Returns:
+        Integer array with the columns of `FIELDS`.
+    """
+    accepted: list[np.ndarray] = []
+    count = 0
+    while count < n:
+        rows = np.stack([rng.integers(len(words), size=2 * n) for words in WORDS], axis=1)
+        alone = rng.random(2 * n) < 0.4
+        rows[:, RELATION] = np.where(alone, 0, rng.integers(1, len(RELATIONS), size=2 * n))
+        rows[alone, SECOND] = ABSENT
+        first, second = held_out(rows[:, FIRST]), held_out(rows[:, SECOND])
+        visible = (rows[:, 2] != rows[:, BACKGROUND]) & (rows[:, 7] != rows[:, BACKGROUND])
+        distinct = (rows[:, FIRST] != rows[:, SECOND]).any(axis=1)
+        wanted = visible & distinct & (first if split == "test" else ~(first | second))
+        accepted.append(rows[wanted])
+        count += int(wanted.sum())
+    return np.concatenate(accepted)[:n]
+
+
+def captions(scenes: Int[np.ndarray, "n 10"]) -> list[str]:
+    """The caption of each scene, in the grammar of the design document."""
+
+    def name(row: np.ndarray, at: int) -> str:
+        size, texture, colour, shape = (WORDS[at + k][row[at + k]] for k in range(4))
+        return " ".join(word for word in ("a", size, texture, colour, shape) if word != "plain")
+
+    texts = []
+    for row in scenes:
+        pair = f" {RELATIONS[row[RELATION]]} {name(row, 5)}" if row[RELATION] else ""
+        texts.append(f"{name(row, 0)}{pair} on a {COLOURS[row[BACKGROUND]]} background")
+    return texts
+
+
+def parse(caption: str) -> Int[np.ndarray, " 10"] | None:
+    """The scene that a caption describes, or None when it is not in the grammar."""
+    match = _CAPTION.fullmatch(caption.strip().lower())
+    if match is None:
+        return None
+    size, texture, colour, shape, relation, size_2, texture_2, colour_2, shape_2, background = match.groups()
+    first = (size, texture or "plain", colour, shape)
+    second = (size_2, texture_2 or "plain", colour_2, shape_2) if relation else (None,) * 4
+    given = (*first, relation or "alone", *second, background)
+    if any(word is not None and word not in words for word, words in zip(given, WORDS, strict=True)):
+        return None
+    return np.array([ABSENT if w is None else words.index(w) for w, words in zip(given, WORDS, strict=True)])
+
+
+def corrupt(scenes: Int[np.ndarray, "n 10"], probability: float, rng: np.random.Generator) -> Int[np.ndarray, "n 10"]:
+    """Replace each attribute by a random one of its kind, as the captions of web images are wrong.
+
+    An object that would become a held-out one keeps its own attributes, so that no held-out caption is ever made.
+
+    Args:
+        scenes: scenes as they are drawn.
+        probability: chance that a field is replaced (by a uniform draw, which may repeat the old value), in [0, 1].
+        rng: source of all randomness.
+    Returns:
+        A new array of the same shape; the number of objects never changes.
+    """
+    kinds = [len(words) for words in WORDS]
+    random = np.stack([rng.integers(k, size=len(scenes)) for k in kinds], axis=1)
+    random[:, RELATION] = rng.integers(1, len(RELATIONS), size=len(scenes))
+    replace = rng.random(scenes.shape) < probability
+    alone = scenes[:, RELATION] == 0
+    replace[alone, RELATION] = False
+    replace[alone, SECOND] = False
+    noisy = np.where(replace, random, scenes)
+    for part in (FIRST, SECOND):
+        leaked = held_out(noisy[:, part]) & ~held_out(scenes[:, part])
+        noisy[leaked, part] = scenes[leaked, part]
+    return noisy
+
+
+def draw(
+    scenes: Int[np.ndarray, "n 10"], rng: np.random.Generator, *, chunk: int = 512
+) -> UInt8[np.ndarray, "n 64 64 3"]:
+    """Draw scenes as anti-aliased 64 x 64 RGB pictures.
+
+    Position, radius, texture phase, light and background gradient are random; the attributes fix everything else.
+    """
+    parts = [_draw_chunk(scenes[i : i + chunk], rng) for i in range(0, len(scenes), chunk)]
+    return np.concatenate(parts)
+
+
+def _draw_chunk(scenes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    n = len(scenes)
+    centre = np.arange(SIDE, dtype=np.float32) + 0.5
+    grid = np.stack(np.meshgrid(centre, centre), axis=-1)  # 64 64 (x, y)
+
+    # Background: its colour under a linear gradient in a random direction.
+    angle = rng.uniform(0, 2 * np.pi, n)
+    direction = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32) / SIDE
+    slope = rng.uniform(0.10, 0.30, n).astype(np.float32)
+    ramp = np.einsum("hwk,nk->nhw", grid - SIDE / 2, direction) * slope[:, None, None]
+    canvas = RGB[scenes[:, BACKGROUND]][:, None, None, :] * (1 + ramp[..., None]) + 0.04 * ramp[..., None]
+
+    for part, (position, radius) in zip((FIRST, SECOND), _placement(scenes, rng), strict=True):
+        present = np.flatnonzero(scenes[:, part.start] != ABSENT)
+        if len(present) == 0:
+            continue
+        objects, position, radius = scenes[present, part], position[present], radius[present]
+        local = grid[None] - position[:, None, None, :]  # n 64 64 2
+        coverage = _coverage(local / radius[:, None, None, None], objects[:, 3], radius)
+        colour = _surface(local, objects, radius, rng)
+        canvas[present] += coverage[..., None] * (colour - canvas[present])
+    return (canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _placement(scenes: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Centre and radius in pixels of the first and the second object of each scene."""
+    n = len(scenes)
+    relation = scenes[:, RELATION]
+    out = []
+    for part, low_side in ((FIRST, (1, 3)), (SECOND, (2, 4))):
+        small = scenes[:, part.start] == SIZES.index("small")
+        radius = np.where(small, rng.uniform(7.5, 9.0, n), rng.uniform(13.0, 15.5, n)).astype(np.float32)
+        free = rng.uniform(radius[:, None] + 1, SIDE - 1 - radius[:, None], (n, 2))
+        along = rng.uniform(radius + 0.5, np.maximum(SIDE / 2 - radius, radius + 0.6))
+        along = np.where(np.isin(relation, low_side), along, SIDE - along)
+        across = SIDE / 2 + rng.uniform(-5, 5, n)
+        side_by_side = np.stack([along, across], axis=1)
+        position = np.where((relation <= 2)[:, None], side_by_side, side_by_side[:, ::-1])
+        out.append((np.where((relation == 0)[:, None], free, position).astype(np.float32), radius))
+    return out
+
+
+def _surface(local: np.ndarray, objects: np.ndarray, radius: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Colour of every pixel of each object: two tones mixed by the texture, lit from the upper left."""
+    n = len(objects)
+    x, y = local[..., 0], local[..., 1]
+    phase = rng.uniform(0, 6, (n, 2)).astype(np.float32)[:, None, None, :]
+    mix = np.zeros(x.shape, dtype=np.float32)
+    striped, dotted = objects[:, 1] == 1, objects[:, 1] == 2
+    wave = np.sin((x[striped] + y[striped] + phase[striped, ..., 0]) * (2 * np.pi / 7.0))
+    mix[striped] = (0.5 + 2.0 * wave).clip(0, 1)
+    cell = (local[dotted] + phase[dotted]) % 6.0 - 3.0
+    mix[dotted] = (2.4 - np.hypot(cell[..., 0], cell[..., 1])).clip(0, 1)
+
+    light = 1 - 0.16 * (x + y) / radius[:, None, None]
+    colour = objects[:, 2]
+    tones = RGB[colour][:, None, None, :] * (1 - mix[..., None]) + TEXTURE_RGB[colour][:, None, None, :] * mix[..., None]
+    return tones * light[..., None]
+
+
+def _coverage(p: Float[np.ndarray, "n h w 2"], shape: np.ndarray, radius: np.ndarray) -> Float[np.ndarray, "n h w"]:
+    """Share of each pixel inside the shape, from its signed distance in units of the radius."""
+    distance = np.empty(p.shape[:-1], dtype=np.float32)
+    for index, name in enumerate(SHAPES):
+        chosen = shape == index
+        distance[chosen] = _DISTANCE[name](p[chosen, ..., 0], p[chosen, ..., 1])
+    return (0.5 - distance * radius[:, None, None]).clip(0, 1)
+
+
+def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    half = np.sqrt(3) / 2
+    return np.maximum(y, np.maximum(half * x, -half * x) - y / 2) - 0.55
+
+
+def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    sector = np.pi / 5
+    folded = np.abs((np.arctan2(x, -y) + sector) % (2 * sector) - sector)  # angle from the nearest tip
+    radius = np.hypot(x, y)
+    tip, notch = 1.12, 0.50
+    edge = np.array([notch * np.cos(sector) - tip, notch * np.sin(sector)])
+    normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
+    return (radius * np.cos(folded) - tip) * normal[0] + radius * np.sin(folded) * normal[1]
+
+
+def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = np.abs(x), np.abs(y)
+    return np.minimum(np.maximum(x - 1, y - 0.36), np.maximum(y - 1, x - 0.36))
+
+
+_DISTANCE = {
+    "circle": lambda x, y: np.hypot(x, y) - 0.95,
+    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.82,
+    "triangle": _triangle,
+    "star": _star,
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.76) - 0.24,
+    "cross": _cross,
+}

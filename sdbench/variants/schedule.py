@@ -1,0 +1,120 @@
+"""Which steps of a denoising loop are guided: integers and masks only; how a pipeline obeys them is in `guidance.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class GuidanceSchedule:
+    """A mask over the iterations of a denoising loop.
+
+    Args:
+        mask: one entry per iteration of the loop, True where the step is guided.
+    """
+
+    mask: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule without steps."""
+        if not self.mask:
+            raise ValueError("a schedule needs at least one step")
+
+    @property
+    def nfe(self) -> int:
+        """Denoiser rows per image: two for a guided step, one for an unguided one."""
+        return len(self.mask) + sum(self.mask)
+
+    @classmethod
+    def from_mask(cls, mask: Iterable[bool]) -> GuidanceSchedule:
+        """A schedule from any sequence of truth values."""
+        return cls(tuple(bool(guided) for guided in mask))
+
+    @classmethod
+    def full(cls, steps: int) -> GuidanceSchedule:
+        """Every step guided: classifier-free guidance as it is."""
+        return cls._without(steps, ())
+
+    @classmethod
+    def none(cls, steps: int) -> GuidanceSchedule:
+        """No step guided."""
+        return cls._without(steps, range(steps))
+
+    @classmethod
+    def last(cls, steps: int, count: int) -> GuidanceSchedule:
+        """The last `count` steps unguided (Golnari et al., arXiv 2305.09847)."""
+        return cls._without(steps, range(steps - _checked(count, steps, "last"), steps))
+
+    @classmethod
+    def first(cls, steps: int, count: int) -> GuidanceSchedule:
+        """The first `count` steps unguided."""
+        return cls._without(steps, range(_checked(count, steps, "first")))
+
+    @classmethod
+    def window(cls, steps: int, start: int, length: int) -> GuidanceSchedule:
+        """`length` steps from index `start` on unguided."""
+        if start < 0 or length < 0 or start + length > steps:
+            raise ValueError(f"window {start}+{length} does not fit in {steps} steps")
+        return cls._without(steps, range(start, start + length))
+
+    @classmethod
+    def every(cls, steps: int, period: int) -> GuidanceSchedule:
+        """One step in `period` unguided: the last of each group."""
+        if period < 1:
+            raise ValueError(f"every takes a period of at least 1, not {period}")
+        return cls._without(steps, range(period - 1, steps, period))
+
+    @classmethod
+    def random(cls, steps: int, count: int, *, seed: int) -> GuidanceSchedule:
+        """`count` steps drawn without replacement unguided: the control for any placement."""
+        chosen = np.random.default_rng(seed).permutation(steps)[: _checked(count, steps, "random")]
+        return cls._without(steps, chosen.tolist())
+
+    @classmethod
+    def _without(cls, steps: int, unguided: Iterable[int]) -> GuidanceSchedule:
+        dropped = set(unguided)
+        return cls(tuple(step not in dropped for step in range(steps)))
+
+
+ScheduleRule = Callable[[int], GuidanceSchedule]
+"""From the number of iterations that a loop really runs to its schedule."""
+
+
+def _checked(count: int, steps: int, name: str) -> int:
+    if not 0 <= count <= steps:
+        raise ValueError(f"{name} takes between 0 and {steps} steps, not {count}")
+    return count
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """A number of steps as a user writes it: `10`, or `20%` of a loop whose length is not known yet."""
+
+    value: Fraction
+    percent: bool
+
+    @classmethod
+    def parse(cls, text: str) -> StepCount:
+        """Read `10` or `20%`.
+
+        Raises:
+            ValueError: not a number, a share outside 0 to 100 %, or a count that is negative or not whole.
+        """
+        percent = text.endswith("%")
+        try:
+            value = Fraction(text.removesuffix("%"))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"'{text}' is neither a number of steps nor a percentage") from None
+        if percent and not 0 <= value <= 100:
+            raise ValueError(f"'{text}' is not between 0% and 100%")
+        if not percent and (value < 0 or value.denominator != 1):
+            raise ValueError(f"'{text}' is not a whole number of steps")
+        return cls(value, percent)
+
+    def of(self, steps: int) -> int:
+        """Whole steps of a loop of this length; the only place where a share is rounded (exactly, half to even)."""
+        return round(self.value * steps / 100) if self.percent else int(self.value)

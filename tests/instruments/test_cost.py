@@ -1,0 +1,127 @@
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sdbench.instruments.cost import denoiser_flop, flop_per_row, ideal_saving, nfe, predicted_saving
+
+
+def test_linear():
+    assert denoiser_flop(nn.Linear(5, 7), torch.ones(3, 5)) == 2 * 3 * 5 * 7
+
+
+def test_grouped_strided_convolution():
+    convolution = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2)
+    out_pixels, taps = 8 * 8, 3 * 3
+    assert denoiser_flop(convolution, torch.ones(2, 4, 16, 16)) == 2 * 2 * out_pixels * 6 * taps * (4 // 2)
+
+
+class Attention(nn.Module):
+    def forward(self, query, key, value):
+        return nn.functional.scaled_dot_product_attention(query, key, value)
+
+
+def test_attention():
+    query, key, value = torch.ones(2, 3, 10, 8), torch.ones(2, 3, 12, 8), torch.ones(2, 3, 12, 8)
+    scores, weighted = 2 * 10 * 12 * 8, 2 * 10 * 12 * 8
+    assert denoiser_flop(Attention(), query, key, value) == 2 * 3 * (scores + weighted)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+
+
+def unet_flop(unet, rows):
+    return denoiser_flop(unet, torch.ones(rows, 4, 8, 8), torch.tensor(3), torch.ones(rows, 7, 16))
+
+
+def test_unet_counts_the_same_with_fused_and_written_out_attention(unet):
+    counts = []
+    for processor in (AttnProcessor2_0(), AttnProcessor()):
+        unet.set_attn_processor(processor)
+        counts.append(unet_flop(unet, 2))
+    assert counts[0] == counts[1] > 0
+
+
+def test_unet_flop_is_proportional_to_rows(unet):
+    assert flop_per_row(unet_flop(unet, 4), 4) == flop_per_row(unet_flop(unet, 2), 2) == unet_flop(unet, 1)
+
+
+@torch.library.custom_op("sdbench_test::opaque_product", mutates_args=())
+def opaque_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(a.numpy() @ b.numpy())
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        (lambda x: opaque_product(x, x), "sdbench_test.opaque_product"),
+        (lambda x: torch.fft.fft(x).real, "aten._fft_r2c"),
+        (lambda x: torch.mv(x, x[0]), "aten.mv"),
+    ],
+)
+def test_unknown_heavy_operation_is_refused_by_name(operation, name):
+    module = nn.Module()
+    module.forward = operation
+    with pytest.raises(ValueError, match=f"no FLOP formula for {name}"):
+        denoiser_flop(module, torch.ones(4, 4))
+
+
+def test_light_operations_count_as_zero():
+    light = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU(), nn.Upsample(scale_factor=2), nn.Softmax(1), nn.AvgPool2d(2))
+    assert denoiser_flop(light, torch.ones(1, 4, 8, 8)) == 0
+
+
+def test_flop_per_row_refuses_no_rows():
+    with pytest.raises(ValueError, match="rows must be at least 1"):
+        flop_per_row(10, 0)
+
+
+def test_nfe_and_ideal_saving_of_last_20_percent():
+    mask = [True] * 40 + [False] * 10
+    assert nfe(mask) == 90
+    assert ideal_saving(mask) == pytest.approx(0.10)
+
+
+@given(st.lists(st.booleans(), min_size=1))
+def test_nfe_is_steps_plus_guided_steps(mask):
+    assert nfe(mask) == len(mask) + sum(mask)
+    assert 0 <= ideal_saving(mask) <= 0.5
+
+
+def test_empty_mask_is_refused():
+    with pytest.raises(ValueError, match="no steps"):
+        nfe([])
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.2, 0.078), (0.5, 0.195)])
+def test_predicted_saving_of_full_size_sd15(fraction, expected):
+    """PAPERS.md, section 1: 7.48 s / 4.56 s on 2 cores predicts -7.8 % and -19.5 %."""
+    assert predicted_saving(fraction, 1.0, 7.48 / 4.56) == pytest.approx(expected, abs=5e-4)
+
+
+def test_predicted_saving_is_ideal_if_only_rows_cost_time():
+    assert predicted_saving(0.2, 1.0, 2.0) == pytest.approx(ideal_saving([True] * 8 + [False] * 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((1.2, 1, 2), "unguided_fraction"), ((0.2, -0.1, 2), "denoise_share"), ((0.2, 1, 0), "ratio")],
+)
+def test_predicted_saving_refuses_impossible_inputs(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        predicted_saving(*arguments)
