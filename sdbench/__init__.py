@@ -1,0 +1,46 @@
+"""Guided diffusion inference, measured step by step. Importing this loads no torch until something needs it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdbench.analysis.tables import summarise as summarise
+    from sdbench.instruments.quality import register_metric as register_metric
+    from sdbench.instruments.quality import score as score
+    from sdbench.models.registry import load as load
+    from sdbench.records.store import Results as Results
+    from sdbench.records.store import read as read
+    from sdbench.study.plan import Study as Study
+    from sdbench.study.runner import run as run
+    from sdbench.variants.guidance import guided_by as guided_by
+    from sdbench.variants.registry import register_variant as register_variant
+    from sdbench.variants.schedule import GuidanceSchedule as GuidanceSchedule
+
+_HOME = {
+    "GuidanceSchedule": "sdbench.variants.schedule",
+    "Results": "sdbench.records.store",
+    "Study": "sdbench.study.plan",
+    "guided_by": "sdbench.variants.guidance",
+    "load": "sdbench.models.registry",
+    "read": "sdbench.records.store",
+    "register_metric": "sdbench.instruments.quality",
+    "register_variant": "sdbench.variants.registry",
+    "run": "sdbench.study.runner",
+    "score": "sdbench.instruments.quality",
+    "summarise": "sdbench.analysis.tables",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'sdbench' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -63,25 +63,25 @@ class StepProbe(Listener):
         """Attach nothing yet: pass the probe to `guided_by` as a listener."""
         self._scheduler, self._clock = scheduler, clock
         self._marks: list[_StepMarks] = []
-        self._start: Mark = None
-        self._images = 0
+        self._images = self._loops = 0
 
     @contextmanager
     def call(self) -> Iterator[CallRecord]:
         """Observe exactly one pipeline call; the record is filled when the block ends, and stays empty if it fails."""
         record = CallRecord()
-        self._marks, self._images = [], 0
+        self._marks, self._images, self._loops = [], 0, 0
         started = self._clock.mark()
         yield record
         ended = self._clock.mark()
         self._clock.finish()
-        if len(self._marks) < 2:
-            raise RuntimeError("no denoising step was observed in this call")
+        if self._loops != 1:
+            raise RuntimeError(f"a record is of one pipeline call, but {self._loops} denoising loops ran")
         self._fill(record, started, ended)
 
     def loop_begins(self, call: int, iterations: int, images: int) -> None:
         """Start the first step."""
         self._images = images
+        self._loops += 1
         self._marks = [_StepMarks(self._clock.mark())]
 
     def denoiser_begins(self, step: Step, rows: int) -> None:
@@ -96,10 +96,13 @@ class StepProbe(Listener):
         """Mark the start of the scheduler's part."""
         self._marks[-1].scheduler = self._clock.mark()
 
+    def scheduler_ends(self, step: Step) -> None:
+        """Close the step's time."""
+        self._marks[-1].end = self._clock.mark()
+
     def step_ends(self, step: Step) -> None:
-        """Close the step, take its signal outside its time, and start the next one."""
+        """Take the step's signal outside its time, and start the next one."""
         marks = self._marks[-1]
-        marks.end = self._clock.mark()
         marks.row = {"step": step.index, "guided": step.guided, "rows": step.rows, "forwards": step.forwards}
         marks.row |= {"timestep": step.timestep, "sigma": step.sigma}
         if step.guided:
@@ -139,8 +142,9 @@ def guidance_signal(scheduler: Any, step: Step) -> tuple[Float[Tensor, ""], Floa
     channels = step.sample.shape[1]  # learned variances follow the prediction
     cond, uncond = step.cond[:, :channels].float(), step.uncond[:, :channels].float()
     sample = step.sample.float()
-    clean = [clean_latent(scheduler, prediction, sample, step.sigma).flatten(1) for prediction in (cond, uncond)]
-    cosine = torch.nn.functional.cosine_similarity(*clean, dim=1).mean()
+    with_guidance = clean_latent(scheduler, cond, sample, step.sigma).flatten(1)
+    without = clean_latent(scheduler, uncond, sample, step.sigma).flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(with_guidance, without, dim=1).mean()
     return cosine, torch.linalg.vector_norm((cond - uncond).flatten(1), dim=1).mean()
 
 

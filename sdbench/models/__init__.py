@@ -1,0 +1,1 @@
+"""What runs: a name, hub id, folder or pipeline object becomes a stock diffusers pipeline."""

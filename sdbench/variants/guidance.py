@@ -64,8 +64,11 @@ class Listener:
     def scheduler_begins(self, step: Step) -> None:
         """`scheduler.step` is about to run; `step.sample` is the noisy latent."""
 
-    def step_ends(self, step: Step) -> None:
+    def scheduler_ends(self, step: Step) -> None:
         """`scheduler.step` has returned."""
+
+    def step_ends(self, step: Step) -> None:
+        """The step is over and `step` is complete, sigma and predictions included."""
 
 
 class Trace(Listener):
@@ -110,8 +113,10 @@ def guided_by(
         pipe: a guided diffusers pipeline with a `unet` or a `transformer`.
         schedule: which steps are guided, or a rule that makes it from the number of iterations; None only observes.
         listeners: told of every event, in order.
+
     Yields:
         A trace whose `steps` frame holds one row per step that ran.
+
     Raises:
         ValueError: a schedule of another length than the loop, before its first evaluation; a pipeline without
             guidance; two schedules at once.
@@ -150,7 +155,9 @@ class _Seam:
             raise ValueError("this pipeline already runs under a guidance schedule")
         original_call = self.denoiser._compiled_call_impl or self.denoiser._call_impl
         with ExitStack() as undo:
-            undo.enter_context(_replaced(self.pipe, "prepare_latents", self._prepare_latents(self.pipe.prepare_latents)))
+            undo.enter_context(
+                _replaced(self.pipe, "prepare_latents", self._prepare_latents(self.pipe.prepare_latents))
+            )
             scheduler = self.scheduler
             undo.enter_context(_replaced(scheduler, "set_timesteps", self._set_timesteps(scheduler.set_timesteps)))
             undo.enter_context(_replaced(scheduler, "step", self._scheduler_step(scheduler.step)))
@@ -164,16 +171,18 @@ class _Seam:
         if self.in_call and self.index != self.iterations:
             raise RuntimeError(f"the loop ended after {self.index} of {self.iterations} steps")
 
-    def _prepare_latents(self, original: Callable) -> Callable:
+    def _prepare_latents(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def prepare_latents(*args: Any, **kwargs: Any) -> Any:
+            if self.pipe.scheduler is not self.scheduler or denoiser_of(self.pipe) is not self.denoiser:
+                raise ValueError("the scheduler or the denoiser was replaced while a schedule holds: replace it before")
             out = original(*args, **kwargs)
             self.images = len(_first_tensor(out))
             return out
 
         return prepare_latents
 
-    def _set_timesteps(self, original: Callable) -> Callable:
+    def _set_timesteps(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             out = original(*args, **kwargs)
@@ -196,17 +205,19 @@ class _Seam:
         for listener in self.listeners:
             listener.loop_begins(self.calls, self.iterations, self.images)
 
-    def _denoise(self, original: Callable) -> Callable:
+    def _next_step(self) -> Step:
+        if not self.in_call or self.images is None:
+            raise RuntimeError("the denoiser ran outside the loop of the pipeline that is observed")
+        if self.index == 0:
+            self._open_loop()
+        if self.index >= self.iterations:
+            raise RuntimeError(f"the loop runs on after its {self.iterations} steps")
+        return Step(self.calls, self.index)
+
+    def _denoise(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def denoise(*args: Any, **kwargs: Any) -> Any:
-            if not self.in_call or self.images is None:
-                raise RuntimeError("the denoiser ran outside the observed loop: was the scheduler replaced?")
-            if self.index == 0 and self.step is None:
-                self._open_loop()
-            if self.step is None:
-                if self.index >= self.iterations:
-                    raise RuntimeError(f"the loop runs on after its {self.iterations} steps")
-                self.step = Step(self.calls, self.index)
-            step = self.step
+            step = self.step = self.step or self._next_step()
+            assert self.images is not None
             rows = len(_first_tensor((args, kwargs)))
             step.requested += rows
             drop = self.mask is not None and not self.mask[step.index]
@@ -214,30 +225,30 @@ class _Seam:
                 return self._concatenated(original, step, args, kwargs, drop=drop)
             if rows != self.images:
                 raise ValueError(f"the denoiser got {rows} rows for {self.images} latents: not a known way of guiding")
-            if drop and step.output is not None:
-                return step.output  # the second call of a two-call pipeline
+            if drop and step.cond is not None:
+                return step.output  # the second call of a two-call pipeline, or the third of skip-layer guidance
             out = self._evaluate(original, step, args, kwargs, rows)
             if step.cond is None:
                 step.cond, step.output = _first_tensor(out), out
-            else:
+            elif step.uncond is None:
                 step.uncond, step.guided = _first_tensor(out), True
             return out
 
         return denoise
 
-    def _concatenated(self, original: Callable, step: Step, args: Any, kwargs: Any, *, drop: bool) -> Any:
+    def _concatenated(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, drop: bool) -> Any:
         assert self.images is not None
         if drop:
             args, kwargs = _conditional_half((args, kwargs), 2 * self.images)
             out = self._evaluate(original, step, args, kwargs, self.images)
-            step.cond = _first_tensor(out)
+            step.cond, step.output = _first_tensor(out), out
             return _map_tensors(out, lambda tensor: torch.cat([tensor, tensor]))
         out = self._evaluate(original, step, args, kwargs, 2 * self.images)
         step.uncond, step.cond = _first_tensor(out).chunk(2)
         step.guided = True
         return out
 
-    def _evaluate(self, original: Callable, step: Step, args: Any, kwargs: Any, rows: int) -> Any:
+    def _evaluate(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, rows: int) -> Any:
         for listener in self.listeners:
             listener.denoiser_begins(step, rows)
         out = original(*args, **kwargs)
@@ -247,7 +258,7 @@ class _Seam:
             listener.denoiser_ends(step)
         return out
 
-    def _scheduler_step(self, original: Callable) -> Callable:
+    def _scheduler_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(original)
 
         @functools.wraps(original)
@@ -265,6 +276,8 @@ class _Seam:
             for listener in self.listeners:
                 listener.scheduler_begins(step)
             out = original(*args, **kwargs)
+            for listener in self.listeners:
+                listener.scheduler_ends(step)
             self._name_noise(step)
             for listener in self.listeners:
                 listener.step_ends(step)

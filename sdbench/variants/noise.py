@@ -16,7 +16,11 @@ def is_flow(scheduler: Any) -> bool:
     """Whether the scheduler interpolates between data and noise (flow matching)."""
     config = scheduler.config
     flow_sigmas = config.get("use_flow_sigmas", False)
-    return type(scheduler).__name__.startswith("FlowMatch") or flow_sigmas or config.get("prediction_type") == "flow_prediction"
+    return (
+        type(scheduler).__name__.startswith("FlowMatch")
+        or flow_sigmas
+        or config.get("prediction_type") == "flow_prediction"
+    )
 
 
 def noise_to_signal(scheduler: Any, timestep: Any, index: int | None, device: torch.device) -> Float[Tensor, ""]:
@@ -30,7 +34,9 @@ def noise_to_signal(scheduler: Any, timestep: Any, index: int | None, device: to
     """
     sigmas = getattr(scheduler, "sigmas", None)
     if index is not None and isinstance(sigmas, Tensor) and len(sigmas) >= len(scheduler.timesteps):
-        sigma = torch.full((), float(sigmas[index]), device=device)  # sigmas live on the host
+        # Most schedulers keep sigmas on the host, flow matching on the device; neither way waits for the device.
+        on_device = sigmas.device == device
+        sigma = sigmas[index].float() if on_device else torch.full((), float(sigmas[index]), device=device)
         return sigma / (1 - sigma) if is_flow(scheduler) else sigma
     position = torch.as_tensor(timestep, device=device).reshape(1).long()
     kept = scheduler.alphas_cumprod.to(device, non_blocking=True).index_select(0, position).squeeze(0).float()
@@ -46,13 +52,13 @@ def clean_latent(
     v and flow prediction, the slope are fixed by the kind of prediction.
     """
     if is_flow(scheduler):
-        return sample - prediction * (sigma / (1 + sigma))
+        return sample - prediction / (1 + 1 / sigma)
     variance_preserving = getattr(scheduler, "init_noise_sigma", 1.0) == 1.0
-    scale = 1.0 if not variance_preserving else (1 + sigma**2).rsqrt()
+    signal, noise = (1 + sigma**2).rsqrt(), (1 + sigma**-2).rsqrt()  # finite where there is only noise: sigma = inf
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind == "epsilon":
-        return sample - prediction * (sigma * scale)
+        return sample - prediction * (noise if variance_preserving else sigma)
     if kind == "v_prediction":
-        unit = sample if variance_preserving else sample * (1 + sigma**2).rsqrt()
-        return unit - sigma * prediction
+        unit = sample if variance_preserving else sample * signal
+        return unit * signal - prediction * noise
     return prediction  # "sample": the network predicts the clean latent itself

@@ -150,7 +150,9 @@ for _kind in (
         "no step guided",
         lambda name, argument: _plain(name, argument, GuidanceSchedule.none),
     ),
-    VariantKind("last", "last:20%|last:10", "last steps unguided", _counted(GuidanceSchedule.last, "last:N"), _SELECTIVE),
+    VariantKind(
+        "last", "last:20%|last:10", "last steps unguided", _counted(GuidanceSchedule.last, "last:N"), _SELECTIVE
+    ),
     VariantKind("first", "first:20%|first:10", "first steps unguided", _counted(GuidanceSchedule.first, "first:N")),
     VariantKind("window", "window:10+13", "13 steps from index 10 on unguided", _window, _SELECTIVE),
     VariantKind("every", "every:2", "one step in two unguided", _every),

@@ -1,4 +1,4 @@
-"""Which steps of a denoising loop are guided: integers and masks only; how a pipeline obeys them is in `guidance.py`."""
+"""Which steps of a denoising loop are guided: integers and masks only; how a pipeline obeys is in `guidance.py`."""
 
 from __future__ import annotations
 

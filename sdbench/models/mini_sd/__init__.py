@@ -1,0 +1,1 @@
+"""The embedded model: its scenes, networks, training, reader, card and weights."""

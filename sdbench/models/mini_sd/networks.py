@@ -60,7 +60,7 @@ def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion 1.x."""
+    """The noise schedule of Stable Diffusion, with the v prediction of its second version."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -68,6 +68,7 @@ def scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
+        prediction_type="v_prediction",
     )
 
 

@@ -7,6 +7,7 @@ The reader is a small convolutional classifier with one head per field of `scene
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ class Reader(nn.Module):
         super().__init__()
         widths = [3, 32, 64, 96, 128]
         layers: list[nn.Module] = []
-        for i, (narrow, wide) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (narrow, wide) in enumerate(pairwise(widths)):
             kernel = 5 if i == 0 else 3
             layers += [nn.Conv2d(narrow, wide, kernel, stride=2, padding=kernel // 2), nn.GroupNorm(8, wide), nn.SiLU()]
         side = scenes.SIDE // 2**4
@@ -66,6 +67,7 @@ def read(images: Float[Tensor, "n 3 64 64"], reader: Reader | None = None) -> In
     Args:
         images: values in [0, 1].
         reader: the network to use; the shipped one when not given.
+
     Returns:
         Rows of `scenes.FIELDS`; the second object is `ABSENT` where one object is seen.
     """
@@ -109,8 +111,10 @@ def alignment(images: Float[Tensor, "n 3 64 64"], captions: list[str]) -> Float[
     Args:
         images: values in [0, 1].
         captions: one per image.
+
     Returns:
         One value per image; NaN where the caption is not in the grammar of `scenes`.
+
     Raises:
         ValueError: images of another size, or another number of captions.
     """

@@ -53,6 +53,7 @@ def held_out(objects: Int[np.ndarray, "n 4"]) -> np.ndarray:
 
     Args:
         objects: columns size, texture, colour, shape.
+
     Returns:
         Boolean vector of length n; False for absent objects.
     """
@@ -67,6 +68,7 @@ def sample(n: int, rng: np.random.Generator, *, split: Literal["train", "test"])
         n: number of scenes, at least 1.
         rng: source of all randomness.
         split: "train" has no held-out object; in "test" the first object of every scene is held out.
+
     Returns:
         Integer array with the columns of `FIELDS`.
     """
@@ -123,6 +125,7 @@ def corrupt(scenes: Int[np.ndarray, "n 10"], probability: float, rng: np.random.
         scenes: scenes as they are drawn.
         probability: chance that a field is replaced (by a uniform draw, which may repeat the old value), in [0, 1].
         rng: source of all randomness.
+
     Returns:
         A new array of the same shape; the number of objects never changes.
     """
@@ -207,7 +210,9 @@ def _surface(local: np.ndarray, objects: np.ndarray, radius: np.ndarray, rng: np
 
     light = 1 - 0.16 * (x + y) / radius[:, None, None]
     colour = objects[:, 2]
-    tones = RGB[colour][:, None, None, :] * (1 - mix[..., None]) + TEXTURE_RGB[colour][:, None, None, :] * mix[..., None]
+    tones = (
+        RGB[colour][:, None, None, :] * (1 - mix[..., None]) + TEXTURE_RGB[colour][:, None, None, :] * mix[..., None]
+    )
     return tones * light[..., None]
 
 

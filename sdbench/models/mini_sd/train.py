@@ -8,7 +8,6 @@ is in `scenes.py`, the networks in `networks.py`, the measured card in `card.py`
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -50,10 +49,10 @@ class Settings:
     autoencoder_batch: int = 8
     whole_from: float = 0.8
     latent_noise: float = 0.02
-    denoiser_steps: int = 4_600
-    denoiser_batch: int = 48
+    denoiser_steps: int = 4_000
+    denoiser_batch: int = 32
     caption_noise: float = 0.35
-    noisy_from: float = 0.45
+    noisy_from: float = 0.5
     caption_dropout: float = 0.1
 
 
@@ -116,7 +115,7 @@ def fit(
                 state = {name: part.state_dict() for name, part in parts.items()}
                 state |= {"done": step + 1, "seconds": seconds + time.perf_counter() - started, "curve": curve}
                 torch.save(state, path.with_suffix(".tmp"))
-                os.replace(path.with_suffix(".tmp"), path)
+                path.with_suffix(".tmp").replace(path)
     return average.module.eval().requires_grad_(False)
 
 
@@ -193,7 +192,9 @@ def train_autoencoder(settings: Settings, images: np.ndarray, folder: Path, devi
 @torch.no_grad()
 def encode(vae: nn.Module, images: np.ndarray, device: torch.device) -> tuple[Float[Tensor, "n 4 16 16"], float]:
     """Latents of all images, scaled to unit variance, and the scaling factor."""
-    parts = [vae.encode(_pixels(images[i : i + 100], device) * 2 - 1).latent_dist.mean for i in range(0, len(images), 100)]
+    parts = [
+        vae.encode(_pixels(images[i : i + 100], device) * 2 - 1).latent_dist.mean for i in range(0, len(images), 100)
+    ]
     latents = torch.cat(parts)
     scaling = float(1 / latents.std())
     return latents * scaling, scaling
@@ -202,7 +203,11 @@ def encode(vae: nn.Module, images: np.ndarray, device: torch.device) -> tuple[Fl
 def train_denoiser(
     settings: Settings, attributes: np.ndarray, latents: Tensor, folder: Path, device: torch.device
 ) -> nn.ModuleDict:
-    """Train UNet and text encoder to predict the noise, on captions that are partly wrong and sometimes empty."""
+    """Train UNet and text encoder on captions that are partly wrong and sometimes empty.
+
+    The target is the velocity (Salimans and Ho 2022, arXiv 2202.00512): the error of a predicted noise weighs the clean
+    latent by the signal-to-noise ratio, so that at high noise, where the background is decided, nothing was learned.
+    """
     tokenizer = networks.write_tokenizer(folder / "tokenizer")
     network = nn.ModuleDict({"unet": networks.denoiser(), "text_encoder": networks.text_encoder(tokenizer)})
     network["text_encoder"].train()
@@ -221,7 +226,8 @@ def train_denoiser(
         timesteps = torch.randint(1000, (len(chosen),), generator=torch_rng).to(device)
         noised = noise_scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
         context = network["text_encoder"](tokens.to(device)).last_hidden_state
-        return functional.mse_loss(network["unet"](noised, timesteps, context).sample, noise)
+        velocity = noise_scheduler.get_velocity(clean, noise, timesteps)
+        return functional.mse_loss(network["unet"](noised, timesteps, context).sample, velocity)
 
     stage = Stage("denoiser", settings.denoiser_steps, learning_rate=1e-3, ema_decay=0.998)
     return fit(stage, network, loss_at, folder, device=device)
@@ -234,7 +240,9 @@ def export(folder: Path, out: Path) -> None:
         folder: a training folder in which every stage is finished.
         out: gets `pipeline/`, `reader.safetensors` and `training.json` (settings, curves, versions, hardware, time).
     """
-    saved = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in ("reader", "autoencoder", "denoiser")}
+    saved = {
+        name: torch.load(folder / f"{name}.pt", weights_only=True) for name in ("reader", "autoencoder", "denoiser")
+    }
     averages = {name: _averaged(state["average"]) for name, state in saved.items()}
     tokenizer = networks.write_tokenizer(folder / "tokenizer")
     vae, unet, text_encoder = networks.autoencoder(), networks.denoiser(), networks.text_encoder(tokenizer)
@@ -242,7 +250,9 @@ def export(folder: Path, out: Path) -> None:
     vae.register_to_config(scaling_factor=json.loads((folder / "scaling.json").read_text()))
     for name, module in (("unet", unet), ("text_encoder", text_encoder)):
         prefix = f"{name}."
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in averages["denoiser"].items() if k.startswith(prefix)})
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in averages["denoiser"].items() if k.startswith(prefix)}
+        )
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -255,7 +265,9 @@ def export(folder: Path, out: Path) -> None:
     )
     pipe.to(torch.float16).save_pretrained(out / "pipeline")
     _load_as_float32(out / "pipeline" / "text_encoder" / "config.json")
-    save_file({name: weight.half().contiguous() for name, weight in averages["reader"].items()}, out / "reader.safetensors")
+    save_file(
+        {name: weight.half().contiguous() for name, weight in averages["reader"].items()}, out / "reader.safetensors"
+    )
     record = json.loads((folder / "settings.json").read_text())
     record["stages"] = {
         name: {"steps": state["done"], "seconds": round(state["seconds"], 1), "loss": state["curve"]}
@@ -265,7 +277,7 @@ def export(folder: Path, out: Path) -> None:
 
 
 def _load_as_float32(config: Path) -> None:
-    """Transformers opens a model in the type its config names; diffusers' parts open in float32 whatever the file has."""
+    """Transformers opens a model in the type that its config names, diffusers in float32 whatever the file has."""
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 

@@ -1,0 +1,244 @@
+"""The command line: arguments to one library call, results to text and pictures, bad input to one line and exit code 2.
+
+The library is imported inside the commands, so that `sdbench --help` loads no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sdbench.records.store import Results
+    from sdbench.study.plan import Study
+
+app = typer.Typer(
+    help="Guided diffusion inference, measured step by step.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+INTERRUPTED = 130
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Bad input ends with one line on stderr and exit code 2, and so does a disk without space."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        text = " ".join(str(error).split())
+        typer.echo(f"error: {text}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _split(text: str | None, kind: Callable[[str], Any] = str) -> list[Any] | None:
+    return None if text is None else [kind(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    try:
+        return _split(text, int)
+    except ValueError:
+        raise ValueError(f"--seeds takes whole numbers with commas between them, not '{text}'") from None
+
+
+def _json_object(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"--arguments takes a JSON object, not '{text}'")
+    return value
+
+
+@app.command()
+def run(
+    study: Annotated[Path | None, typer.Argument(help="a study file (TOML); without one, mini-sd's own study")] = None,
+    out: Annotated[Path | None, typer.Option(help="the study's folder; a new one under sdbench-results/")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the study in --out")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the study in --out")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say how long it takes and how much memory")] = False,
+    model: Annotated[str | None, typer.Option(help="name, hub id or folder; see `sdbench models`")] = None,
+    variants: Annotated[str | None, typer.Option(help="with commas between them; see `sdbench variants`")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="a prompt; may be given several times")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="a text file with one prompt per line")] = None,
+    seeds: Annotated[str | None, typer.Option(help="with commas between them")] = None,
+    num_steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="w, above 1")] = None,
+    batch: Annotated[int | None, typer.Option(help="(prompt, seed) pairs per call")] = None,
+    repeats: Annotated[int | None, typer.Option(help="measured calls per variant; at least 6 for intervals")] = None,
+    warmups: Annotated[int | None, typer.Option(help="calls before them, marked and not averaged")] = None,
+    metrics: Annotated[str | None, typer.Option(help="with commas between them")] = None,
+    height: Annotated[int | None, typer.Option(help="pixels")] = None,
+    width: Annotated[int | None, typer.Option(help="pixels")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="of every image")] = None,
+    arguments: Annotated[str | None, typer.Option(help="further pipeline arguments, as a JSON object")] = None,
+    name: Annotated[str | None, typer.Option(help="of the study in the tables")] = None,
+) -> None:
+    """Run a study: every variant on every prompt and seed, timed step by step and compared with full guidance."""
+    _quiet()
+    with _one_line_errors():
+        if resume and overwrite:
+            raise ValueError("--resume and --overwrite exclude each other")
+        if resume and out is None:
+            raise ValueError("--resume needs --out, the folder to continue")
+        from sdbench.study.plan import Study
+
+        options = {
+            "model": model,
+            "variants": _split(variants),
+            "prompts": prompt,
+            "prompts_file": None if prompts_file is None else str(prompts_file),
+            "seeds": _numbers(seeds),
+            "num_steps": num_steps,
+            "guidance_scale": guidance_scale,
+            "batch": batch,
+            "repeats": repeats,
+            "warmups": warmups,
+            "metrics": _split(metrics),
+            "height": height,
+            "width": width,
+            "dtype": dtype,
+            "device": device,
+            "negative_prompt": negative_prompt,
+            "arguments": _json_object(arguments),
+            "name": name,
+        }
+        given = {key: value for key, value in options.items() if value is not None}
+        planned = Study.from_toml(study, **given) if study is not None else Study.default(**given)
+        if dry_run:
+            _say_estimate(planned)
+            return
+        folder = out or Path("sdbench-results") / f"{planned.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        mode = "resume" if resume else "overwrite" if overwrite else "new"
+        results = _run(planned, folder, mode)
+        _report(results)
+    failed = results.runs[results.runs["status"] == "failed"]
+    if len(failed):
+        for variant, message in failed[["variant", "message"]].drop_duplicates().itertuples(index=False):
+            typer.echo(f"failed: {variant}: {message}", err=True)
+        raise typer.Exit(1)
+
+
+def _run(planned: Study, folder: Path, mode: str) -> Results:
+    from sdbench.study.runner import run as run_study
+
+    try:
+        return run_study(planned, folder, mode=mode)
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted. What was finished is in {folder}; continue with --resume --out {folder}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _report(results: Results) -> None:
+    """The table with its legend, the pictures, and where everything is."""
+    from sdbench.analysis.tables import step_profile, summarise
+    from sdbench.report.figures import frontier_figure, image_grid, step_figure
+    from sdbench.report.tables import legend, summary_table
+
+    if not (results.runs["status"] == "ok").any():
+        return
+    summary = summarise(results)
+    console.print(summary_table(summary, width=console.width))
+    console.print(legend(summary), markup=False, highlight=False)
+    pairs = results.images[["prompt_id", "seed"]].drop_duplicates().head(8)
+    figures = {
+        "grid.png": image_grid(results, pairs=list(pairs.itertuples(index=False, name=None))),
+        "steps.png": step_figure(step_profile(results)),
+        "frontier.png": frontier_figure(summary),
+    }
+    for name, figure in figures.items():
+        figure.savefig(results.folder / name)
+    console.print(f"\nTables and pictures are in {results.folder}:", soft_wrap=True)
+    console.print("  runs.parquet, steps.parquet, images.parquet   one row per call, step and image")
+    console.print("  grid.png      the images: one row per prompt, one column per variant")
+    console.print("  steps.png     time of every step, and how far guidance still moves the prediction")
+    console.print("  frontier.png  time saved against distance to the baseline's image")
+
+
+def _say_estimate(planned: Study) -> None:
+    from sdbench.study.runner import estimate
+
+    expected = estimate(planned)
+    console.print(
+        f"{expected.calls} calls, about {expected.seconds / 60:.1f} minutes of computing here, "
+        f"peak memory of the process about {expected.rss_peak_bytes / 1e9:.1f} GB (not counting image metrics)"
+    )
+
+
+@app.command()
+def models() -> None:
+    """List the models known by name."""
+    from sdbench.models.registry import MODELS
+
+    rows = [(spec.name, f"{spec.guidance_scale:g}", spec.meaning) for spec in MODELS.values()]
+    _print_table(("model", "scale", "what it is"), rows)
+    console.print("Any hub id (owner/name) or folder of a guided diffusers pipeline works too.")
+
+
+@app.command()
+def variants() -> None:
+    """List the variant grammar."""
+    from sdbench.variants.registry import VARIANTS
+
+    rows = [(kind.grammar, kind.meaning, kind.source) for kind in VARIANTS.values()]
+    _print_table(("variant", "what it does", "source"), rows)
+
+
+@app.command()
+def weights() -> None:
+    """Find the network that LPIPS needs, fetch it where it is missing, and say where it came from."""
+    _quiet()
+    with _one_line_errors():
+        from sdbench.instruments.weights import describe
+
+        _print_table(("what", "value"), list(describe().items()))
+
+
+@app.command()
+def env() -> None:
+    """Say what a measurement here would run on."""
+    import torch  # noqa: F401 - so that the record names its threads and GPUs
+
+    from sdbench.records.environment import environment
+
+    rows = [
+        (key, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+        for key, value in environment().items()
+    ]
+    _print_table(("what", "value"), rows)
+
+
+def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(*headings, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _quiet() -> None:
+    """Silence what torch's profiler and the loaders write past Python's logging; set before torch is imported."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,138 @@
+"""From a name, a hub id, a path or a pipeline object to a stock diffusers pipeline, laid out for the machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+MINI_SD = Path(__file__).parent / "mini_sd" / "weights" / "pipeline"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model known by name.
+
+    Args:
+        name: what a study calls it.
+        source: a local folder or a hub id, as `DiffusionPipeline.from_pretrained` takes it.
+        guidance_scale: its default scale.
+        meaning: one line.
+    """
+
+    name: str
+    source: str
+    guidance_scale: float
+    meaning: str
+
+
+MODELS: dict[str, ModelSpec] = {
+    "mini-sd": ModelSpec(
+        "mini-sd", str(MINI_SD), 5.0, "Stable Diffusion's classes at a hundredth of the size, shipped with sdbench"
+    ),
+}
+
+
+def load(model: Any, *, dtype: str = "float32", device: str | None = None) -> Any:
+    """Open a model as a stock diffusers pipeline.
+
+    Args:
+        model: a name in `MODELS`, a hub id (`owner/name`), a folder, or a pipeline, which is returned as it is.
+        dtype: number format of the weights: float32, float16 or bfloat16.
+        device: where it runs; CUDA where there is one, else the CPU.
+
+    Returns:
+        The pipeline, its progress bar off. On the CPU, memory format and threads are those that measured fastest.
+
+    Raises:
+        ValueError: an unknown name, folder or dtype, or a hub id that cannot be opened.
+    """
+    if not isinstance(model, str | Path):
+        return model
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype '{dtype}'; there are: {', '.join(DTYPES)}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        pipe = DiffusionPipeline.from_pretrained(_source(str(model)), dtype=DTYPES[dtype])
+    except OSError as error:
+        raise ValueError(f"model '{model}' cannot be opened: {str(error).splitlines()[0]}") from None
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(device)
+    if device == "cpu" and hasattr(pipe, "unet"):
+        choose_layout(pipe.unet, lambda: _one_step(pipe))
+    return pipe
+
+
+def layout(pipe: Any) -> dict[str, Any]:
+    """How a pipeline lies on the machine, for the environment record: device, memory format, threads."""
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    kernels = [weight for weight in denoiser.parameters() if weight.ndim == 4 and min(weight.shape[1:3]) > 1]
+    last = bool(kernels) and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+    return {
+        "device": str(pipe.device),
+        "memory_format": "channels_last" if last else "contiguous",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def choose_layout(denoiser: torch.nn.Module, step: Callable[[], None], *, margin: float = 0.05) -> None:
+    """Set the memory format and the number of threads under which a step is fastest on this CPU.
+
+    The default stays unless another choice is faster by `margin` in interleaved timings; a step of over a second is
+    left alone, since choosing would cost minutes and large convolutions gain nothing from `channels_last`.
+    """
+    step()
+    started = time.perf_counter()
+    step()
+    if time.perf_counter() - started > 1:
+        return
+
+    def memory_format(chosen: torch.memory_format) -> Callable[[], Any]:
+        return lambda: denoiser.to(memory_format=chosen)
+
+    def threads(chosen: int) -> Callable[[], None]:
+        return lambda: torch.set_num_threads(chosen)
+
+    _fastest([memory_format(torch.contiguous_format), memory_format(torch.channels_last)], step, margin)
+    cores = torch.get_num_threads()
+    if cores > 1:
+        _fastest([threads(cores), threads(cores // 2)], step, margin)
+
+
+def _fastest(choices: list[Callable[[], Any]], step: Callable[[], None], margin: float, rounds: int = 5) -> None:
+    """Apply the choice with the smallest median time; the first is the default."""
+    seconds: list[list[float]] = [[] for _ in choices]
+    for _ in range(rounds):
+        for apply, taken in zip(choices, seconds, strict=True):
+            apply()
+            step()
+            started = time.perf_counter()
+            step()
+            taken.append(time.perf_counter() - started)
+    medians = [statistics.median(taken) for taken in seconds]
+    best = min(range(len(choices)), key=medians.__getitem__)
+    choices[best if medians[best] < (1 - margin) * medians[0] else 0]()
+
+
+def _one_step(pipe: Any) -> None:
+    generator = torch.Generator("cpu").manual_seed(0)
+    pipe([""] * 4, num_inference_steps=1, output_type="latent", generator=generator)
+
+
+def _source(model: str) -> str:
+    if model in MODELS:
+        return MODELS[model].source
+    if Path(model).is_dir():
+        if not (Path(model) / "model_index.json").exists():
+            raise ValueError(f"folder '{model}' holds no diffusers pipeline: it has no model_index.json")
+        return model
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        return model
+    raise ValueError(f"unknown model '{model}'; there are: {', '.join(MODELS)}, a hub id (owner/name) or a folder")

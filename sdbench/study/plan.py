@@ -1,0 +1,216 @@
+"""A study and its units: what runs, with which noise, in which order. Nothing here opens a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sdbench.instruments.quality import find_metric
+from sdbench.variants.registry import Variant, parse
+
+BASELINE = "cfg"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to measure: every variant on every (prompt, seed) pair, several times.
+
+    Args:
+        model: a name, hub id or folder, as `sdbench.load` takes it.
+        variants: texts of the variant grammar; the baseline `cfg` must be among them.
+        prompts: at least one; each is run with every seed.
+        seeds: the noise of a pair is `torch.Generator("cpu").manual_seed(seed)`.
+        num_steps: denoising steps asked of the pipeline.
+        guidance_scale: w, above 1.
+        batch: (prompt, seed) pairs per pipeline call.
+        repeats: measured calls per variant and batch; fewer than 6 give no interval on times.
+        warmups: unmeasured calls before them.
+        metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on mini-sd.
+        height: image height in pixels; the model's own by default.
+        width: image width in pixels.
+        dtype: number format of the weights.
+        device: where to run; CUDA where there is one, else the CPU.
+        negative_prompt: of every image.
+        arguments: further arguments of the pipeline's call, such as `guidance_rescale`.
+        name: of the study in the tables.
+
+    Raises:
+        ValueError: on construction, for anything that could not run.
+    """
+
+    model: str
+    variants: tuple[str, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    num_steps: int
+    guidance_scale: float
+    batch: int = 8
+    repeats: int = 8
+    warmups: int = 1
+    metrics: tuple[str, ...] | None = None
+    height: int | None = None
+    width: int | None = None
+    dtype: str = "float32"
+    device: str | None = None
+    negative_prompt: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "study"
+
+    def __post_init__(self) -> None:
+        """Make sequences immutable and check every field."""
+        for name in ("variants", "prompts", "seeds"):
+            object.__setattr__(self, name, _entries(name, getattr(self, name)))
+        for name in ("num_steps", "batch", "repeats", "warmups"):
+            _require_whole(name, getattr(self, name), minimum=1)
+        for seed in self.seeds:
+            _require_whole("each of seeds", seed, minimum=0)
+        if any(not isinstance(prompt, str) or not prompt.strip() for prompt in self.prompts):
+            raise ValueError("prompts must be texts that are not empty")
+        if not isinstance(self.guidance_scale, int | float) or not self.guidance_scale > 1:
+            raise ValueError(f"guidance_scale must be above 1, not {self.guidance_scale!r}: at 1 there is no guidance")
+        names = [parse(variant).name for variant in self.variants]
+        if BASELINE not in names:
+            raise ValueError(f"variants must include the baseline '{BASELINE}'")
+        default = ("lpips", "flip", "ssim", "psnr") + (("alignment",) if self.model == "mini-sd" else ())
+        object.__setattr__(self, "metrics", default if self.metrics is None else tuple(self.metrics))
+        for metric in self.metrics or ():
+            find_metric(metric)
+
+    @classmethod
+    def from_toml(cls, path: str | Path, **changes: Any) -> Study:
+        """Read a study file: its keys are the fields of `Study`, and `prompts_file` (one prompt per line).
+
+        Args:
+            path: a TOML file.
+            **changes: fields that replace the file's.
+
+        Raises:
+            ValueError: a file that is missing or not TOML, an unknown or a missing key.
+        """
+        path = Path(path)
+        try:
+            given = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ValueError(f"study file '{path}' cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"study file '{path}' is not TOML: {error}") from None
+        given.setdefault("name", path.stem)
+        if "prompts_file" in given:
+            given["prompts_file"] = str(path.parent / given["prompts_file"])
+        if "prompts" in changes or "prompts_file" in changes:
+            given.pop("prompts", None)
+            given.pop("prompts_file", None)
+        return cls.from_fields({**given, **changes}, source=f"study file '{path}'")
+
+    @classmethod
+    def from_fields(cls, given: Mapping[str, Any], *, source: str) -> Study:
+        """A study from its fields by name, `prompts_file` allowed; errors name the source."""
+        known = {item.name for item in fields(cls)} | {"prompts_file"}
+        unknown = sorted(set(given) - known)
+        if unknown:
+            raise ValueError(f"{source}: unknown key '{unknown[0]}'; there are: {', '.join(sorted(known))}")
+        values = dict(given)
+        if "prompts_file" in values:
+            if "prompts" in values:
+                raise ValueError(f"{source}: give prompts or prompts_file, not both")
+            file = Path(values.pop("prompts_file"))
+            try:
+                lines = file.read_text().splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"prompts file '{file}' cannot be read: {error}") from None
+            values["prompts"] = [line.strip() for line in lines if line.strip()]
+        missing = [
+            name
+            for name in ("model", "variants", "prompts", "seeds", "num_steps", "guidance_scale")
+            if name not in values
+        ]
+        if missing:
+            raise ValueError(f"{source}: missing key '{missing[0]}'")
+        return cls(**values)
+
+    @classmethod
+    def default(cls, **changes: Any) -> Study:
+        """The study that `sdbench run` runs when told nothing: mini-sd, eight pairs, six variants."""
+        return cls.from_toml(str(files("sdbench.study") / "mini-sd.toml"), **changes)
+
+    @property
+    def pairs(self) -> list[tuple[str, str, int]]:
+        """(prompt_id, prompt, seed) of every image, in order."""
+        return [(f"{i:03d}", prompt, seed) for i, prompt in enumerate(self.prompts) for seed in self.seeds]
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def _entries(name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str | int):
+        raise ValueError(f"{name} must be a list, not {value!r}")
+    entries = tuple(value)
+    if not entries:
+        raise ValueError(f"{name} must not be empty")
+    if len(set(entries)) < len(entries):
+        raise ValueError(f"{name} holds an entry twice")
+    return entries
+
+
+def _require_whole(name: str, value: Any, *, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Exactly one pipeline call: a variant on one batch of pairs, in one repeat."""
+
+    study: Study
+    variant: Variant
+    pairs: tuple[tuple[str, str, int], ...]
+    repeat: int
+    phase: str
+
+    @property
+    def id(self) -> str:
+        """Short hash of everything that decides what the call computes."""
+        settings = replace(self.study, repeats=1, variants=(BASELINE,), metrics=()).as_json()
+        content = json.dumps([settings, self.variant.name, self.pairs, self.repeat, self.phase], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps asked of the pipeline."""
+        return self.variant.num_steps or self.study.num_steps
+
+    @property
+    def guidance_scale(self) -> float:
+        """Scale asked of the pipeline."""
+        return self.variant.guidance_scale or self.study.guidance_scale
+
+    @property
+    def keeps_images(self) -> bool:
+        """Images repeat exactly, so the first repeat's are kept, and the baseline's second for the noise floor."""
+        return self.phase == "measured" and (self.repeat == 0 or (self.repeat == 1 and self.variant.name == BASELINE))
+
+
+def units(study: Study) -> list[Unit]:
+    """All calls in the order in which they run.
+
+    Variants are interleaved within a repeat and their order is rotated from repeat to repeat, so that neither a drift
+    of the machine nor a place in the order favours one of them.
+    """
+    variants = [parse(text) for text in study.variants]
+    pairs = study.pairs
+    batches = [tuple(pairs[i : i + study.batch]) for i in range(0, len(pairs), study.batch)]
+    order = []
+    for phase, repeats in (("warmup", study.warmups), ("measured", study.repeats)):
+        for repeat in range(repeats):
+            turn = repeat % len(variants)
+            for batch in batches:
+                order += [Unit(study, variant, batch, repeat, phase) for variant in variants[turn:] + variants[:turn]]
+    return order

@@ -1,0 +1,316 @@
+"""Runs a study: checks everything that can be checked first, then one pipeline call after another, then the scoring.
+
+The order of the calls is in `plan.py`; what a call's figures mean in `instruments`; the tables in `records`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from sdbench.instruments.clock import clock_for
+from sdbench.instruments.cost import denoiser_flop, flop_per_row
+from sdbench.instruments.memory import AllocatorTrace, CudaTrace, PeakRss, check_order, weights_bytes
+from sdbench.instruments.quality import find_metric, provenance, score
+from sdbench.instruments.steps import GUIDANCE_SPACE, CallRecord, MemoryProbe, StepProbe
+from sdbench.models.registry import layout, load
+from sdbench.records.environment import environment, environment_key
+from sdbench.records.schema import frame
+from sdbench.records.store import Results, StudyFolder, read
+from sdbench.study.plan import BASELINE, Study, Unit, units
+from sdbench.variants.guidance import Listener, denoiser_of, guided_by
+from sdbench.variants.registry import Variant, parse
+from sdbench.variants.schedule import GuidanceSchedule
+
+
+def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: str = "new") -> Results:
+    """Run a study and return its tables.
+
+    Nothing is written before the model, the metrics and every variant's schedule are known to fit. Afterwards each
+    finished call is kept: an interrupted study is readable, and `mode="resume"` runs what is missing.
+
+    Args:
+        study: what to run.
+        out: the study's folder; a temporary one when not given.
+        pipe: a pipeline to use in place of `study.model`, which then only names it.
+        mode: "new", "resume" or "overwrite", for a folder that holds a study already.
+
+    Returns:
+        The results; a call that failed is a row with `status` "failed".
+
+    Raises:
+        ValueError: anything that cannot run, before the first image; a folder that does not fit the mode.
+    """
+    quality = provenance(study.metrics or ())
+    pipe = load(study.model, dtype=study.dtype, device=study.device) if pipe is None else pipe
+    work = prepare(pipe, study)
+    env = environment() | layout(pipe)
+    record = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
+    out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
+    with StudyFolder.create(out, record, environment=env, mode=mode) as folder:  # type: ignore[arg-type]
+        finished = folder.finished()
+        planned = units(study)
+        try:
+            with _progress() as progress:
+                task = progress.add_task("running", total=len(planned), completed=0, what="")
+                for unit in planned:
+                    progress.update(task, what=unit.variant.name)
+                    if unit.id not in finished:
+                        _add(folder, unit, pipe, work, environment_key(env))
+                    progress.advance(task)
+        finally:
+            folder.compact()
+        folder.rewrite("images", scored(read(out), study))
+    return read(out)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is known of a study's calls before the first one: work per denoiser row and bytes of the weights."""
+
+    flop_per_row: float
+    weights_bytes: int
+
+
+def call_arguments(study: Study, unit: Unit) -> dict[str, Any]:
+    """The arguments of one pipeline call; each image has its own generator, so it does not depend on its batch."""
+    optional = {"height": study.height, "width": study.width}
+    if study.negative_prompt is not None:
+        optional["negative_prompt"] = [study.negative_prompt] * len(unit.pairs)  # type: ignore[assignment]
+    return {
+        **study.arguments,
+        **{name: value for name, value in optional.items() if value is not None},
+        "prompt": [prompt for _, prompt, _ in unit.pairs],
+        "generator": [torch.Generator("cpu").manual_seed(seed) for _, _, seed in unit.pairs],
+        "num_inference_steps": unit.num_steps,
+        "guidance_scale": unit.guidance_scale,
+    }
+
+
+class _Stopped(Exception):
+    """Ends a pipeline call before its first evaluation."""
+
+
+def prepare(pipe: Any, study: Study) -> Workload:
+    """Check without generating an image that a pipeline can run a study, and count the work of a denoiser row.
+
+    Raises:
+        ValueError: a pipeline without guidance, or a schedule that does not fit the loop.
+    """
+    first = units(study)[0]
+    seen: list[tuple[tuple, dict]] = []
+
+    def stop(module: Any, args: tuple, kwargs: dict) -> None:
+        seen.append((args, kwargs))
+        raise _Stopped
+
+    class StopAtLoop(Listener):
+        def loop_begins(self, call: int, iterations: int, images: int) -> None:
+            raise _Stopped
+
+    def start(unit: Unit, listener: Listener | None) -> None:
+        try:
+            with guided_by(pipe, unit.variant.rule, listeners=[listener] if listener else []):
+                pipe(**call_arguments(study, unit), output_type="latent")
+        except _Stopped:
+            return
+
+    for variant in map(parse, study.variants):
+        try:
+            start(Unit(study, variant, first.pairs, 0, "warmup"), StopAtLoop())
+        except ValueError as error:
+            raise ValueError(f"variant '{variant.name}': {error}") from None
+    with guided_by(pipe, GuidanceSchedule.none):
+        pipe(**call_arguments(study, first) | {"num_inference_steps": 1}, output_type="latent")
+
+    hook = denoiser_of(pipe).register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        start(first, None)
+    finally:
+        hook.remove()
+    args, kwargs = seen[0]
+    rows = max(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 1)
+    flop = denoiser_flop(denoiser_of(pipe), *args, **kwargs)
+    return Workload(flop_per_row(flop, rows), weights_bytes(pipe))
+
+
+def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -> None:
+    """Run one unit and record it, as a failed row if it fails."""
+    identity = {"unit": unit.id, "variant": unit.variant.name, "repeat": unit.repeat, "phase": unit.phase}
+    study = unit.study
+    run_row = identity | {
+        "study": study.name,
+        "model": study.model,
+        "num_steps": unit.num_steps,
+        "guidance_scale": unit.guidance_scale,
+        "batch": len(unit.pairs),
+        "dtype": str(denoiser_of(pipe).dtype).removeprefix("torch."),
+        "scheduler": type(pipe.scheduler).__name__,
+        "environment": env,
+        "status": "ok",
+    }
+    step_rows: list[dict[str, Any]] = []
+    image_rows: list[dict[str, Any]] = []
+    try:
+        measured, step_rows, images = observe(pipe, unit, work)
+        run_row |= measured
+        step_rows = [identity | row for row in step_rows]
+        if unit.keeps_images:
+            image_rows = _save(folder.path, unit, images)
+    except OSError:
+        raise  # no space or no permission: the study's own storage, not the unit
+    except Exception as error:  # noqa: BLE001 - whatever a pipeline raises is the unit's outcome
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"{type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
+        run_row |= {"status": "failed", "message": message}
+    tables = {"runs": [run_row], "steps": step_rows, "images": image_rows}
+    folder.add(unit.id, **{table: frame(table, rows) for table, rows in tables.items()})
+
+
+def observe(
+    pipe: Any, unit: Unit, work: Workload
+) -> tuple[dict[str, Any], list[dict[str, Any]], Float[Tensor, "n 3 height width"]]:
+    """Run one pipeline call under its variant and its probes.
+
+    CUDA's counters are free to read, so every call has its memory peaks. On the CPU the allocator is traced by torch's
+    profiler, which is slow: there the warm-up, which nobody times, is the pass that measures memory.
+
+    Returns:
+        The measured columns of the unit's run, those of its steps, and the images in [0, 1].
+    """
+    cuda = pipe.device.type == "cuda"
+    trace = CudaTrace(pipe.device) if cuda else AllocatorTrace() if unit.phase == "warmup" else None
+    probe = StepProbe(pipe.scheduler, clock_for(pipe.device))
+    arguments = call_arguments(unit.study, unit)
+    listeners = [probe, *([MemoryProbe(trace)] if trace else [])]
+    with PeakRss() as rss, guided_by(pipe, unit.variant.rule, listeners=listeners):
+        if trace is None:
+            with probe.call() as record:
+                images = pipe(**arguments, output_type="pt").images
+        else:
+            with trace, probe.call() as record:
+                images = pipe(**arguments, output_type="pt").images
+    measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes}
+    measured |= {"height": images.shape[2], "width": images.shape[3]}
+    if trace is not None:
+        # The CPU's trace starts at zero with the weights in place; CUDA's counters are absolute.
+        base = 0 if cuda else work.weights_bytes
+        peak, live = base + trace.peak_bytes, base + trace.live_bytes
+        check_order(peak_bytes=peak, live_bytes=live, weights_bytes=work.weights_bytes)
+        measured |= {"peak_bytes": peak, "reserved_bytes": trace.reserved_bytes if cuda else None}
+        peaks = {interval.label: base + interval.peak_bytes for interval in trace.peaks}
+        for row in record.steps:
+            row["peak_bytes"] = peaks[str(row["step"])]
+    return measured, record.steps, images
+
+
+def _measured(record: CallRecord, work: Workload) -> dict[str, Any]:
+    return {
+        "latency_s": record.latency_s,
+        "text_s": record.text_s,
+        "denoise_s": record.denoise_s,
+        "decode_s": record.decode_s,
+        "nfe": record.rows / record.images,
+        "forwards": record.forwards,
+        "rows": record.rows,
+        "flop": round(work.flop_per_row * record.rows),
+    }
+
+
+def _save(folder: Path, unit: Unit, images: Float[Tensor, "n 3 height width"]) -> list[dict[str, Any]]:
+    pixels = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    (folder / "images").mkdir(exist_ok=True)
+    rows = []
+    for (prompt_id, prompt, seed), image in zip(unit.pairs, pixels, strict=True):
+        path = Path("images") / f"{unit.id}-{prompt_id}-{seed}.png"
+        Image.fromarray(image).save(folder / path)
+        rows.append(
+            {
+                "unit": unit.id,
+                "variant": unit.variant.name,
+                "prompt_id": prompt_id,
+                "prompt": prompt,
+                "seed": seed,
+                "path": str(path),
+                "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+            }
+        )
+    return rows
+
+
+def scored(results: Results, study: Study, *, chunk: int = 64) -> pd.DataFrame:
+    """The images table with every metric of the study.
+
+    Each image is compared with the one that the baseline's first repeat made of the same prompt and seed; the
+    baseline's second repeat, compared like any other, is the noise floor.
+    """
+    images = results.images.merge(results.runs[["unit", "repeat"]], on="unit")
+    is_reference = (images["variant"] == BASELINE) & (images["repeat"] == 0)
+    reference = images[is_reference].set_index(["prompt_id", "seed"])["path"]
+    images = images.drop(columns="repeat")
+    against = pd.Series([reference.get((p, s)) for p, s in zip(images["prompt_id"], images["seed"], strict=True)])
+    comparable = ~is_reference & against.notna()
+    images.loc[comparable, "reference_variant"] = BASELINE
+    for name in study.metrics or ():
+        metric, _ = find_metric(name)
+        rows = images.index if metric.needs == "prompt" else images.index[comparable]
+        values = np.full(len(images), np.nan)
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            pixels = _read_images(results.folder, images.loc[part, "path"])
+            if metric.needs == "prompt":
+                values[part] = score(name, pixels, list(images.loc[part, "prompt"]))
+            else:
+                values[part] = score(name, pixels, _read_images(results.folder, against[part]))
+        images[metric.name] = values
+    return images
+
+
+def _read_images(folder: Path, paths: pd.Series) -> Float[Tensor, "n 3 height width"]:
+    arrays = [np.asarray(Image.open(folder / path).convert("RGB")) for path in paths]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study will take: calls, seconds of computing, and the peak memory seen while trying."""
+
+    calls: int
+    seconds: float
+    rss_peak_bytes: int
+
+
+def estimate(study: Study, *, pipe: Any = None, steps: int = 4) -> Estimate:
+    """How long a study takes and how much memory, from one short call of the baseline.
+
+    Evaluations are taken to cost in proportion to their rows, so the estimate for unguided steps is a lower bound.
+    """
+    pipe = load(study.model, dtype=study.dtype, device=study.device) if pipe is None else pipe
+    work = prepare(pipe, study)
+    planned = units(study)
+    baseline = parse(BASELINE)
+    short = Unit(study, Variant(BASELINE, baseline.rule, num_steps=steps), planned[0].pairs, 0, "measured")
+    observe(pipe, short, work)
+    measured, *_ = observe(pipe, short, work)
+    row_s = measured["denoise_s"] / measured["rows"]
+    other_s = (measured["text_s"] + measured["decode_s"]) / len(short.pairs)
+    lengths = {unit.variant.name: unit.variant.rule(unit.num_steps).nfe for unit in planned}
+    seconds = sum(len(unit.pairs) * (lengths[unit.variant.name] * row_s + other_s) for unit in planned)
+    return Estimate(len(planned), seconds, measured["rss_peak_bytes"])
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(elapsed_when_finished=False), TextColumn("{task.fields[what]}"))

@@ -1,0 +1,149 @@
+import dataclasses
+
+import pytest
+
+from sdbench.study.plan import Study, units
+
+FIELDS = {
+    "model": "mini-sd",
+    "variants": ["cfg", "last:50%", "unguided"],
+    "prompts": ["a", "b", "c"],
+    "seeds": [0, 1],
+    "num_steps": 4,
+    "guidance_scale": 5.0,
+}
+
+
+def study(**changes):
+    return Study(**{**FIELDS, **changes})
+
+
+def names(planned, phase, repeat):
+    return [unit.variant.name for unit in planned if (unit.phase, unit.repeat) == (phase, repeat)]
+
+
+def test_the_order_of_variants_rotates_from_repeat_to_repeat():
+    planned = units(study(repeats=4))
+    orders = [names(planned, "measured", repeat) for repeat in range(4)]
+    assert orders[0] == ["cfg", "last:50%", "unguided"]
+    assert orders[1] == ["last:50%", "unguided", "cfg"]
+    assert orders[2] == ["unguided", "cfg", "last:50%"]
+    assert orders[3] == orders[0]
+
+
+def test_warm_ups_come_first_and_are_marked():
+    planned = units(study(repeats=2, warmups=2))
+    phases = [unit.phase for unit in planned]
+    assert phases == ["warmup"] * 6 + ["measured"] * 6
+
+
+def test_batches_hold_every_pair_once():
+    planned = units(study(batch=4, repeats=1))
+    pairs = [pair for unit in planned if unit.variant.name == "cfg" and unit.phase == "measured" for pair in unit.pairs]
+    assert pairs == [
+        ("000", "a", 0),
+        ("000", "a", 1),
+        ("001", "b", 0),
+        ("001", "b", 1),
+        ("002", "c", 0),
+        ("002", "c", 1),
+    ]
+
+
+def test_unit_ids_differ_within_a_study_and_repeat_across_objects():
+    first, second = (units(study()) for _ in range(2))
+    assert len({unit.id for unit in first}) == len(first)
+    assert [unit.id for unit in first] == [unit.id for unit in second]
+
+
+def test_a_unit_id_depends_on_what_the_call_computes_only():
+    before = units(study(repeats=2))[0].id
+    assert units(study(repeats=9, metrics=["lpips"]))[0].id == before
+    assert units(study(num_steps=5))[0].id != before
+    assert units(study(negative_prompt="x"))[0].id != before
+
+
+def test_images_are_kept_once_and_the_baselines_twice():
+    kept = [(unit.variant.name, unit.repeat) for unit in units(study(repeats=3)) if unit.keeps_images]
+    assert sorted(kept) == [("cfg", 0), ("cfg", 1), ("last:50%", 0), ("unguided", 0)]
+
+
+def test_alignment_is_measured_on_mini_sd_only():
+    assert study().metrics == ("lpips", "flip", "ssim", "psnr", "alignment")
+    assert study(model="owner/name").metrics == ("lpips", "flip", "ssim", "psnr")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": ["last:50%"]}, "must include the baseline 'cfg'"),
+        ({"variants": ["cfg", "nonsense"]}, "unknown variant 'nonsense'; there are: cfg"),
+        ({"variants": ["cfg", "last:120%"]}, "'120%' is not between 0% and 100%"),
+        ({"variants": "cfg"}, "variants must be a list, not 'cfg'"),
+        ({"prompts": []}, "prompts must not be empty"),
+        ({"prompts": ["a", " "]}, "prompts must be texts that are not empty"),
+        ({"prompts": ["a", "a"]}, "prompts holds an entry twice"),
+        ({"seeds": []}, "seeds must not be empty"),
+        ({"seeds": [-1]}, "each of seeds must be a whole number of at least 0, not -1"),
+        ({"num_steps": 0}, "num_steps must be a whole number of at least 1, not 0"),
+        ({"num_steps": -3}, "num_steps must be a whole number of at least 1, not -3"),
+        ({"batch": 1.5}, "batch must be a whole number of at least 1, not 1.5"),
+        ({"guidance_scale": 1.0}, "guidance_scale must be above 1"),
+        ({"metrics": ["lpip"]}, "unknown metric 'lpip'; there are: lpips"),
+    ],
+)
+def test_what_could_not_run_is_refused_at_once(changes, message):
+    with pytest.raises(ValueError, match=message):
+        study(**changes)
+
+
+TOML = """
+model = "mini-sd"
+variants = ["cfg", "unguided"]
+seeds = [3]
+num_steps = 4
+guidance_scale = 5.0
+"""
+
+
+def test_a_study_file_holds_the_fields_of_a_study(tmp_path):
+    (tmp_path / "prompts.txt").write_text("first prompt\n\nsecond prompt\n")
+    (tmp_path / "mine.toml").write_text(TOML + 'prompts_file = "prompts.txt"\n')
+    read = Study.from_toml(tmp_path / "mine.toml", num_steps=7)
+    assert read == dataclasses.replace(
+        study(variants=["cfg", "unguided"], prompts=["first prompt", "second prompt"], seeds=[3], num_steps=7),
+        name="mine",
+    )
+
+
+def test_prompts_given_beside_a_file_replace_its_own(tmp_path):
+    (tmp_path / "mine.toml").write_text(TOML + 'prompts_file = "missing.txt"\n')
+    assert Study.from_toml(tmp_path / "mine.toml", prompts=["other"]).prompts == ("other",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (TOML + 'prompts = ["a"]\nstepz = 3', "unknown key 'stepz'; there are: arguments, batch"),
+        (TOML, "missing key 'prompts'"),
+        (TOML + 'prompts_file = "missing.txt"', "cannot be read"),
+        (TOML + 'prompts = ["a"]\nprompts_file = "p.txt"', "not both"),
+        ("model = ", "is not TOML"),
+    ],
+)
+def test_a_wrong_study_file_is_refused_with_its_name(tmp_path, content, message):
+    (tmp_path / "wrong.toml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Study.from_toml(tmp_path / "wrong.toml")
+
+
+def test_a_missing_study_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.toml' cannot be read"):
+        Study.from_toml(tmp_path / "none.toml")
+
+
+def test_the_default_study_is_the_one_the_readme_promises():
+    default = Study.default()
+    assert default.variants == ("cfg", "last:20%", "last:50%", "random:25@0", "steps:38", "unguided")
+    assert (default.model, default.num_steps, default.guidance_scale) == ("mini-sd", 50, 5.0)
+    assert len(default.pairs) == default.batch == 8

@@ -1,0 +1,219 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import sdbench
+from sdbench.models.registry import load
+from sdbench.records.store import read
+from sdbench.study import runner
+from sdbench.study.plan import Study, units
+
+PROMPTS = ["a large red circle on a white background", "a small blue ring on a black background"]
+SMALL = Study(
+    model="mini-sd",
+    variants=["cfg", "last:50%", "steps:3", "unguided"],
+    prompts=PROMPTS,
+    seeds=[0],
+    num_steps=4,
+    guidance_scale=5.0,
+    repeats=2,
+    metrics=["psnr", "ssim", "alignment"],
+    negative_prompt="blurry",
+    arguments={"guidance_rescale": 0.2},
+)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return load("mini-sd")
+
+
+@pytest.fixture(scope="module")
+def results(pipe, tmp_path_factory):
+    return runner.run(SMALL, tmp_path_factory.mktemp("study"), pipe=pipe)
+
+
+def test_every_call_is_a_row_and_every_step_another(results):
+    assert len(results.runs) == 4 * (1 + 2)
+    assert (results.runs["status"] == "ok").all()
+    assert len(results.steps) == 3 * (4 + 4 + 3 + 4)
+
+
+def test_rows_and_work_follow_the_variant(results):
+    runs = results.runs.drop_duplicates("variant").set_index("variant")
+    assert runs["nfe"].to_dict() == {"cfg": 8, "last:50%": 6, "steps:3": 6, "unguided": 4}
+    assert runs["rows"].to_dict() == {"cfg": 16, "last:50%": 12, "steps:3": 12, "unguided": 8}
+    assert runs["flop"]["cfg"] == 2 * runs["flop"]["unguided"]
+
+
+def test_guided_is_what_ran(results):
+    steps = results.steps[(results.steps["variant"] == "last:50%") & (results.steps["phase"] == "measured")]
+    assert steps.groupby("step")["guided"].first().tolist() == [True, True, False, False]
+    assert steps["guidance_cosine"].notna().tolist() == steps["guided"].tolist()
+
+
+def test_stages_add_up_to_the_call(results):
+    runs = results.runs
+    assert np.allclose(runs["text_s"] + runs["denoise_s"] + runs["decode_s"], runs["latency_s"])
+    assert np.allclose(
+        results.steps.groupby("unit")["latency_s"].sum(), runs.set_index("unit")["denoise_s"].sort_index()
+    )
+
+
+def test_memory_is_traced_in_the_warm_up_and_holds_the_weights(results, pipe):
+    warm = results.runs[results.runs["phase"] == "warmup"]
+    weights = sum(p.numel() * 4 for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters())
+    assert (warm["peak_bytes"] > weights).all()
+    peaks = results.steps[results.steps["phase"] == "warmup"].groupby(["variant", "guided"])["peak_bytes"].max()
+    assert peaks["cfg", True] > peaks["unguided", False]
+
+
+def test_the_noise_floor_of_a_repeat_is_exactly_zero(results):
+    floor = results.images[results.images["reference_variant"].notna() & (results.images["variant"] == "cfg")]
+    assert len(floor) == len(PROMPTS)
+    assert (floor["ssim"] == 1).all()
+    assert floor["psnr"].isna().all()  # identical images have no finite PSNR
+
+
+def test_images_repeat_bit_for_bit(results):
+    baseline = results.images[results.images["variant"] == "cfg"]
+    assert len(baseline) == 2 * len(PROMPTS)
+    assert len(baseline.drop_duplicates(["prompt_id", "sha256"])) == len(PROMPTS)
+
+
+def test_the_baseline_is_what_the_plain_pipeline_makes(results, pipe):
+    generators = [torch.Generator("cpu").manual_seed(0) for _ in PROMPTS]
+    plain = pipe(
+        PROMPTS,
+        negative_prompt=["blurry"] * 2,
+        guidance_rescale=0.2,
+        generator=generators,
+        num_inference_steps=4,
+        guidance_scale=5.0,
+    )
+    stored = runner._read_images(results.folder, results.images.query("variant == 'cfg'")["path"].head(2))
+    assert np.array_equal(
+        np.stack([np.asarray(image) for image in plain.images]) / np.float32(255), stored.permute(0, 2, 3, 1)
+    )
+
+
+def test_an_image_does_not_depend_on_its_batch(pipe, tmp_path, results):
+    single = runner.run(dataclasses.replace(SMALL, batch=1, repeats=1, metrics=()), tmp_path / "one", pipe=pipe)
+    pixels = [
+        runner._read_images(
+            found.folder,
+            found.images.drop_duplicates(["variant", "prompt_id"]).sort_values(["variant", "prompt_id"])["path"],
+        )
+        for found in (single, results)
+    ]
+    assert (pixels[0] - pixels[1]).abs().max() <= 1 / 255 + 1e-6
+
+
+def test_the_tables_summarise(results):
+    summary = sdbench.summarise(results).set_index("variant")
+    assert summary["ideal_saving"].to_dict() == {"cfg": 0, "last:50%": 0.25, "steps:3": 0.25, "unguided": 0.5}
+    assert summary["saving_lo"].isna().all()  # two repeats give no interval
+
+
+def test_an_interrupted_study_is_readable_and_resumes(pipe, tmp_path, monkeypatch, results):
+    observe, calls = runner.observe, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return observe(*arguments)
+
+    monkeypatch.setattr(runner, "observe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(SMALL, tmp_path, pipe=pipe)
+    assert len(read(tmp_path).runs) == 5
+    calls.clear()
+    monkeypatch.setattr(runner, "observe", lambda *arguments: calls.append(1) or observe(*arguments))
+    resumed = runner.run(SMALL, tmp_path, pipe=pipe, mode="resume")
+    assert len(calls) == 12 - 5
+    columns = ["unit", "prompt_id", "sha256", "ssim"]
+    expected = results.images[columns].sort_values(["unit", "prompt_id"], ignore_index=True)
+    pd.testing.assert_frame_equal(
+        resumed.images[columns].sort_values(["unit", "prompt_id"], ignore_index=True), expected
+    )
+
+
+def test_a_folder_with_another_study_is_refused_before_anything_runs(pipe, tmp_path, monkeypatch, results):
+    monkeypatch.setattr(runner, "observe", lambda *arguments: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match="--resume continues it, --overwrite replaces it"):
+        runner.run(SMALL, results.folder, pipe=pipe)
+    other = dataclasses.replace(SMALL, num_steps=5)
+    with pytest.raises(ValueError, match="another study; it differs in num_steps"):
+        runner.run(other, results.folder, pipe=pipe, mode="resume")
+
+
+def test_a_failing_call_is_a_failed_row_and_the_rest_goes_on(pipe, tmp_path, monkeypatch):
+    observe = runner.observe
+
+    def failing(pipe, unit, work):
+        if unit.variant.name == "unguided" and unit.phase == "measured":
+            raise RuntimeError("out of luck")
+        return observe(pipe, unit, work)
+
+    monkeypatch.setattr(runner, "observe", failing)
+    found = runner.run(SMALL, tmp_path, pipe=pipe)
+    failed = found.runs[found.runs["status"] == "failed"]
+    assert failed["variant"].tolist() == ["unguided"] * 2
+    assert failed["message"].str.startswith("RuntimeError: out of luck").all()
+    assert len(found.runs) == 12
+    assert sdbench.summarise(found).set_index("variant")["failed"]["unguided"] == 2
+
+
+def refused(pipe, folder, message, **changes):
+    with pytest.raises(ValueError, match=message):
+        runner.run(dataclasses.replace(SMALL, **changes), folder, pipe=pipe)
+    assert not folder.exists()
+
+
+def test_a_mask_of_the_wrong_length_is_refused_before_the_first_evaluation(pipe, tmp_path):
+    refused(
+        pipe,
+        tmp_path / "x",
+        "variant 'mask:101': the schedule has 3 steps but the loop runs 4",
+        variants=["cfg", "mask:101"],
+    )
+
+
+def test_a_pipeline_without_guidance_is_refused(tmp_path):
+    pipe = load("mini-sd")
+    pipe.unet.register_to_config(time_cond_proj_dim=8)  # what turns guidance off in a distilled pipeline
+    refused(pipe, tmp_path / "x", "runs without guidance")
+
+
+def test_an_unreachable_lpips_network_stops_before_the_first_image(pipe, tmp_path, monkeypatch):
+    def unreachable(names):
+        raise ValueError("LPIPS's network cannot be found")
+
+    monkeypatch.setattr(runner, "provenance", unreachable)
+    refused(pipe, tmp_path / "x", "LPIPS's network cannot be found", metrics=["lpips"])
+
+
+def test_no_space_on_the_disk_ends_the_study_and_keeps_what_was_finished(pipe, tmp_path, monkeypatch):
+    add, calls = runner.StudyFolder.add, []
+
+    def full(folder, unit, **tables):
+        calls.append(unit)
+        if len(calls) > 3:
+            raise OSError(28, "No space left on device")
+        add(folder, unit, **tables)
+
+    monkeypatch.setattr(runner.StudyFolder, "add", full)
+    with pytest.raises(OSError, match="No space left"):
+        runner.run(SMALL, tmp_path, pipe=pipe)
+    assert len(read(tmp_path).runs) == 3
+
+
+def test_an_estimate_counts_the_calls(pipe):
+    expected = runner.estimate(SMALL, pipe=pipe)
+    assert expected.calls == len(units(SMALL))
+    assert expected.seconds > 0
+    assert expected.rss_peak_bytes > 1e8

@@ -1,0 +1,115 @@
+import re
+
+import pytest
+
+from sdbench.variants import registry
+from sdbench.variants.registry import VARIANTS, VariantKind, parse, register_variant
+from sdbench.variants.schedule import GuidanceSchedule
+
+
+def unguided(text, steps=50):
+    return [step for step, guided in enumerate(parse(text).rule(steps).mask) if not guided]
+
+
+@pytest.mark.parametrize("kind", VARIANTS.values(), ids=lambda kind: kind.name)
+def test_every_entry_reads_its_own_examples(kind):
+    for example in kind.grammar.split("|"):
+        variant = parse(example.replace("...", "11"))
+        assert variant.name == example.replace("...", "11")
+        assert len(variant.rule(6 if kind.name == "mask" else 50).mask) in (6, 50)
+    assert kind.meaning
+    assert kind.name == re.match("[a-z]+", kind.grammar).group()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cfg", []),
+        ("unguided", list(range(50))),
+        ("last:20%", list(range(40, 50))),
+        ("last:10", list(range(40, 50))),
+        ("first:4%", [0, 1]),
+        ("first:3", [0, 1, 2]),
+        ("window:10+3", [10, 11, 12]),
+        ("every:20", [19, 39]),
+        ("last:0", []),
+        ("steps:35", []),
+        ("scale:3.5", []),
+    ],
+)
+def test_a_text_says_which_steps_are_unguided(text, expected):
+    assert unguided(text) == expected
+
+
+def test_the_digits_of_a_mask_are_its_steps():
+    assert parse("mask:110010").rule(6).mask == (True, True, False, False, True, False)
+
+
+def test_a_mask_keeps_its_length_so_that_another_loop_refuses_it():
+    assert len(parse("mask:110010").rule(50).mask) == 6
+
+
+def test_random_takes_a_count_or_a_share_and_a_seed():
+    assert parse("random:10@7").rule(50) == GuidanceSchedule.random(50, 10, seed=7)
+    assert parse("random:20%@7").rule(50) == parse("random:10@7").rule(50)
+    assert unguided("random:10@8") != unguided("random:10@7")
+
+
+def test_a_share_is_of_the_iterations_that_run():
+    assert [len(unguided("last:20%", steps)) for steps in (50, 51, 99)] == [10, 10, 20]
+
+
+def test_controls_change_the_settings_of_the_study_and_nothing_else():
+    assert (parse("steps:35").num_steps, parse("steps:35").guidance_scale) == (35, None)
+    assert (parse("scale:3.5").num_steps, parse("scale:3.5").guidance_scale) == (None, 3.5)
+    assert (parse("last:10").num_steps, parse("last:10").guidance_scale) == (None, None)
+
+
+def test_space_around_a_text_is_no_part_of_its_name():
+    assert parse(" last:20%\n").name == "last:20%"
+
+
+@pytest.mark.parametrize("text", ["lats:20%", "", ":", "CFG", "cfg last:20%", "last 20%"])
+def test_an_unknown_name_lists_what_exists(text):
+    with pytest.raises(ValueError, match=re.escape(f"unknown variant '{text}'; there are: ")) as error:
+        parse(text)
+    assert all(kind.grammar in str(error.value) for kind in VARIANTS.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cfg:1", "cfg:", "unguided:50%", "last", "last:", "last:120%", "last:-1", "last:2.5", "last:x", "first:-5%",
+        "window:10", "window:10-3", "window:-1+3", "window:+3", "every", "every:0", "every:-2", "every:1.5",
+        "random:10", "random:@7", "random:10@", "random:10@x", "random:120%@1", "random:2.5@1", "mask", "mask:",
+        "steps:35%", "steps:", "mask:102", "scale", "scale:1", "scale:0.5", "scale:-3", "scale:nan", "steps:0",
+        "steps:-5",
+    ],
+)  # fmt: skip
+def test_an_argument_that_does_not_fit_is_refused(text):
+    with pytest.raises(ValueError, match=re.escape(f"variant '{text}': ")):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["last:60", "first:60", "random:60@1", "window:45+6"])
+def test_more_steps_than_the_loop_has_are_refused_when_its_length_is_known(text):
+    with pytest.raises(ValueError, match="50 steps"):
+        parse(text).rule(50)
+
+
+def test_a_taken_name_is_refused():
+    before = dict(VARIANTS)
+    with pytest.raises(ValueError, match="variant 'last' is already registered"):
+        register_variant(VARIANTS["last"])
+    assert before == VARIANTS
+
+
+def test_a_registered_kind_is_read_and_listed(monkeypatch):
+    monkeypatch.setattr(registry, "VARIANTS", dict(VARIANTS))
+    kind = VariantKind(
+        "middle", "middle:N", "N steps", lambda name, count: registry.Variant(name, GuidanceSchedule.none)
+    )
+    register_variant(kind)
+    assert parse("middle:5").name == "middle:5"
+    with pytest.raises(ValueError, match="middle:N"):
+        parse("centre:5")
