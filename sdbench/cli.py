@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -225,7 +225,7 @@ def env() -> None:
     _print_table(("what", "value"), rows)
 
 
-def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     table = Table(*headings, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)

@@ -9,6 +9,7 @@ os.environ["DIFFUSERS_VERBOSITY"] = "error"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
+os.environ["TQDM_DISABLE"] = "1"
 
 import pytest
 

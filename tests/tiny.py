@@ -13,6 +13,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
+    DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -82,6 +83,12 @@ def _text_encoder():
     )
 
 
+def scheduler() -> DDIMScheduler:
+    """The noise schedule of Stable Diffusion 1.x."""
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+
+
 def _ready(pipe, **call):
     """A pipeline together with the arguments that it needs."""
     pipe.set_progress_bar_config(disable=True)
@@ -95,19 +102,18 @@ def _sd_parts():
         "text_encoder": _text_encoder(),
         "tokenizer": _tokenizer(),
         "unet": _unet(),
-        "scheduler": networks.scheduler(),
+        "scheduler": scheduler(),
         "safety_checker": None,
         "feature_extractor": None,
         "requires_safety_checker": False,
     }
 
 
-def stable_diffusion(scheduler=None, **settings):
-    """Concatenated guidance; `scheduler` is a class that replaces DDIM, `settings` change its configuration."""
+def stable_diffusion(kind=DDIMScheduler, **settings):
+    """Concatenated guidance; `kind` is the scheduler's class, `settings` change its configuration."""
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline(**_sd_parts())
-    scheduler = scheduler or type(pipe.scheduler)
-    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **settings)
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, **settings)
     return _ready(pipe, prompt=PROMPTS, guidance_scale=7.5)
 
 

@@ -1,11 +1,10 @@
-"""Work done and work saved, by counting: FLOPs of a call, network evaluations, ideal and predicted saving.
+"""Work done, by counting: FLOPs of a call and of a denoiser row.
 
 A FLOP count follows from shapes, 2 per multiply-add, whatever the device does with them. Nothing is timed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,7 +42,7 @@ class _EveryOpKnown(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def _is_light(func: Any, args: tuple, kwargs: dict) -> bool:
+def _is_light(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether an operation only touches, moves or makes elements."""
     if not isinstance(func, torch._ops.OpOverload):
         return False  # a higher-order operator
@@ -75,34 +74,3 @@ def flop_per_row(flop: int, rows: int) -> float:
     if flop < 0 or rows < 1:
         raise ValueError(f"flop must not be negative and rows must be at least 1, got {flop} and {rows}")
     return flop / rows
-
-
-def nfe(mask: Sequence[bool]) -> int:
-    """Denoiser rows per image: 2 for a guided step (True), 1 for an unguided one."""
-    if len(mask) == 0:
-        raise ValueError("the mask has no steps")
-    return sum(2 if guided else 1 for guided in mask)
-
-
-def ideal_saving(mask: Sequence[bool]) -> float:
-    """Share of the fully guided rows that a mask does not evaluate, from 0 to 1/2."""
-    return 1 - nfe(mask) / (2 * len(mask))
-
-
-def predicted_saving(unguided_fraction: float, denoise_share: float, ratio: float) -> float:
-    """Share of a call's time that unguided steps should save.
-
-    Args:
-        unguided_fraction: Unguided steps over all steps, 0 to 1.
-        denoise_share: Time of the denoising loop over time of the whole fully guided call, 0 to 1.
-        ratio: R, time of a guided step over time of an unguided one; 2 if rows were all that cost time.
-
-    Source:
-        fraction * share * (1 - 1/R), consistent with the slope of Golnari et al. 2023, arXiv 2305.09847.
-    """
-    for name, value in (("unguided_fraction", unguided_fraction), ("denoise_share", denoise_share)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {value}")
-    if not 0 < ratio < float("inf"):
-        raise ValueError(f"ratio must be positive and finite, got {ratio}")
-    return unguided_fraction * denoise_share * (1 - 1 / ratio)

@@ -110,9 +110,9 @@ def prepare(pipe: Any, study: Study) -> Workload:
         ValueError: a pipeline without guidance, or a schedule that does not fit the loop.
     """
     first = units(study)[0]
-    seen: list[tuple[tuple, dict]] = []
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def stop(module: Any, args: tuple, kwargs: dict) -> None:
+    def stop(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append((args, kwargs))
         raise _Stopped
 
@@ -209,7 +209,8 @@ def observe(
         base = 0 if cuda else work.weights_bytes
         peak, live = base + trace.peak_bytes, base + trace.live_bytes
         check_order(peak_bytes=peak, live_bytes=live, weights_bytes=work.weights_bytes)
-        measured |= {"peak_bytes": peak, "reserved_bytes": trace.reserved_bytes if cuda else None}
+        reserved = trace.reserved_bytes if isinstance(trace, CudaTrace) else None
+        measured |= {"peak_bytes": peak, "reserved_bytes": reserved}
         peaks = {interval.label: base + interval.peak_bytes for interval in trace.peaks}
         for row in record.steps:
             row["peak_bytes"] = peaks[str(row["step"])]

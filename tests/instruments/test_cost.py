@@ -2,11 +2,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from sdbench.instruments.cost import denoiser_flop, flop_per_row, ideal_saving, nfe, predicted_saving
+from sdbench.instruments.cost import denoiser_flop, flop_per_row
 
 
 def test_linear():
@@ -89,39 +87,3 @@ def test_light_operations_count_as_zero():
 def test_flop_per_row_refuses_no_rows():
     with pytest.raises(ValueError, match="rows must be at least 1"):
         flop_per_row(10, 0)
-
-
-def test_nfe_and_ideal_saving_of_last_20_percent():
-    mask = [True] * 40 + [False] * 10
-    assert nfe(mask) == 90
-    assert ideal_saving(mask) == pytest.approx(0.10)
-
-
-@given(st.lists(st.booleans(), min_size=1))
-def test_nfe_is_steps_plus_guided_steps(mask):
-    assert nfe(mask) == len(mask) + sum(mask)
-    assert 0 <= ideal_saving(mask) <= 0.5
-
-
-def test_empty_mask_is_refused():
-    with pytest.raises(ValueError, match="no steps"):
-        nfe([])
-
-
-@pytest.mark.parametrize(("fraction", "expected"), [(0.2, 0.078), (0.5, 0.195)])
-def test_predicted_saving_of_full_size_sd15(fraction, expected):
-    """PAPERS.md, section 1: 7.48 s / 4.56 s on 2 cores predicts -7.8 % and -19.5 %."""
-    assert predicted_saving(fraction, 1.0, 7.48 / 4.56) == pytest.approx(expected, abs=5e-4)
-
-
-def test_predicted_saving_is_ideal_if_only_rows_cost_time():
-    assert predicted_saving(0.2, 1.0, 2.0) == pytest.approx(ideal_saving([True] * 8 + [False] * 2))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [((1.2, 1, 2), "unguided_fraction"), ((0.2, -0.1, 2), "denoise_share"), ((0.2, 1, 0), "ratio")],
-)
-def test_predicted_saving_refuses_impossible_inputs(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        predicted_saving(*arguments)

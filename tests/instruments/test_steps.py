@@ -68,7 +68,7 @@ def test_every_stage_is_the_difference_of_its_marks():
     first = [104, 110, 111, 118, 120, 121.5]  # two evaluations, the scheduler
     second = [131, 135, 136, 138]  # one evaluation, the scheduler
     clock = FakeClock([100, 103, *first, 130, *second, 150, 157])  # 103, 130 and 150 begin steps and what follows them
-    probe = StepProbe(tiny.networks.scheduler(), clock)
+    probe = StepProbe(tiny.scheduler(), clock)
     with probe.call() as record:
         play(probe, guided=[True, False])
     assert (record.text_s, record.denoise_s, record.decode_s) == (3, 18.5 + 8, 7)
@@ -79,7 +79,7 @@ def test_every_stage_is_the_difference_of_its_marks():
 
 
 def test_a_record_counts_rows_forwards_and_images():
-    probe = StepProbe(tiny.networks.scheduler(), FakeClock())
+    probe = StepProbe(tiny.scheduler(), FakeClock())
     with probe.call() as record:
         play(probe, guided=[True, False, False])
     assert (record.images, record.rows, record.forwards) == (3, 12, 4)
@@ -199,13 +199,17 @@ def cosine_and_norm(one, other, uncond, cond):
     return np.mean(cosines), np.mean(np.sqrt((flat[2] ** 2).sum(axis=1)))
 
 
-def test_the_signal_is_the_cosine_of_clean_latents_and_the_norm_of_the_difference():
-    pipe = tiny.stable_diffusion()
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_signal_is_the_cosine_of_clean_latents_and_the_norm_of_the_difference(kind):
+    pipe = tiny.stable_diffusion(prediction_type=kind)
     with captured(pipe) as seen:
         record = probed(pipe, GuidanceSchedule.full)
     for row, (sample, uncond, cond) in zip(record.steps, halves(seen), strict=True):
         kept = pipe.scheduler.alphas_cumprod[int(row["timestep"])].double()
-        clean = [(sample - (1 - kept).sqrt() * eps) / kept.sqrt() for eps in (uncond, cond)]
+        if kind == "epsilon":
+            clean = [(sample - (1 - kept).sqrt() * said) / kept.sqrt() for said in (uncond, cond)]
+        else:
+            clean = [kept.sqrt() * sample - (1 - kept).sqrt() * said for said in (uncond, cond)]
         cosine, norm = cosine_and_norm(*clean, uncond, cond)
         assert row["guidance_cosine"] == pytest.approx(cosine, abs=1e-5)
         assert row["guidance_norm"] == pytest.approx(norm, rel=1e-5)
@@ -241,7 +245,7 @@ def test_the_signal_of_two_calls_and_flow_matching_is_finite_from_the_first_step
 def test_learned_variances_are_no_part_of_the_signal():
     from sdbench.instruments.steps import guidance_signal
 
-    scheduler, generator = tiny.networks.scheduler(), torch.Generator().manual_seed(0)
+    scheduler, generator = tiny.scheduler(), torch.Generator().manual_seed(0)
     sample, cond, uncond = torch.randn(3, 2, 4, 8, 8, generator=generator)
     variances = torch.randn(2, 2, 4, 8, 8, generator=generator)
     step = Step(0, 0, cond=cond, uncond=uncond, sample=sample, sigma=torch.tensor(2.0))

@@ -209,6 +209,7 @@ def test_a_call_after_a_failed_one_obeys_the_schedule():
 
 def test_hooks_that_are_placed_anew_between_calls_do_not_displace_the_seam():
     pipe = tiny.stable_diffusion()
+    add_hook_to_module(pipe.unet, ModelHook())
     with guided_by(pipe, GuidanceSchedule.from_mask(ON_OFF_ON)) as trace:
         expected = run(pipe)
         for _ in range(2):  # what `enable_model_cpu_offload` does after every call
@@ -233,6 +234,15 @@ def test_a_compiled_denoiser_stays_compiled():
         assert torch.equal(run(pipe), plain)
     assert len(calls) == 4
     assert pipe.unet._compiled_call_impl is compiled
+
+
+def test_what_others_place_on_the_pipeline_meanwhile_stays():
+    pipe = tiny.stable_diffusion()
+    theirs = {pipe.unet: "_compiled_call_impl", pipe.scheduler: "step", pipe: "prepare_latents"}
+    with guided_by(pipe, GuidanceSchedule.full):
+        for owner, name in theirs.items():
+            setattr(owner, name, len)
+    assert all(getattr(owner, name) is len for owner, name in theirs.items())
 
 
 def test_skip_layer_guidance_is_left_out_of_unguided_steps():
@@ -297,7 +307,7 @@ class NestedPipeline:
     """Two steps of concatenated guidance on two images."""
 
     def __init__(self):
-        self.transformer, self.scheduler, self.outputs = Nested(), tiny.networks.scheduler(), []
+        self.transformer, self.scheduler, self.outputs = Nested(), tiny.scheduler(), []
 
     def prepare_latents(self):
         return torch.ones(2, 1), torch.ones(7, 1)

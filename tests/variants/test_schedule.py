@@ -1,7 +1,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdbench.variants.schedule import GuidanceSchedule, StepCount
@@ -25,6 +25,7 @@ def test_masks_as_one_would_draw_them():
     assert bits(GuidanceSchedule.from_mask([1, 0, True, False, 0])) == "10100"
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=120))
 def test_nfe_is_two_rows_for_a_guided_step_and_one_for_another(mask):
     schedule = GuidanceSchedule.from_mask(mask)
@@ -32,6 +33,7 @@ def test_nfe_is_two_rows_for_a_guided_step_and_one_for_another(mask):
     assert schedule.nfe == sum(2 if guided else 1 for guided in mask)
 
 
+@settings(deadline=None)
 @given(steps_and_count, seeds)
 def test_a_count_is_the_number_of_unguided_steps(given_steps, seed):
     steps, count = given_steps
@@ -46,6 +48,7 @@ def test_a_count_is_the_number_of_unguided_steps(given_steps, seed):
         assert schedule.nfe == 2 * steps - count
 
 
+@settings(deadline=None)
 @given(steps_and_count)
 def test_last_and_first_of_the_rest_complement_each_other(given_steps):
     steps, count = given_steps
@@ -54,6 +57,7 @@ def test_last_and_first_of_the_rest_complement_each_other(given_steps):
     assert last == GuidanceSchedule.window(steps, steps - count, count)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 120), st.integers(1, 130))
 def test_every_drops_one_step_in_each_whole_group(steps, period):
     schedule = GuidanceSchedule.every(steps, period)
@@ -61,6 +65,7 @@ def test_every_drops_one_step_in_each_whole_group(steps, period):
     assert schedule.mask[period - 1 :: period] == (False,) * (steps // period)
 
 
+@settings(deadline=None)
 @given(steps_and_count, seeds)
 def test_a_random_schedule_is_its_seed(given_steps, seed):
     steps, count = given_steps
@@ -141,6 +146,7 @@ def test_a_text_becomes_whole_steps(text, steps, count):
     assert StepCount.parse(text).of(steps) == count
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 200))
 def test_a_share_is_rounded_exactly(hundredths, steps):
     count = StepCount.parse(f"{hundredths / 100:.2f}%").of(steps)

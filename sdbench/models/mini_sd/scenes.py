@@ -38,7 +38,7 @@ RGB = np.array(
     dtype=np.float32,
 )
 # The second tone of a texture: light on the dark colours, dark on the light ones.
-_TONE = np.where((RGB @ np.float32([0.299, 0.587, 0.114]) < 0.5)[:, None], np.float32(1), np.float32(0))
+_TONE = (RGB @ np.array([0.299, 0.587, 0.114]) < 0.5).astype(np.float32)[:, None]
 TEXTURE_RGB = (0.42 * RGB + 0.58 * _TONE).astype(np.float32)
 
 _OBJECT = r"(?:a|an) (large|small)(?: (plain|striped|dotted))? (\w+) (\w+)"

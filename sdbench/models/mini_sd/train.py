@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ def fit(
     same path as one that was never interrupted.
     """
     path = folder / f"{stage.name}.pt"
-    module.to(device, memory_format=torch.channels_last)
+    module.to(device).to(memory_format=torch.channels_last)
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(stage.ema_decay))
     optimiser = torch.optim.AdamW(module.parameters(), lr=stage.learning_rate, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimiser, num_warmup_steps=100, num_training_steps=stage.steps)
@@ -190,7 +190,7 @@ def train_autoencoder(settings: Settings, images: np.ndarray, folder: Path, devi
 
 
 @torch.no_grad()
-def encode(vae: nn.Module, images: np.ndarray, device: torch.device) -> tuple[Float[Tensor, "n 4 16 16"], float]:
+def encode(vae: Any, images: np.ndarray, device: torch.device) -> tuple[Float[Tensor, "n 4 16 16"], float]:
     """Latents of all images, scaled to unit variance, and the scaling factor."""
     parts = [
         vae.encode(_pixels(images[i : i + 100], device) * 2 - 1).latent_dist.mean for i in range(0, len(images), 100)
@@ -202,7 +202,7 @@ def encode(vae: nn.Module, images: np.ndarray, device: torch.device) -> tuple[Fl
 
 def train_denoiser(
     settings: Settings, attributes: np.ndarray, latents: Tensor, folder: Path, device: torch.device
-) -> nn.ModuleDict:
+) -> nn.Module:
     """Train UNet and text encoder on captions that are partly wrong and sometimes empty.
 
     The target is the velocity (Salimans and Ho 2022, arXiv 2202.00512): the error of a predicted noise weighs the clean
@@ -285,7 +285,7 @@ def _averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): weight for name, weight in state.items() if name != "n_averaged"}
 
 
-def _record(settings: Settings, device: torch.device) -> dict:
+def _record(settings: Settings, device: torch.device) -> dict[str, Any]:
     packages = ("torch", "diffusers", "transformers", "numpy")
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     return {
