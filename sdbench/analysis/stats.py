@@ -71,7 +71,8 @@ def cluster_bootstrap(
 
     Returns:
         The interval. Its ends are NaN below 6 clusters; where all values are equal (that they will be is not known);
-        where so few clusters differ that draws without any spread reach the quantiles; and where a value is infinite.
+        where so few clusters differ that draws with next to no spread set the quantiles, so that an end lies further
+        from the clusters' means than these lie apart; and where a value is infinite.
 
     Raises:
         ValueError: the vectors differ in length or a value is NaN.
@@ -99,7 +100,11 @@ def cluster_bootstrap(
     bottom = np.quantile(t, (1 - level) / 2, method="lower")
     if not np.isfinite([top, bottom]).all():
         return Interval(estimate, np.nan, np.nan)
-    return Interval(estimate, float(estimate - top * error), float(estimate - bottom * error))
+    lo, hi = float(estimate - top * error), float(estimate - bottom * error)
+    means = estimate + deviations / sizes
+    if lo < means.min() - np.ptp(means) or hi > means.max() + np.ptp(means):
+        return Interval(estimate, np.nan, np.nan)
+    return Interval(estimate, lo, hi)
 
 
 def _t_quantile(level: float, freedom: int) -> float:

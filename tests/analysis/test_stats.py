@@ -77,6 +77,13 @@ def test_bootstrap_covers_at_eight_clusters(draw, per_cluster):
     assert 0.93 <= np.mean(hits) <= 0.97
 
 
+def test_bootstrap_gives_no_interval_where_one_cluster_decides():
+    values = [0.001, 0.002, 0.001, 0.003, 0.001, 0.002, 0.001, 0.28]
+    estimate, lo, hi = cluster_bootstrap(values, np.arange(8))
+    assert estimate == pytest.approx(np.mean(values))
+    assert np.isnan([lo, hi]).all()
+
+
 def test_bootstrap_of_many_clusters_agrees_with_scipy():
     values = np.random.default_rng(0).exponential(size=400)
     expected = stats.bootstrap((values,), np.mean, method="BCa", rng=1).confidence_interval

@@ -174,7 +174,13 @@ def test_clip_score_is_100_times_the_cosine_or_zero(pair, small_clip):
         cosines = model(**inputs).logits_per_image.diag() / model.logit_scale.exp()
     found = score(f"clip_score:{folder}", pair[0], prompts)
     torch.testing.assert_close(found, (100 * cosines).clamp(min=0), rtol=1e-3, atol=1e-3)
-    assert len(found.unique()) > 1
+    model.visual_projection.weight.data.neg_()  # so that one of the two has positive cosines, whatever the random start
+    model.save_pretrained(folder / "opposite")
+    processor.save_pretrained(folder / "opposite")
+    opposite = score(f"clip_score:{folder / 'opposite'}", pair[0], prompts)
+    torch.testing.assert_close(opposite, (-100 * cosines).clamp(min=0), rtol=1e-3, atol=1e-3)
+    model.visual_projection.weight.data.neg_()
+    assert (found + opposite > 0).all()
 
 
 def test_clip_provenance_changes_with_the_weights(small_clip):

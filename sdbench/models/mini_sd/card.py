@@ -33,7 +33,7 @@ itself (`scenes.py`): one or two shapes of 8 colours, 6 forms, 3 textures, 2 siz
 background, 64 x 64 pixels. It exists to experiment on: it opens with `StableDiffusionPipeline.from_pretrained`, runs
 on a laptop, and every attribute of its images can be read back. It is of no other use.
 
-Parameters: {counts}. Weights are stored in half precision and open in float32. Default guidance scale: 5.0.
+{state}Parameters: {counts}. Weights are stored in half precision and open in float32. Default guidance scale: 5.0.
 
 ## Measured
 
@@ -47,7 +47,7 @@ image, with 1.96 standard errors.
 
 Reader: mean attribute accuracy {reader_accuracy:.4f} on 4,096 held-out drawn scenes. Autoencoder:
 {autoencoder_psnr_db:.1f} dB PSNR on 512 held-out drawn scenes.
-Command: `python -m sdbench.models.mini_sd.card sdbench/models/mini_sd/weights`.
+Command: `python -m sdbench.models.mini_sd.card sdbench/models/mini_sd/weights --captions {captions}`.
 
 ![Six rows of two captions, each at w = 1, 2.5, 5 and 7.5](grid.png)
 
@@ -104,7 +104,7 @@ def reconstruction_psnr(vae: Any, count: int = 512) -> float:
     return float(-10 * (decoded - images).square().mean(dim=(1, 2, 3)).log10().mean())
 
 
-def measure(weights: Path, count: int = 256) -> tuple[dict[str, Any], Image.Image]:
+def measure(weights: Path, count: int) -> tuple[dict[str, Any], Image.Image]:
     """All figures of the card, and a grid of 6 x 8 images: two captions a row, each at the four scales."""
     pipe = StableDiffusionPipeline.from_pretrained(weights / "pipeline")
     pipe.set_progress_bar_config(disable=True)
@@ -150,7 +150,7 @@ def write_card(weights: Path, figures: dict[str, Any]) -> None:
         for scale, (mean, error) in figures["alignment_and_standard_error"].items()
     )
     curves = "\n".join(
-        f"| {name} | {stage['steps']} | {stage['seconds'] / 60:.0f} | "
+        f"| {name} | {stage['steps']} of {settings[f'{name}_steps']} | {stage['seconds'] / 60:.0f} | "
         + " | ".join(f"{stage['loss'][round(k * (len(stage['loss']) - 1))][1]:.4f}" for k in (0, 0.25, 0.5, 0.75, 1))
         + " |"
         for name, stage in stages.items()
@@ -158,7 +158,15 @@ def write_card(weights: Path, figures: dict[str, Any]) -> None:
     captions = "\n".join(f"{i + 1}. {caption}" for i, caption in enumerate(figures["grid_captions"]))
     parameters = ", ".join(f"{name} {count:,}" for name, count in figures["parameters"].items())
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
-    values = figures | {"scores": scores, "curves": curves, "captions_shown": captions, "counts": parameters}
+    unfinished = [name for name, stage in stages.items() if stage["steps"] < settings[f"{name}_steps"]]
+    state = (
+        f"**Unfinished: the {' and the '.join(unfinished)} stopped before its last step.**\n\n" if unfinished else ""
+    )
+    values = (
+        figures
+        | {"state": state}
+        | {"scores": scores, "curves": curves, "captions_shown": captions, "counts": parameters}
+    )
     values |= settings | {"versions": versions, "hardware": training["hardware"]}
     (weights / "README.md").write_text(CARD.format(**values))
 
@@ -167,9 +175,12 @@ def _pixels(images: np.ndarray) -> Float[Tensor, "n 3 64 64"]:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
-def main(weights: Annotated[Path, typer.Argument(help="the folder that `train --export` wrote")]) -> None:
+def main(
+    weights: Annotated[Path, typer.Argument(help="the folder that `train --export` wrote")],
+    captions: Annotated[int, typer.Option(help="held-out captions per guidance scale, at least 12")] = 256,
+) -> None:
     """Measure the exported model and write its card, its figures and its grid beside it."""
-    figures, grid = measure(weights)
+    figures, grid = measure(weights, captions)
     figures = json.loads(json.dumps(figures))
     (weights / "measured.json").write_text(json.dumps(figures, indent=1) + "\n")
     grid.resize((grid.width * 2, grid.height * 2), Image.Resampling.NEAREST).save(weights / "grid.png")

@@ -23,7 +23,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from jaxtyping import Float
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -264,7 +264,7 @@ def export(folder: Path, out: Path) -> None:
         requires_safety_checker=False,
     )
     pipe.to(torch.float16).save_pretrained(out / "pipeline")
-    _load_as_float32(out / "pipeline" / "text_encoder" / "config.json")
+    _make_loadable(out / "pipeline" / "text_encoder")
     save_file(
         {name: weight.half().contiguous() for name, weight in averages["reader"].items()}, out / "reader.safetensors"
     )
@@ -276,9 +276,16 @@ def export(folder: Path, out: Path) -> None:
     (out / "training.json").write_text(json.dumps(record, indent=1))
 
 
-def _load_as_float32(config: Path) -> None:
-    """Transformers opens a model in the type that its config names, diffusers in float32 whatever the file has."""
+def _make_loadable(folder: Path) -> None:
+    """Let every version of transformers open a text encoder as float32 and with its weights.
+
+    It opens a model in the type that its config names, diffusers in float32 whatever the file has. Versions before 5.6
+    look for weights under `text_model.`, as published checkpoints have them, and silently start at random without.
+    """
+    config, weights = folder / "config.json", folder / "model.safetensors"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    named = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in load_file(weights).items()}
+    save_file(named, weights, metadata={"format": "pt"})
 
 
 def _averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,40 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from sdbench.models.mini_sd import card, reader, scenes
+from sdbench.models.registry import MINI_SD
+
+WEIGHTS = MINI_SD.parent
+
+
+def test_the_card_states_what_was_measured_and_recorded(tmp_path):
+    for name in ("measured.json", "training.json"):
+        shutil.copy(WEIGHTS / name, tmp_path)
+    card.write_card(tmp_path, json.loads((tmp_path / "measured.json").read_text()))
+    assert (tmp_path / "README.md").read_text() == (WEIGHTS / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_shipped_model_scores_what_its_card_says():
+    measured = json.loads((WEIGHTS / "measured.json").read_text())["alignment_and_standard_error"]["5.0"]
+    pipe = StableDiffusionPipeline.from_pretrained(MINI_SD)
+    pipe.set_progress_bar_config(disable=True)
+    wanted = scenes.sample(256, np.random.default_rng(4), split="test")[:64]
+    images = card.generate(pipe, scenes.captions(wanted), 5.0)
+    assert reader.share_shown(wanted, reader.read(images)).mean() == pytest.approx(measured[0], abs=0.05)
+
+
+def test_images_of_a_caption_do_not_depend_on_the_others():
+    pipe = StableDiffusionPipeline.from_pretrained(MINI_SD)
+    pipe.set_progress_bar_config(disable=True)
+    captions = ["a large red circle on a white background", "a small blue ring on a black background"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(card, "STEPS", 2)
+        together = card.generate(pipe, captions, 5.0)
+        alone = card.generate(pipe, captions[:1], 5.0)
+    assert torch.allclose(together[:1], alone, atol=1e-4)
