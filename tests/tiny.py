@@ -29,6 +29,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sdbench.models.mini_sd import networks
+from sdbench.variants.guidance import denoisers_of
 
 PROMPTS = ["a large red circle on a blue background", "a small green star on a white background"]
 WIDTH = 8  # of every text embedding
@@ -40,7 +41,7 @@ def _tokenizer() -> CLIPTokenizer:
         return networks.write_tokenizer(Path(folder))
 
 
-def _vae(**changes):
+def vae(**changes):
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -52,7 +53,7 @@ def _vae(**changes):
     )
 
 
-_BLOCKS = {
+BLOCKS = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "block_out_channels": (8, 16),
     "layers_per_block": 1,
@@ -62,8 +63,16 @@ _BLOCKS = {
 }
 
 
-def _unet(**changes):
-    return UNet2DConditionModel(sample_size=8, up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **_BLOCKS, **changes)
+XL_TEXT = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 6 * 4 + WIDTH,
+}
+"""What the UNet of Stable Diffusion XL is told beside the text."""
+
+
+def unet(**changes):
+    return UNet2DConditionModel(sample_size=8, up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **BLOCKS, **changes)
 
 
 def _text_encoder():
@@ -89,19 +98,19 @@ def scheduler() -> DDIMScheduler:
     return DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
-def _ready(pipe, **call):
+def ready(pipe, **call):
     """A pipeline together with the arguments that it needs."""
     pipe.set_progress_bar_config(disable=True)
     pipe.call = {"num_inference_steps": 4, "output_type": "latent"} | call
     return pipe
 
 
-def _sd_parts():
+def sd_parts():
     return {
-        "vae": _vae(),
+        "vae": vae(),
         "text_encoder": _text_encoder(),
         "tokenizer": _tokenizer(),
-        "unet": _unet(),
+        "unet": unet(),
         "scheduler": scheduler(),
         "safety_checker": None,
         "feature_extractor": None,
@@ -112,30 +121,35 @@ def _sd_parts():
 def stable_diffusion(kind=DDIMScheduler, **settings):
     """Concatenated guidance; `kind` is the scheduler's class, `settings` change its configuration."""
     torch.manual_seed(0)
-    pipe = StableDiffusionPipeline(**_sd_parts())
+    pipe = StableDiffusionPipeline(**sd_parts())
     pipe.scheduler = kind.from_config(pipe.scheduler.config, **settings)
-    return _ready(pipe, prompt=PROMPTS, guidance_scale=7.5)
+    return ready(pipe, prompt=PROMPTS, guidance_scale=7.5)
 
 
 def image_to_image():
     """Concatenated guidance in a loop that is shorter than the scheduler's: 3 of 5 steps."""
     torch.manual_seed(0)
-    pipe = StableDiffusionImg2ImgPipeline(**_sd_parts())
+    pipe = StableDiffusionImg2ImgPipeline(**sd_parts())
     image = torch.rand(2, 3, 16, 16)
-    return _ready(pipe, prompt=PROMPTS, image=image, guidance_scale=7.5, strength=0.6, num_inference_steps=5)
+    return ready(pipe, prompt=PROMPTS, image=image, guidance_scale=7.5, strength=0.6, num_inference_steps=5)
+
+
+def open_controlnet(control):
+    """Fill what is zero in a new one, so that neither its residuals nor its image would change anything."""
+    for layer in (*control.controlnet_down_blocks, control.controlnet_cond_embedding.conv_out):
+        torch.nn.init.normal_(layer.weight, std=0.2)
 
 
 def controlnet():
     """Concatenated guidance whose denoiser gets lists of tensors with a batch dimension."""
     torch.manual_seed(0)
-    control = ControlNetModel(**_BLOCKS, conditioning_embedding_out_channels=(4, 4))
-    for layer in control.controlnet_down_blocks:  # zero in a new one, so the residuals would change nothing
-        torch.nn.init.normal_(layer.weight)
-    pipe = StableDiffusionControlNetPipeline(**_sd_parts(), controlnet=control)
-    return _ready(pipe, prompt=PROMPTS, image=torch.rand(2, 3, 16, 16), guidance_scale=7.5)
+    control = ControlNetModel(**BLOCKS, conditioning_embedding_out_channels=(4, 4))
+    open_controlnet(control)
+    pipe = StableDiffusionControlNetPipeline(**sd_parts(), controlnet=control)
+    return ready(pipe, prompt=PROMPTS, image=torch.rand(2, 3, 16, 16), guidance_scale=7.5)
 
 
-def _embeddings():
+def embeddings():
     texts, pooled = torch.randn(2, 2, 3, WIDTH), torch.randn(2, 2, WIDTH)
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     return dict(zip(names, (*texts, *pooled), strict=True))
@@ -144,10 +158,8 @@ def _embeddings():
 def stable_diffusion_xl():
     """Concatenated guidance with a nested dict of tensors, on a variance-exploding scheduler."""
     torch.manual_seed(0)
-    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
-    unet = _unet(**added, projection_class_embeddings_input_dim=6 * 4 + WIDTH)
-    pipe = StableDiffusionXLPipeline(_vae(), None, None, None, None, unet, EulerDiscreteScheduler())
-    return _ready(pipe, **_embeddings(), guidance_scale=5.0, height=16, width=16)
+    pipe = StableDiffusionXLPipeline(vae(), None, None, None, None, unet(**XL_TEXT), EulerDiscreteScheduler())
+    return ready(pipe, **embeddings(), guidance_scale=5.0, height=16, width=16)
 
 
 def stable_diffusion_3():
@@ -166,8 +178,8 @@ def stable_diffusion_3():
         pos_embed_max_size=8,
     )
     texts = {f"{kind}{suffix}": None for kind in ("text_encoder", "tokenizer") for suffix in ("", "_2", "_3")}
-    parts = {"transformer": transformer, "scheduler": FlowMatchEulerDiscreteScheduler(), "vae": _vae(shift_factor=0.0)}
-    return _ready(StableDiffusion3Pipeline(**parts, **texts), **_embeddings(), guidance_scale=5.0, height=16, width=16)
+    parts = {"transformer": transformer, "scheduler": FlowMatchEulerDiscreteScheduler(), "vae": vae(shift_factor=0.0)}
+    return ready(StableDiffusion3Pipeline(**parts, **texts), **embeddings(), guidance_scale=5.0, height=16, width=16)
 
 
 def flux():
@@ -184,8 +196,8 @@ def flux():
         axes_dims_rope=(2, 2, 4),
     )
     texts = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    parts = {"transformer": transformer, "scheduler": FlowMatchEulerDiscreteScheduler(), "vae": _vae(shift_factor=0.0)}
-    return _ready(FluxPipeline(**parts, **texts), **_embeddings(), true_cfg_scale=4.0, height=32, width=32)
+    parts = {"transformer": transformer, "scheduler": FlowMatchEulerDiscreteScheduler(), "vae": vae(shift_factor=0.0)}
+    return ready(FluxPipeline(**parts, **texts), **embeddings(), true_cfg_scale=4.0, height=32, width=32)
 
 
 FAMILIES = {
@@ -201,18 +213,39 @@ TWO_CALLS = {"flux"}
 
 def run(pipe, **changes):
     """The latents of one call, from the same noise every time."""
-    return pipe(**pipe.call | {"generator": torch.Generator("cpu").manual_seed(1)} | changes).images
+    return pipe(**pipe.call | {"generator": torch.Generator("cpu").manual_seed(1)} | changes)[0]
 
 
 @contextmanager
 def counted_rows(pipe) -> Iterator[list[int]]:
     """The rows of every evaluation, counted at the denoiser's first inner layer, where no wrapper is left."""
     rows: list[int] = []
-    denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    names = ("conv_in", "x_embedder", "pos_embed")  # of a UNet, of Flux, of SD3
-    layer = next(getattr(denoiser, name) for name in names if hasattr(denoiser, name))
-    handle = layer.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    names = ("conv_in", "x_embedder", "img_in", "proj_in", "patch_embedding", "patch_embed", "pos_embed")
+    layers = [next(getattr(net, name) for name in names if hasattr(net, name)) for net in denoisers_of(pipe)]
+    handles = [layer.register_forward_pre_hook(lambda _, args: rows.append(len(args[0]))) for layer in layers]
     try:
         yield rows
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def overwritten(pipe, mask, *, two_calls=False):
+    """The oracle: both halves run at every step, then on unguided ones the unconditional output is overwritten."""
+    steps = iter([guided for guided in mask for _ in range(1 + two_calls)])
+    conditional = []
+
+    def hook(module, args, output):
+        guided = next(steps)
+        conditional.append(output if two_calls else output[0].chunk(2)[1])
+        if two_calls:
+            return conditional[-2] if len(conditional) % 2 == 0 and not guided else output
+        return output if guided else (torch.cat([conditional[-1]] * 2),)
+
+    handles = [denoiser.register_forward_hook(hook) for denoiser in denoisers_of(pipe)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sdbench.instruments.clock import Clock, Mark
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace
-from sdbench.variants.guidance import Listener, Step
 from sdbench.variants.noise import clean_latent
+from sdbench.variants.trace import Listener, Step
 
 GUIDANCE_SPACE = "x0"
 """The cosine is taken between the clean latents that both predictions imply: noise predictions are nearly parallel."""

@@ -30,9 +30,10 @@ from sdbench.records.environment import environment, environment_key
 from sdbench.records.schema import frame
 from sdbench.records.store import Results, StudyFolder, read
 from sdbench.study.plan import BASELINE, Study, Unit, units
-from sdbench.variants.guidance import Listener, denoiser_of, guided_by
+from sdbench.variants.guidance import denoiser_of, guided_by
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.trace import Listener
 
 
 def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: str = "new") -> Results:

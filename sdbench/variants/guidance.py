@@ -2,102 +2,29 @@
 
 Every guided pipeline calls `scheduler.set_timesteps`, then per iteration the denoiser once (conditional and
 unconditional rows concatenated) or twice, and `scheduler.step` once. The seam wraps those three on the instance, and
-`prepare_latents` to learn the number of rows; nothing here knows a pipeline by name. What listeners make of the events
-(times, memory, cosines) is in `instruments`.
+`prepare_latents` to learn the number of rows; what a pipeline evaluates beside its denoiser (a ControlNet) is halved
+with it. What listeners make of the events (times, memory, cosines) is in `instruments`.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import pandas as pd
-import torch
-from diffusers.utils import BaseOutput
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sdbench.variants.noise import noise_to_signal
+from sdbench.variants.rows import conditional_half, doubled, first_tensor
 from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule
+from sdbench.variants.trace import Listener, Step, Trace
 
-UNBATCHED = frozenset({"image_rotary_emb", "img_ids", "txt_ids"})
-"""Denoiser arguments that have no batch dimension, whatever their first dimension happens to be."""
-
-
-@dataclass
-class Step:
-    """One iteration of a denoising loop, filled in as it runs.
-
-    `rows` and `forwards` count what the denoiser evaluated; `requested` the rows that the pipeline asked for.
-    `cond` and `uncond` are the two predictions of a guided step, (images, ...).
-    """
-
-    call: int
-    index: int
-    guided: bool = False
-    rows: int = 0
-    forwards: int = 0
-    requested: int = 0
-    cond: Tensor | None = None
-    uncond: Tensor | None = None
-    sample: Tensor | None = None
-    timestep: Any = None
-    sigma: Tensor | None = None
-    output: Any = field(default=None, repr=False)
-
-
-class Listener:
-    """What may be told of a run; the methods do nothing until overridden."""
-
-    def loop_begins(self, call: int, iterations: int, images: int) -> None:
-        """The first denoiser call of a pipeline call is about to run."""
-
-    def denoiser_begins(self, step: Step, rows: int) -> None:
-        """The denoiser is about to evaluate this many rows."""
-
-    def denoiser_ends(self, step: Step) -> None:
-        """The denoiser has returned."""
-
-    def scheduler_begins(self, step: Step) -> None:
-        """`scheduler.step` is about to run; `step.sample` is the noisy latent."""
-
-    def scheduler_ends(self, step: Step) -> None:
-        """`scheduler.step` has returned."""
-
-    def step_ends(self, step: Step) -> None:
-        """The step is over and `step` is complete, sigma and predictions included."""
-
-
-class Trace(Listener):
-    """What ran: one row per step of every call, whatever was asked for."""
-
-    def __init__(self) -> None:
-        """Start without rows."""
-        self._steps: list[Step] = []
-
-    def step_ends(self, step: Step) -> None:
-        """Keep the step."""
-        self._steps.append(step)
-
-    @property
-    def steps(self) -> pd.DataFrame:
-        """One row per step: call, step, timestep, sigma (noise-to-signal ratio), guided, rows, forwards."""
-        rows = [
-            {
-                "call": step.call,
-                "step": step.index,
-                "timestep": float(step.timestep),
-                "sigma": float(step.sigma) if step.sigma is not None else float("nan"),
-                "guided": step.guided,
-                "rows": step.rows,
-                "forwards": step.forwards,
-            }
-            for step in self._steps
-        ]
-        return pd.DataFrame(rows, columns=["call", "step", "timestep", "sigma", "guided", "rows", "forwards"])
+CONDITIONAL_FIRST = frozenset({"LuminaPipeline"})
+"""Pipelines known to put the conditional rows first; others are found out at their first guided step."""
 
 
 @contextmanager
@@ -107,10 +34,11 @@ def guided_by(
     """Run a pipeline under a guidance schedule for any number of calls; it is as before afterwards.
 
     On an unguided step only the conditional rows are evaluated, so the pipeline's own `u + w (c - u)` gives exactly
-    `c`. A schedule counts the iterations that the loop really runs (51 for PNDM at 50 steps).
+    `c`. A schedule counts the iterations that the loop really runs (51 for PNDM at 50 steps). A step that the pipeline
+    itself leaves unguided (Lumina 2's `cfg_trunc_ratio`) stays so; the trace says what ran.
 
     Args:
-        pipe: a guided diffusers pipeline with a `unet` or a `transformer`.
+        pipe: a guided diffusers pipeline with a `unet` or a `transformer` (and a `transformer_2`, as Wan 2.2 has).
         schedule: which steps are guided, or a rule that makes it from the number of iterations; None only observes.
         listeners: told of every event, in order.
 
@@ -119,7 +47,7 @@ def guided_by(
 
     Raises:
         ValueError: a schedule of another length than the loop, before its first evaluation; a pipeline without
-            guidance; two schedules at once.
+            guidance, or that guides in a way of its own; two schedules at once.
     """
     trace = Trace()
     seam = _Seam(pipe, schedule, [trace, *listeners])
@@ -128,18 +56,24 @@ def guided_by(
         seam.finish()
 
 
-def denoiser_of(pipe: Any) -> nn.Module:
-    """The network that a pipeline calls in its loop."""
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    if denoiser is None:
+def denoisers_of(pipe: Any) -> list[nn.Module]:
+    """The networks that a pipeline calls in its loop: one, or two that share the steps between them."""
+    found = [getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2")]
+    denoisers = [module for module in found if module is not None]
+    if not denoisers:
         raise ValueError(f"{type(pipe).__name__} has neither a unet nor a transformer")
-    return denoiser
+    return denoisers
+
+
+def denoiser_of(pipe: Any) -> nn.Module:
+    """The network that a pipeline calls in its loop; the first one where there are two."""
+    return denoisers_of(pipe)[0]
 
 
 class _Seam:
     def __init__(self, pipe: Any, schedule: GuidanceSchedule | ScheduleRule | None, listeners: list[Listener]) -> None:
         self.pipe, self.listeners = pipe, listeners
-        self.denoiser, self.scheduler = denoiser_of(pipe), pipe.scheduler
+        self.denoisers, self.scheduler = denoisers_of(pipe), pipe.scheduler
         self.schedule = schedule
         self.images: int | None = None  # rows of the latents of the call in progress
         self.calls = -1
@@ -148,36 +82,42 @@ class _Seam:
         self.index = 0
         self.step: Step | None = None
         self.in_call = False
+        self.fitted_scale: Tensor | None = None  # of the first guided step of the call in progress
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         if hasattr(vars(self.scheduler).get("step"), "sdbench_seam"):
             raise ValueError("this pipeline already runs under a guidance schedule")
-        original_call = self.denoiser._compiled_call_impl or self.denoiser._call_impl
+        if not hasattr(self.pipe, "prepare_latents"):
+            raise ValueError(f"{type(self.pipe).__name__} has no prepare_latents: not a pipeline that makes latents")
+        scheduler = self.scheduler
         with ExitStack() as undo:
-            undo.enter_context(
-                _replaced(self.pipe, "prepare_latents", self._prepare_latents(self.pipe.prepare_latents))
-            )
-            scheduler = self.scheduler
-            undo.enter_context(_replaced(scheduler, "set_timesteps", self._set_timesteps(scheduler.set_timesteps)))
-            undo.enter_context(_replaced(scheduler, "step", self._scheduler_step(scheduler.step)))
-            # `Module.__call__` prefers this attribute, so the hook stays outside accelerate's wrapper of `forward` and
-            # outside a compiled graph.
-            undo.enter_context(_replaced(self.denoiser, "_compiled_call_impl", self._denoise(original_call)))
+            for owner, name, wrap in (
+                (self.pipe, "prepare_latents", self._prepare_latents),
+                (scheduler, "set_timesteps", self._set_timesteps),
+                (scheduler, "step", self._scheduler_step),
+            ):
+                undo.enter_context(_replaced(owner, name, wrap(getattr(owner, name))))
+            undo.enter_context(_replaced(scheduler, "__deepcopy__", functools.partial(_bare_copy, scheduler)))
+            for denoiser in self.denoisers:
+                undo.enter_context(_call_replaced(denoiser, self._denoise))
+            if isinstance(controlnet := getattr(self.pipe, "controlnet", None), nn.Module):
+                undo.enter_context(_call_replaced(controlnet, self._accompany))
             yield
 
     def finish(self) -> None:
         """Check, when nothing has failed, that the last call went as its schedule says."""
+        self._check_order()
         if self.in_call and self.index != self.iterations:
             raise RuntimeError(f"the loop ended after {self.index} of {self.iterations} steps")
 
     def _prepare_latents(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def prepare_latents(*args: Any, **kwargs: Any) -> Any:
-            if self.pipe.scheduler is not self.scheduler or denoiser_of(self.pipe) is not self.denoiser:
+            if self.pipe.scheduler is not self.scheduler or denoisers_of(self.pipe) != self.denoisers:
                 raise ValueError("the scheduler or the denoiser was replaced while a schedule holds: replace it before")
             out = original(*args, **kwargs)
-            self.images = len(_first_tensor(out))
+            self.images = len(first_tensor(out))
             return out
 
         return prepare_latents
@@ -185,8 +125,10 @@ class _Seam:
     def _set_timesteps(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+            self._check_order()
             out = original(*args, **kwargs)
             self.in_call, self.index, self.iterations, self.step, self.mask = True, 0, 0, None, None
+            self.fitted_scale = None
             return out
 
         return set_timesteps
@@ -201,13 +143,18 @@ class _Seam:
             schedule = self.schedule if isinstance(self.schedule, GuidanceSchedule) else self.schedule(self.iterations)
             if len(schedule.mask) != self.iterations:
                 raise ValueError(f"the schedule has {len(schedule.mask)} steps but the loop runs {self.iterations}")
+            if type(self.pipe).__name__ in CONDITIONAL_FIRST:
+                raise ValueError(f"{type(self.pipe).__name__} puts its conditional rows first: not supported")
             self.mask = schedule.mask
         for listener in self.listeners:
             listener.loop_begins(self.calls, self.iterations, self.images)
 
     def _next_step(self) -> Step:
         if not self.in_call or self.images is None:
-            raise RuntimeError("the denoiser ran outside the loop of the pipeline that is observed")
+            raise RuntimeError(
+                "the denoiser ran outside the loop of the pipeline that is observed, "
+                "or the pipeline was given latents that it does not prepare"
+            )
         if self.index == 0:
             self._open_loop()
         if self.index >= self.iterations:
@@ -218,33 +165,52 @@ class _Seam:
         def denoise(*args: Any, **kwargs: Any) -> Any:
             step = self.step = self.step or self._next_step()
             assert self.images is not None
-            rows = len(_first_tensor((args, kwargs)))
+            rows = len(first_tensor((args, kwargs)))
             step.requested += rows
-            drop = self.mask is not None and not self.mask[step.index]
+            drop = self._drops(step)
             if rows == 2 * self.images:
                 return self._concatenated(original, step, args, kwargs, drop=drop)
             if rows != self.images:
-                raise ValueError(f"the denoiser got {rows} rows for {self.images} latents: not a known way of guiding")
+                raise ValueError(
+                    f"{type(self.pipe).__name__} evaluates {rows} rows for {self.images} latents: guidance of its own "
+                    "kind (perturbed attention, or an image beside the text), which cannot be dropped by halves"
+                )
             if drop and step.cond is not None:
                 return step.output  # the second call of a two-call pipeline, or the third of skip-layer guidance
             out = self._evaluate(original, step, args, kwargs, rows)
             if step.cond is None:
-                step.cond, step.output = _first_tensor(out), out
+                step.cond, step.output = first_tensor(out), out
             elif step.uncond is None:
-                step.uncond, step.guided = _first_tensor(out), True
+                step.uncond, step.guided = first_tensor(out), True
             return out
 
         return denoise
 
+    def _drops(self, step: Step) -> bool:
+        return self.mask is not None and not self.mask[step.index]
+
+    def _accompany(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A network that feeds the denoiser evaluates no more rows than the denoiser needs."""
+
+        def accompany(*args: Any, **kwargs: Any) -> Any:
+            step = self.step = self.step or self._next_step()
+            rows = len(first_tensor((args, kwargs)))
+            if self._drops(step) and rows == 2 * (self.images or 0):
+                args, kwargs = conditional_half((args, kwargs), rows)
+                return doubled(original(*args, **kwargs))
+            return original(*args, **kwargs)
+
+        return accompany
+
     def _concatenated(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, drop: bool) -> Any:
         assert self.images is not None
         if drop:
-            args, kwargs = _conditional_half((args, kwargs), 2 * self.images)
+            args, kwargs = conditional_half((args, kwargs), 2 * self.images)
             out = self._evaluate(original, step, args, kwargs, self.images)
-            step.cond, step.output = _first_tensor(out), out
-            return _map_tensors(out, lambda tensor: torch.cat([tensor, tensor]))
+            step.cond, step.output = first_tensor(out), out
+            return doubled(out)
         out = self._evaluate(original, step, args, kwargs, 2 * self.images)
-        step.uncond, step.cond = _first_tensor(out).chunk(2)
+        step.uncond, step.cond = first_tensor(out).chunk(2)
         step.guided = True
         return out
 
@@ -269,10 +235,16 @@ class _Seam:
             if step.index == 0 and self.mask is not None and step.requested < 2 * (self.images or 0):
                 raise ValueError(
                     f"{type(self.pipe).__name__} runs without guidance here, so there is none to drop "
-                    "(guidance_scale of 1 or less, or a model that needs no guidance)"
+                    "(guidance_scale of 1 or less, or a model whose guidance is distilled or embedded)"
                 )
             given = signature.bind(*args, **kwargs).arguments
             step.timestep, step.sample = given.get("timestep"), given.get("sample")
+            # A third evaluation (skip-layer guidance) adds a term of its own: such a step tells nothing about the rows.
+            plainly_guided = step.guided and step.requested == 2 * (self.images or 0)
+            if self.fitted_scale is None and plainly_guided and self.mask is not None:
+                assert step.cond is not None
+                assert step.uncond is not None
+                self.fitted_scale = fitted_scale(given["model_output"], step.cond, step.uncond)
             for listener in self.listeners:
                 listener.scheduler_begins(step)
             out = original(*args, **kwargs)
@@ -283,16 +255,67 @@ class _Seam:
                 listener.step_ends(step)
             step.cond = step.uncond = step.sample = step.output = None
             self.index += 1
+            if self.index == self.iterations:
+                self.images = None  # every call says anew
             return out
 
         scheduler_step.sdbench_seam = True  # type: ignore[attr-defined]
         return scheduler_step
+
+    def _check_order(self) -> None:
+        """Refuse a pipeline whose conditional rows come first: after its loop, which must not wait for the device."""
+        if self.fitted_scale is None:
+            return
+        scale = float(self.fitted_scale)
+        if scale < 0.5:  # 1 - w where they have changed places; NaN, of two equal predictions, tells nothing
+            raise ValueError(
+                f"{type(self.pipe).__name__} does not guide as u + w (c - u) with w above 1 and the unconditional rows "
+                f"first (its first guided step has w = {scale:.2f}): not supported"
+            )
 
     def _name_noise(self, step: Step) -> None:
         assert step.cond is not None
         after = getattr(self.scheduler, "step_index", None)
         index = None if after is None else after - 1
         step.sigma = noise_to_signal(self.scheduler, step.timestep, index, step.cond.device)
+
+
+def fitted_scale(
+    guided: Float[Tensor, "n ..."], cond: Float[Tensor, "n ..."], uncond: Float[Tensor, "n ..."]
+) -> Float[Tensor, ""]:
+    """The scale w of a guided prediction `a (u + w (c - u))`, by least squares, whatever the factor a.
+
+    The factor is that of `guidance_rescale` and of other normalisations. Below 1 the two predictions have changed
+    places; NaN where they are equal.
+
+    Args:
+        guided: what reached the scheduler.
+        cond: the conditional prediction c; may have further channels (a learned variance).
+        uncond: the unconditional prediction u, of the same shape.
+    """
+    u, c = (part.narrow(1, 0, guided.shape[1]).float().flatten() for part in (uncond, cond))
+    d, o = c - u, guided.float().flatten()
+    return ((u @ u) * (d @ o) - (u @ d) * (u @ o)) / ((d @ d) * (u @ o) - (u @ d) * (d @ o))
+
+
+@contextmanager
+def _call_replaced(module: nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Wrap what calling a module runs.
+
+    `Module.__call__` prefers this attribute, so the hook stays outside accelerate's wrapper of `forward` and outside a
+    compiled graph.
+    """
+    with _replaced(module, "_compiled_call_impl", wrap(module._compiled_call_impl or module._call_impl)):
+        yield
+
+
+def _bare_copy(scheduler: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy of a scheduler without the wrappers, which would act on the original."""
+    bare = copy.copy(scheduler)
+    for name in ("set_timesteps", "step", "__deepcopy__"):
+        with suppress(KeyError):
+            del vars(bare)[name]
+    return copy.deepcopy(bare, memo)
 
 
 @contextmanager
@@ -309,34 +332,3 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
                 delattr(owner, name)
             else:
                 setattr(owner, name, before)
-
-
-def _first_tensor(tree: Any) -> Tensor:
-    """The first tensor with a batch dimension in nested arguments or outputs."""
-    if isinstance(tree, Tensor) and tree.ndim > 0:
-        return tree
-    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
-    for child in children:
-        try:
-            return _first_tensor(child)
-        except LookupError:
-            continue
-    raise LookupError("no tensor with a batch dimension")
-
-
-def _map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nesting with every tensor changed."""
-    if isinstance(tree, Tensor):
-        return change(tree)
-    if isinstance(tree, BaseOutput):
-        return type(tree)(**{key: _map_tensors(value, change) for key, value in tree.items()})
-    if isinstance(tree, dict):
-        return {key: value if key in UNBATCHED else _map_tensors(value, change) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(_map_tensors(value, change) for value in tree)
-    return tree
-
-
-def _conditional_half(tree: Any, rows: int) -> Any:
-    """Nested arguments with the second half of every tensor that has this many rows."""
-    return _map_tensors(tree, lambda t: t[rows // 2 :] if t.ndim > 0 and len(t) == rows else t)

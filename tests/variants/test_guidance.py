@@ -5,10 +5,10 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler
 from diffusers.callbacks import SDCFGCutoffCallback
-from diffusers.utils import BaseOutput
 
-from sdbench.variants.guidance import Listener, denoiser_of, guided_by
+from sdbench.variants.guidance import denoiser_of, guided_by
 from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.trace import Listener
 from tests import tiny
 from tests.tiny import run
 
@@ -17,26 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 every_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 ON_OFF_ON = [True, False, False, True]
-
-
-@contextmanager
-def overwritten(pipe, mask, *, two_calls=False):
-    """The oracle: both halves run at every step, then on unguided ones the unconditional output is overwritten."""
-    steps = iter([guided for guided in mask for _ in range(1 + two_calls)])
-    conditional = []
-
-    def hook(module, args, output):
-        guided = next(steps)
-        conditional.append(output if two_calls else output[0].chunk(2)[1])
-        if two_calls:
-            return conditional[-2] if len(conditional) % 2 == 0 and not guided else output
-        return output if guided else (torch.cat([conditional[-1]] * 2),)
-
-    handle = denoiser_of(pipe).register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def mask_of(pipe, mask):
@@ -60,7 +40,7 @@ def test_a_mask_equals_overwriting_the_unconditional_prediction(family, mask):
     pipe = tiny.FAMILIES[family]()
     mask = mask_of(pipe, mask)
     plain = run(pipe)
-    with overwritten(pipe, mask, two_calls=family in tiny.TWO_CALLS):
+    with tiny.overwritten(pipe, mask, two_calls=family in tiny.TWO_CALLS):
         expected = run(pipe)
     with guided_by(pipe, GuidanceSchedule.from_mask(mask)):
         torch.testing.assert_close(run(pipe), expected, rtol=1e-5, atol=1e-5)
@@ -80,7 +60,7 @@ def test_a_mask_equals_overwriting_the_unconditional_prediction(family, mask):
 )
 def test_the_mask_holds_for_the_arguments_of_a_call(changes):
     pipe = tiny.stable_diffusion()
-    with overwritten(pipe, ON_OFF_ON):
+    with tiny.overwritten(pipe, ON_OFF_ON):
         expected = run(pipe, **changes)
     with guided_by(pipe, GuidanceSchedule.from_mask(ON_OFF_ON)):
         torch.testing.assert_close(run(pipe, **changes), expected, rtol=1e-5, atol=1e-5)
@@ -290,53 +270,6 @@ def test_a_step_holds_what_the_denoiser_said(family):
     assert kept[3][1] is None
 
 
-class Denoised(BaseOutput):
-    """An output object, as a denoiser returns it unless told otherwise."""
-
-
-class Nested(torch.nn.Module):
-    """A denoiser whose arguments with a batch dimension sit in lists, tuples and dicts; two of its own have none."""
-
-    def forward(self, sample, *, nested, image_rotary_emb, txt_ids):
-        assert len(image_rotary_emb[0]) == len(txt_ids) == 4
-        total = sample + nested["list"][0] + nested["list"][1][0] + nested["scalar"]
-        return Denoised(sample=total, parts=(total, [2 * total]))
-
-
-class NestedPipeline:
-    """Two steps of concatenated guidance on two images."""
-
-    def __init__(self):
-        self.transformer, self.scheduler, self.outputs = Nested(), tiny.scheduler(), []
-
-    def prepare_latents(self):
-        return torch.ones(2, 1), torch.ones(7, 1)
-
-    def __call__(self):
-        self.scheduler.set_timesteps(2)
-        latents, _ = self.prepare_latents()
-        rows = torch.arange(4.0)[:, None]
-        nested = {"list": [rows, (10 * rows,)], "scalar": torch.tensor(100.0)}
-        ids = {"image_rotary_emb": (torch.zeros(4, 9),), "txt_ids": torch.zeros(4, 3)}
-        for timestep in self.scheduler.timesteps:
-            out = self.transformer(torch.cat([latents] * 2), nested=nested, **ids)
-            self.outputs.append(out)
-            uncond, cond = out.sample.chunk(2)
-            self.scheduler.step(uncond + 7 * (cond - uncond), timestep, latents)
-
-
-def test_nested_arguments_are_halved_and_nested_outputs_doubled():
-    pipe = NestedPipeline()
-    with guided_by(pipe, GuidanceSchedule.last(2, 1)) as trace:
-        pipe()
-    guided, unguided = pipe.outputs
-    assert trace.steps.rows.tolist() == [4, 2]
-    assert guided.sample.flatten().tolist() == [101, 112, 123, 134]
-    assert unguided.sample.flatten().tolist() == [123, 134] * 2
-    assert type(unguided) is Denoised
-    assert torch.equal(unguided["parts"][1][0], 2 * unguided.sample)
-
-
 def test_listeners_hear_every_event_in_order():
     heard = []
 
@@ -469,7 +402,7 @@ def test_schedulers_with_history_see_what_the_oracle_shows_them(scheduler):
     with guided_by(pipe, None) as trace:
         run(pipe)
     mask = [step % 3 != 1 for step in trace.steps.step]
-    with overwritten(pipe, mask):
+    with tiny.overwritten(pipe, mask):
         expected = run(pipe)
     with guided_by(pipe, GuidanceSchedule.from_mask(mask)):
         torch.testing.assert_close(run(pipe), expected, rtol=1e-5, atol=1e-5)

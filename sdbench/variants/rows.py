@@ -1,0 +1,49 @@
+"""The nested arguments and outputs of a denoiser as rows: find, halve and double the tensors with a batch dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+UNBATCHED = frozenset({"image_rotary_emb", "img_ids", "txt_ids"})
+"""Arguments that have no batch dimension, whatever their first dimension happens to be."""
+
+
+def first_tensor(tree: Any) -> Tensor:
+    """The first tensor with a batch dimension in nested arguments or outputs."""
+    if isinstance(tree, Tensor) and tree.ndim > 0:
+        return tree
+    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    for child in children:
+        try:
+            return first_tensor(child)
+        except LookupError:
+            continue
+    raise LookupError("no tensor with a batch dimension")
+
+
+def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nesting with every tensor changed."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, BaseOutput):
+        return type(tree)(**{key: map_tensors(value, change) for key, value in tree.items()})
+    if isinstance(tree, dict):
+        return {key: value if key in UNBATCHED else map_tensors(value, change) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(map_tensors(value, change) for value in tree)
+    return tree
+
+
+def conditional_half(tree: Any, rows: int) -> Any:
+    """Nested arguments with the second half of every tensor that has this many rows."""
+    return map_tensors(tree, lambda t: t[rows // 2 :] if t.ndim > 0 and len(t) == rows else t)
+
+
+def doubled(tree: Any) -> Any:
+    """Nested outputs with every tensor twice, as if the unconditional half had said the same."""
+    return map_tensors(tree, lambda tensor: torch.cat([tensor, tensor]))

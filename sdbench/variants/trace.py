@@ -1,0 +1,85 @@
+"""What is told of a denoising loop while it runs: the step, who may listen, and the trace that keeps every step.
+
+The events come from the seam in `guidance.py`; what listeners make of them (times, memory) is in `instruments`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+
+@dataclass
+class Step:
+    """One iteration of a denoising loop, filled in as it runs.
+
+    `rows` and `forwards` count what the denoiser evaluated; `requested` the rows that the pipeline asked for.
+    `cond` and `uncond` are the two predictions of a guided step, (images, ...).
+    """
+
+    call: int
+    index: int
+    guided: bool = False
+    rows: int = 0
+    forwards: int = 0
+    requested: int = 0
+    cond: Tensor | None = None
+    uncond: Tensor | None = None
+    sample: Tensor | None = None
+    timestep: Any = None
+    sigma: Tensor | None = None
+    output: Any = field(default=None, repr=False)
+
+
+class Listener:
+    """What may be told of a run; the methods do nothing until overridden."""
+
+    def loop_begins(self, call: int, iterations: int, images: int) -> None:
+        """The first denoiser call of a pipeline call is about to run."""
+
+    def denoiser_begins(self, step: Step, rows: int) -> None:
+        """The denoiser is about to evaluate this many rows."""
+
+    def denoiser_ends(self, step: Step) -> None:
+        """The denoiser has returned."""
+
+    def scheduler_begins(self, step: Step) -> None:
+        """`scheduler.step` is about to run; `step.sample` is the noisy latent."""
+
+    def scheduler_ends(self, step: Step) -> None:
+        """`scheduler.step` has returned."""
+
+    def step_ends(self, step: Step) -> None:
+        """The step is over and `step` is complete, sigma and predictions included."""
+
+
+class Trace(Listener):
+    """What ran: one row per step of every call, whatever was asked for."""
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self._steps: list[Step] = []
+
+    def step_ends(self, step: Step) -> None:
+        """Keep the step."""
+        self._steps.append(step)
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row per step: call, step, timestep, sigma (noise-to-signal ratio), guided, rows, forwards."""
+        rows = [
+            {
+                "call": step.call,
+                "step": step.index,
+                "timestep": float(step.timestep),
+                "sigma": float(step.sigma) if step.sigma is not None else float("nan"),
+                "guided": step.guided,
+                "rows": step.rows,
+                "forwards": step.forwards,
+            }
+            for step in self._steps
+        ]
+        return pd.DataFrame(rows, columns=["call", "step", "timestep", "sigma", "guided", "rows", "forwards"])
