@@ -12,8 +12,12 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from sdbench.models.architectures import ARCHITECTURES
+from sdbench.models.random_weights import build
+
 MINI_SD = Path(__file__).parent / "mini_sd" / "weights" / "pipeline"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LARGE = 100e6  # parameters of a denoiser whose layout is not chosen
 
 
 @dataclass(frozen=True)
@@ -40,29 +44,36 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
-def load(model: Any, *, dtype: str = "float32", device: str | None = None) -> Any:
+def load(model: Any, *, dtype: str = "float32", device: str | None = None, random_weights: bool = False) -> Any:
     """Open a model as a stock diffusers pipeline.
 
     Args:
         model: a name in `MODELS`, a hub id (`owner/name`), a folder, or a pipeline, which is returned as it is.
         dtype: number format of the weights: float32, float16 or bfloat16.
         device: where it runs; CUDA where there is one, else the CPU.
+        random_weights: `model` is a name in `ARCHITECTURES`; build it with random weights, for measuring what it costs.
 
     Returns:
-        The pipeline, its progress bar off. On the CPU, memory format and threads are those that measured fastest.
+        The pipeline, its progress bar off. On the CPU, memory format and threads are those that measured fastest,
+        except for a large denoiser: see `choose_layout`.
 
     Raises:
-        ValueError: an unknown name, folder or dtype, or a hub id that cannot be opened.
+        ValueError: an unknown name, folder or dtype, a hub id that cannot be opened, a device that is missing or lacks
+            the dtype, or an architecture whose weights do not fit into memory.
     """
+    if random_weights and str(model) not in ARCHITECTURES:
+        raise ValueError(f"random_weights needs an architecture: {', '.join(ARCHITECTURES)}; not '{model}'")
     if not isinstance(model, str | Path):
         return model
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype '{dtype}'; there are: {', '.join(DTYPES)}")
+    source = None if random_weights else _source(str(model))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        pipe = DiffusionPipeline.from_pretrained(_source(str(model)), dtype=DTYPES[dtype])
-    except OSError as error:
-        raise ValueError(f"model '{model}' cannot be opened: {str(error).splitlines()[0]}") from None
+    _require_dtype(dtype, device)
+    if source is None:
+        pipe = build(ARCHITECTURES[str(model)], dtype=DTYPES[dtype], device=torch.device(device))
+    else:
+        pipe = _open(source, dtype)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     if device == "cpu" and hasattr(pipe, "unet"):
@@ -85,9 +96,12 @@ def layout(pipe: Any) -> dict[str, Any]:
 def choose_layout(denoiser: torch.nn.Module, step: Callable[[], None], *, margin: float = 0.05) -> None:
     """Set the memory format and the number of threads under which a step is fastest on this CPU.
 
-    The default stays unless another choice is faster by `margin` in interleaved timings; a step of over a second is
-    left alone, since choosing would cost minutes and large convolutions gain nothing from `channels_last`.
+    The default stays unless another choice is faster by `margin` in interleaved timings. A denoiser of over 100 M
+    parameters, or one whose step takes over a second, is left alone: choosing would cost minutes, and large
+    convolutions gain nothing from `channels_last`.
     """
+    if sum(parameter.numel() for parameter in denoiser.parameters()) > LARGE:
+        return
     step()
     started = time.perf_counter()
     step()
@@ -126,13 +140,42 @@ def _one_step(pipe: Any) -> None:
     pipe([""] * 4, num_inference_steps=1, output_type="latent", generator=generator)
 
 
+def _require_dtype(dtype: str, device: str) -> None:
+    """Refuse a device that lacks a dtype, by trying what a denoiser consists of: devices do not say what they lack.
+
+    A device that computes in the dtype slowly is good enough.
+    """
+    try:
+        ones = torch.ones(1, 8, 8, 8, dtype=DTYPES[dtype], device=device)
+        torch.nn.functional.conv2d(torch.nn.functional.group_norm(ones, 1), ones)
+        torch.nn.functional.scaled_dot_product_attention(ones, ones, ones) @ ones
+    except (RuntimeError, TypeError, AssertionError) as error:  # the last where torch was built without the device
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{dtype} does not run on device '{device}': {reason}") from None
+
+
+def _open(source: str, dtype: str) -> Any:
+    try:
+        return DiffusionPipeline.from_pretrained(source, dtype=DTYPES[dtype])
+    except OSError as error:
+        raise ValueError(f"model '{source}' cannot be opened: {str(error).splitlines()[0]}") from None
+
+
 def _source(model: str) -> str:
     if model in MODELS:
         return MODELS[model].source
+    if model in ARCHITECTURES:
+        raise ValueError(
+            f"'{model}' is an architecture without weights: give random_weights=True to measure what it costs, "
+            f"or load the trained model '{ARCHITECTURES[model].source}'"
+        )
     if Path(model).is_dir():
         if not (Path(model) / "model_index.json").exists():
             raise ValueError(f"folder '{model}' holds no diffusers pipeline: it has no model_index.json")
         return model
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return model
-    raise ValueError(f"unknown model '{model}'; there are: {', '.join(MODELS)}, a hub id (owner/name) or a folder")
+    raise ValueError(
+        f"unknown model '{model}'; there are: {', '.join(MODELS)}, a hub id (owner/name) or a folder; "
+        f"and, with random_weights=True: {', '.join(ARCHITECTURES)}"
+    )
