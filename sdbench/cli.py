@@ -87,6 +87,12 @@ def run(
     width: Annotated[int | None, typer.Option(help="pixels")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    output: Annotated[str | None, typer.Option(help="image, or latent to stop before decoding")] = None,
+    execution: Annotated[str | None, typer.Option(help="of the denoiser: eager, compile or cudagraph")] = None,
+    guidance_execution: Annotated[str | None, typer.Option(help="of a guided step: batched or sequential")] = None,
+    random_weights: Annotated[
+        bool | None, typer.Option("--random-weights", help="build an architecture without its weights, to see its cost")
+    ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="of every image")] = None,
     arguments: Annotated[str | None, typer.Option(help="further pipeline arguments, as a JSON object")] = None,
     name: Annotated[str | None, typer.Option(help="of the study in the tables")] = None,
@@ -116,6 +122,10 @@ def run(
             "width": width,
             "dtype": dtype,
             "device": device,
+            "output": output,
+            "execution": execution,
+            "guidance_execution": guidance_execution,
+            "random_weights": random_weights,
             "negative_prompt": negative_prompt,
             "arguments": _json_object(arguments),
             "name": name,
@@ -157,19 +167,22 @@ def _report(results: Results) -> None:
     summary = summarise(results)
     console.print(summary_table(summary, width=console.width))
     console.print(legend(summary), markup=False, highlight=False)
-    pairs = results.images[["prompt_id", "seed"]].drop_duplicates().head(8)
-    figures = {
-        "grid.png": image_grid(results, pairs=list(pairs.itertuples(index=False, name=None))),
-        "steps.png": step_figure(step_profile(results)),
-        "frontier.png": frontier_figure(summary),
+    figures = {"steps.png": step_figure(step_profile(results))}
+    meaning = {
+        "runs.parquet, steps.parquet, images.parquet": "one row per call, step and image",
+        "steps.png": "time of every step, and how far guidance still moves the prediction",
     }
+    if len(results.images):
+        pairs = results.images[["prompt_id", "seed"]].drop_duplicates().head(8)
+        figures["grid.png"] = image_grid(results, pairs=list(pairs.itertuples(index=False, name=None)))
+        meaning["grid.png"] = "the images: one row per prompt, one column per variant"
+        figures["frontier.png"] = frontier_figure(summary)
+        meaning["frontier.png"] = "time saved against distance to the baseline's image"
     for name, figure in figures.items():
         figure.savefig(results.folder / name)
     console.print(f"\nTables and pictures are in {results.folder}:", soft_wrap=True)
-    console.print("  runs.parquet, steps.parquet, images.parquet   one row per call, step and image")
-    console.print("  grid.png      the images: one row per prompt, one column per variant")
-    console.print("  steps.png     time of every step, and how far guidance still moves the prediction")
-    console.print("  frontier.png  time saved against distance to the baseline's image")
+    for name, text in meaning.items():
+        console.print(f"  {name:13} {text}")
 
 
 def _say_estimate(planned: Study) -> None:
@@ -184,12 +197,14 @@ def _say_estimate(planned: Study) -> None:
 
 @app.command()
 def models() -> None:
-    """List the models known by name."""
-    from sdbench.models.registry import MODELS
+    """List the models known by name, and the architectures that can be built without weights."""
+    from sdbench.models.registry import ARCHITECTURES, MODELS
 
     rows = [(spec.name, f"{spec.guidance_scale:g}", spec.meaning) for spec in MODELS.values()]
     _print_table(("model", "scale", "what it is"), rows)
-    console.print("Any hub id (owner/name) or folder of a guided diffusers pipeline works too.")
+    console.print("Any hub id (owner/name) or folder of a guided diffusers pipeline works too.\n")
+    rows = [(a.name, f"{a.guidance_scale:g}", f"{a.source}, {a.side} px") for a in ARCHITECTURES.values()]
+    _print_table(("--random-weights", "scale", "architecture"), rows)
 
 
 @app.command()

@@ -73,7 +73,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "peak_bytes": _count("bytes", "peak of allocated device memory", nullable=True),
         "reserved_bytes": _count("bytes", "peak of memory that the allocator reserved", nullable=True),
         "rss_peak_bytes": _count("bytes", "peak resident memory of the process", nullable=True),
-        "compile_s": _seconds("compilation time within the call", nullable=True),
+        "compile_s": _seconds("time of the compiler before the call, which has none in it", nullable=True),
         "environment": _text("key of the environment in environment.json"),
         "status": _text("whether the call finished", choices=("ok", "failed")),
         "message": _text("why the call failed", nullable=True),

@@ -26,7 +26,7 @@ def overhead(pipe: Any, study: Study, *, pairs: int) -> Interval:
     unit = units(study)[0]
 
     def plain() -> None:
-        pipe(**call_arguments(study, unit), output_type="pt")
+        pipe(**call_arguments(study, unit, pipe), output_type="pt")
 
     def hooked() -> None:
         probe = StepProbe(pipe.scheduler, clock_for(pipe.device))

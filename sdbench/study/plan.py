@@ -15,6 +15,13 @@ from sdbench.instruments.quality import find_metric
 from sdbench.variants.registry import Variant, parse
 
 BASELINE = "cfg"
+CHOICES = {
+    "output": ("image", "latent"),
+    "execution": ("eager", "compile", "cudagraph"),
+    "guidance_execution": (None, "batched", "sequential"),
+}
+# Fields younger than the studies that are stored, whose units must keep their names.
+_ONCE_IMPLIED = {"output": "image", "execution": "eager", "guidance_execution": None, "random_weights": False}
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,17 @@ class Study:
         batch: (prompt, seed) pairs per pipeline call.
         repeats: measured calls per variant and batch; fewer than 6 give no interval on times.
         warmups: unmeasured calls before them.
-        metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on mini-sd.
+        metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on mini-sd; none on random
+            weights.
         height: image height in pixels; the model's own by default.
         width: image width in pixels.
         dtype: number format of the weights.
         device: where to run; CUDA where there is one, else the CPU.
+        output: "image", or "latent" to stop before decoding: nothing but time, memory and work is measured.
+        execution: of the denoiser: "eager", "compile" or "cudagraph".
+        guidance_execution: of a guided step: "batched" (both predictions in one call) or "sequential" (in two); by
+            default as the pipeline does it.
+        random_weights: `model` is an architecture, built without its weights: time, memory and work are measured.
         negative_prompt: of every image.
         arguments: further arguments of the pipeline's call, such as `guidance_rescale`.
         name: of the study in the tables.
@@ -58,6 +71,10 @@ class Study:
     width: int | None = None
     dtype: str = "float32"
     device: str | None = None
+    output: str = "image"
+    execution: str = "eager"
+    guidance_execution: str | None = None
+    random_weights: bool = False
     negative_prompt: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     name: str = "study"
@@ -77,10 +94,24 @@ class Study:
         names = [parse(variant).name for variant in self.variants]
         if BASELINE not in names:
             raise ValueError(f"variants must include the baseline '{BASELINE}'")
-        default = ("lpips", "flip", "ssim", "psnr") + (("alignment",) if self.model == "mini-sd" else ())
-        object.__setattr__(self, "metrics", default if self.metrics is None else tuple(self.metrics))
-        for metric in self.metrics or ():
-            find_metric(metric)
+        _require_choices(self)
+        if self.output == "latent" and (self.height is None or self.width is None):
+            raise ValueError("a study that stops at latents must be given height and width")
+        object.__setattr__(self, "metrics", self._known_metrics())
+
+    def _known_metrics(self) -> tuple[str, ...]:
+        """The metrics that were asked for, or the default ones; none where there is nothing to judge."""
+        if self.random_weights:
+            refuse_metrics(self.metrics or (), "images of random weights have no content")
+        if self.output == "latent":
+            refuse_metrics(self.metrics or (), "the study stops at latents")
+        if self.metrics is not None:
+            for metric in self.metrics:
+                find_metric(metric)
+            return tuple(self.metrics)
+        if self.random_weights or self.output == "latent":
+            return ()
+        return ("lpips", "flip", "ssim", "psnr") + (("alignment",) if self.model == "mini-sd" else ())
 
     @classmethod
     def from_toml(cls, path: str | Path, **changes: Any) -> Study:
@@ -149,6 +180,16 @@ class Study:
         return json.loads(json.dumps(asdict(self)))
 
 
+def refuse_metrics(metrics: tuple[str, ...], reason: str) -> None:
+    """Metrics must not be asked for where no quality can be measured.
+
+    Raises:
+        ValueError: names the metrics and the reason.
+    """
+    if metrics:
+        raise ValueError(f"{', '.join(metrics)} cannot be measured: {reason}")
+
+
 def _entries(name: str, value: Any) -> tuple[Any, ...]:
     if isinstance(value, str | int):
         raise ValueError(f"{name} must be a list, not {value!r}")
@@ -158,6 +199,12 @@ def _entries(name: str, value: Any) -> tuple[Any, ...]:
     if len(set(entries)) < len(entries):
         raise ValueError(f"{name} holds an entry twice")
     return entries
+
+
+def _require_choices(study: Study) -> None:
+    for name, values in CHOICES.items():
+        if getattr(study, name) not in values:
+            raise ValueError(f"unknown {name} '{getattr(study, name)}'; there are: {', '.join(filter(None, values))}")
 
 
 def _require_whole(name: str, value: Any, *, minimum: int) -> None:
@@ -179,6 +226,9 @@ class Unit:
     def id(self) -> str:
         """Short hash of everything that decides what the call computes."""
         settings = replace(self.study, repeats=1, variants=(BASELINE,), metrics=()).as_json()
+        for name, value in _ONCE_IMPLIED.items():
+            if settings[name] == value:
+                del settings[name]
         content = json.dumps([settings, self.variant.name, self.pairs, self.repeat, self.phase], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -6,8 +6,10 @@ The order of the calls is in `plan.py`; what a call's figures mean in `instrumen
 from __future__ import annotations
 
 import hashlib
+import inspect
 import tempfile
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,13 @@ from sdbench.instruments.cost import denoiser_flop, flop_per_row
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace, PeakRss, check_order, weights_bytes
 from sdbench.instruments.quality import find_metric, provenance, score
 from sdbench.instruments.steps import GUIDANCE_SPACE, CallRecord, MemoryProbe, StepProbe
+from sdbench.models.random_weights import has_random_weights
 from sdbench.models.registry import layout, load
 from sdbench.records.environment import environment, environment_key
 from sdbench.records.schema import frame
 from sdbench.records.store import Results, StudyFolder, read
-from sdbench.study.plan import BASELINE, Study, Unit, units
+from sdbench.study.execution import CompileClock, executed, nothing_compiled
+from sdbench.study.plan import BASELINE, Study, Unit, refuse_metrics, units
 from sdbench.variants.guidance import denoiser_of, guided_by
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.schedule import GuidanceSchedule
@@ -54,13 +58,19 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
     Raises:
         ValueError: anything that cannot run, before the first image; a folder that does not fit the mode.
     """
+    if has_random_weights(pipe):
+        refuse_metrics(study.metrics or (), "images of random weights have no content")
     quality = provenance(study.metrics or ())
-    pipe = load(study.model, dtype=study.dtype, device=study.device) if pipe is None else pipe
+    pipe = loaded(study) if pipe is None else pipe
     work = prepare(pipe, study)
     env = environment() | layout(pipe)
     record = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
+    record["random_weights"] = has_random_weights(pipe)
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
-    with StudyFolder.create(out, record, environment=env, mode=mode) as folder:  # type: ignore[arg-type]
+    with (
+        StudyFolder.create(out, record, environment=env, mode=mode) as folder,  # type: ignore[arg-type]
+        executed(pipe, study.execution),
+    ):
         finished = folder.finished()
         planned = units(study)
         try:
@@ -73,8 +83,14 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
                     progress.advance(task)
         finally:
             folder.compact()
-        folder.rewrite("images", scored(read(out), study))
+        if study.output == "image":
+            folder.rewrite("images", scored(read(out), study))
     return read(out)
+
+
+def loaded(study: Study) -> Any:
+    """The pipeline of a study, opened as its fields say."""
+    return load(study.model, dtype=study.dtype, device=study.device, random_weights=study.random_weights)
 
 
 @dataclass(frozen=True)
@@ -85,18 +101,24 @@ class Workload:
     weights_bytes: int
 
 
-def call_arguments(study: Study, unit: Unit) -> dict[str, Any]:
-    """The arguments of one pipeline call; each image has its own generator, so it does not depend on its batch."""
-    optional = {"height": study.height, "width": study.width}
-    if study.negative_prompt is not None:
-        optional["negative_prompt"] = [study.negative_prompt] * len(unit.pairs)  # type: ignore[assignment]
+def call_arguments(study: Study, unit: Unit, pipe: Any) -> dict[str, Any]:
+    """The arguments of one pipeline call; each image has its own generator, so it does not depend on its batch.
+
+    A pipeline that also takes a scale which its model was trained on (Flux, Qwen-Image) guides by `true_cfg_scale`, and
+    only if it is given a negative prompt.
+    """
+    optional: dict[str, Any] = {"height": study.height, "width": study.width}
+    true_guidance = "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters
+    negative = "" if study.negative_prompt is None and true_guidance else study.negative_prompt
+    if negative is not None:
+        optional["negative_prompt"] = [negative] * len(unit.pairs)
     return {
         **study.arguments,
         **{name: value for name, value in optional.items() if value is not None},
         "prompt": [prompt for _, prompt, _ in unit.pairs],
         "generator": [torch.Generator("cpu").manual_seed(seed) for _, _, seed in unit.pairs],
         "num_inference_steps": unit.num_steps,
-        "guidance_scale": unit.guidance_scale,
+        "true_cfg_scale" if true_guidance else "guidance_scale": unit.guidance_scale,
     }
 
 
@@ -124,7 +146,7 @@ def prepare(pipe: Any, study: Study) -> Workload:
     def start(unit: Unit, listener: Listener | None) -> None:
         try:
             with guided_by(pipe, unit.variant.rule, listeners=[listener] if listener else []):
-                pipe(**call_arguments(study, unit), output_type="latent")
+                pipe(**call_arguments(study, unit, pipe), output_type="latent")
         except _Stopped:
             return
 
@@ -134,7 +156,7 @@ def prepare(pipe: Any, study: Study) -> Workload:
         except ValueError as error:
             raise ValueError(f"variant '{variant.name}': {error}") from None
     with guided_by(pipe, GuidanceSchedule.none):
-        pipe(**call_arguments(study, first) | {"num_inference_steps": 1}, output_type="latent")
+        pipe(**call_arguments(study, first, pipe) | {"num_inference_steps": 1}, output_type="latent")
 
     hook = denoiser_of(pipe).register_forward_pre_hook(stop, with_kwargs=True)
     try:
@@ -168,7 +190,7 @@ def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -
         measured, step_rows, images = observe(pipe, unit, work)
         run_row |= measured
         step_rows = [identity | row for row in step_rows]
-        if unit.keeps_images:
+        if unit.keeps_images and images is not None:
             image_rows = _save(folder.path, unit, images)
     except OSError:
         raise  # no space or no permission: the study's own storage, not the unit
@@ -182,29 +204,46 @@ def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -
 
 def observe(
     pipe: Any, unit: Unit, work: Workload
-) -> tuple[dict[str, Any], list[dict[str, Any]], Float[Tensor, "n 3 height width"]]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], Float[Tensor, "n 3 height width"] | None]:
     """Run one pipeline call under its variant and its probes.
 
     CUDA's counters are free to read, so every call has its memory peaks. On the CPU the allocator is traced by torch's
     profiler, which is slow: there the warm-up, which nobody times, is the pass that measures memory.
 
     Returns:
-        The measured columns of the unit's run, those of its steps, and the images in [0, 1].
+        The measured columns of the unit's run, those of its steps, and the images in [0, 1]; None where the study
+        stops at latents.
     """
+    study = unit.study
     cuda = pipe.device.type == "cuda"
     trace = CudaTrace(pipe.device) if cuda else AllocatorTrace() if unit.phase == "warmup" else None
     probe = StepProbe(pipe.scheduler, clock_for(pipe.device))
-    arguments = call_arguments(unit.study, unit)
+    arguments = call_arguments(study, unit, pipe)
+    arguments["output_type"] = "pt" if study.output == "image" else "latent"
     listeners = [probe, *([MemoryProbe(trace)] if trace else [])]
-    with PeakRss() as rss, guided_by(pipe, unit.variant.rule, listeners=listeners):
-        if trace is None:
-            with probe.call() as record:
-                images = pipe(**arguments, output_type="pt").images
-        else:
-            with trace, probe.call() as record:
-                images = pipe(**arguments, output_type="pt").images
+    sequential = study.guidance_execution == "sequential"
+    compiled = study.execution != "eager"
+    with CompileClock() as compiler, guided_by(pipe, unit.variant.rule, sequential=sequential):
+        if compiled and unit.phase == "warmup":
+            pipe(**arguments)  # so that the traced call's memory is not the compiler's
+            arguments |= call_arguments(study, unit, pipe)  # fresh noise
+    with (
+        PeakRss() as rss,
+        nothing_compiled() if compiled else nullcontext(),
+        guided_by(pipe, unit.variant.rule, listeners=listeners, sequential=sequential) as steps,
+        trace or nullcontext(),
+        probe.call() as record,
+    ):
+        images = pipe(**arguments).images
+    if study.guidance_execution == "batched" and (steps.steps["forwards"] > 1).any():
+        raise ValueError(f"{type(pipe).__name__} guides by two calls, which cannot be batched")
     measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes}
-    measured |= {"height": images.shape[2], "width": images.shape[3]}
+    if compiled:
+        measured["compile_s"] = compiler.seconds
+    if study.output == "image":
+        measured |= {"height": images.shape[2], "width": images.shape[3]}
+    else:
+        measured |= {"height": study.height, "width": study.width}
     if trace is not None:
         # The CPU's trace starts at zero with the weights in place; CUDA's counters are absolute.
         base = 0 if cuda else work.weights_bytes
@@ -215,7 +254,7 @@ def observe(
         peaks = {interval.label: base + interval.peak_bytes for interval in trace.peaks}
         for row in record.steps:
             row["peak_bytes"] = peaks[str(row["step"])]
-    return measured, record.steps, images
+    return measured, record.steps, images if study.output == "image" else None
 
 
 def _measured(record: CallRecord, work: Workload) -> dict[str, Any]:
@@ -299,7 +338,7 @@ def estimate(study: Study, *, pipe: Any = None, steps: int = 4) -> Estimate:
 
     Evaluations are taken to cost in proportion to their rows, so the estimate for unguided steps is a lower bound.
     """
-    pipe = load(study.model, dtype=study.dtype, device=study.device) if pipe is None else pipe
+    pipe = loaded(study) if pipe is None else pipe
     work = prepare(pipe, study)
     planned = units(study)
     baseline = parse(BASELINE)

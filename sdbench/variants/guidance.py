@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sdbench.variants.noise import noise_to_signal
-from sdbench.variants.rows import conditional_half, doubled, first_tensor
+from sdbench.variants.rows import doubled, first_tensor, halves, joined
 from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule
 from sdbench.variants.trace import Listener, Step, Trace
 
@@ -29,7 +29,11 @@ CONDITIONAL_FIRST = frozenset({"LuminaPipeline"})
 
 @contextmanager
 def guided_by(
-    pipe: Any, schedule: GuidanceSchedule | ScheduleRule | None, *, listeners: Sequence[Listener] = ()
+    pipe: Any,
+    schedule: GuidanceSchedule | ScheduleRule | None,
+    *,
+    listeners: Sequence[Listener] = (),
+    sequential: bool = False,
 ) -> Iterator[Trace]:
     """Run a pipeline under a guidance schedule for any number of calls; it is as before afterwards.
 
@@ -41,6 +45,7 @@ def guided_by(
         pipe: a guided diffusers pipeline with a `unet` or a `transformer` (and a `transformer_2`, as Wan 2.2 has).
         schedule: which steps are guided, or a rule that makes it from the number of iterations; None only observes.
         listeners: told of every event, in order.
+        sequential: evaluate the two halves of a guided step one after the other where the pipeline concatenates them.
 
     Yields:
         A trace whose `steps` frame holds one row per step that ran.
@@ -50,7 +55,7 @@ def guided_by(
             guidance, or that guides in a way of its own; two schedules at once.
     """
     trace = Trace()
-    seam = _Seam(pipe, schedule, [trace, *listeners])
+    seam = _Seam(pipe, schedule, [trace, *listeners], sequential=sequential)
     with seam.installed():
         yield trace
         seam.finish()
@@ -71,8 +76,15 @@ def denoiser_of(pipe: Any) -> nn.Module:
 
 
 class _Seam:
-    def __init__(self, pipe: Any, schedule: GuidanceSchedule | ScheduleRule | None, listeners: list[Listener]) -> None:
-        self.pipe, self.listeners = pipe, listeners
+    def __init__(
+        self,
+        pipe: Any,
+        schedule: GuidanceSchedule | ScheduleRule | None,
+        listeners: list[Listener],
+        *,
+        sequential: bool,
+    ) -> None:
+        self.pipe, self.listeners, self.sequential = pipe, listeners, sequential
         self.denoisers, self.scheduler = denoisers_of(pipe), pipe.scheduler
         self.schedule = schedule
         self.images: int | None = None  # rows of the latents of the call in progress
@@ -196,7 +208,7 @@ class _Seam:
             step = self.step = self.step or self._next_step()
             rows = len(first_tensor((args, kwargs)))
             if self._drops(step) and rows == 2 * (self.images or 0):
-                args, kwargs = conditional_half((args, kwargs), rows)
+                args, kwargs = halves((args, kwargs), rows)[1]
                 return doubled(original(*args, **kwargs))
             return original(*args, **kwargs)
 
@@ -205,11 +217,15 @@ class _Seam:
     def _concatenated(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, drop: bool) -> Any:
         assert self.images is not None
         if drop:
-            args, kwargs = conditional_half((args, kwargs), 2 * self.images)
+            args, kwargs = halves((args, kwargs), 2 * self.images)[1]
             out = self._evaluate(original, step, args, kwargs, self.images)
             step.cond, step.output = first_tensor(out), out
             return doubled(out)
-        out = self._evaluate(original, step, args, kwargs, 2 * self.images)
+        if self.sequential:
+            parts = halves((args, kwargs), 2 * self.images)
+            out = joined(*(self._evaluate(original, step, *part, self.images) for part in parts))
+        else:
+            out = self._evaluate(original, step, args, kwargs, 2 * self.images)
         step.uncond, step.cond = first_tensor(out).chunk(2)
         step.guided = True
         return out

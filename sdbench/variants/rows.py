@@ -39,9 +39,21 @@ def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return tree
 
 
-def conditional_half(tree: Any, rows: int) -> Any:
-    """Nested arguments with the second half of every tensor that has this many rows."""
-    return map_tensors(tree, lambda t: t[rows // 2 :] if t.ndim > 0 and len(t) == rows else t)
+def halves(tree: Any, rows: int) -> tuple[Any, Any]:
+    """Nested arguments with the first and with the second half of every tensor that has this many rows."""
+
+    def half(part: slice) -> Any:
+        return map_tensors(tree, lambda tensor: tensor[part] if tensor.ndim > 0 and len(tensor) == rows else tensor)
+
+    return half(slice(rows // 2)), half(slice(rows // 2, None))
+
+
+def joined(first: Any, second: Any) -> Any:
+    """Nested outputs of two halves as one."""
+    others: list[Tensor] = []
+    map_tensors(second, lambda tensor: others.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    following = iter(others)
+    return map_tensors(first, lambda tensor: torch.cat([tensor, next(following)]))
 
 
 def doubled(tree: Any) -> Any:

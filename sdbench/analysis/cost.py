@@ -1,0 +1,106 @@
+"""Why dropping guidance saves less time than work: what a guided and an unguided step cost, and where the rest goes.
+
+A call is text, loop and decoding; only the loop gets shorter. A step that evaluates half the rows takes more than half
+the time when something in it does not depend on the rows: reading the weights, or launching the kernels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sdbench.analysis.stats import Interval, ratio_interval
+from sdbench.analysis.tables import BASELINE
+from sdbench.records.store import Results
+
+NEGLIGIBLE = 0.05  # of an unguided step: a fixed time below it is no reason worth naming
+
+
+class StepCost(NamedTuple):
+    """What steps cost in one study.
+
+    Attributes:
+        ratio: R, the time of a guided step over that of an unguided one, with its 95 % interval over repeats.
+        guided_s: median time of a guided step.
+        unguided_s: median time of an unguided step.
+        fixed_s: the part of a step that does not depend on its rows, `2 * unguided_s - guided_s`; not below 0.
+        denoise_share: share of the loop in a call of the baseline.
+        saved_ceiling: share of a call's time that all steps unguided would save.
+    """
+
+    ratio: Interval
+    guided_s: float
+    unguided_s: float
+    fixed_s: float
+    denoise_share: float
+
+    @property
+    def saved_ceiling(self) -> float:
+        """Share of a call that is saved when no step is guided."""
+        return self.denoise_share * (1 - 1 / self.ratio.estimate)
+
+
+def step_cost(results: Results) -> StepCost:
+    """Time of guided and unguided steps, from measured calls that hold both kinds.
+
+    Both kinds stand in the same call, so a slow machine slows both; each repeat gives one ratio of medians.
+
+    Raises:
+        ValueError: no call holds both kinds.
+    """
+    runs = results.runs
+    finished = runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
+    steps = results.steps[results.steps["unit"].isin(finished["unit"])].astype({"guided": bool})
+    steps = steps[steps.groupby("unit")["guided"].transform("nunique") == 2]
+    if steps.empty:
+        raise ValueError(f"{results.folder}: no finished call has both guided and unguided steps")
+    medians = steps.pivot_table("latency_s", index="repeat", columns="guided", aggfunc="median")
+    guided_s, unguided_s = float(medians[True].median()), float(medians[False].median())
+    baseline = finished[finished["variant"] == BASELINE]
+    return StepCost(
+        ratio=ratio_interval(medians[True], medians[False]),
+        guided_s=guided_s,
+        unguided_s=unguided_s,
+        fixed_s=max(0.0, 2 * unguided_s - guided_s),
+        denoise_share=float((baseline["denoise_s"] / baseline["latency_s"]).median()),
+    )
+
+
+def reason(cost: StepCost, *, read_s: float) -> str:
+    """What keeps the saving from the ideal one, in a few words.
+
+    Args:
+        cost: of the steps of one study.
+        read_s: seconds to read the denoiser's weights once at the device's measured bandwidth.
+    """
+    found = []
+    if cost.fixed_s > NEGLIGIBLE * cost.unguided_s:
+        fixed = f"{cost.fixed_s / cost.unguided_s:.0%} of an unguided step depend on no row"
+        if read_s > 0.5 * cost.fixed_s:
+            found.append(f"memory-bound: {fixed}, reading the weights takes {read_s / cost.unguided_s:.0%}")
+        else:
+            found.append(f"launch-bound: {fixed}, of which reading the weights is little")
+    if cost.denoise_share < 1 - NEGLIGIBLE:
+        found.append(f"fixed share: {1 - cost.denoise_share:.0%} of a call are text and decoding")
+    return "; ".join(found) or "none: nearly ideal"
+
+
+def saving_table(summary: pd.DataFrame, cost: StepCost) -> pd.DataFrame:
+    """Ideal, predicted and measured saving of every variant but the baseline, of the loop and of the call.
+
+    Args:
+        summary: as `summarise` returns it.
+        cost: of the same study.
+
+    Returns:
+        One row per variant: `variant`, `ideal_saving`; `predicted_denoise_saving` (of the loop: the ideal one times
+        `2 (1 - 1/R)`), `denoise_saving` with its interval, `share_of_ideal` (measured over ideal, of the loop);
+        `predicted_saving` and `saving` with its interval (of the call).
+    """
+    table = summary[summary["variant"] != BASELINE].copy()
+    table["predicted_denoise_saving"] = table["predicted_saving"] / cost.denoise_share
+    table["share_of_ideal"] = table["denoise_saving"] / table["ideal_saving"].replace(0, np.nan)
+    columns = ["variant", "ideal_saving", "predicted_denoise_saving"]
+    columns += [f"denoise_saving{end}" for end in ("", "_lo", "_hi")]
+    columns += ["share_of_ideal", "predicted_saving", "saving", "saving_lo", "saving_hi"]
+    return table[columns].reset_index(drop=True)

@@ -1,0 +1,103 @@
+"""What dropping guidance saves on a model, a size and a batch: measured beside the ideal and the predicted saving.
+
+Each point is a study of its own folder, so that all of it stands in the usual tables; why the saving falls short is
+worked out in `analysis/cost.py`, what a call needs without running it in `instruments/footprint.py`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from sdbench.analysis.cost import reason, saving_table, step_cost
+from sdbench.analysis.tables import summarise
+from sdbench.study.plan import Study
+from sdbench.study.runner import loaded, run
+from sdbench.variants.guidance import denoiser_of
+
+PROMPT = "a large striped red star left of a small blue ring on a white background"
+
+
+def cost_study(
+    model: str, *, height: int, width: int, num_steps: int, guidance_scale: float, repeats: int, **fields: Any
+) -> Study:
+    """A study of nothing but time and memory: full guidance, the last 20 % and 50 % unguided, and none guided.
+
+    Args:
+        model: as `Study` takes it.
+        height: in pixels.
+        width: in pixels.
+        num_steps: at least 10, so that 20 % are whole steps.
+        guidance_scale: w, above 1.
+        repeats: at least 6 for intervals.
+        **fields: further fields of `Study`.
+    """
+    return Study(
+        model=model,
+        variants=("cfg", "last:20%", "last:50%", "unguided"),
+        prompts=(PROMPT,),
+        seeds=(0,),
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+        repeats=repeats,
+        height=height,
+        width=width,
+        name="cost",
+        **{"metrics": (), **fields},
+    )
+
+
+def sweep(
+    study: Study, *, batches: Sequence[int], sides: Sequence[tuple[int, int]], out: Path | None = None
+) -> Iterator[pd.DataFrame]:
+    """Measure a study at every batch and size, one after the other, on one pipeline.
+
+    Args:
+        study: as `cost_study` makes it.
+        batches: images per call.
+        sides: (height, width) in pixels.
+        out: gets a study folder per point; temporary ones when not given.
+
+    Yields:
+        Per point the rows of `saving_table`, with `batch`, `height`, `width`, `ratio` (R) and its interval,
+        `guided_s`, `unguided_s`, `fixed_s`, `denoise_share`, `compile_s` and `reason`.
+
+    Raises:
+        ValueError: anything that cannot run, before the first call of its point; a point in which a call failed.
+    """
+    pipe = loaded(study)
+    read_s = sum(p.nbytes for p in denoiser_of(pipe).parameters()) / read_bandwidth(pipe.device)
+    for height, width in sides:
+        for batch in batches:
+            point = replace(study, seeds=tuple(range(batch)), batch=batch, height=height, width=width)
+            folder = (out or Path(tempfile.mkdtemp(prefix="sdbench-"))) / f"{height}x{width}-batch{batch}"
+            results = run(point, folder, pipe=pipe)
+            failed = results.runs[results.runs["status"] == "failed"]
+            if len(failed):
+                raise ValueError(f"{folder.name}: {failed['message'].iloc[0]}")
+            cost = step_cost(results)
+            table = saving_table(summarise(results), cost)
+            known = {"batch": batch, "height": height, "width": width}
+            known |= {"ratio": cost.ratio.estimate, "ratio_lo": cost.ratio.lo, "ratio_hi": cost.ratio.hi}
+            known |= {name: getattr(cost, name) for name in ("guided_s", "unguided_s", "fixed_s", "denoise_share")}
+            known["compile_s"] = results.runs["compile_s"].sum()
+            known["reason"] = reason(cost, read_s=read_s)
+            yield table.assign(**known)
+
+
+def read_bandwidth(device: torch.device, *, megabytes: int = 256, rounds: int = 5) -> float:
+    """Bytes per second at which a device reads memory: the fastest of several sums over a large buffer."""
+    buffer = torch.ones(megabytes * 2**18, device=device)
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        buffer.sum().item()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return buffer.nbytes / min(seconds)

@@ -1,0 +1,34 @@
+import pytest
+import torch
+
+from sdbench.study import cost
+from sdbench.study.cost import cost_study, read_bandwidth, sweep
+from tests import tiny
+
+
+@pytest.fixture
+def points(tmp_path, monkeypatch):
+    pipe = tiny.stable_diffusion()
+    monkeypatch.setattr(cost, "loaded", lambda study: pipe)
+    study = cost_study("tiny", height=16, width=16, num_steps=10, guidance_scale=5.0, repeats=1)
+    return list(sweep(study, batches=[1, 2], sides=[(16, 16)], out=tmp_path)), tmp_path
+
+
+def test_a_sweep_measures_every_batch_and_keeps_its_tables(points):
+    tables, folder = points
+    assert [table["batch"].unique().tolist() for table in tables] == [[1], [2]]
+    assert {path.name for path in folder.iterdir()} == {"16x16-batch1", "16x16-batch2"}
+    for table in tables:
+        assert table["variant"].tolist() == ["last:20%", "last:50%", "unguided"]
+        assert table["ideal_saving"].tolist() == pytest.approx([0.1, 0.25, 0.5])
+        assert (table["ratio"] > 0).all()
+        assert (table["reason"] != "").all()
+
+
+def test_latents_are_not_decoded(points):
+    tables, _ = points
+    assert (tables[0]["denoise_share"] > 0.8).all()
+
+
+def test_bandwidth_is_that_of_memory():
+    assert 1e9 < read_bandwidth(torch.device("cpu"), megabytes=64) < 1e13
