@@ -196,9 +196,91 @@ def _say_estimate(planned: Study) -> None:
 
 
 @app.command()
+def cost(
+    model: Annotated[str, typer.Option(help="an architecture (built with random weights), name, hub id or folder")],
+    height: Annotated[str, typer.Option(help="pixels; several with commas between them")],
+    width: Annotated[int | None, typer.Option(help="pixels; as high as wide by default")] = None,
+    batch: Annotated[str, typer.Option(help="images per call, with commas between them")] = "1",
+    num_steps: Annotated[int, typer.Option(help="denoising steps, at least 10")] = 20,
+    guidance_scale: Annotated[float, typer.Option(help="w, above 1; it costs the same whatever it is")] = 7.5,
+    repeats: Annotated[int, typer.Option(help="measured calls per variant; at least 6 for intervals")] = 6,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    output: Annotated[str, typer.Option(help="latent, or image to time decoding too")] = "latent",
+    execution: Annotated[str, typer.Option(help="of the denoiser: eager, compile or cudagraph")] = "eager",
+    guidance_execution: Annotated[str | None, typer.Option(help="of a guided step: batched or sequential")] = None,
+    count_only: Annotated[bool, typer.Option("--count-only", help="run nothing; count work and memory")] = False,
+    out: Annotated[Path | None, typer.Option(help="gets a study folder per batch and size")] = None,
+) -> None:
+    """Show what dropping guidance saves and why not more: counted work, then ideal, predicted and measured savings."""
+    _quiet()
+    with _one_line_errors():
+        from sdbench.models.architectures import ARCHITECTURES
+
+        batches, heights = _whole("--batch", batch), _whole("--height", height)
+        sides = [(side, width or side) for side in heights]
+        if model in ARCHITECTURES:
+            _print_footprints(model, sides, batches, dtype)
+        elif count_only:
+            raise ValueError(f"only architectures are counted without running: {', '.join(ARCHITECTURES)}")
+        if count_only:
+            return
+        from sdbench.report.cost import cost_heading, cost_table
+        from sdbench.study.cost import cost_study, sweep
+
+        study = cost_study(
+            model,
+            height=sides[0][0],
+            width=sides[0][1],
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+            repeats=repeats,
+            dtype=dtype,
+            device=device,
+            output=output,
+            execution=execution,
+            guidance_execution=guidance_execution,
+            random_weights=model in ARCHITECTURES,
+        )
+        for table in sweep(study, batches=batches, sides=sides, out=out):
+            console.print(f"\n{cost_heading(table)}", highlight=False)
+            console.print(cost_table(table))
+            console.print(f"why not ideal: {table['reason'].iloc[0]}", highlight=False)
+
+
+def _print_footprints(model: str, sides: list[tuple[int, int]], batches: list[int], dtype: str) -> None:
+    """Counted, not run: what a guided and an unguided step of the denoiser take."""
+    from sdbench.instruments.footprint import footprint, meta_denoiser
+    from sdbench.models.architectures import ARCHITECTURES
+    from sdbench.models.registry import DTYPES
+
+    denoiser = meta_denoiser(ARCHITECTURES[model])
+    rows = []
+    for height, width in sides:
+        for batch in batches:
+            for kind, count in (("guided", 2 * batch), ("unguided", batch)):
+                found = footprint(denoiser, rows=count, height=height, width=width, dtype=DTYPES[dtype], vae_factor=8)
+                figures = (found.flop / 1e12, found.weights_bytes / 1e9, found.activation_peak_bytes / 1e9)
+                rows.append((f"{height} x {width}", f"{batch}", kind, f"{count}", *(f"{x:.3g}" for x in figures)))
+    headings = ("pixels", "batch", "step", "rows", "TFLOP", "weights GB", "peak activations GB")
+    _print_table(headings, rows)
+
+
+def _whole(option: str, text: str) -> list[int]:
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or min(values) < 1:
+        raise ValueError(f"{option} takes positive whole numbers with commas between them, not '{text}'")
+    return values
+
+
+@app.command()
 def models() -> None:
     """List the models known by name, and the architectures that can be built without weights."""
-    from sdbench.models.registry import ARCHITECTURES, MODELS
+    from sdbench.models.architectures import ARCHITECTURES
+    from sdbench.models.registry import MODELS
 
     rows = [(spec.name, f"{spec.guidance_scale:g}", spec.meaning) for spec in MODELS.values()]
     _print_table(("model", "scale", "what it is"), rows)

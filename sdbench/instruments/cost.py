@@ -27,7 +27,7 @@ empty_like full_like ones_like rand_like randn_like zeros_like
 new_empty new_empty_strided new_full new_ones new_zeros
 upsample_bicubic2d upsample_bilinear2d upsample_nearest1d upsample_nearest2d upsample_nearest3d
 """
-_LIGHT = frozenset(f"aten::{name}" for name in _LIGHT_OPS.split())
+_LIGHT = frozenset(f"aten::{name}" for name in _LIGHT_OPS.split()) | {"prim::device"}  # asked of a fake tensor
 _LIGHT_TAGS = {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.view_copy}
 
 

@@ -66,7 +66,8 @@ class AllocatorTrace:
     """Peaks of torch's CPU allocator, in bytes allocated since the trace began.
 
     Memory from before the trace counts as zero, and so does giving it back. Scratch memory that a library takes past
-    torch's allocator (oneDNN, BLAS) is not seen; `PeakRss` sees it. Runs torch's profiler: slow, no place for a timing.
+    torch's allocator (BLAS) is not seen, but by `PeakRss`; that of oneDNN's convolutions is taken from it and is in the
+    peaks. Runs torch's profiler: slow, no place for a timing.
     After exit: `peaks`, and over the whole trace `peak_bytes` and `live_bytes` (alive at the end).
     """
 

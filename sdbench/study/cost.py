@@ -84,7 +84,7 @@ def sweep(
                 raise ValueError(f"{folder.name}: {failed['message'].iloc[0]}")
             cost = step_cost(results)
             table = saving_table(summarise(results), cost)
-            known = {"batch": batch, "height": height, "width": width}
+            known: dict[str, Any] = {"batch": batch, "height": height, "width": width}
             known |= {"ratio": cost.ratio.estimate, "ratio_lo": cost.ratio.lo, "ratio_hi": cost.ratio.hi}
             known |= {name: getattr(cost, name) for name in ("guided_s", "unguided_s", "fixed_s", "denoise_share")}
             known["compile_s"] = results.runs["compile_s"].sum()

@@ -223,7 +223,7 @@ class _Seam:
             return doubled(out)
         if self.sequential:
             parts = halves((args, kwargs), 2 * self.images)
-            out = joined(*(self._evaluate(original, step, *part, self.images) for part in parts))
+            out = joined(*(self._evaluate(original, step, part[0], part[1], self.images) for part in parts))
         else:
             out = self._evaluate(original, step, args, kwargs, 2 * self.images)
         step.uncond, step.cond = first_tensor(out).chunk(2)

@@ -1,7 +1,6 @@
-"""The schedulers that the seam is tested on, by the names that people use for them."""
+"""The schedulers that the seam is tested on, by the names that people use; each is made from another's config."""
 
 from collections.abc import Callable
-from functools import partial
 
 from diffusers import (
     DDIMScheduler,
@@ -18,28 +17,28 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from tests import tiny
 
-
-def _on_stable_diffusion(kind, **settings):
-    """A scheduler on Stable Diffusion's noise."""
-    return kind.from_config(tiny.scheduler().config, **settings)
+def _a(kind, **settings) -> Callable:
+    return lambda config: kind.from_config(config, **settings)
 
 
 DIFFUSION: dict[str, Callable] = {
-    "DDIM": partial(_on_stable_diffusion, DDIMScheduler),
-    "PNDM": partial(_on_stable_diffusion, PNDMScheduler, skip_prk_steps=True),
-    "LMS": partial(_on_stable_diffusion, LMSDiscreteScheduler),
-    "Euler": partial(_on_stable_diffusion, EulerDiscreteScheduler),
-    "Euler ancestral": partial(_on_stable_diffusion, EulerAncestralDiscreteScheduler),
-    "Heun": partial(_on_stable_diffusion, HeunDiscreteScheduler),
-    "DPM++ 2M": partial(_on_stable_diffusion, DPMSolverMultistepScheduler),
-    "DPM++ 2M SDE": partial(_on_stable_diffusion, DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"),
-    "UniPC": partial(_on_stable_diffusion, UniPCMultistepScheduler),
-    "DEIS": partial(_on_stable_diffusion, DEISMultistepScheduler),
-    "TCD": partial(_on_stable_diffusion, TCDScheduler),
+    "DDIM": _a(DDIMScheduler),
+    "PNDM": _a(PNDMScheduler, skip_prk_steps=True),
+    "LMS": _a(LMSDiscreteScheduler),
+    "Euler": _a(EulerDiscreteScheduler),
+    "Euler ancestral": _a(EulerAncestralDiscreteScheduler),
+    "Heun": _a(HeunDiscreteScheduler),
+    "DPM++ 2M": _a(DPMSolverMultistepScheduler),
+    "DPM++ 2M SDE": _a(DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"),
+    "UniPC": _a(UniPCMultistepScheduler),
+    "DEIS": _a(DEISMultistepScheduler, algorithm_type="deis", solver_type="logrho"),
+    "TCD": _a(TCDScheduler),
 }
+_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 FLOW: dict[str, Callable] = {
-    "FlowMatch Euler": FlowMatchEulerDiscreteScheduler,
-    "FlowMatch Heun": FlowMatchHeunDiscreteScheduler,
+    "FlowMatch Euler": _a(FlowMatchEulerDiscreteScheduler),
+    "FlowMatch Heun": _a(FlowMatchHeunDiscreteScheduler),
+    "DPM++ 2M": _a(DPMSolverMultistepScheduler, **_FLOW),
+    "UniPC": _a(UniPCMultistepScheduler, **_FLOW),
 }

@@ -9,7 +9,7 @@ import torch
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import families, tiny
-from tests.families import schedulers
+from tests.families import schedulers, support
 from tests.tiny import run
 
 MASKS = {"on-off-on": [True, False, False, True], "last": [True, True, False, False], "none": [False] * 4}
@@ -53,14 +53,14 @@ def test_every_family_obeys_every_mask(family, mask):
 @pytest.mark.parametrize("scheduler", schedulers.DIFFUSION)
 def test_every_scheduler_sees_what_the_oracle_shows_it(scheduler):
     pipe = families.make("sd")
-    pipe.scheduler = schedulers.DIFFUSION[scheduler]()
+    pipe.scheduler = schedulers.DIFFUSION[scheduler](pipe.scheduler.config)
     checked(pipe, [step % 3 != 1 for step in range(iterations(pipe))])
 
 
 @pytest.mark.parametrize("scheduler", schedulers.FLOW)
 def test_every_flow_scheduler_sees_what_the_oracle_shows_it(scheduler):
     pipe = families.make("sd3")
-    pipe.scheduler = schedulers.FLOW[scheduler]()
+    pipe.scheduler = schedulers.FLOW[scheduler](pipe.scheduler.config)
     checked(pipe, [step % 3 != 1 for step in range(iterations(pipe))])
 
 
@@ -118,6 +118,11 @@ def test_the_mask_holds_in_half_precision(family, dtype):
     pipe = families.make(family).to(dtype)
     pipe.call = {name: value.to(dtype) if torch.is_tensor(value) else value for name, value in pipe.call.items()}
     checked(pipe, MASKS["on-off-on"], two_calls=family in families.TWO_CALLS, tolerance=2e-2)
+
+
+@pytest.mark.slow  # over a hundred pipelines
+def test_the_support_table_in_the_readme_is_what_runs():
+    assert support.written(support.README.read_text()) == support.table()
 
 
 @pytest.mark.parametrize("family", ["controlnet", "sdxl-controlnet"])

@@ -1,0 +1,67 @@
+"""The README's support table, measured: `python -m tests.families.support` writes it anew.
+
+Every family runs under every scheduler that its prediction allows, guided on the first and the last of its steps only,
+and the rows are counted at the denoiser's first inner layer.
+"""
+
+from pathlib import Path
+
+from sdbench.variants.guidance import guided_by
+from sdbench.variants.noise import is_flow
+from sdbench.variants.schedule import GuidanceSchedule
+from tests import families, tiny
+from tests.families import schedulers
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- support table -->\n", "<!-- end of the support table -->\n"
+
+
+def counts(pipe) -> str:
+    """Rows evaluated under the schedule over rows that full guidance evaluates; a dash where diffusers refuses."""
+
+    def ends(steps):
+        return GuidanceSchedule.from_mask([step in (0, steps - 1) for step in range(steps)])
+
+    with tiny.counted_rows(pipe) as full:
+        try:
+            tiny.run(pipe)
+        except ValueError as error:
+            if "does not support custom" in str(error):  # sigmas, which the pipeline sets itself
+                return "–"
+            raise
+    with tiny.counted_rows(pipe) as partial, guided_by(pipe, ends) as trace:
+        tiny.run(pipe)
+    assert sum(partial) == trace.steps["rows"].sum()
+    assert trace.steps["guided"].tolist() == list(ends(len(trace.steps)).mask)
+    return f"{sum(partial)}/{sum(full)}"
+
+
+def table() -> str:
+    """One row per family, one column per scheduler, in Markdown."""
+    columns = schedulers.DIFFUSION | schedulers.FLOW
+    lines = [["family", "guidance", *columns], ["---", "---", *["---:"] * len(columns)]]
+    for family in families.FAMILIES:
+        usual = families.make(family).scheduler
+        allowed = schedulers.FLOW if is_flow(usual) else schedulers.DIFFUSION
+        cells = []
+        for name in columns:
+            pipe = families.make(family)
+            if name in allowed:
+                pipe.scheduler = allowed[name](usual.config)
+            cells.append(counts(pipe) if name in allowed else "–")
+        lines.append([family, "two calls" if family in families.TWO_CALLS else "one call", *cells])
+    head = (
+        "Rows evaluated over rows of full guidance, for 4 latents guided on the first and the last step only. "
+        "–: diffusers does not put the two together.\n\n"
+    )
+    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def written(text: str) -> str:
+    """The table that stands in a README."""
+    return text.split(BEGIN)[1].split(END)[0]
+
+
+if __name__ == "__main__":
+    before, _, rest = README.read_text().partition(BEGIN)
+    README.write_text(before + BEGIN + table() + END + rest.partition(END)[2])
