@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -13,6 +14,10 @@ TINY = train.Settings(
     reader_batch=4,
     autoencoder_steps=4,
     autoencoder_batch=2,
+    draft_steps=2,
+    draft_horizon=4,
+    captions_steps=4,
+    captions_batch=4,
     denoiser_steps=4,
     denoiser_batch=4,
 )
@@ -60,9 +65,17 @@ def test_a_folder_with_other_settings_is_refused(tmp_path):
 @pytest.mark.slow
 def test_training_from_nothing_exports_a_pipeline_that_diffusers_opens(tmp_path):
     stages = ("reader", "autoencoder", "denoiser")
-    assert list(train.run(TINY, tmp_path, CPU, stages)) == ["reader", "autoencoder", "denoiser"]
+    finished = ["reader", "autoencoder", "draft", "captions", "denoiser"]
+    assert list(train.run(TINY, tmp_path, CPU, stages)) == finished
     train.export(tmp_path, tmp_path / "out")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     assert {module.dtype for module in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}
     assert pipe("a large red circle on a white background", num_inference_steps=2).images[0].size == (64, 64)
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert {name: stage["steps"] for name, stage in record["stages"].items()} == {
+        name: getattr(TINY, f"{name}_steps") for name in finished
+    }
+    told = torch.load(tmp_path / "captions.pt", weights_only=True)["average"]
+    shipped = pipe.text_encoder.state_dict()  # frozen since
+    assert all(torch.allclose(told[f"module.text_encoder.{name}"], shipped[name], atol=1e-3) for name in shipped)

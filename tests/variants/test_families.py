@@ -12,7 +12,7 @@ from tests import families, tiny
 from tests.families import schedulers, support
 from tests.tiny import run
 
-MASKS = {"on-off-on": [True, False, False, True], "last": [True, True, False, False], "none": [False] * 4}
+MASKS = {"on-off-on": [True, False, False, True], "none": [False] * 4}
 
 every_family = pytest.mark.parametrize("family", families.FAMILIES)
 

@@ -25,6 +25,7 @@ from sdbench.models.mini_sd import reader, scenes
 
 SCALES = (1.0, 2.5, 5.0, 7.5)
 STEPS = 50
+AIM = 0.90  # alignment at the best guidance scale
 
 CARD = """# mini-sd
 
@@ -56,6 +57,10 @@ Each row shows two captions, each at w = 1, 2.5, 5 and 7.5 from left to right:
 {captions_shown}
 
 ## Training
+
+A draft of the denoiser, trained together with the text encoder, learned backgrounds, sizes and places, but not whose a
+colour is. The text encoder was then trained by itself to tell every attribute of a scene from its caption, and frozen,
+as Stable Diffusion's is; the denoiser went on from the draft. Losses are of different kinds and compare within a row.
 
 Captions were made wrong on purpose, as captions from the web are: from {noisy_from:.0%} of the denoiser's steps on,
 each attribute was replaced at random with probability {caption_noise}. With clean captions guidance hardly mattered;
@@ -159,9 +164,12 @@ def write_card(weights: Path, figures: dict[str, Any]) -> None:
     parameters = ", ".join(f"{name} {count:,}" for name, count in figures["parameters"].items())
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
     unfinished = [name for name, stage in stages.items() if stage["steps"] < settings[f"{name}_steps"]]
+    best = max(mean for mean, _ in figures["alignment_and_standard_error"].values())
     state = (
         f"**Unfinished: the {' and the '.join(unfinished)} stopped before its last step.**\n\n" if unfinished else ""
     )
+    if best < AIM:
+        state += f"**Below its aim: an alignment of {AIM:.2f} at the best scale; it has {best:.2f}.**\n\n"
     values = (
         figures
         | {"state": state}
