@@ -2,6 +2,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sdbench.cli import app
+from sdbench.models import registry
 from sdbench.records.store import read
 from sdbench.study import runner
 
@@ -10,6 +11,14 @@ QUICK = ["run", "--num-steps", "2", "--repeats", "1", "--variants", "cfg,last:50
 
 def invoke(*arguments):
     return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def layout_as_it_is():
+    """Choosing a memory format takes seconds at every opening of the model; it has its own tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "choose_layout", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")

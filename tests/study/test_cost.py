@@ -6,12 +6,13 @@ from sdbench.study.cost import cost_study, read_bandwidth, sweep
 from tests import tiny
 
 
-@pytest.fixture
-def points(tmp_path, monkeypatch):
-    pipe = tiny.stable_diffusion()
-    monkeypatch.setattr(cost, "loaded", lambda study: pipe)
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    pipe, folder = tiny.stable_diffusion(), tmp_path_factory.mktemp("cost")
     study = cost_study("tiny", height=16, width=16, num_steps=10, guidance_scale=5.0, repeats=1)
-    return list(sweep(study, batches=[1, 2], sides=[(16, 16)], out=tmp_path)), tmp_path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "loaded", lambda study: pipe)
+        return list(sweep(study, batches=[1, 2], sides=[(16, 16)], out=folder)), folder
 
 
 def test_a_sweep_measures_every_batch_and_keeps_its_tables(points):

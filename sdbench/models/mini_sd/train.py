@@ -391,7 +391,7 @@ def run(settings: Settings, folder: Path, device: torch.device, stages: tuple[st
         train_denoiser(settings, draft, network, tokenizer, *data)
         yield "draft"
         told = train_captions(settings, network, tokenizer, folder, device)
-        network["text_encoder"].load_state_dict(told["text_encoder"].state_dict())
+        network["text_encoder"].load_state_dict(told.get_submodule("text_encoder").state_dict())
         network["text_encoder"].requires_grad_(False)
         yield "captions"
         denoiser = Stage("denoiser", settings.denoiser_steps, 1e-3, ema_decay=0.998)
