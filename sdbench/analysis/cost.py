@@ -25,7 +25,6 @@ class StepCost(NamedTuple):
         unguided_s: median time of an unguided step.
         fixed_s: the part of a step that does not depend on its rows, `2 * unguided_s - guided_s`; not below 0.
         denoise_share: share of the loop in a call of the baseline.
-        saved_ceiling: share of a call's time that all steps unguided would save.
     """
 
     ratio: Interval
@@ -33,11 +32,6 @@ class StepCost(NamedTuple):
     unguided_s: float
     fixed_s: float
     denoise_share: float
-
-    @property
-    def saved_ceiling(self) -> float:
-        """Share of a call that is saved when no step is guided."""
-        return self.denoise_share * (1 - 1 / self.ratio.estimate)
 
 
 def step_cost(results: Results) -> StepCost:

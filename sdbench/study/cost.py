@@ -37,7 +37,7 @@ def cost_study(
         num_steps: at least 10, so that 20 % are whole steps.
         guidance_scale: w, above 1.
         repeats: at least 6 for intervals.
-        **fields: further fields of `Study`.
+        **fields: further fields of `Study`; calls stop at latents unless told otherwise.
     """
     return Study(
         model=model,
@@ -50,7 +50,7 @@ def cost_study(
         height=height,
         width=width,
         name="cost",
-        **{"metrics": (), **fields},
+        **{"metrics": (), "output": "latent", **fields},
     )
 
 

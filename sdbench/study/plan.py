@@ -102,9 +102,9 @@ class Study:
     def _known_metrics(self) -> tuple[str, ...]:
         """The metrics that were asked for, or the default ones; none where there is nothing to judge."""
         if self.random_weights:
-            refuse_metrics(self.metrics or (), "images of random weights have no content")
+            _refuse(self.metrics or (), "images of random weights have no content")
         if self.output == "latent":
-            refuse_metrics(self.metrics or (), "the study stops at latents")
+            _refuse(self.metrics or (), "the study stops at latents")
         if self.metrics is not None:
             for metric in self.metrics:
                 find_metric(metric)
@@ -180,12 +180,7 @@ class Study:
         return json.loads(json.dumps(asdict(self)))
 
 
-def refuse_metrics(metrics: tuple[str, ...], reason: str) -> None:
-    """Metrics must not be asked for where no quality can be measured.
-
-    Raises:
-        ValueError: names the metrics and the reason.
-    """
+def _refuse(metrics: tuple[str, ...], reason: str) -> None:
     if metrics:
         raise ValueError(f"{', '.join(metrics)} cannot be measured: {reason}")
 

@@ -10,7 +10,7 @@ import inspect
 import tempfile
 import traceback
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ from sdbench.records.environment import environment, environment_key
 from sdbench.records.schema import frame
 from sdbench.records.store import Results, StudyFolder, read
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
-from sdbench.study.plan import BASELINE, Study, Unit, refuse_metrics, units
+from sdbench.study.plan import BASELINE, Study, Unit, units
 from sdbench.variants.guidance import denoiser_of, guided_by
 from sdbench.variants.registry import Variant, parse
+from sdbench.variants.rows import first_tensor
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener
 
@@ -59,17 +60,16 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
         ValueError: anything that cannot run, before the first image; a folder that does not fit the mode.
     """
     if has_random_weights(pipe):
-        refuse_metrics(study.metrics or (), "images of random weights have no content")
+        study = replace(study, random_weights=True)
     quality = provenance(study.metrics or ())
     pipe = loaded(study) if pipe is None else pipe
     work = prepare(pipe, study)
     env = environment() | layout(pipe)
     record = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
-    record["random_weights"] = has_random_weights(pipe)
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
     with (
+        executed(pipe, study.execution),  # first, since it may refuse
         StudyFolder.create(out, record, environment=env, mode=mode) as folder,  # type: ignore[arg-type]
-        executed(pipe, study.execution),
     ):
         finished = folder.finished()
         planned = units(study)
@@ -164,7 +164,9 @@ def prepare(pipe: Any, study: Study) -> Workload:
     finally:
         hook.remove()
     args, kwargs = seen[0]
-    rows = max(len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 1)
+    rows = len(first_tensor(seen[0]))
+    if study.guidance_execution == "batched" and rows < 2 * len(first.pairs):
+        raise ValueError(f"{type(pipe).__name__} guides by two calls, which cannot be batched")
     flop = denoiser_flop(denoiser_of(pipe), *args, **kwargs)
     return Workload(flop_per_row(flop, rows), weights_bytes(pipe))
 
@@ -223,23 +225,18 @@ def observe(
     listeners = [probe, *([MemoryProbe(trace)] if trace else [])]
     sequential = study.guidance_execution == "sequential"
     compiled = study.execution != "eager"
-    with CompileClock() as compiler, guided_by(pipe, unit.variant.rule, sequential=sequential):
-        if compiled and unit.phase == "warmup":
-            pipe(**arguments)  # so that the traced call's memory is not the compiler's
-            arguments |= call_arguments(study, unit, pipe)  # fresh noise
+    compile_s = _compile(pipe, unit, sequential=sequential) if compiled and unit.phase == "warmup" else 0.0
     with (
         PeakRss() as rss,
         nothing_compiled() if compiled else nullcontext(),
-        guided_by(pipe, unit.variant.rule, listeners=listeners, sequential=sequential) as steps,
+        guided_by(pipe, unit.variant.rule, listeners=listeners, sequential=sequential),
         trace or nullcontext(),
         probe.call() as record,
     ):
         images = pipe(**arguments).images
-    if study.guidance_execution == "batched" and (steps.steps["forwards"] > 1).any():
-        raise ValueError(f"{type(pipe).__name__} guides by two calls, which cannot be batched")
     measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes}
     if compiled:
-        measured["compile_s"] = compiler.seconds
+        measured["compile_s"] = compile_s
     if study.output == "image":
         measured |= {"height": images.shape[2], "width": images.shape[3]}
     else:
@@ -255,6 +252,13 @@ def observe(
         for row in record.steps:
             row["peak_bytes"] = peaks[str(row["step"])]
     return measured, record.steps, images if study.output == "image" else None
+
+
+def _compile(pipe: Any, unit: Unit, *, sequential: bool) -> float:
+    """Seconds that the compiler takes in a call of its own, so that the memory of the next is not the compiler's."""
+    with CompileClock() as compiler, guided_by(pipe, unit.variant.rule, sequential=sequential):
+        pipe(**call_arguments(unit.study, unit, pipe), output_type="latent")
+    return compiler.seconds
 
 
 def _measured(record: CallRecord, work: Workload) -> dict[str, Any]:

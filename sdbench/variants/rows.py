@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,16 +13,19 @@ UNBATCHED = frozenset({"image_rotary_emb", "img_ids", "txt_ids"})
 """Arguments that have no batch dimension, whatever their first dimension happens to be."""
 
 
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """The tensors in nested arguments or outputs, in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ():
+        yield from tensors(child)
+
+
 def first_tensor(tree: Any) -> Tensor:
     """The first tensor with a batch dimension in nested arguments or outputs."""
-    if isinstance(tree, Tensor) and tree.ndim > 0:
-        return tree
-    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
-    for child in children:
-        try:
-            return first_tensor(child)
-        except LookupError:
-            continue
+    for tensor in tensors(tree):
+        if tensor.ndim > 0:
+            return tensor
     raise LookupError("no tensor with a batch dimension")
 
 
@@ -50,9 +53,7 @@ def halves(tree: Any, rows: int) -> tuple[Any, Any]:
 
 def joined(first: Any, second: Any) -> Any:
     """Nested outputs of two halves as one."""
-    others: list[Tensor] = []
-    map_tensors(second, lambda tensor: others.append(tensor) or tensor)  # type: ignore[func-returns-value]
-    following = iter(others)
+    following = tensors(second)
     return map_tensors(first, lambda tensor: torch.cat([tensor, next(following)]))
 
 

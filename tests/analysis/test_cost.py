@@ -29,7 +29,6 @@ def test_the_fixed_part_is_what_a_step_of_no_rows_would_take(study):
     found = step_cost(study(MASKS))
     assert found.fixed_s / found.unguided_s == pytest.approx((2 * 0.25 - 0.4) / 0.25)
     assert found.denoise_share == pytest.approx(1.6 / 2.6, rel=0.01)
-    assert found.saved_ceiling == pytest.approx(1.6 / 2.6 * (1 - 0.25 / 0.4), rel=0.01)
 
 
 def test_a_step_that_costs_more_than_in_proportion_has_no_fixed_part(study):

@@ -9,6 +9,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def points(tmp_path_factory):
     pipe, folder = tiny.stable_diffusion(), tmp_path_factory.mktemp("cost")
+    pipe.vae.decode = lambda *_, **__: pytest.fail("latents were decoded")
     study = cost_study("tiny", height=16, width=16, num_steps=10, guidance_scale=5.0, repeats=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost, "loaded", lambda study: pipe)
@@ -26,10 +27,7 @@ def test_a_sweep_measures_every_batch_and_keeps_its_tables(points):
         assert (table["reason"] != "").all()
 
 
-def test_latents_are_not_decoded(points):
-    tables, _ = points
-    assert (tables[0]["denoise_share"] > 0.8).all()
-
-
-def test_bandwidth_is_that_of_memory():
-    assert 1e9 < read_bandwidth(torch.device("cpu"), megabytes=64) < 1e13
+def test_bandwidth_is_that_of_the_fastest_reading(monkeypatch):
+    moments = iter([0.0, 2.0, 2.0, 2.5, 3.0, 7.0])  # readings of 2, 0.5 and 4 seconds
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(moments))
+    assert read_bandwidth(torch.device("cpu"), megabytes=1, rounds=3) == 2**20 / 0.5

@@ -104,5 +104,11 @@ def test_two_calls_cannot_be_batched(monkeypatch):
     del pipe.call["output_type"]
     monkeypatch.setattr(runner, "call_arguments", lambda *_: dict(pipe.call))  # embeddings in place of prompts
     study = replace(STUDY, guidance_execution="batched", output="latent", height=32, width=32, metrics=None)
-    results = runner.run(study, pipe=pipe)
-    assert results.runs["message"].str.contains("guides by two calls").all()
+    with pytest.raises(ValueError, match="FluxPipeline guides by two calls, which cannot be batched"):
+        runner.run(study, pipe=pipe)
+
+
+def test_an_execution_that_the_device_lacks_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        runner.run(replace(STUDY, execution="cudagraph"), tmp_path / "study", pipe=tiny.stable_diffusion())
+    assert not (tmp_path / "study").exists()
