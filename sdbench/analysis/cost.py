@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.stats import Interval, ratio_interval
-from sdbench.analysis.tables import BASELINE
+from sdbench.analysis.tables import BASELINE, denoise_share, step_medians
 from sdbench.records.store import Results
 
 NEGLIGIBLE = 0.05  # of an unguided step: a fixed time below it is no reason worth naming
@@ -35,28 +35,21 @@ class StepCost(NamedTuple):
 
 
 def step_cost(results: Results) -> StepCost:
-    """Time of guided and unguided steps, from measured calls that hold both kinds.
-
-    Both kinds stand in the same call, so a slow machine slows both; each repeat gives one ratio of medians.
+    """Time of guided and unguided steps, and the loop's share of a call.
 
     Raises:
         ValueError: no call holds both kinds.
     """
-    runs = results.runs
-    finished = runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
-    steps = results.steps[results.steps["unit"].isin(finished["unit"])].astype({"guided": bool})
-    steps = steps[steps.groupby("unit")["guided"].transform("nunique") == 2]
-    if steps.empty:
+    medians = step_medians(results)
+    if medians.empty:
         raise ValueError(f"{results.folder}: no finished call has both guided and unguided steps")
-    medians = steps.pivot_table("latency_s", index="repeat", columns="guided", aggfunc="median")
-    guided_s, unguided_s = float(medians[True].median()), float(medians[False].median())
-    baseline = finished[finished["variant"] == BASELINE]
+    guided_s, unguided_s = (float(seconds) for seconds in medians.median())
     return StepCost(
         ratio=ratio_interval(medians[True], medians[False]),
         guided_s=guided_s,
         unguided_s=unguided_s,
         fixed_s=max(0.0, 2 * unguided_s - guided_s),
-        denoise_share=float((baseline["denoise_s"] / baseline["latency_s"]).median()),
+        denoise_share=denoise_share(results),
     )
 
 

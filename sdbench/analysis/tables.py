@@ -68,15 +68,28 @@ def summarise(results: Results) -> pd.DataFrame:
 def guidance_ratio(results: Results) -> float:
     """R, the time of a guided step over that of an unguided one: the ratio of medians per repeat, then their median.
 
+    Where no call holds both kinds of step, all calls count. NaN without an unguided step.
+    """
+    medians = step_medians(results)
+    if medians.empty:
+        medians = _step_medians(_finished_steps(results))
+    return float((medians[True] / medians[False]).median())
+
+
+def step_medians(results: Results) -> pd.DataFrame:
+    """Median seconds of a guided (column True) and of an unguided step (column False), one row per repeat.
+
     Steps come from calls that hold both kinds, so that nothing but guidance differs between them (an adapter's
-    unguided steps cost more); where no call does, from all calls. NaN without an unguided step.
+    unguided steps cost more) and a slow machine slows both. No row where no call does.
     """
     steps = _finished_steps(results)
-    mixed = steps.groupby("unit")["guided"].transform("nunique") == 2
-    steps = steps[mixed] if mixed.any() else steps
-    medians = steps.pivot_table("latency_s", index="repeat", columns="guided", aggfunc="median")
-    medians = medians.reindex(columns=[True, False])
-    return float((medians[True] / medians[False]).median())
+    return _step_medians(steps[steps.groupby("unit")["guided"].transform("nunique") == 2])
+
+
+def denoise_share(results: Results) -> float:
+    """Share of the denoising loop in a call of the baseline: the median over its measured calls that finished."""
+    runs = _finished(results)
+    return float((runs["denoise_s"] / runs["latency_s"])[runs["variant"] == BASELINE].median())
 
 
 def step_profile(results: Results) -> pd.DataFrame:
@@ -100,6 +113,11 @@ def step_profile(results: Results) -> pd.DataFrame:
     )
     ran = [variant for variant in _variants(results) if variant in set(steps["variant"])]
     return profile.reindex(ran, level="variant").reset_index()
+
+
+def _step_medians(steps: pd.DataFrame) -> pd.DataFrame:
+    medians = steps.pivot_table("latency_s", index="repeat", columns="guided", aggfunc="median")
+    return medians.reindex(columns=[True, False])
 
 
 def _variants(results: Results) -> list[str]:
@@ -157,14 +175,12 @@ def _predicted_saving(results: Results) -> "pd.Series[float]":
     `denoise_share * (1 - (guided * R + unguided) / (guided_cfg * R))`, which for unguided steps within the baseline's
     step count is `fraction * denoise_share * (1 - 1 / R)`.
     """
-    runs = _finished(results)
-    denoise_share = float((runs["denoise_s"] / runs["latency_s"])[runs["variant"] == BASELINE].median())
     ratio = guidance_ratio(results)
     per_call = _finished_steps(results).groupby(["variant", "unit"])["guided"].agg(["sum", "size"])
     counts = per_call.groupby("variant").mean()
     guided, unguided = counts["sum"], counts["size"] - counts["sum"]
     full = guided.reindex([BASELINE]).item() * ratio
-    saving: pd.Series[float] = denoise_share * (1 - (guided * ratio + unguided) / full)
+    saving: pd.Series[float] = denoise_share(results) * (1 - (guided * ratio + unguided) / full)
     return saving
 
 

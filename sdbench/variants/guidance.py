@@ -18,6 +18,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sdbench.variants.branches import Branches, Half
 from sdbench.variants.noise import noise_to_signal
 from sdbench.variants.rows import doubled, first_tensor, halves, joined
 from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule
@@ -30,7 +31,7 @@ CONDITIONAL_FIRST = frozenset({"LuminaPipeline"})
 @contextmanager
 def guided_by(
     pipe: Any,
-    schedule: GuidanceSchedule | ScheduleRule | None,
+    schedule: GuidanceSchedule | ScheduleRule | Branches | None,
     *,
     listeners: Sequence[Listener] = (),
     sequential: bool = False,
@@ -43,7 +44,8 @@ def guided_by(
 
     Args:
         pipe: a guided diffusers pipeline with a `unet` or a `transformer` (and a `transformer_2`, as Wan 2.2 has).
-        schedule: which steps are guided, or a rule that makes it from the number of iterations; None only observes.
+        schedule: which steps are guided, or a rule that makes it from the number of iterations; branches, for a call
+            whose rows follow masks of their own; None only observes.
         listeners: told of every event, in order.
         sequential: evaluate the two halves of a guided step one after the other where the pipeline concatenates them.
 
@@ -79,7 +81,7 @@ class _Seam:
     def __init__(
         self,
         pipe: Any,
-        schedule: GuidanceSchedule | ScheduleRule | None,
+        schedule: GuidanceSchedule | ScheduleRule | Branches | None,
         listeners: list[Listener],
         *,
         sequential: bool,
@@ -151,15 +153,22 @@ class _Seam:
         self.calls += 1
         # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`; the pipeline then says so here.
         self.iterations = getattr(self.pipe, "_num_timesteps", None) or len(self.scheduler.timesteps)
-        if self.schedule is not None:
+        if self.schedule is not None and type(self.pipe).__name__ in CONDITIONAL_FIRST:
+            raise ValueError(f"{type(self.pipe).__name__} puts its conditional rows first: not supported")
+        if isinstance(self.schedule, Branches):
+            self._require_length(self.schedule.length)
+            if self.images != self.schedule.images * len(self.schedule.masks):
+                raise ValueError(f"the call has {self.images} rows, not one for each image and mask")
+        elif self.schedule is not None:
             schedule = self.schedule if isinstance(self.schedule, GuidanceSchedule) else self.schedule(self.iterations)
-            if len(schedule.mask) != self.iterations:
-                raise ValueError(f"the schedule has {len(schedule.mask)} steps but the loop runs {self.iterations}")
-            if type(self.pipe).__name__ in CONDITIONAL_FIRST:
-                raise ValueError(f"{type(self.pipe).__name__} puts its conditional rows first: not supported")
+            self._require_length(len(schedule.mask))
             self.mask = schedule.mask
         for listener in self.listeners:
             listener.loop_begins(self.calls, self.iterations, self.images)
+
+    def _require_length(self, steps: int) -> None:
+        if steps != self.iterations:
+            raise ValueError(f"the schedule has {steps} steps but the loop runs {self.iterations}")
 
     def _next_step(self) -> Step:
         if not self.in_call or self.images is None:
@@ -182,6 +191,8 @@ class _Seam:
             drop = self._drops(step)
             if rows == 2 * self.images:
                 return self._concatenated(original, step, args, kwargs, drop=drop)
+            if isinstance(self.schedule, Branches) and rows == self.images:
+                return self._branched(original, step, args, kwargs)
             if rows != self.images:
                 raise ValueError(
                     f"{type(self.pipe).__name__} evaluates {rows} rows for {self.images} latents: guidance of its own "
@@ -214,8 +225,26 @@ class _Seam:
 
         return accompany
 
+    def _branched(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any) -> Any:
+        """One of the two calls of a pipeline whose rows follow masks of their own."""
+        assert isinstance(self.schedule, Branches)
+        if step.uncond is not None:
+            raise ValueError(f"{type(self.pipe).__name__} evaluates its rows a third time: its branches are not told")
+        half: Half = "cond" if step.cond is None else "uncond"
+        evaluate = functools.partial(self._evaluate, original, step)
+        out = self.schedule.evaluate(step.index, half, evaluate, args, kwargs)
+        setattr(step, half, first_tensor(out))
+        step.guided = half == "uncond" and self.schedule.guided(step.index)
+        return out
+
     def _concatenated(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, drop: bool) -> Any:
         assert self.images is not None
+        if isinstance(self.schedule, Branches):
+            evaluate = functools.partial(self._evaluate, original, step)
+            out = self.schedule.evaluate(step.index, None, evaluate, args, kwargs)
+            step.uncond, step.cond = first_tensor(out).chunk(2)
+            step.guided = self.schedule.guided(step.index)
+            return out
         if drop:
             args, kwargs = halves((args, kwargs), 2 * self.images)[1]
             out = self._evaluate(original, step, args, kwargs, self.images)
@@ -248,7 +277,7 @@ class _Seam:
             step, self.step = self.step, None
             if step is None:
                 raise RuntimeError("a step ran in which the denoiser was not seen")
-            if step.index == 0 and self.mask is not None and step.requested < 2 * (self.images or 0):
+            if step.index == 0 and self.schedule is not None and step.requested < 2 * (self.images or 0):
                 raise ValueError(
                     f"{type(self.pipe).__name__} runs without guidance here, so there is none to drop "
                     "(guidance_scale of 1 or less, or a model whose guidance is distilled or embedded)"
@@ -257,7 +286,7 @@ class _Seam:
             step.timestep, step.sample = given.get("timestep"), given.get("sample")
             # A third evaluation (skip-layer guidance) adds a term of its own: such a step tells nothing about the rows.
             plainly_guided = step.guided and step.requested == 2 * (self.images or 0)
-            if self.fitted_scale is None and plainly_guided and self.mask is not None:
+            if self.fitted_scale is None and plainly_guided and self.schedule is not None:
                 assert step.cond is not None
                 assert step.uncond is not None
                 self.fitted_scale = fitted_scale(given["model_output"], step.cond, step.uncond)

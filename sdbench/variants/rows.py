@@ -51,6 +51,11 @@ def halves(tree: Any, rows: int) -> tuple[Any, Any]:
     return half(slice(rows // 2)), half(slice(rows // 2, None))
 
 
+def select(tree: Any, rows: int, index: list[int]) -> Any:
+    """Nested arguments with some rows of every tensor that has this many rows, in the given order."""
+    return map_tensors(tree, lambda tensor: tensor[index] if tensor.ndim > 0 and len(tensor) == rows else tensor)
+
+
 def joined(first: Any, second: Any) -> Any:
     """Nested outputs of two halves as one."""
     following = tensors(second)
