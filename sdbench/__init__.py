@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sdbench.records.store import read as read
     from sdbench.study.plan import Study as Study
     from sdbench.study.runner import run as run
+    from sdbench.study.sensitivity import sensitivity as sensitivity
     from sdbench.variants.guidance import guided_by as guided_by
     from sdbench.variants.registry import register_variant as register_variant
     from sdbench.variants.schedule import GuidanceSchedule as GuidanceSchedule
@@ -29,6 +30,7 @@ _HOME = {
     "register_variant": "sdbench.variants.registry",
     "run": "sdbench.study.runner",
     "score": "sdbench.instruments.quality",
+    "sensitivity": "sdbench.study.sensitivity",
     "summarise": "sdbench.analysis.tables",
 }
 __all__ = sorted(_HOME)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from sdbench.records.store import Results
+    from sdbench.records.store import Results, Sweep
     from sdbench.study.plan import Study
 
 app = typer.Typer(
@@ -100,10 +100,7 @@ def run(
     """Run a study: every variant on every prompt and seed, timed step by step and compared with full guidance."""
     _quiet()
     with _one_line_errors():
-        if resume and overwrite:
-            raise ValueError("--resume and --overwrite exclude each other")
-        if resume and out is None:
-            raise ValueError("--resume needs --out, the folder to continue")
+        mode = _mode(resume=resume, overwrite=overwrite, out=out)
         from sdbench.study.plan import Study
 
         options = {
@@ -136,7 +133,6 @@ def run(
             _say_estimate(planned)
             return
         folder = out or Path("sdbench-results") / f"{planned.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        mode = "resume" if resume else "overwrite" if overwrite else "new"
         results = _run(planned, folder, mode)
         _report(results)
     failed = results.runs[results.runs["status"] == "failed"]
@@ -274,6 +270,89 @@ def _whole(option: str, text: str) -> list[int]:
     if not values or min(values) < 1:
         raise ValueError(f"{option} takes positive whole numbers with commas between them, not '{text}'")
     return values
+
+
+@app.command()
+def sensitivity(
+    kind: Annotated[str, typer.Option(help="of masks: single, window, last, first or interval")] = "single",
+    length: Annotated[int | None, typer.Option(help="steps of the window; a quarter of all by default")] = None,
+    stride: Annotated[int, typer.Option(help="starts and lengths are multiples of it")] = 1,
+    masks: Annotated[str | None, typer.Option(help="such as 1101,1011 in place of a kind: 1 is a guided step")] = None,
+    max_rows: Annotated[int | None, typer.Option(help="of one evaluation; from the free memory by default")] = None,
+    growth: Annotated[bool, typer.Option("--growth", help="keep how far the latents are at every step, too")] = False,
+    out: Annotated[Path | None, typer.Option(help="the sweep's folder; a new one under sdbench-results/")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the sweep in --out")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the sweep in --out")] = False,
+    model: Annotated[str | None, typer.Option(help="name, hub id or folder; see `sdbench models`")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="a prompt; may be given several times")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="a text file with one prompt per line")] = None,
+    seeds: Annotated[str | None, typer.Option(help="with commas between them")] = None,
+    num_steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="w, above 1")] = None,
+    batch: Annotated[int | None, typer.Option(help="(prompt, seed) pairs that share their calls")] = None,
+    metrics: Annotated[str, typer.Option(help="with commas between them")] = "lpips",
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+    arguments: Annotated[str | None, typer.Option(help="further pipeline arguments, as a JSON object")] = None,
+) -> None:
+    """Show which steps need guidance: drop it at some, in every way of one kind, and compare with the guided image."""
+    _quiet()
+    with _one_line_errors():
+        mode = _mode(resume=resume, overwrite=overwrite, out=out)
+        from sdbench.study.plan import Study
+        from sdbench.study.runner import loaded
+        from sdbench.study.sensitivity import SweepPlan, sweep
+
+        options = {
+            "model": model,
+            "prompts": prompt,
+            "prompts_file": None if prompts_file is None else str(prompts_file),
+            "seeds": _numbers(seeds),
+            "num_steps": num_steps,
+            "guidance_scale": guidance_scale,
+            "batch": batch,
+            "metrics": _split(metrics),
+            "dtype": dtype,
+            "device": device,
+            "arguments": _json_object(arguments),
+        }
+        given = {key: value for key, value in options.items() if value is not None}
+        study = Study.default(**given, variants=["cfg"], name="sensitivity")
+        plan = SweepPlan(kind, length, stride, tuple(_split(masks) or ()), max_rows, growth)
+        folder = out or Path("sdbench-results") / f"sensitivity-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        try:
+            found = sweep(loaded(study), study, plan, folder, mode=mode)
+        except KeyboardInterrupt:
+            console.print(f"\nInterrupted. What was finished is in {folder}; continue with --resume --out {folder}")
+            raise typer.Exit(INTERRUPTED) from None
+        _report_sweep(found)
+
+
+def _report_sweep(found: Sweep) -> None:
+    """What the sweep took, its curves as a picture, and where everything is."""
+    from sdbench.analysis.sensitivity import evaluations, sensitivity_curve
+    from sdbench.report.figures import sensitivity_figure
+
+    took = evaluations(found.sensitivity)
+    console.print(
+        f"{took.branched:.0f} denoiser rows per (prompt, seed) pair; one call per mask would take {took.naive:.0f}",
+        highlight=False,
+    )
+    metrics = [name for name in found.study["metrics"] if not found.sensitivity[name].isna().all()]
+    if metrics and not found.study["sweep"]["masks"]:
+        curves = {metric: sensitivity_curve(found.sensitivity, metric) for metric in metrics}
+        steps = len(found.sensitivity["mask"].iloc[0])
+        sensitivity_figure(curves, steps=steps).savefig(found.folder / "sensitivity.png")
+        console.print(f"  sensitivity.png     {', '.join(metrics)} by where guidance is dropped")
+    console.print(f"  sensitivity.parquet one row per pair and mask, in {found.folder}", soft_wrap=True)
+
+
+def _mode(*, resume: bool, overwrite: bool, out: Path | None) -> str:
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if resume and out is None:
+        raise ValueError("--resume needs --out, the folder to continue")
+    return "resume" if resume else "overwrite" if overwrite else "new"
 
 
 @app.command()

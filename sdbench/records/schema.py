@@ -46,6 +46,28 @@ def _real(unit: str, meaning: str, *, nullable: bool = False, minimum: float | N
     return Column("float64", unit, meaning, nullable, minimum)
 
 
+_METRICS = {
+    "lpips": _real("1", "LPIPS to the reference, 0 is identical", nullable=True),
+    "flip": _real("1", "FLIP to the reference, 0 is identical", nullable=True),
+    "ssim": _real("1", "structural similarity to the reference, 1 is identical", nullable=True),
+    "psnr": _real("dB", "peak signal-to-noise ratio to the reference, inf is identical", nullable=True),
+    "alignment": _real("1", "share of the caption's attributes that the image shows", nullable=True),
+    "clip_score": _real("1", "CLIPScore of image and prompt, 0 to 100", nullable=True),
+}
+_PAIR = {
+    "prompt_id": _text("identifier of the prompt within the study"),
+    "prompt": _text("text of the prompt"),
+    "seed": Column("Int64", "1", "seed of the image's own noise generator"),
+}
+_BRANCH = {
+    "kind": _text("how the unguided steps were chosen; `baseline` has none"),
+    "start": _count(
+        "1", "first step of the run that the kind moves; missing where there is no such run", nullable=True
+    ),
+    "length": _count("steps", "length of that run", nullable=True),
+    "mask": _text("one letter per step, 1 where it is guided"),
+}
+
 # What a call measures is missing where the call failed, so those columns are nullable.
 TABLES: dict[str, dict[str, Column]] = {
     "runs": {
@@ -98,22 +120,46 @@ TABLES: dict[str, dict[str, Column]] = {
     "images": {
         "unit": _text("identifier of the pipeline call"),
         "variant": _text("way of running the pipeline"),
-        "prompt_id": _text("identifier of the prompt within the study"),
-        "prompt": _text("text of the prompt"),
-        "seed": Column("Int64", "1", "seed of the image's own noise generator"),
+        **_PAIR,
         "path": _text("image file, relative to the study folder", nullable=True),
         "sha256": _text("hash of the pixels", nullable=True),
         "reference_variant": _text("variant whose image of the same pair is the reference", nullable=True),
-        "lpips": _real("1", "LPIPS to the reference, 0 is identical", nullable=True),
-        "flip": _real("1", "FLIP to the reference, 0 is identical", nullable=True),
-        "ssim": _real("1", "structural similarity to the reference, 1 is identical", nullable=True),
-        "psnr": _real("dB", "peak signal-to-noise ratio to the reference, inf is identical", nullable=True),
-        "alignment": _real("1", "share of the caption's attributes that the image shows", nullable=True),
-        "clip_score": _real("1", "CLIPScore of image and prompt, 0 to 100", nullable=True),
+        **_METRICS,
+    },
+    "sensitivity": {
+        "unit": _text("identifier of the pipeline call"),
+        "model": _text("model that ran"),
+        "scheduler": _text("class of the scheduler"),
+        "num_steps": _count("steps", "denoising steps asked of the pipeline"),
+        "guidance_scale": _real("1", "guidance scale w asked of the pipeline"),
+        **_PAIR,
+        **_BRANCH,
+        "nfe": _count("rows", "denoiser rows of a call under this mask alone"),
+        "rows": _count("rows", "denoiser rows evaluated for it here, where it shares what it can"),
+        **_METRICS,
+    },
+    "growth": {
+        "unit": _text("identifier of the pipeline call"),
+        **_PAIR,
+        **_BRANCH,
+        "step": _count("1", "steps that have run"),
+        "distance": _real("1", "norm of the latents' difference to the baseline's, over the baseline's", minimum=0),
     },
 }
+STUDY = ("runs", "steps", "images")
+"""The tables of a study; every unit has one row in the first."""
+SWEEP = ("sensitivity", "growth")
+"""The tables of a sensitivity sweep; every unit has rows in the first."""
+WITH_METRICS = ("images", "sensitivity")
+"""Tables that may carry further float64 columns, one per registered metric."""
 
-KEYS = {"runs": ["unit"], "steps": ["unit", "step"], "images": ["unit", "prompt_id", "seed"]}
+KEYS = {
+    "runs": ["unit"],
+    "steps": ["unit", "step"],
+    "images": ["unit", "prompt_id", "seed"],
+    "sensitivity": ["prompt_id", "seed", "mask"],
+    "growth": ["prompt_id", "seed", "mask", "step"],
+}
 
 
 def columns(table: str) -> dict[str, Column]:
@@ -131,15 +177,15 @@ def validate(table_frame: pd.DataFrame, table: str, *, source: str | None = None
     """Check a frame against the registry; it comes back with its columns in the registry's order.
 
     Args:
-        table_frame: the frame; `images` may carry further float64 columns, one per registered metric.
-        table: `runs`, `steps` or `images`.
+        table_frame: the frame.
+        table: its name in `TABLES`.
         source: what to call the frame in an error, usually its file.
 
     Raises:
         ValueError: names the source, the first wrong column, and what was expected of it.
     """
     registered = columns(table)
-    metrics = tuple(name for name in table_frame if name not in registered) if table == "images" else ()
+    metrics = tuple(name for name in table_frame if name not in registered) if table in WITH_METRICS else ()
     try:
         _schema(table, metrics).validate(table_frame, lazy=True)
     except SchemaErrors as error:
@@ -155,7 +201,7 @@ def frame(table: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """
     dtypes = {name: column.dtype for name, column in columns(table).items()}
     extra = dict.fromkeys(name for row in rows for name in row if name not in dtypes)
-    if extra and table != "images":
+    if extra and table not in WITH_METRICS:
         raise ValueError(f"{table}: unexpected column {next(iter(extra))!r}")
     typed = {}
     for name, dtype in (dtypes | dict.fromkeys(extra, "float64")).items():

@@ -19,7 +19,7 @@ import pandas as pd
 
 from sdbench.records.environment import environment_key
 from sdbench.records.files import PREFIX, read_json, read_table, sync, write_json, write_table
-from sdbench.records.schema import TABLES, empty, validate
+from sdbench.records.schema import STUDY, SWEEP, TABLES, empty, validate
 
 SCHEMA_VERSION = 1
 MODES = ("new", "resume", "overwrite")
@@ -47,16 +47,41 @@ def read(folder: str | Path) -> Results:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     study = _read_study(folder)
-    return Results(folder, **_merged(folder), environment=read_json(folder / "environment.json"), study=study)
+    return Results(folder, **_merged(folder, STUDY), environment=read_json(folder / "environment.json"), study=study)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sensitivity sweep recorded; `growth` is empty where it was not asked for."""
+
+    folder: Path
+    sensitivity: pd.DataFrame
+    growth: pd.DataFrame
+    environment: dict[str, dict[str, Any]]
+    study: dict[str, Any]
+
+
+def read_sweep(folder: str | Path) -> Sweep:
+    """Read and check a sensitivity sweep's folder, as `read` does a study's.
+
+    Raises:
+        ValueError: the folder or a file is missing, unreadable or of another form; names the file and the column.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    study = _read_study(folder)
+    return Sweep(folder, **_merged(folder, SWEEP), environment=read_json(folder / "environment.json"), study=study)
 
 
 class StudyFolder:
     """A study's folder, locked for this process; a context manager."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int, tables: tuple[str, ...]) -> None:
         """Use `create`."""
         self.path = path
         self._lock = lock
+        self._tables = tables
 
     @classmethod
     def create(
@@ -66,6 +91,7 @@ class StudyFolder:
         *,
         environment: Mapping[str, Any],
         mode: Literal["new", "resume", "overwrite"] = "new",
+        tables: tuple[str, ...] = STUDY,
     ) -> Self:
         """Lock a folder for a study, and start, continue or replace the study in it.
 
@@ -75,6 +101,7 @@ class StudyFolder:
             environment: added to the environments that the folder knows.
             mode: `new` refuses a folder that holds a study, `resume` continues the same study, `overwrite` removes the
                 old study's files; all three start a study in an empty folder.
+            tables: what the folder holds; every unit has rows in the first of them.
 
         Raises:
             ValueError: the folder does not fit the mode, holds something else, or is in use.
@@ -85,7 +112,7 @@ class StudyFolder:
         wanted = json.loads(json.dumps(dict(study)))
         _existing_study(path)
         path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, _lock(path))
+        folder = cls(path, _lock(path), tables)
         try:
             folder._open(wanted, dict(environment), mode)
         except BaseException:
@@ -109,22 +136,25 @@ class StudyFolder:
         try:
             write_json(self.path / "study.json", {"schema_version": SCHEMA_VERSION} | study)
             write_json(self.path / "environment.json", {environment_key(environment): environment})
-            for table in TABLES:
+            for table in self._tables:
                 write_table(self.path, table, empty(table))
         except BaseException:
             self._remove()
             raise
 
-    def add(self, unit: str, *, runs: pd.DataFrame, steps: pd.DataFrame, images: pd.DataFrame) -> None:
+    def add(self, unit: str, **frames: pd.DataFrame) -> None:
         """Record a finished or failed unit, whole or not at all; it replaces what an earlier try recorded.
+
+        Args:
+            unit: its identifier.
+            **frames: its rows of every table of the folder, by the table's name.
 
         Raises:
             ValueError: a frame does not fit its table or is not about this unit.
         """
-        frames = {"runs": runs, "steps": steps, "images": images}
-        for table, table_frame in frames.items():
-            validate(table_frame, table, source=f"unit {unit!r}, {table}")
-            if not (table_frame["unit"] == unit).all() or (table == "runs" and len(table_frame) != 1):
+        for table in self._tables:
+            validate(frames[table], table, source=f"unit {unit!r}, {table}")
+            if not (frames[table]["unit"] == unit).all() or (table == "runs" and len(frames[table]) != 1):
                 raise ValueError(f"unit {unit!r}: {table} must hold rows of this unit only, and runs exactly one")
         number = max((int(part.name) for part in _parts(self.path)), default=0) + 1
         part = self.path / "parts" / f"{number:06d}"
@@ -140,14 +170,14 @@ class StudyFolder:
 
     def finished(self) -> set[str]:
         """Units that ran and did not fail."""
-        runs = _merged(self.path)["runs"]
-        return set(runs.loc[runs["status"] == "ok", "unit"])
+        units = _merged(self.path, self._tables)[self._tables[0]]
+        return set(units.loc[units["status"] == "ok", "unit"] if "status" in units else units["unit"])
 
     def compact(self) -> None:
         """Merge the parts into the tables."""
         if not _parts(self.path):
             return
-        for table, table_frame in _merged(self.path).items():
+        for table, table_frame in _merged(self.path, self._tables).items():
             write_table(self.path, table, table_frame)
         # One rename drops all parts at once: a part that had lost a file would be unreadable.
         (self.path / "parts").rename(self.path / f"{PREFIX}parts")
@@ -232,16 +262,16 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(part for part in folder.glob("parts/*") if not part.name.startswith(PREFIX))
 
 
-def _merged(folder: Path) -> dict[str, pd.DataFrame]:
-    """The study's tables; of a unit recorded more than once the newest part counts, in every table."""
+def _merged(folder: Path, tables: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+    """The folder's tables; of a unit recorded more than once the newest part counts, in every table."""
     # Parts before tables: a part that is merged meanwhile is then seen twice rather than not at all.
-    parts = [{table: read_table(part, table) for table in TABLES} for part in _parts(folder)]
-    sources = [_tables(folder), *parts]
+    parts = [{table: read_table(part, table) for table in tables} for part in _parts(folder)]
+    sources = [_whole(folder, tables), *parts]
     if not parts:
         return sources[0]
-    newest = {unit: index for index, source in enumerate(sources) for unit in source["runs"]["unit"]}
+    newest = {unit: index for index, source in enumerate(sources) for unit in source[tables[0]]["unit"]}
     merged = {}
-    for table in TABLES:
+    for table in tables:
         kept = [source[table][source[table]["unit"].map(newest) == index] for index, source in enumerate(sources)]
         filled = [table_frame for table_frame in kept if len(table_frame)] or kept[:1]
         # Each part was checked when it was added; checking each again would take a second per ten parts.
@@ -249,16 +279,17 @@ def _merged(folder: Path) -> dict[str, pd.DataFrame]:
     return merged
 
 
-def _tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """The merged tables; a row that belongs to no run is an error."""
-    tables = {
-        table: validate(read_table(folder, table), table, source=str(folder / f"{table}.parquet")) for table in TABLES
+def _whole(folder: Path, tables: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+    """The merged tables; a row of a unit that the first table does not know is an error."""
+    whole = {
+        table: validate(read_table(folder, table), table, source=str(folder / f"{table}.parquet")) for table in tables
     }
-    for table in ("steps", "images"):
-        strangers = set(tables[table]["unit"]) - set(tables["runs"]["unit"])
+    for table in tables[1:]:
+        strangers = set(whole[table]["unit"]) - set(whole[tables[0]]["unit"])
         if strangers:
-            raise ValueError(f"{folder / table}.parquet: column 'unit' holds {min(strangers)!r}, not in runs.parquet")
-    return tables
+            first = f"{tables[0]}.parquet"
+            raise ValueError(f"{folder / table}.parquet: column 'unit' holds {min(strangers)!r}, not in {first}")
+    return whole
 
 
 def _read_study(folder: Path) -> dict[str, Any]:

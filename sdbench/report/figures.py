@@ -106,6 +106,57 @@ def frontier_figure(summary: pd.DataFrame) -> Figure:
     return figure
 
 
+def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure:
+    """What dropping guidance does, by where it is dropped: one panel per metric, with 95 % intervals.
+
+    Intervals of guidance have a beginning and a length; their means are shown as a map of both.
+
+    Args:
+        curves: by metric, each from `sdbench.analysis.sensitivity.sensitivity_curve`, of one kind.
+        steps: of the loop.
+    """
+    if next(iter(curves.values()))["kind"].iloc[0] == "interval":
+        return _interval_maps(curves)
+    figure = _figure(8, 0.6 + 2.4 * len(curves))
+    panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    first = next(iter(curves.values()))
+    kind = first["kind"].iloc[0]
+    across = "length" if kind in ("last", "first") else "start"
+    labels = {
+        "single": "step without guidance",
+        "window": f"first of {first['length'].iloc[0]} steps without guidance",
+        "last": "last steps without guidance",
+        "first": "first steps without guidance",
+    }
+    for axes, (metric, curve) in zip(panels, curves.items(), strict=True):
+        position = curve[across].astype(float)
+        if not curve[f"{metric}_lo"].isna().all():
+            ends = (curve[f"{metric}_lo"], curve[f"{metric}_hi"])
+            axes.fill_between(position, *ends, color=PALETTE[4], alpha=0.25, linewidth=0, label="95 % interval")
+        axes.plot(position, curve[metric], color=PALETTE[4], linewidth=1.4, marker="o", markersize=2.5, label="mean")
+        axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        axes.set_ylabel(_meaning(metric).replace(", ", ",\n"))
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize="small")
+    panels[-1].set(xlabel=f"{labels[kind]} (of {steps})", xlim=(-0.02 * steps, 1.02 * steps))
+    return figure
+
+
+def _interval_maps(curves: dict[str, pd.DataFrame]) -> Figure:
+    figure = _figure(0.6 + 4.2 * len(curves), 3.8)
+    for axes, (metric, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        grid = curve.astype({"start": int, "length": int}).pivot_table(metric, index="length", columns="start")
+        drawn = axes.pcolormesh(grid.columns, grid.index, grid, shading="nearest", cmap="viridis")
+        figure.colorbar(drawn, ax=axes, label=_meaning(metric))
+        axes.set(xlabel="first guided step", ylabel="guided steps, none outside")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _meaning(metric: str) -> str:
+    return "alignment to caption, change" if metric == "alignment" else f"{metric} to guided image"
+
+
 def _figure(width: float, height: float) -> Figure:
     """An empty figure in the one style; width and height in inches."""
     return Figure(figsize=(width, height), dpi=150, layout="constrained")

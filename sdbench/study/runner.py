@@ -21,9 +21,11 @@ from jaxtyping import Float
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from sdbench.instruments.clock import clock_for
 from sdbench.instruments.cost import denoiser_flop, flop_per_row
+from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace, PeakRss, check_order, weights_bytes
 from sdbench.instruments.quality import find_metric, provenance, score
 from sdbench.instruments.steps import GUIDANCE_SPACE, CallRecord, MemoryProbe, StepProbe
@@ -74,7 +76,7 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
         finished = folder.finished()
         planned = units(study)
         try:
-            with _progress() as progress:
+            with progress_bar() as progress:
                 task = progress.add_task("running", total=len(planned), completed=0, what="")
                 for unit in planned:
                     progress.update(task, what=unit.variant.name)
@@ -95,9 +97,10 @@ def loaded(study: Study) -> Any:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is known of a study's calls before the first one: work per denoiser row and bytes of the weights."""
+    """What is known of a study's calls before the first one: work and memory per denoiser row, bytes of the weights."""
 
     flop_per_row: float
+    row_peak_bytes: float
     weights_bytes: int
 
 
@@ -139,20 +142,9 @@ def prepare(pipe: Any, study: Study) -> Workload:
         seen.append((args, kwargs))
         raise _Stopped
 
-    class StopAtLoop(Listener):
-        def loop_begins(self, call: int, iterations: int, images: int) -> None:
-            raise _Stopped
-
-    def start(unit: Unit, listener: Listener | None) -> None:
-        try:
-            with guided_by(pipe, unit.variant.rule, listeners=[listener] if listener else []):
-                pipe(**call_arguments(study, unit, pipe), output_type="latent")
-        except _Stopped:
-            return
-
     for variant in map(parse, study.variants):
         try:
-            start(Unit(study, variant, first.pairs, 0, "warmup"), StopAtLoop())
+            _start(pipe, Unit(study, variant, first.pairs, 0, "warmup"), _StopAtLoop())
         except ValueError as error:
             raise ValueError(f"variant '{variant.name}': {error}") from None
     with guided_by(pipe, GuidanceSchedule.none):
@@ -160,15 +152,43 @@ def prepare(pipe: Any, study: Study) -> Workload:
 
     hook = denoiser_of(pipe).register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        start(first, None)
+        _start(pipe, first, None)
     finally:
         hook.remove()
     args, kwargs = seen[0]
     rows = len(first_tensor(seen[0]))
     if study.guidance_execution == "batched" and rows < 2 * len(first.pairs):
         raise ValueError(f"{type(pipe).__name__} guides by two calls, which cannot be batched")
-    flop = denoiser_flop(denoiser_of(pipe), *args, **kwargs)
-    return Workload(flop_per_row(flop, rows), weights_bytes(pipe))
+    outside = tree_leaves([list(denoiser_of(pipe).parameters()), list(denoiser_of(pipe).buffers()), seen[0]])
+    with LiveBytes(outside) as live:
+        flop = denoiser_flop(denoiser_of(pipe), *args, **kwargs)
+    peak = live.cpu_peak_bytes if pipe.device.type == "cpu" else live.peak_bytes
+    return Workload(flop_per_row(flop, rows), peak / rows, weights_bytes(pipe))
+
+
+def loop_length(pipe: Any, study: Study) -> int:
+    """Iterations that a pipeline's loop really runs for a study's number of steps."""
+    stopped = _StopAtLoop()
+    _start(pipe, units(study)[0], stopped)
+    return stopped.iterations
+
+
+class _StopAtLoop(Listener):
+    """Ends a call before its first evaluation, and keeps how many iterations were to come."""
+
+    iterations = 0
+
+    def loop_begins(self, call: int, iterations: int, images: int) -> None:
+        self.iterations = iterations
+        raise _Stopped
+
+
+def _start(pipe: Any, unit: Unit, listener: Listener | None) -> None:
+    try:
+        with guided_by(pipe, unit.variant.rule, listeners=[listener] if listener else []):
+            pipe(**call_arguments(unit.study, unit, pipe), output_type="latent")
+    except _Stopped:
+        return
 
 
 def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -> None:
@@ -274,8 +294,13 @@ def _measured(record: CallRecord, work: Workload) -> dict[str, Any]:
     }
 
 
+def eight_bit(images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 height width"]:
+    """Images as a PNG file gives them back: of 256 values in [0, 1], in float32 on the CPU."""
+    return (images.float().clamp(0, 1) * 255).round().cpu() / 255
+
+
 def _save(folder: Path, unit: Unit, images: Float[Tensor, "n 3 height width"]) -> list[dict[str, Any]]:
-    pixels = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    pixels = (eight_bit(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     (folder / "images").mkdir(exist_ok=True)
     rows = []
     for (prompt_id, prompt, seed), image in zip(unit.pairs, pixels, strict=True):
@@ -356,6 +381,7 @@ def estimate(study: Study, *, pipe: Any = None, steps: int = 4) -> Estimate:
     return Estimate(len(planned), seconds, measured["rss_peak_bytes"])
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
+    """A bar with the time taken and left, and a field `what` for what is running."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(elapsed_when_finished=False), TextColumn("{task.fields[what]}"))

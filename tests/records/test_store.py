@@ -34,7 +34,7 @@ def test_new_study_reads_back_empty(path):
     create(path).close()
     results = read(path)
     assert (results.study, list(results.environment.values())) == (STUDY, [{"cores": 2}])
-    for table in schema.TABLES:
+    for table in schema.STUDY:
         pd.testing.assert_frame_equal(getattr(results, table), schema.empty(table))
 
 
@@ -44,7 +44,7 @@ def test_units_read_the_same_before_and_after_compaction(path, parts):
             folder.add(unit, **parts(unit))
         before = read(path)
         folder.compact()
-    for table in schema.TABLES:
+    for table in schema.STUDY:
         pd.testing.assert_frame_equal(getattr(before, table), getattr(read(path), table))
     assert list(before.runs["unit"]) == ["a", "b", "c"]
     assert not (path / "parts").exists()
@@ -98,7 +98,7 @@ def test_crash_during_compaction_loses_and_doubles_nothing(path, parts, survivor
         monkeypatch.setattr(Path, "rename", crash)
         with pytest.raises(KeyboardInterrupt):
             folder.compact()
-    for table in schema.TABLES:
+    for table in schema.STUDY:
         pd.testing.assert_frame_equal(getattr(before, table), getattr(read(path), table))
 
 
@@ -110,10 +110,10 @@ def test_killed_writer_leaves_a_readable_study_that_resumes(path, parts):
     assert list(read(path).runs["unit"]) == ["a"]
     with create(path, mode="resume") as folder:
         assert folder.finished() == {"a"}
-    assert listing(path) == {f"parts/000001/{t}.parquet" for t in schema.TABLES} | {
+    assert listing(path) == {f"parts/000001/{t}.parquet" for t in schema.STUDY} | {
         "study.json",
         "environment.json",
-        *(f"{t}.parquet" for t in schema.TABLES),
+        *(f"{t}.parquet" for t in schema.STUDY),
     }
 
 

@@ -9,7 +9,7 @@ from matplotlib.transforms import Bbox
 
 from sdbench.records import schema
 from sdbench.records.store import Results
-from sdbench.report.figures import frontier_figure, image_grid, step_figure
+from sdbench.report.figures import frontier_figure, image_grid, sensitivity_figure, step_figure
 
 
 @pytest.fixture
@@ -76,6 +76,35 @@ def test_frontier_labels_of_close_points_do_not_overlap():
 def test_frontier_leaves_out_what_was_not_measured():
     points = frontier([0.1, np.nan])
     assert [label.get_text() for label in frontier_figure(points).axes[0].texts] == ["random:0@0"]
+
+
+def curve(kind, lengths):
+    rows = [
+        {"kind": kind, "start": 8 - length if kind == "last" else start, "length": length}
+        | {"lpips": 0.1 * length, "lpips_lo": 0.05 * length, "lpips_hi": 0.2 * length}
+        for start, length in lengths
+    ]
+    return pd.DataFrame(rows).astype({"start": "Int64", "length": "Int64"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "lengths", "label", "across"),
+    [
+        ("single", [(k, 1) for k in range(8)], "step without guidance (of 8)", list(range(8))),
+        ("window", [(k, 2) for k in range(7)], "first of 2 steps without guidance (of 8)", list(range(7))),
+        ("last", [(0, k) for k in range(1, 9)], "last steps without guidance (of 8)", list(range(1, 9))),
+    ],
+)
+def test_a_sensitivity_curve_runs_over_what_its_kind_moves(kind, lengths, label, across):
+    axes = sensitivity_figure({"lpips": curve(kind, lengths)}, steps=8).axes[0]
+    assert axes.get_xlabel() == label
+    assert axes.lines[0].get_xdata().tolist() == across
+
+
+def test_intervals_of_guidance_are_a_map_of_beginning_and_length():
+    figure = sensitivity_figure({"lpips": curve("interval", [(0, 2), (0, 4), (2, 2)])}, steps=4)
+    shown = figure.axes[0].collections[0].get_array()
+    np.testing.assert_allclose(shown.filled(np.nan), [[0.2, 0.2], [0.4, np.nan]])
 
 
 def test_analysis_and_report_load_neither_torch_nor_pyplot():
