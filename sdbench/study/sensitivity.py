@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from sdbench.records.environment import environment
 from sdbench.records.schema import SWEEP, frame
 from sdbench.records.store import StudyFolder, Sweep, read_sweep
 from sdbench.study.plan import BASELINE, Study, Unit
-from sdbench.study.runner import call_arguments, eight_bit, loop_length, prepare, progress_bar
+from sdbench.study.runner import Workload, call_arguments, eight_bit, loop_length, prepare, progress_bar
 from sdbench.variants.branches import Branches, Mask, Trunk
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.registry import parse
@@ -52,6 +52,11 @@ class Branch:
     def text(self) -> str:
         """One letter per step, 1 where it is guided."""
         return "".join("01"[guided] for guided in self.mask)
+
+
+def baseline(steps: int) -> Branch:
+    """The branch that guides every step."""
+    return Branch("baseline", None, None, (True,) * steps)
 
 
 def branches_of(kind: str, steps: int, *, length: int | None = None, stride: int = 1) -> list[Branch]:
@@ -201,126 +206,132 @@ def sweep(pipe: Any, study: Study, plan: SweepPlan, out: str | Path | None = Non
         study = replace(study, random_weights=True)
     quality = provenance(study.metrics or ())
     work = prepare(pipe, study)
-    branches = plan.branches(loop_length(pipe, study))
-    max_rows = _affordable_rows(pipe, work.row_peak_bytes) if plan.max_rows is None else plan.max_rows
+    max_rows = affordable_rows(pipe, work) if plan.max_rows is None else plan.max_rows
     if max_rows < 1:
         raise ValueError(f"max_rows must be at least 1, not {max_rows}")
+    branches = plan.branches(loop_length(pipe, study))
     settings = {name: getattr(plan, name) for name in ("kind", "length", "stride", "masks", "growth")}
     record = study.as_json() | {"quality": quality, "sweep": settings}
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
     env = environment() | layout(pipe)
+    groups = [Brancher(pipe, study, pairs, max_rows) for pairs in batches(study.pairs, study.batch)]
+    calls = {
+        (index, _unit(study, group.pairs, call)): call
+        for index, group in enumerate(groups)
+        for call in [(baseline(len(branches[0].mask)),), *group.calls(branches)]
+    }
     with StudyFolder.create(out, record, environment=env, mode=mode, tables=SWEEP) as folder:  # type: ignore[arg-type]
         finished = folder.finished()
-        groups = [_Group(study, pairs, branches, max_rows) for pairs in _batches(study.pairs, study.batch)]
         try:
             with progress_bar() as progress:
-                total = sum(len(group.calls) for group in groups)
-                task = progress.add_task("branching", total=total, completed=0, what="")
-                for group in groups:
-                    follower = _Follower(pipe, group, growth=plan.growth)
-                    for number, call in enumerate(group.calls):
-                        progress.update(task, what=f"{len(group.pairs)} x {len(call)} branches")
-                        if group.unit(number) not in finished:
-                            folder.add(group.unit(number), **follower.follow(number))
-                        progress.advance(task)
+                task = progress.add_task("branching", total=len(calls), completed=0, what="")
+                for (index, unit), call in calls.items():
+                    progress.update(task, what=f"{len(groups[index].pairs)} x {len(call)} branches")
+                    if unit not in finished:
+                        rows, growth = groups[index].follow(call, growth=plan.growth)
+                        tables = {"sensitivity": rows, "growth": growth}
+                        folder.add(
+                            unit, **{n: frame(n, [{"unit": unit} | row for row in t]) for n, t in tables.items()}
+                        )
+                    progress.advance(task)
         finally:
             folder.compact()
     return read_sweep(out)
 
 
-def _affordable_rows(pipe: Any, row_peak_bytes: float) -> int:
-    free = free_bytes(pipe.device)
-    rows = int(MEMORY_SHARE * free / row_peak_bytes)
+def affordable_rows(pipe: Any, work: Workload) -> int:
+    """Rows of one denoiser evaluation that fit in half of the free memory, at most 64.
+
+    Raises:
+        ValueError: not even one fits.
+    """
+    row_bytes, free = work.row_peak_bytes, free_bytes(pipe.device)
+    rows = int(MEMORY_SHARE * free / row_bytes)
     if rows < 1:
-        raise ValueError(
-            f"one denoiser row needs {row_peak_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are free, half of it to use"
-        )
+        raise ValueError(f"one denoiser row needs {row_bytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free, half to use")
     return min(rows, MOST_ROWS)
 
 
-def _batches(entries: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
+def batches(entries: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
+    """Consecutive entries, `size` at a time."""
     return [tuple(entries[start : start + size]) for start in range(0, len(entries), size)]
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Pairs that share their calls: the trunk first, then the branches, as many at a time as rows are allowed."""
-
-    study: Study
-    pairs: tuple[tuple[str, str, int], ...]
-    branches: list[Branch]
-    max_rows: int
-
-    @property
-    def calls(self) -> list[tuple[Branch, ...]]:
-        trunk = Branch("baseline", None, None, (True,) * len(self.branches[0].mask))
-        return [(trunk,), *_batches(self.branches, max(1, self.max_rows // len(self.pairs)))]
-
-    def unit(self, number: int) -> str:
-        """Short hash of what a call computes."""
-        content = json.dumps([self.study.as_json(), self.pairs, [branch.text for branch in self.calls[number]]])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+def _unit(study: Study, pairs: tuple[tuple[str, str, int], ...], branches: Sequence[Branch]) -> str:
+    """Short hash of what a call computes."""
+    content = json.dumps([study.as_json(), pairs, [branch.text for branch in branches]])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-@dataclass
-class _Follower:
-    """Runs the calls of one group; the trunk when the first of them needs it."""
+class Brancher:
+    """Follows branches of a few pairs; the trunk runs once, before the first of them.
 
-    pipe: Any
-    group: _Group
-    growth: bool
-    trunk: Trunk = field(default_factory=Trunk)
-    path: dict[int, Tensor] = field(default_factory=dict)
-    reference: Float[Tensor, "pairs 3 height width"] | None = None
+    Args:
+        pipe: a guided pipeline.
+        study: its steps, scale, metrics and further arguments.
+        pairs: (prompt_id, prompt, seed) of every image.
+        max_rows: of one denoiser evaluation.
+    """
 
-    def follow(self, number: int) -> dict[str, pd.DataFrame]:
-        """The rows of every table of the sweep from one call."""
-        if number > 0 and self.reference is None:
-            self.follow(0)  # of a sweep that goes on
-        group, study = self.group, self.group.study
-        branches = group.calls[number]
-        pairs = [pair for pair in group.pairs for _ in branches]
-        masks = Branches([branch.mask for branch in branches], len(group.pairs), self.trunk, max_rows=group.max_rows)
-        distances = _Distances(self.path)
-        arguments = call_arguments(study, Unit(study, parse(BASELINE), tuple(pairs), 0, "measured"), self.pipe)
-        with _decoding_one_by_one(self.pipe), guided_by(self.pipe, masks, listeners=[distances] if self.growth else []):
+    def __init__(self, pipe: Any, study: Study, pairs: tuple[tuple[str, str, int], ...], max_rows: int) -> None:
+        """Run nothing yet."""
+        self.pipe, self.study, self.pairs, self.max_rows = pipe, study, pairs, max_rows
+        self._trunk = Trunk()
+        self._path: dict[int, Tensor] = {}
+        self._reference: Float[Tensor, "pairs 3 height width"] | None = None
+
+    def calls(self, branches: Sequence[Branch]) -> list[tuple[Branch, ...]]:
+        """The branches as pipeline calls take them: as many at a time as give the allowed number of rows."""
+        return batches(branches, max(1, self.max_rows // len(self.pairs)))
+
+    def follow(
+        self, branches: Sequence[Branch], *, growth: bool = False
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Run one pipeline call and return the rows of the tables `sensitivity` and `growth`, without their unit."""
+        if self._reference is None and not all(branches[0].mask):
+            self.follow([baseline(len(branches[0].mask))], growth=growth)
+        pairs = [pair for pair in self.pairs for _ in branches]
+        masks = Branches([branch.mask for branch in branches], len(self.pairs), self._trunk, max_rows=self.max_rows)
+        distances = _Distances(self._path)
+        arguments = call_arguments(
+            self.study, Unit(self.study, parse(BASELINE), tuple(pairs), 0, "measured"), self.pipe
+        )
+        with decoding_one_by_one(self.pipe), guided_by(self.pipe, masks, listeners=[distances] if growth else []):
             images = eight_bit(self.pipe(**arguments, output_type="pt").images)
-        if number == 0:
-            self.reference = images
-        assert self.reference is not None
+        if self._reference is None:
+            self._reference = images
         known = [
-            {"unit": group.unit(number), "prompt_id": prompt_id, "prompt": prompt, "seed": seed}
+            {"prompt_id": prompt_id, "prompt": prompt, "seed": seed}
             | {"kind": branch.kind, "start": branch.start, "length": branch.length, "mask": branch.text}
-            for (prompt_id, prompt, seed), branch in zip(pairs, list(branches) * len(group.pairs), strict=True)
+            for (prompt_id, prompt, seed), branch in zip(pairs, [*branches] * len(self.pairs), strict=True)
         ]
         cost = [
-            {"nfe": GuidanceSchedule(branch.mask).nfe, "rows": rows // len(group.pairs)}
+            {"nfe": GuidanceSchedule(branch.mask).nfe, "rows": rows // len(self.pairs)}
             for branch, rows in zip(branches, masks.rows, strict=True)
-        ] * len(group.pairs)
+        ] * len(self.pairs)
         about = {
-            "model": study.model,
+            "model": self.study.model,
             "scheduler": type(self.pipe.scheduler).__name__,
-            "num_steps": study.num_steps,
-            "guidance_scale": study.guidance_scale,
+            "num_steps": self.study.num_steps,
+            "guidance_scale": self.study.guidance_scale,
         }
-        quality = self._quality(images, [prompt for _, prompt, _ in pairs], len(branches))
-        rows = [a | about | b | c for a, b, c in zip(known, cost, quality, strict=True)]
-        growth = [
+        quality = self.quality(images, [prompt for _, prompt, _ in pairs])
+        rows = [about | a | b | c for a, b, c in zip(known, cost, quality, strict=True)]
+        grown = [
             row | {"step": step, "distance": float(distance[index])}
             for step, distance in distances.by_step.items()
             for index, row in enumerate(known)
         ]
-        return {"sensitivity": frame("sensitivity", rows), "growth": frame("growth", growth)}
+        return rows, grown
 
-    def _quality(
-        self, images: Float[Tensor, "n 3 height width"], prompts: list[str], branches: int
-    ) -> list[dict[str, float]]:
-        assert self.reference is not None
+    def quality(self, images: Float[Tensor, "n 3 height width"], prompts: list[str]) -> list[dict[str, float]]:
+        """Every metric of every image: as many for each pair, those of the first pair first."""
+        assert self._reference is not None
+        reference = self._reference.repeat_interleave(len(images) // len(self.pairs), dim=0)
         values = {}
-        for name in self.group.study.metrics or ():
+        for name in self.study.metrics or ():
             metric, _ = find_metric(name)
-            against: Any = prompts if metric.needs == "prompt" else self.reference.repeat_interleave(branches, dim=0)
-            values[metric.name] = score(name, images, against).tolist()
+            values[metric.name] = score(name, images, prompts if metric.needs == "prompt" else reference).tolist()
         return [{name: column[index] for name, column in values.items()} for index in range(len(images))]
 
 
@@ -345,7 +356,7 @@ class _Distances(Listener):
 
 
 @contextmanager
-def _decoding_one_by_one(pipe: Any) -> Iterator[None]:
+def decoding_one_by_one(pipe: Any) -> Iterator[None]:
     """Have the autoencoder decode the many images of a call one after the other, where it can."""
     vae: Any = getattr(pipe, "vae", None)
     if not hasattr(vae, "use_slicing") or vae.use_slicing:
