@@ -347,6 +347,86 @@ def _report_sweep(found: Sweep) -> None:
     console.print(f"  sensitivity.parquet one row per pair and mask, in {found.folder}", soft_wrap=True)
 
 
+@app.command()
+def plan(
+    unguided: Annotated[str | None, typer.Option(help="numbers of unguided steps, with commas between them")] = None,
+    max_lpips: Annotated[float | None, typer.Option(help="as many unguided steps as keep this LPIPS")] = None,
+    saving: Annotated[
+        str | None, typer.Option(help="as few unguided steps as save this share of the time: 15%")
+    ] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="tuning prompts, one per line")] = None,
+    held_out_file: Annotated[Path | None, typer.Option(help="other prompts, on which the plans are judged")] = None,
+    pairs: Annotated[int, typer.Option(help="of mini-sd, without the files: held-out captions")] = 128,
+    seeds: Annotated[str | None, typer.Option(help="with commas between them")] = None,
+    metric: Annotated[str, typer.Option(help="what the search lowers, or raises where higher is better")] = "lpips",
+    scales: Annotated[str | None, typer.Option(help="guidance scales to try for the steps that stay guided")] = None,
+    rounds: Annotated[int, typer.Option(help="of exchanges, at most")] = 6,
+    max_rows: Annotated[int | None, typer.Option(help="of one evaluation; from the free memory by default")] = None,
+    out: Annotated[Path | None, typer.Option(help="the plans' folder; a new one under sdbench-results/")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the plans in --out")] = False,
+    model: Annotated[str | None, typer.Option(help="name, hub id or folder; see `sdbench models`")] = None,
+    num_steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="w, above 1")] = None,
+    batch: Annotated[int | None, typer.Option(help="(prompt, seed) pairs that share their calls")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
+) -> None:
+    """Find the steps to leave unguided, and judge them on other prompts against every simple choice of as many."""
+    _quiet()
+    with _one_line_errors():
+        if max_lpips is not None and metric != "lpips":
+            raise ValueError(f"--max-lpips bounds LPIPS, so --metric must be lpips, not {metric}")
+        from sdbench.analysis.frontier import plan_table
+        from sdbench.instruments.quality import find_metric
+        from sdbench.report.figures import plan_figure
+        from sdbench.report.tables import plan_text
+        from sdbench.study.plan import Study
+        from sdbench.study.planner import Target, plan_studies
+        from sdbench.study.planner import plan as find_plans
+        from sdbench.study.runner import loaded
+
+        numbers = () if unguided is None else tuple(_whole("--unguided", unguided))
+        target = Target(numbers, max_lpips, None if saving is None else _share("--saving", saving))
+        options = {
+            "model": model,
+            "seeds": _numbers(seeds),
+            "num_steps": num_steps,
+            "guidance_scale": guidance_scale,
+            "batch": batch,
+            "dtype": dtype,
+            "device": device,
+        }
+        given = {key: value for key, value in options.items() if value is not None}
+        study = Study.default(**given, variants=["cfg"], metrics=[metric], name="plan")
+        tuning, held_out = plan_studies(study, prompts_file, held_out_file, pairs=pairs)
+        tried = [_positive("--scales", text) for text in _split(scales) or ()]
+        folder = out or Path("sdbench-results") / f"plan-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        mode = "overwrite" if overwrite else "new"
+        limits: dict[str, Any] = {"scales": tried, "rounds": rounds, "max_rows": max_rows}
+        judged = find_plans(loaded(study), tuning, held_out, target, folder, metric=metric, mode=mode, **limits)
+        kind, _ = find_metric(metric)
+        table = plan_table(judged, kind.name, higher_is_better=bool(kind.higher_is_better))
+        console.print(plan_text(table, kind.name))
+        if "alignment" in judged and metric != "alignment" and judged["alignment"].notna().any():
+            console.print(plan_text(plan_table(judged, "alignment", higher_is_better=True), "alignment"))
+        plan_figure(table, kind.name).savefig(folder / "plan.png")
+        console.print(f"Schedules (plan-K.json), judged.parquet and plan.png are in {folder}", soft_wrap=True)
+
+
+def _share(option: str, text: str) -> float:
+    return _positive(option, text.removesuffix("%")) / 100 if text.endswith("%") else _positive(option, text)
+
+
+def _positive(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ValueError(f"{option} takes positive numbers, not '{text}'")
+    return value
+
+
 def _mode(*, resume: bool, overwrite: bool, out: Path | None) -> str:
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")

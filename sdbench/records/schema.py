@@ -145,12 +145,22 @@ TABLES: dict[str, dict[str, Column]] = {
         "step": _count("1", "steps that have run"),
         "distance": _real("1", "norm of the latents' difference to the baseline's, over the baseline's", minimum=0),
     },
+    "judged": {
+        "unit": _text("identifier of the plan"),
+        "unguided": _count("steps", "unguided steps of the plan"),
+        "variant": _text("way of running the pipeline; `plan` is the planned schedule"),
+        **_PAIR,
+        "nfe": _count("rows", "denoiser rows per image"),
+        **_METRICS,
+    },
 }
 STUDY = ("runs", "steps", "images")
 """The tables of a study; every unit has one row in the first."""
 SWEEP = ("sensitivity", "growth")
 """The tables of a sensitivity sweep; every unit has rows in the first."""
-WITH_METRICS = ("images", "sensitivity")
+PLANS = ("judged",)
+"""The table of planned schedules."""
+WITH_METRICS = ("images", "sensitivity", "judged")
 """Tables that may carry further float64 columns, one per registered metric."""
 
 KEYS = {
@@ -159,6 +169,7 @@ KEYS = {
     "images": ["unit", "prompt_id", "seed"],
     "sensitivity": ["prompt_id", "seed", "mask"],
     "growth": ["prompt_id", "seed", "mask", "step"],
+    "judged": ["unit", "variant", "prompt_id", "seed"],
 }
 
 

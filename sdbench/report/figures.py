@@ -142,6 +142,31 @@ def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure
     return figure
 
 
+def plan_figure(table: pd.DataFrame, metric: str) -> Figure:
+    """Work saved against a metric for planned schedules and their controls, with 95 % intervals.
+
+    Args:
+        table: from `sdbench.analysis.frontier.plan_table`.
+        metric: the one that it was made for.
+    """
+    figure = _figure(7.5, 4.5)
+    axes = figure.subplots()
+    kinds = table["variant"].str.split(":").str[0]
+    for index, (kind, part) in enumerate(table.groupby(kinds, sort=False)):
+        part = part.sort_values("nfe")
+        colour = BASELINE_COLOUR if kind == "plan" else PALETTE[(index - 1) % len(PALETTE)]
+        known = part[f"{metric}_lo"].notna().all()
+        bars = (part[metric] - part[f"{metric}_lo"], part[f"{metric}_hi"] - part[metric]) if known else None
+        dash = DASHES[max(index - 1, 0) // len(PALETTE) % len(DASHES)]
+        axes.errorbar(
+            part["nfe"], part[metric], bars, label=kind, color=colour, marker="o", markersize=4, ls=dash, lw=1.2
+        )
+    axes.set(xlabel="denoiser evaluations per image", ylabel=f"{metric} to guided image")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def _interval_maps(curves: dict[str, pd.DataFrame]) -> Figure:
     figure = _figure(0.6 + 4.2 * len(curves), 3.8)
     for axes, (metric, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):

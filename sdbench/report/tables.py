@@ -133,3 +133,20 @@ def _cell(row: "pd.Series[float]", column: _Column) -> str:
     if not column.interval or math.isnan(lo):
         return format(estimate, column.form)
     return f"{estimate:{column.form}} [{lo:{column.form}},{hi:{column.form}}]"
+
+
+def plan_text(table: pd.DataFrame, metric: str) -> Table:
+    """Plans and their controls for a terminal, from `sdbench.analysis.frontier.plan_table`."""
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for heading in ("unguided", "variant", "NFE", metric, "worse than the plan by", "verdict"):
+        shown.add_column(heading, justify="left" if heading in ("variant", "verdict") else "right")
+    for _, row in table.iterrows():
+        worse = MISSING if row["variant"] == "plan" else _with_ends(row, "worse", "+.4f")
+        cells = (str(row["unguided"]), row["variant"], f"{row['nfe']:g}", _with_ends(row, metric, ".4f"), worse)
+        shown.add_row(*map(Text, (*cells, row["verdict"])))
+    return shown
+
+
+def _with_ends(row: "pd.Series[float]", name: str, form: str) -> str:
+    estimate, lo, hi = (row[column] for column in (name, f"{name}_lo", f"{name}_hi"))
+    return f"{estimate:{form}}" if math.isnan(lo) else f"{estimate:{form}} [{lo:{form}},{hi:{form}}]"

@@ -150,12 +150,7 @@ class Study:
         if "prompts_file" in values:
             if "prompts" in values:
                 raise ValueError(f"{source}: give prompts or prompts_file, not both")
-            file = Path(values.pop("prompts_file"))
-            try:
-                lines = file.read_text().splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"prompts file '{file}' cannot be read: {error}") from None
-            values["prompts"] = [line.strip() for line in lines if line.strip()]
+            values["prompts"] = read_prompts(Path(values.pop("prompts_file")))
         missing = [
             name
             for name in ("model", "variants", "prompts", "seeds", "num_steps", "guidance_scale")
@@ -178,6 +173,19 @@ class Study:
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return json.loads(json.dumps(asdict(self)))
+
+
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """The prompts of a text file, one per line.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"prompts file '{file}' cannot be read: {error}") from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _refuse(metrics: tuple[str, ...], reason: str) -> None:

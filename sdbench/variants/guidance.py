@@ -162,6 +162,9 @@ class _Seam:
         elif self.schedule is not None:
             schedule = self.schedule if isinstance(self.schedule, GuidanceSchedule) else self.schedule(self.iterations)
             self._require_length(len(schedule.mask))
+            if schedule.scheduler not in (None, type(self.scheduler).__name__):
+                found = type(self.scheduler).__name__
+                raise ValueError(f"the schedule is made for {schedule.scheduler} but the pipeline has {found}")
             self.mask = schedule.mask
         for listener in self.listeners:
             listener.loop_begins(self.calls, self.iterations, self.images)

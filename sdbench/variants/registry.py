@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule, StepCount
+from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule, StepCount, read_schedule
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,13 @@ def _mask(name: str, argument: str | None) -> Variant:
     return Variant(name, lambda steps: schedule)
 
 
+def _plan(name: str, argument: str | None) -> Variant:
+    if not argument:
+        raise ValueError("expected plan:FILE, a schedule that `sdbench plan` wrote")
+    schedule = GuidanceSchedule.load(argument)
+    return Variant(name, lambda steps: schedule, guidance_scale=read_schedule(argument).get("guided_scale"))
+
+
 def _steps(name: str, argument: str | None) -> Variant:
     (count,) = map(int, _pattern(argument, r"([1-9]\d*)", "steps:N of at least 1"))
     return Variant(name, GuidanceSchedule.full, num_steps=count)
@@ -158,6 +165,7 @@ for _kind in (
     VariantKind("every", "every:2", "one step in two unguided", _every),
     VariantKind("random", "random:10@7", "10 steps drawn with seed 7 unguided: a control for placement", _random),
     VariantKind("mask", "mask:1100...", "1 guided, 0 unguided, one digit per step", _mask),
+    VariantKind("plan", "plan:FILE", "a schedule that `sdbench plan` found", _plan),
     VariantKind("scale", "scale:3.5", "full guidance at another scale: a control", _scale),
     VariantKind("steps", "steps:35", "full guidance with fewer steps: the control at equal work", _steps),
 ):

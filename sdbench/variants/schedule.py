@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +18,11 @@ class GuidanceSchedule:
 
     Args:
         mask: one entry per iteration of the loop, True where the step is guided.
+        scheduler: class of the only scheduler that it is made for; any other is then refused.
     """
 
     mask: tuple[bool, ...]
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a schedule without steps."""
@@ -33,6 +38,16 @@ class GuidanceSchedule:
     def from_mask(cls, mask: Iterable[bool]) -> GuidanceSchedule:
         """A schedule from any sequence of truth values."""
         return cls(tuple(bool(guided) for guided in mask))
+
+    @classmethod
+    def load(cls, path: str | Path) -> GuidanceSchedule:
+        """The schedule of a file that `sdbench plan` wrote.
+
+        Raises:
+            ValueError: the file cannot be read or is no schedule file.
+        """
+        content = read_schedule(path)
+        return cls(tuple(letter == "1" for letter in content["mask"]), content["scheduler"])
 
     @classmethod
     def full(cls, steps: int) -> GuidanceSchedule:
@@ -88,6 +103,25 @@ def _checked(count: int, steps: int, name: str) -> int:
     if not 0 <= count <= steps:
         raise ValueError(f"{name} takes between 0 and {steps} steps, not {count}")
     return count
+
+
+def read_schedule(path: str | Path) -> dict[str, Any]:
+    """What stands in a schedule file: `mask` (1 guided, 0 unguided), `scheduler`, and how they were found.
+
+    Raises:
+        ValueError: the file cannot be read or is no schedule file.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"schedule file '{path}' cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ValueError(f"schedule file '{path}' is not JSON") from None
+    known = content if isinstance(content, dict) else {}
+    mask, scheduler = known.get("mask"), known.get("scheduler")
+    if not isinstance(mask, str) or not mask or set(mask) - {"0", "1"} or not isinstance(scheduler, str):
+        raise ValueError(f"schedule file '{path}' does not hold a mask of 0 and 1 and the scheduler it is for")
+    return known
 
 
 @dataclass(frozen=True)

@@ -411,3 +411,15 @@ def test_schedulers_with_history_see_what_the_oracle_shows_them(scheduler):
 def test_a_pipeline_without_a_denoiser_is_refused():
     with pytest.raises(ValueError, match="object has neither a unet nor a transformer"), guided_by(object(), None):
         pass
+
+
+def test_a_schedule_for_another_scheduler_is_refused_before_the_first_evaluation():
+    pipe = tiny.stable_diffusion()
+    schedule = GuidanceSchedule((True, True, False, False), "EulerDiscreteScheduler")
+    with (
+        tiny.counted_rows(pipe) as counted,
+        pytest.raises(ValueError, match="is made for EulerDiscreteScheduler but the pipeline has DDIMScheduler"),
+        guided_by(pipe, schedule),
+    ):
+        run(pipe)
+    assert counted == []

@@ -1,4 +1,6 @@
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -12,11 +14,13 @@ def unguided(text, steps=50):
 
 
 @pytest.mark.parametrize("kind", VARIANTS.values(), ids=lambda kind: kind.name)
-def test_every_entry_reads_its_own_examples(kind):
+def test_every_entry_reads_its_own_examples(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text(json.dumps({"mask": "110" * 2, "scheduler": "DDIMScheduler"}))
     for example in kind.grammar.split("|"):
         variant = parse(example.replace("...", "11"))
         assert variant.name == example.replace("...", "11")
-        assert len(variant.rule(6 if kind.name == "mask" else 50).mask) in (6, 50)
+        assert len(variant.rule(6 if kind.name in ("mask", "plan") else 50).mask) in (6, 50)
     assert kind.meaning
     assert kind.name == re.match("[a-z]+", kind.grammar).group()
 
@@ -113,3 +117,29 @@ def test_a_registered_kind_is_read_and_listed(monkeypatch):
     assert parse("middle:5").name == "middle:5"
     with pytest.raises(ValueError, match="middle:N"):
         parse("centre:5")
+
+
+def test_a_planned_schedule_brings_its_scheduler_and_its_scale(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"mask": "1101", "scheduler": "DDIMScheduler", "guided_scale": 6.5}))
+    variant = parse(f"plan:{path}")
+    assert variant.rule(50) == GuidanceSchedule((True, True, False, True), "DDIMScheduler")
+    assert variant.guidance_scale == 6.5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        ("not json", "is not JSON"),
+        ("[1]", "does not hold a mask"),
+        ('{"mask": "1021", "scheduler": "DDIMScheduler"}', "does not hold a mask"),
+        ('{"mask": "101"}', "does not hold a mask"),
+    ],
+)
+def test_a_file_that_is_no_schedule_is_named(tmp_path, content, message):
+    path = tmp_path / "plan.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        parse(f"plan:{path}")

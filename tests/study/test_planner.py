@@ -1,0 +1,169 @@
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sdbench.analysis.frontier import plan_table
+from sdbench.instruments import quality
+from sdbench.study import planner
+from sdbench.study.plan import Study
+from sdbench.study.planner import Target, Tuner, controls, plan, search, search_within, steps_for, without
+from sdbench.study.runner import run
+from sdbench.variants.schedule import GuidanceSchedule
+from tests import tiny
+
+STEPS = 6
+
+
+def study(**changes):
+    fields = {"prompts": tiny.PROMPTS[:1], "seeds": [0], "num_steps": STEPS, "guidance_scale": 7.5, "metrics": ["psnr"]}
+    return Study(model="tiny", variants=["cfg"], **fields | changes)
+
+
+HELD_OUT = study(prompts=["a small red star on a white background"], seeds=[1, 2])
+
+
+@pytest.fixture(scope="module")
+def tuner():
+    return Tuner(tiny.stable_diffusion(), study(), "psnr", steps=STEPS, max_rows=16)
+
+
+@pytest.mark.parametrize("unguided", [1, 3, 5])
+def test_exchanges_reach_the_best_mask_of_all(tuner, unguided):
+    every = [without(STEPS, dropped) for dropped in itertools.combinations(range(STEPS), unguided)]
+    found = search(tuner, unguided, rounds=6, width=24)
+    assert found.unguided == unguided
+    assert found.loss == min(tuner.evaluate(every))
+
+
+def test_a_search_begins_with_the_best_of_its_shapes(tuner):
+    begun = planner.shapes(tuner, 2)
+    assert {"additive", "window:0+2", "window:4+2", "interval:1+4"} <= begun.keys()
+    found = search(tuner, 2, rounds=0)
+    assert (found.exchanges, found.loss) == (0, min(tuner.evaluate(begun.values())))
+
+
+def test_no_mask_is_evaluated_twice(tuner):
+    search(tuner, 2)
+    before = tuner.rows
+    search(tuner, 2)
+    assert tuner.rows == before
+
+
+def test_a_bound_gives_the_most_unguided_steps_that_keep_it(tuner):
+    best = {count: search(tuner, count).loss for count in range(1, STEPS + 1)}
+    psnr = -best[3]  # dB, higher is better
+    found = search_within(tuner, psnr)
+    assert found.unguided >= 3
+    assert -found.loss >= psnr
+    with pytest.raises(ValueError, match="no mask keeps the psnr within"):
+        search_within(tuner, 1e6)
+
+
+def test_a_saving_becomes_the_fewest_steps_that_reach_it():
+    assert steps_for(0.10, steps=50, ratio=2.0, denoise_share=1.0) == 10
+    assert steps_for(0.101, steps=50, ratio=2.0, denoise_share=1.0) == 11
+    assert steps_for(0.10, steps=50, ratio=1.6, denoise_share=0.9) == 15
+    with pytest.raises(ValueError, match=r"dropping guidance everywhere saves 50\.0% here"):
+        steps_for(0.6, steps=50, ratio=2.0, denoise_share=1.0)
+
+
+def test_controls_are_as_many_steps_or_as_much_work(tuner):
+    masks, others = controls(tuner, 3, num_steps=STEPS, guidance_scale=7.0)
+    assert {"last:3", "first:3", "random:3@0", "every:2", "interval"} == masks.keys()
+    assert {mask.count(False) for mask in masks.values()} == {3}
+    assert masks["last:3"] == GuidanceSchedule.last(STEPS, 3).mask
+    names = [variant.name for variant in others]
+    assert names == ["steps:4", "steps:5", "scale:4.00"]  # 9 of 12 evaluations lie between 4 and 5 steps
+    assert "every:2" not in controls(tuner, 4, num_steps=STEPS, guidance_scale=7.0)[0]
+
+
+@pytest.mark.parametrize(
+    "target", [{}, {"unguided": (1,), "bound": 0.1}, {"bound": 0.1, "saving": 0.1}], ids=["none", "two", "two more"]
+)
+def test_a_plan_has_exactly_one_target(target):
+    with pytest.raises(ValueError, match="a plan needs one of"):
+        Target(**target)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": Target((7,))}, "between 1 and 6 steps can be unguided, not 7"),
+        ({"held_out": study(seeds=[5])}, "is among the tuning and the held-out prompts"),
+        ({"metric": "beauty"}, "unknown metric 'beauty'"),
+        ({"metric": "undirected"}, "metric 'undirected' has no direction"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_before_the_folder_is_made(tmp_path, monkeypatch, changes, message):
+    undirected = replace(quality.METRICS["psnr"], name="undirected", higher_is_better=None)
+    monkeypatch.setitem(quality.METRICS, "undirected", undirected)
+    given = {"tuning": study(), "held_out": HELD_OUT, "target": Target((2,)), "metric": "psnr"} | changes
+    with pytest.raises(ValueError, match=message):
+        plan(tiny.stable_diffusion(), out=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_is_judged_written_and_run(tmp_path):
+    pipe = tiny.stable_diffusion()
+    settings = {"metric": "psnr", "rounds": 1, "scales": [6.0, 9.0]}
+    judged = plan(pipe, study(), HELD_OUT, Target((2, 3)), tmp_path / "plans", **settings)
+    assert set(judged["unguided"]) == {2, 3}
+    of_three = judged[judged["unguided"] == 3]
+    nfe = of_three.groupby("variant")["nfe"].first()
+    assert nfe["cfg"] == 12
+    assert {nfe[name] for name in ("plan", "plan, rescaled", "last:3", "first:3", "random:3@0", "every:2")} == {9}
+    assert (nfe["steps:4"], nfe["steps:5"]) == (8, 10)
+    assert len(of_three) == 2 * len(nfe)
+
+    written = json.loads((tmp_path / "plans" / "plan-3.json").read_text())
+    assert written["mask"].count("0") == 3
+    assert written["evidence"]["tuning_pairs"] == 1
+    assert json.loads((tmp_path / "plans" / "plan-3-rescaled.json").read_text())["guided_scale"] in (6.0, 9.0)
+    file = f"plan:{tmp_path / 'plans' / 'plan-3.json'}"
+    results = run(replace(HELD_OUT, variants=("cfg", file), repeats=1, batch=2), tmp_path / "run", pipe=pipe)
+    measured = results.runs[(results.runs["variant"] == file) & (results.runs["phase"] == "measured")]
+    assert measured["nfe"].tolist() == [9]
+    expected = of_three[of_three["variant"] == "plan"].set_index("seed")["psnr"].sort_index()
+    found = results.images[results.images["variant"] == file].set_index("seed")["psnr"].sort_index()
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    with pytest.raises(ValueError, match="already holds a study"):
+        plan(pipe, study(), HELD_OUT, Target((2,)), tmp_path / "plans", metric="psnr")
+
+
+def test_a_schedule_of_another_length_is_refused(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"mask": "110", "scheduler": "DDIMScheduler"}))
+    with pytest.raises(ValueError, match="the schedule has 3 steps but the loop runs 6"):
+        run(replace(study(), variants=("cfg", f"plan:{path}")), tmp_path / "run", pipe=tiny.stable_diffusion())
+
+
+def judged_frame(values):
+    rows = [
+        {"unguided": 5, "variant": name, "prompt_id": f"{p}", "seed": 0, "nfe": 95, "lpips": value + 0.01 * (p % 3)}
+        for name, offsets in values.items()
+        for p, value in enumerate(offsets)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_table_says_where_the_plan_wins_and_where_it_does_not():
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.1, 0.2, 20)
+    noise = rng.normal(0, 0.01, (3, 20))
+    values = {"plan": base, "last:5": base + 0.05 + noise[0], "first:5": base - 0.05 + noise[1]}
+    values |= {"random:5@0": base + noise[2] - noise[2].mean(), "every:10": base, "cfg": np.zeros(20)}
+    table = plan_table(judged_frame(values), "lpips", higher_is_better=False).set_index("variant")
+    assert table["verdict"].to_dict() == {
+        "plan": "",
+        "last:5": "plan better",
+        "first:5": "plan worse",
+        "random:5@0": "not told apart",
+        "every:10": "the same mask",
+    }
+    assert table["worse"]["last:5"] == pytest.approx(0.05, abs=0.01)
+    reversed_table = plan_table(judged_frame(values), "lpips", higher_is_better=True).set_index("variant")
+    assert reversed_table["verdict"]["last:5"] == "plan worse"
