@@ -5,6 +5,7 @@ What differs between families stands in the tables of `tests/families`; the seam
 
 import pytest
 import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPAGPipeline
 
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
@@ -140,3 +141,27 @@ def test_latents_that_bypass_the_pipeline_are_refused():
         run(pipe)
         with pytest.raises(RuntimeError, match="given latents that it does not prepare"):
             run(pipe, latents=torch.randn(4, 4, 8, 8))
+
+
+def perturbed_attention():
+    torch.manual_seed(0)
+    pipe = StableDiffusionPAGPipeline(**tiny.sd_parts(), pag_applied_layers=["mid"])
+    return tiny.ready(pipe, prompt=tiny.PROMPTS, guidance_scale=7.5, pag_scale=3.0)
+
+
+def image_instructions():
+    torch.manual_seed(0)
+    pipe = StableDiffusionInstructPix2PixPipeline(**tiny.sd_parts() | {"unet": tiny.unet(in_channels=8)})
+    return tiny.ready(pipe, prompt=tiny.PROMPTS, image=torch.rand(2, 3, 16, 16), guidance_scale=7.5)
+
+
+@pytest.mark.parametrize("make", [perturbed_attention, image_instructions])
+def test_guidance_of_three_predictions_is_refused_and_told_why(make):
+    pipe = make()
+    plain = run(pipe)
+    with (
+        pytest.raises(ValueError, match="evaluates 6 rows for 2 latents: guidance of its own kind"),
+        guided_by(pipe, GuidanceSchedule.from_mask(MASKS["on-off-on"])),
+    ):
+        run(pipe)
+    assert torch.equal(run(pipe), plain)
