@@ -26,7 +26,7 @@ from sdbench.records.schema import PLANS, frame
 from sdbench.records.store import StudyFolder
 from sdbench.study.plan import BASELINE, Study, Unit, read_prompts
 from sdbench.study.runner import call_arguments, eight_bit, loop_length, prepare, run
-from sdbench.study.sensitivity import Branch, Brancher, affordable_rows, baseline, batches, decoding_one_by_one
+from sdbench.study.sensitivity import Branch, Brancher, affordable_rows, baseline, batches
 from sdbench.variants.branches import Mask
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.registry import Variant, parse
@@ -281,7 +281,7 @@ def _rescaled(mask: Mask, scale: float) -> Variant:
 def _alone(group: Brancher, variant: Variant) -> list[dict[str, Any]]:
     """A variant that is no branch of the same trunk, in a call of its own."""
     unit = Unit(group.study, variant, group.pairs, 0, "measured")
-    with decoding_one_by_one(group.pipe), guided_by(group.pipe, variant.rule) as trace:
+    with guided_by(group.pipe, variant.rule) as trace:
         images = eight_bit(group.pipe(**call_arguments(group.study, unit, group.pipe), output_type="pt").images)
     nfe = int(trace.steps["rows"].sum()) // len(images)
     quality = group.quality(images, [prompt for _, prompt, _ in group.pairs])

@@ -7,6 +7,7 @@ generator with the image's seed, and the pipeline's own loop runs, so a branch e
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -29,8 +30,9 @@ from sdbench.records.store import StudyFolder, Sweep, read_sweep
 from sdbench.study.plan import BASELINE, Study, Unit
 from sdbench.study.runner import Workload, call_arguments, eight_bit, loop_length, prepare, progress_bar
 from sdbench.variants.branches import Branches, Mask, Trunk
-from sdbench.variants.guidance import guided_by
+from sdbench.variants.guidance import guided_by, replaced
 from sdbench.variants.registry import parse
+from sdbench.variants.rows import joined
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener, Step
 
@@ -296,7 +298,8 @@ class Brancher:
         arguments = call_arguments(
             self.study, Unit(self.study, parse(BASELINE), tuple(pairs), 0, "measured"), self.pipe
         )
-        with decoding_one_by_one(self.pipe), guided_by(self.pipe, masks, listeners=[distances] if growth else []):
+        listeners = [distances] if growth else []
+        with decoding_in_pieces(self.pipe, self.study.batch), guided_by(self.pipe, masks, listeners=listeners):
             images = eight_bit(self.pipe(**arguments, output_type="pt").images)
         if self._reference is None:
             self._reference = images
@@ -356,14 +359,17 @@ class _Distances(Listener):
 
 
 @contextmanager
-def decoding_one_by_one(pipe: Any) -> Iterator[None]:
-    """Have the autoencoder decode the many images of a call one after the other, where it can."""
+def decoding_in_pieces(pipe: Any, size: int) -> Iterator[None]:
+    """Have the autoencoder decode the many images of a call `size` at a time: more need memory and gain nothing."""
     vae: Any = getattr(pipe, "vae", None)
-    if not hasattr(vae, "use_slicing") or vae.use_slicing:
+    if vae is None:
         yield
         return
-    vae.use_slicing = True
-    try:
+    whole = vae.decode
+
+    @functools.wraps(whole)
+    def decode(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return functools.reduce(joined, (whole(piece, *args, **kwargs) for piece in latents.split(size)))
+
+    with replaced(vae, "decode", decode):
         yield
-    finally:
-        vae.use_slicing = False

@@ -111,8 +111,8 @@ class _Seam:
                 (scheduler, "set_timesteps", self._set_timesteps),
                 (scheduler, "step", self._scheduler_step),
             ):
-                undo.enter_context(_replaced(owner, name, wrap(getattr(owner, name))))
-            undo.enter_context(_replaced(scheduler, "__deepcopy__", functools.partial(_bare_copy, scheduler)))
+                undo.enter_context(replaced(owner, name, wrap(getattr(owner, name))))
+            undo.enter_context(replaced(scheduler, "__deepcopy__", functools.partial(_bare_copy, scheduler)))
             for denoiser in self.denoisers:
                 undo.enter_context(_call_replaced(denoiser, self._denoise))
             if isinstance(controlnet := getattr(self.pipe, "controlnet", None), nn.Module):
@@ -353,7 +353,7 @@ def _call_replaced(module: nn.Module, wrap: Callable[[Callable[..., Any]], Calla
     `Module.__call__` prefers this attribute, so the hook stays outside accelerate's wrapper of `forward` and outside a
     compiled graph.
     """
-    with _replaced(module, "_compiled_call_impl", wrap(module._compiled_call_impl or module._call_impl)):
+    with replaced(module, "_compiled_call_impl", wrap(module._compiled_call_impl or module._call_impl)):
         yield
 
 
@@ -367,7 +367,7 @@ def _bare_copy(scheduler: Any, memo: dict[int, Any]) -> Any:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Set an attribute on an instance and take it off again, restoring only what is still ours."""
     missing = object()
     before = vars(owner).get(name, missing)

@@ -185,3 +185,14 @@ def test_the_curve_is_the_mean_over_pairs_with_alignment_as_a_difference():
     assert sensitivity_curve(table, "alignment")["alignment"].tolist() == pytest.approx([-means["01"], -means["10"]])
     with pytest.raises(ValueError, match="no values of 'ssim'"):
         sensitivity_curve(table, "ssim")
+
+
+def test_images_are_decoded_as_many_at_a_time_as_a_batch_has():
+    pipe, sizes = tiny.stable_diffusion(), []
+    decoder = pipe.vae.decoder
+    decoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    settings = {"num_steps": 4, "guidance_scale": 7.5, "metrics": ["psnr"], "max_rows": 8, "batch": 3}
+    sdbench.sensitivity(pipe, tiny.PROMPTS, [0, 1], kind="last", **settings)
+    assert max(sizes) == 3
+    assert sum(sizes) == 4 * 5
+    assert "decode" not in vars(pipe.vae)
