@@ -72,6 +72,19 @@ def test_a_scene_shows_its_colours(rng):
     assert white > 0.7
 
 
+def test_an_object_is_the_same_pattern_wherever_it_stands(rng):
+    row = scenes.parse("a small dotted red star on a white background")
+    images = scenes.draw(np.repeat(row[None], 40, axis=0), rng).astype(float)
+    patterns, corners = [], set()
+    for image in images:
+        covered = np.ptp(image, axis=2) > 60  # the background is grey
+        top, left = covered.any(axis=1).argmax(), covered.any(axis=0).argmax()
+        patterns.append(covered[top : top + 18, left : left + 18])
+        corners.add((top % scenes.GRID, left % scenes.GRID))
+    assert len(corners) == 1
+    assert np.mean([(pattern == patterns[0]).mean() for pattern in patterns]) > 0.99
+
+
 @pytest.mark.parametrize(
     "caption",
     [

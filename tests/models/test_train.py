@@ -14,8 +14,6 @@ TINY = train.Settings(
     reader_batch=4,
     autoencoder_steps=4,
     autoencoder_batch=2,
-    draft_steps=2,
-    draft_horizon=4,
     captions_steps=4,
     captions_batch=4,
     denoiser_steps=4,
@@ -65,7 +63,7 @@ def test_a_folder_with_other_settings_is_refused(tmp_path):
 @pytest.mark.slow
 def test_training_from_nothing_exports_a_pipeline_that_diffusers_opens(tmp_path):
     stages = ("reader", "autoencoder", "denoiser")
-    finished = ["reader", "autoencoder", "draft", "captions", "denoiser"]
+    finished = ["reader", "autoencoder", "captions", "denoiser"]
     assert list(train.run(TINY, tmp_path, CPU, stages)) == finished
     train.export(tmp_path, tmp_path / "out")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "pipeline")

@@ -58,9 +58,13 @@ Each row shows two captions, each at w = 1, 2.5, 5 and 7.5 from left to right:
 
 ## Training
 
-A draft of the denoiser, trained together with the text encoder, learned backgrounds, sizes and places, but not whose a
-colour is. The text encoder was then trained by itself to tell every attribute of a scene from its caption, and frozen,
-as Stable Diffusion's is; the denoiser went on from the draft. Losses are of different kinds and compare within a row.
+The text encoder was trained by itself to tell every attribute of a scene from its caption, and frozen, as Stable
+Diffusion's is: the denoiser's loss alone had not taught it whose a colour is. Losses are of different kinds and compare
+within a row.
+
+Objects stand on every fourth pixel, the grid of the latents, in two radii and with textures fixed to them. A first
+design left place, radius and texture phase free; 10,000 steps of the denoiser did not learn its shapes and textures,
+which are then another pattern of latents at every offset.
 
 Captions were made wrong on purpose, as captions from the web are: from {noisy_from:.0%} of the denoiser's steps on,
 each attribute was replaced at random with probability {caption_noise}. With clean captions guidance hardly mattered;

@@ -1,8 +1,8 @@
 """Train mini-sd: `python -m sdbench.models.mini_sd.train --out runs/mini-sd`.
 
-Stages, each resumed from its last checkpoint after a kill: the reader; the autoencoder; a draft of the denoiser with
-the text encoder; the text encoder by itself, which learns to tell a caption's attributes; the denoiser. `--export`
-writes the pipeline folder and the reader that ship in the wheel. What the scenes look like is in `scenes.py`, the
+Stages, each resumed from its last checkpoint after a kill: the reader; the autoencoder; the text encoder, which learns
+to tell a caption's attributes; the denoiser. `--export` writes the pipeline folder and the reader that ship in the
+wheel. What the scenes look like is in `scenes.py`, the
 networks in `networks.py`, the measured card in `card.py`.
 """
 
@@ -21,13 +21,15 @@ import numpy as np
 import torch
 import typer
 from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.optimization import get_cosine_schedule_with_warmup
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import CLIPTokenizer
 
 from sdbench.models.mini_sd import networks, reader, scenes
 
@@ -38,10 +40,9 @@ class Settings:
 
     `caption_noise` is the chance that an attribute of a caption is replaced at random, as web captions are wrong; it
     applies from `noisy_from` (share of the denoiser's steps) on. `caption_dropout` is the share of empty captions that
-    trains the unconditional prediction. Timesteps are `1000 u ** timestep_power` for a uniform u: below 1, high noise,
-    where the caption decides most, is seen more often. The autoencoder sees crops of a quarter of the area, four times
-    as many, until `whole_from` of its steps. The draft stops at `draft_steps` of a cosine schedule over
-    `draft_horizon`.
+    trains the unconditional prediction. The autoencoder sees crops of a quarter of the area, four times as many, until
+    `whole_from` of its steps. `bfloat16` runs the denoiser's layers under autocast in training; it is slow on a CPU
+    without AVX-512 BF16.
     """
 
     seed: int = 0
@@ -51,31 +52,25 @@ class Settings:
     autoencoder_steps: int = 5_000
     autoencoder_batch: int = 8
     whole_from: float = 0.8
-    latent_noise: float = 0.02
-    draft_steps: int = 5_000
-    draft_horizon: int = 9_600
+    latent_noise: float = 0.1
     captions_steps: int = 1_500
     captions_batch: int = 64
-    denoiser_steps: int = 5_000
+    denoiser_steps: int = 12_000
     denoiser_batch: int = 32
-    timestep_power: float = 0.65
-    caption_noise: float = 0.35
-    noisy_from: float = 0.6
+    caption_noise: float = 0.3
+    noisy_from: float = 0.65
     caption_dropout: float = 0.1
+    bfloat16: bool = True
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One optimisation: its name, length, peak learning rate and the decay of the weight average.
-
-    The learning rate falls along a cosine to zero, at the stage's last step or at a later `horizon`.
-    """
+    """One optimisation: its name, length, peak learning rate and the decay of the weight average."""
 
     name: str
     steps: int
     learning_rate: float
     ema_decay: float
-    horizon: int | None = None
 
 
 def fit(
@@ -97,9 +92,7 @@ def fit(
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(stage.ema_decay))
     learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learnt, lr=stage.learning_rate, weight_decay=0.01, fused=True)
-    schedule = get_cosine_schedule_with_warmup(
-        optimiser, num_warmup_steps=100, num_training_steps=stage.horizon or stage.steps
-    )
+    schedule = get_cosine_schedule_with_warmup(optimiser, num_warmup_steps=100, num_training_steps=stage.steps)
     parts = {"module": module, "average": average, "optimiser": optimiser, "schedule": schedule}
     done, seconds, curve = 0, 0.0, []
     if path.exists():
@@ -215,29 +208,19 @@ def encode(vae: Any, images: np.ndarray, device: torch.device) -> tuple[Float[Te
     return latents * scaling, scaling
 
 
-def conditioned(folder: Path) -> tuple[nn.ModuleDict, Any]:
-    """UNet and text encoder with new weights, and the tokenizer."""
-    tokenizer = networks.write_tokenizer(folder / "tokenizer")
-    return nn.ModuleDict({"unet": networks.denoiser(), "text_encoder": networks.text_encoder(tokenizer)}), tokenizer
-
-
-def train_captions(
-    settings: Settings, network: nn.ModuleDict, tokenizer: Any, folder: Path, device: torch.device
-) -> nn.Module:
+def train_captions(settings: Settings, tokenizer: CLIPTokenizer, folder: Path, device: torch.device) -> nn.Module:
     """Train the text encoder to tell every attribute of a scene from its caption, at the end of the text and after.
 
     The denoiser's loss alone did not teach it whose a colour is: a wrong colour of an object in the caption hardly
-    changed the draft's loss. Stable Diffusion's text encoder, too, is trained before the denoiser and frozen.
+    changed the loss. Stable Diffusion's text encoder, too, is trained before the denoiser and frozen.
     """
-    encoder = network["text_encoder"]
+    encoder = networks.text_encoder(tokenizer)
     module = nn.ModuleDict({"text_encoder": encoder, "probe": nn.Linear(networks.WIDTH, sum(reader.CLASSES))})
 
     def loss_at(step: int) -> Tensor:
         rng, _ = _generators(settings, 3, step)
         told = scenes.sample(settings.captions_batch, rng, split="train")
-        tokens = tokenizer(
-            scenes.captions(told), padding="max_length", max_length=networks.TOKENS, return_tensors="pt"
-        ).input_ids.to(device)
+        tokens = _tokens(tokenizer, scenes.captions(told), device)
         at_end = tokens == tokenizer.eos_token_id  # the padding, too
         logits = module["probe"](encoder(tokens).last_hidden_state[at_end]).split(reader.CLASSES, dim=-1)
         wanted = torch.from_numpy(told).to(device).repeat_interleave(at_end.sum(dim=1), dim=0)
@@ -247,46 +230,51 @@ def train_captions(
         return torch.stack(losses).mean()
 
     stage = Stage("captions", settings.captions_steps, learning_rate=1e-3, ema_decay=0.99)
-    return fit(stage, module, loss_at, folder, device=device)
+    return fit(stage, module, loss_at, folder, device=device).get_submodule("text_encoder")
 
 
 def train_denoiser(
     settings: Settings,
-    stage: Stage,
-    network: nn.ModuleDict,
-    tokenizer: Any,
+    tokenizer: CLIPTokenizer,
+    text_encoder: nn.Module,
     attributes: np.ndarray,
-    latents: Tensor,
+    latents: Float[Tensor, "n 4 16 16"],
     folder: Path,
     device: torch.device,
 ) -> nn.Module:
-    """Train a UNet, and the text encoder where it is not frozen; captions are sometimes empty, and later partly wrong.
+    """Train the UNet; captions are sometimes empty, and later partly wrong.
 
     The target is the velocity (Salimans and Ho 2022, arXiv 2202.00512): the error of a predicted noise weighs the clean
     latent by the signal-to-noise ratio, so that at high noise, where the background is decided, nothing was learned.
     """
-    network["text_encoder"].train()
+    unet = networks.denoiser()
+    unet.set_attn_processor(AttnProcessor())  # the fused attention's backward pass is slow in bfloat16 on a CPU
     noise_scheduler = networks.scheduler()
-    noisy_step = round(settings.noisy_from * settings.denoiser_steps) if stage.name == "denoiser" else stage.steps
-    stream = {"draft": 2, "denoiser": 4}[stage.name]
+    noisy_step = round(settings.noisy_from * settings.denoiser_steps)
 
     def loss_at(step: int) -> Tensor:
-        rng, torch_rng = _generators(settings, stream, step)
+        rng, torch_rng = _generators(settings, 4, step)
         chosen = rng.integers(len(latents), size=settings.denoiser_batch)
         told = scenes.corrupt(attributes[chosen], settings.caption_noise if step >= noisy_step else 0.0, rng)
         dropped = rng.random(len(chosen)) < settings.caption_dropout
         texts = ["" if drop else text for drop, text in zip(dropped, scenes.captions(told), strict=True)]
-        tokens = tokenizer(texts, padding="max_length", max_length=networks.TOKENS, return_tensors="pt").input_ids
         clean = latents[torch.from_numpy(chosen)]
         noise = torch.randn(clean.shape, generator=torch_rng).to(device)
-        uniform = torch.rand(len(chosen), generator=torch_rng)
-        timesteps = (len(noise_scheduler.alphas_cumprod) * uniform**settings.timestep_power).long().to(device)
+        steps = len(noise_scheduler.alphas_cumprod)
+        timesteps = torch.randint(steps, (len(chosen),), generator=torch_rng).to(device)
         noised = noise_scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        context = network["text_encoder"](tokens.to(device)).last_hidden_state
-        velocity = noise_scheduler.get_velocity(clean, noise, timesteps)
-        return functional.mse_loss(network["unet"](noised, timesteps, context).sample, velocity)
+        with torch.no_grad():
+            context = text_encoder(_tokens(tokenizer, texts, device)).last_hidden_state
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
+            velocity = unet(noised, timesteps, context).sample
+        return functional.mse_loss(velocity.float(), noise_scheduler.get_velocity(clean, noise, timesteps))
 
-    return fit(stage, network, loss_at, folder, device=device)
+    stage = Stage("denoiser", settings.denoiser_steps, learning_rate=1e-3, ema_decay=0.998)
+    return fit(stage, unet, loss_at, folder, device=device)
+
+
+def _tokens(tokenizer: CLIPTokenizer, texts: list[str], device: torch.device) -> Int[Tensor, "n 32"]:
+    return tokenizer(texts, padding="max_length", max_length=networks.TOKENS, return_tensors="pt").input_ids.to(device)
 
 
 def export(folder: Path, out: Path) -> None:
@@ -298,18 +286,17 @@ def export(folder: Path, out: Path) -> None:
     """
     saved = {
         name: torch.load(folder / f"{name}.pt", weights_only=True)
-        for name in ("reader", "autoencoder", "draft", "captions", "denoiser")
+        for name in ("reader", "autoencoder", "captions", "denoiser")
     }
     averages = {name: _averaged(state["average"]) for name, state in saved.items()}
     tokenizer = networks.write_tokenizer(folder / "tokenizer")
     vae, unet, text_encoder = networks.autoencoder(), networks.denoiser(), networks.text_encoder(tokenizer)
     vae.load_state_dict(averages["autoencoder"])
     vae.register_to_config(scaling_factor=json.loads((folder / "scaling.json").read_text()))
-    for name, module in (("unet", unet), ("text_encoder", text_encoder)):
-        prefix = f"{name}."
-        module.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in averages["denoiser"].items() if k.startswith(prefix)}
-        )
+    unet.load_state_dict(averages["denoiser"])
+    prefix = "text_encoder."  # beside it in that stage was the probe
+    told = averages["captions"].items()
+    text_encoder.load_state_dict({name.removeprefix(prefix): w for name, w in told if name.startswith(prefix)})
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -385,17 +372,11 @@ def run(settings: Settings, folder: Path, device: torch.device, stages: tuple[st
         yield "autoencoder"
     if "denoiser" in stages:
         torch.manual_seed(settings.seed + 2)
-        network, tokenizer = conditioned(folder)
-        data = (attributes, latents, folder, device)
-        draft = Stage("draft", settings.draft_steps, 1e-3, ema_decay=0.999, horizon=settings.draft_horizon)
-        train_denoiser(settings, draft, network, tokenizer, *data)
-        yield "draft"
-        told = train_captions(settings, network, tokenizer, folder, device)
-        network["text_encoder"].load_state_dict(told.get_submodule("text_encoder").state_dict())
-        network["text_encoder"].requires_grad_(False)
+        tokenizer = networks.write_tokenizer(folder / "tokenizer")
+        text_encoder = train_captions(settings, tokenizer, folder, device)
         yield "captions"
-        denoiser = Stage("denoiser", settings.denoiser_steps, 1e-3, ema_decay=0.998)
-        train_denoiser(settings, denoiser, network, tokenizer, *data)
+        torch.manual_seed(settings.seed + 3)
+        train_denoiser(settings, tokenizer, text_encoder, attributes, latents, folder, device)
         yield "denoiser"
 
 
