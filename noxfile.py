@@ -42,3 +42,10 @@ def overhead(session: nox.Session) -> None:
     """Print what the hooks cost over the plain pipeline."""
     session.install("-e", ".")
     session.run("python", "-m", "sdbench.study.overhead", *session.posargs)
+
+
+@nox.session(default=False)
+def branching(session: nox.Session) -> None:
+    """Print how much faster a sensitivity sweep is than one call per mask."""
+    session.install("-e", ".")
+    session.run("python", "-m", "sdbench.study.branch_timing", *session.posargs)

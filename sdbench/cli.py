@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from sdbench.records.store import Results, Sweep
+    from sdbench.records.store import Mode, Results, Sweep
     from sdbench.study.plan import Study
 
 app = typer.Typer(
@@ -142,7 +142,7 @@ def run(
         raise typer.Exit(1)
 
 
-def _run(planned: Study, folder: Path, mode: str) -> Results:
+def _run(planned: Study, folder: Path, mode: Mode) -> Results:
     from sdbench.study.runner import run as run_study
 
     try:
@@ -338,7 +338,8 @@ def _report_sweep(found: Sweep) -> None:
         f"{took.branched:.0f} denoiser rows per (prompt, seed) pair; one call per mask would take {took.naive:.0f}",
         highlight=False,
     )
-    metrics = [name for name in found.study["metrics"] if not found.sensitivity[name].isna().all()]
+    names = [name.partition(":")[0] for name in found.study["metrics"]]
+    metrics = [name for name in names if not found.sensitivity[name].isna().all()]
     if metrics and not found.study["sweep"]["masks"]:
         curves = {metric: sensitivity_curve(found.sensitivity, metric) for metric in metrics}
         steps = len(found.sensitivity["mask"].iloc[0])
@@ -401,7 +402,7 @@ def plan(
         tuning, held_out = plan_studies(study, prompts_file, held_out_file, pairs=pairs)
         tried = [_positive("--scales", text) for text in _split(scales) or ()]
         folder = out or Path("sdbench-results") / f"plan-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        mode = "overwrite" if overwrite else "new"
+        mode = _mode(resume=False, overwrite=overwrite, out=out)
         limits: dict[str, Any] = {"scales": tried, "rounds": rounds, "max_rows": max_rows}
         judged = find_plans(loaded(study), tuning, held_out, target, folder, metric=metric, mode=mode, **limits)
         kind, _ = find_metric(metric)
@@ -427,7 +428,7 @@ def _positive(option: str, text: str) -> float:
     return value
 
 
-def _mode(*, resume: bool, overwrite: bool, out: Path | None) -> str:
+def _mode(*, resume: bool, overwrite: bool, out: Path | None) -> Mode:
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     if resume and out is None:

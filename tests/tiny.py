@@ -33,6 +33,10 @@ from sdbench.variants.guidance import denoisers_of
 
 PROMPTS = ["a large red circle on a blue background", "a small green star on a white background"]
 WIDTH = 8  # of every text embedding
+TOKENS = 3  # of every prompt, padding included, where embeddings stand for it
+HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
+ABSENT = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
+PIXELS = {"height": 32, "width": 64}  # 4 x 8 latents where nothing says how far an autoencoder compresses
 
 
 @cache
@@ -103,6 +107,11 @@ def ready(pipe, **call):
     pipe.set_progress_bar_config(disable=True)
     pipe.call = {"num_inference_steps": 4, "output_type": "latent"} | call
     return pipe
+
+
+def twice(texts):
+    """Each row twice, where the pipeline does not repeat what it is given for the images of a prompt."""
+    return {name: rows.repeat_interleave(2, dim=0) for name, rows in texts.items()}
 
 
 def sd_parts():

@@ -29,10 +29,11 @@ def plan_table(judged: pd.DataFrame, metric: str, *, higher_is_better: bool) -> 
         values = part.pivot_table(metric, index=["prompt_id", "seed"], columns="variant", observed=True).astype(float)
         names = [name for name in part["variant"].unique() if name not in (PLANNED, BASELINE)]
         for name in [PLANNED, *names]:
-            row = {"unguided": unguided, "variant": name, "pairs": len(values)}
+            pairs = int((values[name].notna() & values[PLANNED].notna()).sum())
+            row = {"unguided": unguided, "variant": name, "pairs": pairs}
             row["nfe"] = float(part.loc[part["variant"] == name, "nfe"].mean())
-            row |= _spread(metric, _interval(values[name]))
-            difference = sign * (values[name] - values[PLANNED])
+            row |= _spread(metric, _interval(values[name].dropna()))
+            difference = (sign * (values[name] - values[PLANNED])).dropna()
             same = bool((difference == 0).all())
             worse = Interval(0.0, np.nan, np.nan) if same else _interval(difference)
             row |= _spread("worse", worse)

@@ -8,6 +8,7 @@ import pandas as pd
 from sdbench.analysis.stats import cluster_bootstrap
 
 BASELINE = "baseline"
+WITHOUT_REFERENCE = ("alignment", "clip_score")  # their change is shown
 
 
 def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -15,7 +16,7 @@ def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     Args:
         sensitivity: the table of a sweep.
-        metric: one of its columns; of `alignment`, which has no reference, the difference to the baseline is taken.
+        metric: one of its columns; of one without a reference image, such as `alignment`, the change from the baseline.
 
     Returns:
         One row per mask but the baseline's, by kind, start and length: `kind`, `start`, `length`, `mask`, `nfe`,
@@ -27,10 +28,10 @@ def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:
     if metric not in sensitivity or sensitivity[metric].isna().all():
         raise ValueError(f"the sweep has no values of '{metric}'")
     table = sensitivity
-    if metric == "alignment":
+    if metric in WITHOUT_REFERENCE:
         base = table[table["kind"] == BASELINE].set_index(["prompt_id", "seed"])[metric]
         pairs = pd.MultiIndex.from_frame(table[["prompt_id", "seed"]])
-        table = table.assign(alignment=table[metric].to_numpy() - base.reindex(pairs).to_numpy())
+        table = table.assign(**{metric: table[metric].to_numpy() - base.reindex(pairs).to_numpy()})
     rows = []
     branches = table[table["kind"] != BASELINE]
     for (kind, mask), part in branches.groupby(["kind", "mask"], sort=False):

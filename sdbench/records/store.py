@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import pandas as pd
 
@@ -22,7 +22,8 @@ from sdbench.records.files import PREFIX, read_json, read_table, sync, write_jso
 from sdbench.records.schema import STUDY, SWEEP, TABLES, empty, validate
 
 SCHEMA_VERSION = 1
-MODES = ("new", "resume", "overwrite")
+Mode = Literal["new", "resume", "overwrite"]
+MODES = get_args(Mode)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class StudyFolder:
         study: Mapping[str, Any],
         *,
         environment: Mapping[str, Any],
-        mode: Literal["new", "resume", "overwrite"] = "new",
+        mode: Mode = "new",
         tables: tuple[str, ...] = STUDY,
     ) -> Self:
         """Lock a folder for a study, and start, continue or replace the study in it.

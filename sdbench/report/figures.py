@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.transforms import Bbox
 
+from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.tables import BASELINE
 from sdbench.records.store import Results
 
@@ -179,7 +180,7 @@ def _interval_maps(curves: dict[str, pd.DataFrame]) -> Figure:
 
 
 def _meaning(metric: str) -> str:
-    return "alignment to caption, change" if metric == "alignment" else f"{metric} to guided image"
+    return f"{metric} to prompt, change" if metric in WITHOUT_REFERENCE else f"{metric} to guided image"
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -31,7 +31,7 @@ def timed(pipe: Any, study: Study, kind: str, *, pairs: int, max_rows: int, roun
 
     def branched() -> None:
         group = Brancher(pipe, study, chosen, max_rows)
-        for call in [(whole,), *group.calls(sorted(branches, key=lambda branch: branch.mask, reverse=True))]:
+        for call in group.calls([whole, *sorted(branches, key=lambda branch: branch.mask, reverse=True)]):
             group.follow(call)
 
     found = []

@@ -232,7 +232,8 @@ class Unit:
         for name, value in _ONCE_IMPLIED.items():
             if settings[name] == value:
                 del settings[name]
-        content = json.dumps([settings, self.variant.name, self.pairs, self.repeat, self.phase], sort_keys=True)
+        name = " ".join(filter(None, (self.variant.name, self.variant.content)))
+        content = json.dumps([settings, name, self.pairs, self.repeat, self.phase], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property

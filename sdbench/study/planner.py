@@ -1,14 +1,13 @@
 """The schedule planner: which steps to leave unguided for a given number of them, and what that costs in quality.
 
-Masks are tuned on some (prompt, seed) pairs with true evaluations by the branching engine, and judged on others. The
-search starts from the best of several shapes and exchanges one unguided step for a guided one as long as that helps: an
-exchange can undo what a greedy choice cannot, and costs one mask where a beam costs many.
+Masks are tuned on some (prompt, seed) pairs (`search.py`) and judged on others, against every simple choice of as many
+steps or as much work.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,181 +22,26 @@ from sdbench.models.registry import layout
 from sdbench.records.environment import environment
 from sdbench.records.files import read_table, write_json
 from sdbench.records.schema import PLANS, frame
-from sdbench.records.store import StudyFolder
-from sdbench.study.plan import BASELINE, Study, Unit, read_prompts
-from sdbench.study.runner import call_arguments, eight_bit, loop_length, prepare, run
-from sdbench.study.sensitivity import Branch, Brancher, affordable_rows, baseline, batches
-from sdbench.variants.branches import Mask
-from sdbench.variants.guidance import guided_by
+from sdbench.records.store import Mode, StudyFolder
+from sdbench.study.plan import BASELINE, Study, read_prompts
+from sdbench.study.runner import loop_length, run
+from sdbench.study.search import (
+    RESCALED,
+    ROUNDS,
+    Planned,
+    Tuner,
+    alone,
+    rescaled,
+    search,
+    search_within,
+    shapes,
+    without,
+)
+from sdbench.study.sensitivity import Branch, Brancher, allowed_rows, baseline, batches, require_plain
 from sdbench.variants.registry import Variant, parse
-from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of, mask_text
 
-WIDTH = 24  # exchanges tried in one round
-ROUNDS = 6
 PLANNED = "plan"
-RESCALED = "plan, rescaled"
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A mask and how it was found.
-
-    Args:
-        mask: True where the step is guided.
-        start: the shape that the exchanges began with.
-        exchanges: how many were made.
-        loss: mean of the metric on the tuning pairs, lower is better.
-    """
-
-    mask: Mask
-    start: str
-    exchanges: int
-    loss: float
-
-    @property
-    def unguided(self) -> int:
-        """Number of unguided steps."""
-        return self.mask.count(False)
-
-
-class Tuner:
-    """The mean metric of masks on the tuning pairs, each evaluated once.
-
-    Args:
-        pipe: a guided pipeline.
-        study: the tuning pairs, steps and scale.
-        metric: a name in `METRICS`.
-        steps: of the loop.
-        max_rows: of one denoiser evaluation.
-
-    Attributes:
-        losses: by mask; lower is better whatever the metric's direction.
-        rows: denoiser rows evaluated so far, all pairs together.
-
-    Raises:
-        ValueError: a metric without a direction.
-    """
-
-    def __init__(self, pipe: Any, study: Study, metric: str, *, steps: int, max_rows: int) -> None:
-        """Evaluate nothing yet."""
-        kind, _ = find_metric(metric)
-        if kind.higher_is_better is None:
-            raise ValueError(f"metric '{metric}' has no direction, so no schedule is better than another by it")
-        self.pipe, self.column, self.steps = pipe, kind.name, steps
-        self.sign = -1.0 if kind.higher_is_better else 1.0
-        self.losses: dict[Mask, float] = {}
-        self.rows = 0
-        self._groups = [Brancher(pipe, study, pairs, max_rows) for pairs in batches(study.pairs, study.batch)]
-
-    def evaluate(self, masks: Iterable[Mask]) -> list[float]:
-        """The losses of masks, in order."""
-        masks = list(masks)
-        new = sorted({mask for mask in masks if mask not in self.losses}, reverse=True)
-        values: dict[Mask, list[float]] = {mask: [] for mask in new}
-        branches = [Branch("mask", None, None, mask) for mask in new]
-        for group in self._groups if new else ():
-            for call in group.calls(branches):
-                for row in group.follow(call)[0]:
-                    values[tuple(letter == "1" for letter in row["mask"])].append(row[self.column])
-                    self.rows += row["rows"]
-        self.losses |= {mask: self.sign * float(np.mean(found)) for mask, found in values.items()}
-        return [self.losses[mask] for mask in masks]
-
-    def rescaled(self, mask: Mask, scale: float) -> float:
-        """The loss of a mask whose guided steps have another scale; not before a mask was evaluated."""
-        rows = [row for group in self._groups for row in _alone(group, _rescaled(mask, scale))]
-        self.rows += sum(row["nfe"] for row in rows)
-        return self.sign * float(np.mean([row[self.column] for row in rows]))
-
-
-def without(steps: int, unguided: Iterable[int]) -> Mask:
-    """The mask that guides all steps but some."""
-    dropped = set(unguided)
-    return tuple(step not in dropped for step in range(steps))
-
-
-def shapes(tuner: Tuner, unguided: int) -> dict[str, Mask]:
-    """Where a search begins: the steps that matter least by themselves, and every run and interval on a grid."""
-    steps = tuner.steps
-    singles = tuner.evaluate(without(steps, [step]) for step in range(steps))
-    least = sorted(range(steps), key=lambda step: singles[step])[:unguided]
-    stride = max(1, steps // 10)
-    found = {"additive": without(steps, least)}
-    for begin in {*range(0, steps - unguided + 1, stride), steps - unguided}:
-        found[f"window:{begin}+{unguided}"] = without(steps, range(begin, begin + unguided))
-    for head in range(0, unguided + 1, stride):  # guided in one run, unguided before and after it
-        found[f"interval:{head}+{steps - unguided}"] = without(
-            steps, [*range(head), *range(head + steps - unguided, steps)]
-        )
-    return found
-
-
-def search(tuner: Tuner, unguided: int, *, rounds: int = ROUNDS, width: int = WIDTH) -> Planned:
-    """The best mask found with a given number of unguided steps.
-
-    Args:
-        tuner: evaluates masks.
-        unguided: between 1 and the loop's steps.
-        rounds: of exchanges, at most.
-        width: exchanges tried in a round.
-
-    Raises:
-        ValueError: more unguided steps than steps.
-    """
-    if not 1 <= unguided <= tuner.steps:
-        raise ValueError(f"between 1 and {tuner.steps} steps can be unguided, not {unguided}")
-    begun = shapes(tuner, unguided)
-    losses = dict(zip(begun, tuner.evaluate(begun.values()), strict=True))
-    start = min(losses, key=losses.__getitem__)
-    best, exchanges = begun[start], 0
-    singles = [tuner.losses[without(tuner.steps, [step])] for step in range(tuner.steps)]
-    for _ in range(rounds):
-        tried = [mask for mask in _exchanges(best, singles) if mask not in tuner.losses][:width]
-        if not tried:
-            break
-        tuner.evaluate(tried)
-        found = min(tried, key=tuner.losses.__getitem__)
-        if tuner.losses[found] < tuner.losses[best]:
-            best, exchanges = found, exchanges + 1
-    return Planned(best, start, exchanges, tuner.losses[best])
-
-
-def _exchanges(mask: Mask, singles: Sequence[float]) -> list[Mask]:
-    """All masks with one unguided step moved, in turn by what single steps promise and by nearness of the two."""
-    pairs = [
-        (dropped, guided) for dropped, kept in enumerate(mask) if not kept for guided, other in enumerate(mask) if other
-    ]
-    promising = sorted(pairs, key=lambda pair: singles[pair[1]] - singles[pair[0]])
-    near = sorted(pairs, key=lambda pair: abs(pair[0] - pair[1]))
-    order = dict.fromkeys(pair for both in zip(promising, near, strict=True) for pair in both)
-    unguided = {step for step, kept in enumerate(mask) if not kept}
-    return [without(len(mask), unguided - {dropped} | {guided}) for dropped, guided in order]
-
-
-def search_within(tuner: Tuner, bound: float, *, rounds: int = ROUNDS, width: int = WIDTH) -> Planned:
-    """The plan with the most unguided steps whose mean metric stays within a bound on the tuning pairs.
-
-    The number is found by halving, with the starting shapes only, and then raised as long as exchanges reach the bound.
-
-    Raises:
-        ValueError: even one unguided step goes beyond it.
-    """
-    limit = tuner.sign * bound
-    low, high = 0, tuner.steps
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (
-            (middle, high) if min(tuner.evaluate(shapes(tuner, middle).values())) <= limit else (low, middle - 1)
-        )
-    found = None
-    for unguided in range(max(low, 1), tuner.steps + 1):
-        planned = search(tuner, unguided, rounds=rounds, width=width)
-        if planned.loss > limit:
-            break
-        found = planned
-    if found is None:
-        raise ValueError(f"no mask keeps the {tuner.column} within {bound:g}, not even with one unguided step")
-    return found
 
 
 def steps_for(saving: float, *, steps: int, ratio: float, denoise_share: float) -> int:
@@ -236,11 +80,10 @@ def controls(
         f"first:{unguided}": GuidanceSchedule.first(steps, unguided).mask,
         f"random:{unguided}@0": GuidanceSchedule.random(steps, unguided, seed=0).mask,
     }
-    period = round(steps / unguided)
-    if steps // period == unguided:
-        masks[f"every:{period}"] = GuidanceSchedule.every(steps, period).mask
-    intervals = [mask for name, mask in shapes(tuner, unguided).items() if name.startswith("interval")]
-    masks["interval"] = min(intervals, key=lambda mask: tuner.evaluate([mask])[0])
+    masks[f"spaced:{unguided}"] = without(steps, ((2 * k + 1) * steps // (2 * unguided) for k in range(unguided)))
+    intervals = {name: mask for name, mask in shapes(tuner, unguided).items() if name.startswith("interval")}
+    best = min(intervals, key=lambda name: tuner.evaluate([intervals[name]])[0])
+    masks[best] = intervals[best]
     work = (2 * steps - unguided) / (2 * steps) * num_steps
     fewer = sorted({max(1, math.floor(work)), max(1, math.ceil(work))})
     scale = 1 + (guidance_scale - 1) * (1 - unguided / steps)
@@ -264,31 +107,14 @@ def judge(
     branches = [Branch("mask", None, None, mask) for mask in sorted(named, reverse=True)]
     for pairs in batches(study.pairs, study.batch):
         group = Brancher(pipe, study, pairs, max_rows)
-        for call in [(baseline(len(branches[0].mask)),), *group.calls(branches)]:
+        for call in group.calls([baseline(len(branches[0].mask)), *branches]):
             for row in group.follow(call)[0]:
-                names = named.get(tuple(letter == "1" for letter in row["mask"]), [BASELINE])
+                names = named.get(mask_of(row["mask"]), [BASELINE])
                 known = {name: row[name] for name in ("prompt_id", "prompt", "seed", "nfe", *columns)}
                 rows += [{"variant": name} | known for name in names]
         for variant in others:
-            rows += _alone(group, variant)
+            rows += alone(group, variant)
     return rows
-
-
-def _rescaled(mask: Mask, scale: float) -> Variant:
-    return Variant(RESCALED, lambda _: GuidanceSchedule(mask), guidance_scale=scale)
-
-
-def _alone(group: Brancher, variant: Variant) -> list[dict[str, Any]]:
-    """A variant that is no branch of the same trunk, in a call of its own."""
-    unit = Unit(group.study, variant, group.pairs, 0, "measured")
-    with guided_by(group.pipe, variant.rule) as trace:
-        images = eight_bit(group.pipe(**call_arguments(group.study, unit, group.pipe), output_type="pt").images)
-    nfe = int(trace.steps["rows"].sum()) // len(images)
-    quality = group.quality(images, [prompt for _, prompt, _ in group.pairs])
-    return [
-        {"variant": variant.name, "prompt_id": prompt_id, "prompt": prompt, "seed": seed, "nfe": nfe} | values
-        for (prompt_id, prompt, seed), values in zip(group.pairs, quality, strict=True)
-    ]
 
 
 @dataclass(frozen=True)
@@ -314,13 +140,13 @@ class Target:
 def plan_studies(
     study: Study, prompts_file: Path | None, held_out_file: Path | None, *, pairs: int
 ) -> tuple[Study, Study]:
-    """A study with the tuning prompts and one with the held-out prompts.
+    """A study with the tuning prompts, and one with the held-out prompts and as many other seeds.
 
     Args:
-        study: everything but the prompts.
+        study: everything but the prompts, with the tuning seeds.
         prompts_file: tuning prompts, one per line.
         held_out_file: held-out prompts, one per line.
-        pairs: of mini-sd, without the files: as many held-out captions, and a quarter as many to tune on, all with
+        pairs: of mini-sd, without the files: as many held-out captions, and an eighth as many to tune on, all with
             objects that it never saw in training.
 
     Raises:
@@ -328,17 +154,18 @@ def plan_studies(
     """
     if (prompts_file is None) != (held_out_file is None):
         raise ValueError("tuning and held-out prompts come in a file each: give both or none")
+    held_out = replace(study, seeds=tuple(seed + max(study.seeds) + 1 for seed in study.seeds))
     if prompts_file is not None and held_out_file is not None:
         return (
             replace(study, prompts=read_prompts(prompts_file)),
-            replace(study, prompts=read_prompts(held_out_file)),
+            replace(held_out, prompts=read_prompts(held_out_file)),
         )
     if study.model != "mini-sd":
         raise ValueError("a plan needs tuning prompts and held-out prompts in a file each; only mini-sd brings its own")
     told = scenes.captions(scenes.sample(2 * pairs + 64, np.random.default_rng(5), split="test"))
-    distinct = list(dict.fromkeys(told))[: pairs + max(1, pairs // 4)]
+    distinct = list(dict.fromkeys(told))[: pairs + max(1, pairs // 8)]
     metrics = (*(study.metrics or ()), "alignment")
-    held_out = replace(study, prompts=tuple(distinct[:pairs]), metrics=tuple(dict.fromkeys(metrics)))
+    held_out = replace(held_out, prompts=tuple(distinct[:pairs]), metrics=tuple(dict.fromkeys(metrics)))
     return replace(study, prompts=tuple(distinct[pairs:])), held_out
 
 
@@ -353,7 +180,7 @@ def plan(
     scales: Sequence[float] = (),
     rounds: int = ROUNDS,
     max_rows: int | None = None,
-    mode: str = "new",
+    mode: Mode = "new",
 ) -> pd.DataFrame:
     """Find schedules on the tuning pairs, judge them on the held-out ones, and write both.
 
@@ -375,13 +202,10 @@ def plan(
     Raises:
         ValueError: before the search, for anything that cannot run; prompts in both sets.
     """
-    shared = set(tuning.prompts) & set(held_out.prompts)
-    if shared:
-        raise ValueError(f"'{min(shared)}' is among the tuning and the held-out prompts")
+    _check(tuning, held_out, scales)
     tuning = replace(tuning, metrics=(metric,))
     held_out = replace(held_out, metrics=tuple(dict.fromkeys((metric, *(held_out.metrics or ())))))
-    work, steps = prepare(pipe, tuning), loop_length(pipe, tuning)
-    rows = affordable_rows(pipe, work) if max_rows is None else max_rows
+    rows, steps = allowed_rows(pipe, tuning, max_rows), loop_length(pipe, tuning)
     tuner = Tuner(pipe, tuning, metric, steps=steps, max_rows=rows)
     beyond = [count for count in target.unguided if not 1 <= count <= steps]
     if beyond:
@@ -389,24 +213,45 @@ def plan(
     record = {"tuning": tuning.as_json(), "held_out": held_out.as_json(), "target": asdict(target), "rounds": rounds}
     record |= {"metric": metric, "quality": provenance(held_out.metrics or ()), "scales": list(scales)}
     env = environment() | layout(pipe)
-    with StudyFolder.create(out, record, environment=env, mode=mode, tables=PLANS) as folder:  # type: ignore[arg-type]
+    with StudyFolder.create(out, record, environment=env, mode=mode, tables=PLANS) as folder:
+        for stale in [*out.glob("plan-*.json"), out / "plan.png"]:
+            stale.unlink(missing_ok=True)
         for planned in _planned(tuner, target, tuning, rounds):
             masks, others = controls(
                 tuner, planned.unguided, num_steps=tuning.num_steps, guidance_scale=tuning.guidance_scale
             )
-            content = _content(planned, tuning, metric, scheduler=type(pipe.scheduler).__name__)
             masks[PLANNED] = planned.mask
+            tuned: dict[str, tuple[float, float | None]] = {PLANNED: (planned.loss, None)}
             if scales:
                 best = min(scales, key=lambda scale: tuner.rescaled(planned.mask, scale))
-                others.append(_rescaled(planned.mask, best))
-                write_json(out / f"plan-{planned.unguided}-rescaled.json", content | {"guided_scale": best})
-            write_json(out / f"plan-{planned.unguided}.json", content)
+                others.append(rescaled(planned.mask, best))
+                tuned[RESCALED] = (tuner.rescaled(planned.mask, best), best)
             unit = f"{planned.unguided}"
             known = {"unit": unit, "unguided": planned.unguided}
             judged = judge(pipe, held_out, masks, others, max_rows=rows)
             folder.add(unit, judged=frame("judged", [known | row for row in judged]))
+            for name, (loss, scale) in tuned.items():
+                evidence = {
+                    "metric": metric,
+                    "tuning_mean": tuner.sign * loss,
+                    "held_out": _means(judged, tuner.column),
+                }
+                content = _content(planned, tuning, type(pipe.scheduler).__name__, scale, evidence)
+                ending = "-rescaled" if name == RESCALED else ""
+                write_json(out / f"plan-{planned.unguided}{ending}.json", content)
         folder.compact()
     return read_table(out, "judged")
+
+
+def _check(tuning: Study, held_out: Study, scales: Sequence[float]) -> None:
+    for what in ("prompts", "seeds"):
+        shared = set(getattr(tuning, what)) & set(getattr(held_out, what))
+        if shared:
+            raise ValueError(f"'{min(shared)}' is among the tuning and the held-out {what}")
+    for study in (tuning, held_out):
+        require_plain(study)
+    if any(scale <= 1 for scale in scales):
+        raise ValueError(f"a guidance scale of {min(scales):g} is no guidance")
 
 
 def _planned(tuner: Tuner, target: Target, tuning: Study, rounds: int) -> Iterator[Planned]:
@@ -425,18 +270,24 @@ def _planned(tuner: Tuner, target: Target, tuning: Study, rounds: int) -> Iterat
         yield search(tuner, unguided, rounds=rounds)
 
 
-def _content(planned: Planned, study: Study, metric: str, *, scheduler: str) -> dict[str, Any]:
+def _means(judged: list[dict[str, Any]], column: str) -> dict[str, float]:
+    return {str(name): float(mean) for name, mean in pd.DataFrame(judged).groupby("variant")[column].mean().items()}
+
+
+def _content(
+    planned: Planned, study: Study, scheduler: str, scale: float | None, evidence: dict[str, Any]
+) -> dict[str, Any]:
     """What stands in a schedule file, which `plan:FILE` and `GuidanceSchedule.load` take."""
     return {
-        "mask": "".join("01"[guided] for guided in planned.mask),
+        "mask": mask_text(planned.mask),
         "scheduler": scheduler,
         "model": study.model,
         "num_steps": study.num_steps,
         "guidance_scale": study.guidance_scale,
+        **({} if scale is None else {"guided_scale": scale}),
         "evidence": {
-            "metric": metric,
+            **evidence,
             "tuning_pairs": len(study.pairs),
-            "tuning_mean": abs(planned.loss),
             "start": planned.start,
             "exchanges": planned.exchanges,
         },

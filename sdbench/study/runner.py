@@ -33,7 +33,7 @@ from sdbench.models.random_weights import has_random_weights
 from sdbench.models.registry import layout, load
 from sdbench.records.environment import environment, environment_key
 from sdbench.records.schema import frame
-from sdbench.records.store import Results, StudyFolder, read
+from sdbench.records.store import Mode, Results, StudyFolder, read
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.plan import BASELINE, Study, Unit, units
 from sdbench.variants.guidance import denoiser_of, guided_by
@@ -43,7 +43,7 @@ from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener
 
 
-def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: str = "new") -> Results:
+def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: Mode = "new") -> Results:
     """Run a study and return its tables.
 
     Nothing is written before the model, the metrics and every variant's schedule are known to fit. Afterwards each
@@ -71,7 +71,7 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
     with (
         executed(pipe, study.execution),  # first, since it may refuse
-        StudyFolder.create(out, record, environment=env, mode=mode) as folder,  # type: ignore[arg-type]
+        StudyFolder.create(out, record, environment=env, mode=mode) as folder,
     ):
         finished = folder.finished()
         planned = units(study)
@@ -169,7 +169,7 @@ def prepare(pipe: Any, study: Study) -> Workload:
 def loop_length(pipe: Any, study: Study) -> int:
     """Iterations that a pipeline's loop really runs for a study's number of steps."""
     stopped = _StopAtLoop()
-    _start(pipe, units(study)[0], stopped)
+    _start(pipe, units(replace(study, batch=1))[0], stopped)
     return stopped.iterations
 
 

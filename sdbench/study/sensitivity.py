@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,14 +27,14 @@ from sdbench.models.random_weights import free_bytes, has_random_weights
 from sdbench.models.registry import layout
 from sdbench.records.environment import environment
 from sdbench.records.schema import SWEEP, frame
-from sdbench.records.store import StudyFolder, Sweep, read_sweep
+from sdbench.records.store import Mode, StudyFolder, Sweep, read_sweep
 from sdbench.study.plan import BASELINE, Study, Unit
-from sdbench.study.runner import Workload, call_arguments, eight_bit, loop_length, prepare, progress_bar
-from sdbench.variants.branches import Branches, Mask, Trunk
+from sdbench.study.runner import call_arguments, eight_bit, loop_length, prepare, progress_bar
+from sdbench.variants.branches import Branches, Trunk
 from sdbench.variants.guidance import guided_by, replaced
 from sdbench.variants.registry import parse
 from sdbench.variants.rows import joined
-from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of, mask_text
 from sdbench.variants.trace import Listener, Step
 
 KINDS = ("single", "window", "last", "first", "interval")
@@ -52,8 +53,8 @@ class Branch:
 
     @property
     def text(self) -> str:
-        """One letter per step, 1 where it is guided."""
-        return "".join("01"[guided] for guided in self.mask)
+        """The mask as `mask_text` writes it."""
+        return mask_text(self.mask)
 
 
 def baseline(steps: int) -> Branch:
@@ -132,19 +133,20 @@ class SweepPlan:
             found = branches_of(self.kind, steps, length=self.length, stride=self.stride)
         else:
             found = [Branch("mask", None, None, _mask(text, steps)) for text in self.masks]
+        if len({branch.mask for branch in found}) < len(found):
+            raise ValueError("a mask is there twice")
         if not found:
             raise ValueError(f"no mask of kind '{self.kind}' leaves a step unguided in {steps} steps")
         return sorted(found, key=lambda branch: branch.mask, reverse=True)
 
 
 def _mask(text: str, steps: int) -> Mask:
-    if set(text) - {"0", "1"}:
-        raise ValueError(f"mask '{text}' may hold only 0 and 1")
-    if len(text) != steps:
+    mask = mask_of(text)
+    if len(mask) != steps:
         raise ValueError(f"mask '{text}' has {len(text)} steps but the loop runs {steps}")
     if "0" not in text:
         raise ValueError(f"mask '{text}' guides every step: that is the baseline")
-    return tuple(letter == "1" for letter in text)
+    return mask
 
 
 def sensitivity(
@@ -191,7 +193,7 @@ def sensitivity(
     return sweep(pipe, study, plan).sensitivity
 
 
-def sweep(pipe: Any, study: Study, plan: SweepPlan, out: str | Path | None = None, *, mode: str = "new") -> Sweep:
+def sweep(pipe: Any, study: Study, plan: SweepPlan, out: str | Path | None = None, *, mode: Mode = "new") -> Sweep:
     """Follow the branches of a plan for every pair of a study, and keep each finished call.
 
     Args:
@@ -207,51 +209,67 @@ def sweep(pipe: Any, study: Study, plan: SweepPlan, out: str | Path | None = Non
     if has_random_weights(pipe):
         study = replace(study, random_weights=True)
     quality = provenance(study.metrics or ())
-    work = prepare(pipe, study)
-    max_rows = affordable_rows(pipe, work) if plan.max_rows is None else plan.max_rows
-    if max_rows < 1:
-        raise ValueError(f"max_rows must be at least 1, not {max_rows}")
+    require_plain(study)
+    max_rows = allowed_rows(pipe, study, plan.max_rows)
     branches = plan.branches(loop_length(pipe, study))
     settings = {name: getattr(plan, name) for name in ("kind", "length", "stride", "masks", "growth")}
     record = study.as_json() | {"quality": quality, "sweep": settings}
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
     env = environment() | layout(pipe)
-    groups = [Brancher(pipe, study, pairs, max_rows) for pairs in batches(study.pairs, study.batch)]
-    calls = {
-        (index, _unit(study, group.pairs, call)): call
-        for index, group in enumerate(groups)
-        for call in [(baseline(len(branches[0].mask)),), *group.calls(branches)]
-    }
-    with StudyFolder.create(out, record, environment=env, mode=mode, tables=SWEEP) as folder:  # type: ignore[arg-type]
-        finished = folder.finished()
+    with StudyFolder.create(out, record, environment=env, mode=mode, tables=SWEEP) as folder:
+        done = read_sweep(out).sensitivity
+        finished = set(zip(done["prompt_id"], done["seed"], done["mask"], strict=True))
         try:
             with progress_bar() as progress:
-                task = progress.add_task("branching", total=len(calls), completed=0, what="")
-                for (index, unit), call in calls.items():
-                    progress.update(task, what=f"{len(groups[index].pairs)} x {len(call)} branches")
-                    if unit not in finished:
-                        rows, growth = groups[index].follow(call, growth=plan.growth)
-                        tables = {"sensitivity": rows, "growth": growth}
+                task = progress.add_task(
+                    "branching", total=len(study.pairs) * (1 + len(branches)), completed=0, what=""
+                )
+                for pairs in batches(study.pairs, study.batch):
+                    group, (prompt_id, _, seed) = Brancher(pipe, study, pairs, max_rows), pairs[0]
+                    trunk = baseline(len(branches[0].mask))
+                    left = [b for b in (trunk, *branches) if (prompt_id, seed, b.text) not in finished]
+                    progress.advance(task, len(pairs) * (1 + len(branches) - len(left)))
+                    for call in group.calls(left):
+                        progress.update(task, what=f"{len(pairs)} x {len(call)} branches")
+                        rows, growth = group.follow(call, growth=plan.growth)
+                        unit, tables = _unit(study, pairs, call), {"sensitivity": rows, "growth": growth}
                         folder.add(
                             unit, **{n: frame(n, [{"unit": unit} | row for row in t]) for n, t in tables.items()}
                         )
-                    progress.advance(task)
+                        progress.advance(task, len(pairs) * len(call))
         finally:
             folder.compact()
     return read_sweep(out)
 
 
-def affordable_rows(pipe: Any, work: Workload) -> int:
-    """Rows of one denoiser evaluation that fit in half of the free memory, at most 64.
+def require_plain(study: Study) -> None:
+    """Refuse what branches cannot do, so that no record says what did not run.
 
     Raises:
-        ValueError: not even one fits.
+        ValueError: a study that stops at latents, compiles, or splits guided steps.
     """
-    row_bytes, free = work.row_peak_bytes, free_bytes(pipe.device)
+    for name, plain in (("output", "image"), ("execution", "eager"), ("guidance_execution", None)):
+        if getattr(study, name) != plain:
+            raise ValueError(f"{name} '{getattr(study, name)}' is for studies of time; branches have no such choice")
+
+
+def allowed_rows(pipe: Any, study: Study, asked: int | None) -> int:
+    """Rows of one denoiser evaluation: those asked for, else what fits in half of the free memory, at most 64.
+
+    Raises:
+        ValueError: less than one is asked for or fits; a pipeline that cannot run the study.
+    """
+    if asked is not None and asked < 1:
+        raise ValueError(f"max_rows must be at least 1, not {asked}")
+    free = free_bytes(pipe.device)
+    try:
+        row_bytes = prepare(pipe, replace(study, batch=1)).row_peak_bytes
+    except torch.OutOfMemoryError:
+        raise ValueError(f"one denoiser row needs more than the {free / 1e9:.1f} GB that are free") from None
     rows = int(MEMORY_SHARE * free / row_bytes)
     if rows < 1:
         raise ValueError(f"one denoiser row needs {row_bytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free, half to use")
-    return min(rows, MOST_ROWS)
+    return min(rows, MOST_ROWS) if asked is None else asked
 
 
 def batches(entries: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
@@ -283,8 +301,10 @@ class Brancher:
         self._reference: Float[Tensor, "pairs 3 height width"] | None = None
 
     def calls(self, branches: Sequence[Branch]) -> list[tuple[Branch, ...]]:
-        """The branches as pipeline calls take them: as many at a time as give the allowed number of rows."""
-        return batches(branches, max(1, self.max_rows // len(self.pairs)))
+        """The branches as pipeline calls take them: the trunk by itself, others as many as give the allowed rows."""
+        trunk = [branch for branch in branches if all(branch.mask)]
+        others = [branch for branch in branches if not all(branch.mask)]
+        return [*batches(trunk, 1), *batches(others, max(1, self.max_rows // len(self.pairs)))]
 
     def follow(
         self, branches: Sequence[Branch], *, growth: bool = False
@@ -321,9 +341,9 @@ class Brancher:
         quality = self.quality(images, [prompt for _, prompt, _ in pairs])
         rows = [about | a | b | c for a, b, c in zip(known, cost, quality, strict=True)]
         grown = [
-            row | {"step": step, "distance": float(distance[index])}
+            row | {"step": step, "distance": value}
             for step, distance in distances.by_step.items()
-            for index, row in enumerate(known)
+            for row, value in zip(known, distance.tolist(), strict=True)
         ]
         return rows, grown
 
@@ -341,21 +361,34 @@ class Brancher:
 class _Distances(Listener):
     """How far the latents of every branch are from the trunk's, step by step; the trunk's own call lays down the path.
 
-    The distance before step k is the norm of the difference over the norm of the trunk's latents, after k steps.
+    The distance after k steps is the norm of the difference over the norm of the trunk's latents.
     """
 
     def __init__(self, path: dict[int, Tensor]) -> None:
         self.path = path
         self.by_step: dict[int, Float[Tensor, " rows"]] = {}
+        self.iterations = 0
+
+    def loop_begins(self, call: int, iterations: int, images: int) -> None:
+        """Know which step is the last."""
+        self.iterations = iterations
 
     def scheduler_begins(self, step: Step) -> None:
         """Compare, or keep, the latents that the step starts from."""
-        assert step.sample is not None
-        sample = step.sample.detach().float()
-        trunk = self.path.setdefault(step.index, sample)
+        self._compare(step.index, step.sample)
+
+    def scheduler_ends(self, step: Step) -> None:
+        """Compare, or keep, the latents that the last step ends with; no other starts from them."""
+        if step.index + 1 == self.iterations:
+            self._compare(self.iterations, step.result)
+
+    def _compare(self, steps: int, latents: Tensor | None) -> None:
+        assert latents is not None
+        sample = latents.detach().float()
+        trunk = self.path.setdefault(steps, sample)
         branches = len(sample) // len(trunk)
         base = trunk.repeat_interleave(branches, dim=0)
-        self.by_step[step.index] = (sample - base).flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1)
+        self.by_step[steps] = (sample - base).flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1)
 
 
 @contextmanager

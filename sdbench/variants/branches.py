@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdbench.variants.rows import first_tensor, map_tensors, select, tensors
+from sdbench.variants.schedule import Mask
 
-Mask = tuple[bool, ...]
 Half = Literal["uncond", "cond"]
 Evaluate = Callable[[Any, Any, int], Any]
 

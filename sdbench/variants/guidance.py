@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from sdbench.variants.trace import Listener, Step, Trace
 
 CONDITIONAL_FIRST = frozenset({"LuminaPipeline"})
 """Pipelines known to put the conditional rows first; others are found out at their first guided step."""
+OWN_NOISE = "draws noise that is not the rows' own, so rows of one image would not stay the same: it cannot branch"
 
 
 @contextmanager
@@ -97,6 +99,7 @@ class _Seam:
         self.step: Step | None = None
         self.in_call = False
         self.fitted_scale: Tensor | None = None  # of the first guided step of the call in progress
+        self.random_state: Tensor | None = None  # of the global generator when branches began
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -157,6 +160,9 @@ class _Seam:
             raise ValueError(f"{type(self.pipe).__name__} puts its conditional rows first: not supported")
         if isinstance(self.schedule, Branches):
             self._require_length(self.schedule.length)
+            if "SDE" in type(self.scheduler).__name__:
+                raise ValueError(f"{type(self.scheduler).__name__} {OWN_NOISE}")
+            self.random_state = _random_state(self.pipe)
             if self.images != self.schedule.images * len(self.schedule.masks):
                 raise ValueError(f"the call has {self.images} rows, not one for each image and mask")
         elif self.schedule is not None:
@@ -296,15 +302,18 @@ class _Seam:
             for listener in self.listeners:
                 listener.scheduler_begins(step)
             out = original(*args, **kwargs)
+            step.result = first_tensor(out)
             for listener in self.listeners:
                 listener.scheduler_ends(step)
             self._name_noise(step)
             for listener in self.listeners:
                 listener.step_ends(step)
-            step.cond = step.uncond = step.sample = step.output = None
+            step.cond = step.uncond = step.sample = step.result = step.output = None
             self.index += 1
             if self.index == self.iterations:
                 self.images = None  # every call says anew
+                if self.random_state is not None and not torch.equal(self.random_state, _random_state(self.pipe)):
+                    raise ValueError(f"{type(self.pipe).__name__} with {type(self.scheduler).__name__} {OWN_NOISE}")
             return out
 
         scheduler_step.sdbench_seam = True  # type: ignore[attr-defined]
@@ -344,6 +353,11 @@ def fitted_scale(
     u, c = (part.narrow(1, 0, guided.shape[1]).float().flatten() for part in (uncond, cond))
     d, o = c - u, guided.float().flatten()
     return ((u @ u) * (d @ o) - (u @ d) * (u @ o)) / ((d @ d) * (u @ o) - (u @ d) * (d @ o))
+
+
+def _random_state(pipe: Any) -> Tensor:
+    """State of the global generator that a pipeline's device uses."""
+    return torch.cuda.get_rng_state(pipe.device) if pipe.device.type == "cuda" else torch.get_rng_state()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule, StepCount, read_schedule
+from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule, StepCount, mask_of, mask_text, read_schedule
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Variant:
         rule: the guidance schedule for a loop of a given length.
         num_steps: replaces the study's number of steps.
         guidance_scale: replaces the study's guidance scale.
+        content: what the name does not say and a stored call depends on, such as what a file held.
     """
 
     name: str
     rule: ScheduleRule
     num_steps: int | None = None
     guidance_scale: float | None = None
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,15 +121,16 @@ def _random(name: str, argument: str | None) -> Variant:
 
 def _mask(name: str, argument: str | None) -> Variant:
     (bits,) = _pattern(argument, r"([01]+)", "mask: and one 1 (guided) or 0 (unguided) per step")
-    schedule = GuidanceSchedule.from_mask(bit == "1" for bit in bits)
+    schedule = GuidanceSchedule(mask_of(bits))
     return Variant(name, lambda steps: schedule)
 
 
 def _plan(name: str, argument: str | None) -> Variant:
     if not argument:
         raise ValueError("expected plan:FILE, a schedule that `sdbench plan` wrote")
-    schedule = GuidanceSchedule.load(argument)
-    return Variant(name, lambda steps: schedule, guidance_scale=read_schedule(argument).get("guided_scale"))
+    schedule, scale = GuidanceSchedule.load(argument), read_schedule(argument).get("guided_scale")
+    content = f"{mask_text(schedule.mask)} {scale}"
+    return Variant(name, lambda steps: schedule, guidance_scale=scale, content=content)
 
 
 def _steps(name: str, argument: str | None) -> Variant:

@@ -1,4 +1,4 @@
-"""Which steps of a denoising loop are guided: integers and masks only; how a pipeline obeys is in `guidance.py`."""
+"""Which steps of a denoising loop are guided, as rules, texts and files; how a pipeline obeys is in `guidance.py`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,24 @@ from typing import Any
 
 import numpy as np
 
+Mask = tuple[bool, ...]
+
+
+def mask_text(mask: Mask) -> str:
+    """One letter per step, 1 where it is guided."""
+    return "".join("01"[guided] for guided in mask)
+
+
+def mask_of(text: str) -> Mask:
+    """The mask of a text such as "1101".
+
+    Raises:
+        ValueError: another letter than 0 and 1.
+    """
+    if set(text) - {"0", "1"}:
+        raise ValueError(f"mask '{text}' may hold only 0 and 1")
+    return tuple(letter == "1" for letter in text)
+
 
 @dataclass(frozen=True)
 class GuidanceSchedule:
@@ -21,7 +39,7 @@ class GuidanceSchedule:
         scheduler: class of the only scheduler that it is made for; any other is then refused.
     """
 
-    mask: tuple[bool, ...]
+    mask: Mask
     scheduler: str | None = None
 
     def __post_init__(self) -> None:
@@ -47,7 +65,7 @@ class GuidanceSchedule:
             ValueError: the file cannot be read or is no schedule file.
         """
         content = read_schedule(path)
-        return cls(tuple(letter == "1" for letter in content["mask"]), content["scheduler"])
+        return cls(mask_of(content["mask"]), content["scheduler"])
 
     @classmethod
     def full(cls, steps: int) -> GuidanceSchedule:

@@ -17,7 +17,8 @@ class Step:
     """One iteration of a denoising loop, filled in as it runs.
 
     `rows` and `forwards` count what the denoiser evaluated; `requested` the rows that the pipeline asked for.
-    `cond` and `uncond` are the two predictions of a guided step, (images, ...).
+    `cond` and `uncond` are the two predictions of a guided step, `sample` and `result` the latents before and after the
+    scheduler's part, (images, ...).
     """
 
     call: int
@@ -29,6 +30,7 @@ class Step:
     cond: Tensor | None = None
     uncond: Tensor | None = None
     sample: Tensor | None = None
+    result: Tensor | None = None
     timestep: Any = None
     sigma: Tensor | None = None
     output: Any = field(default=None, repr=False)

@@ -29,31 +29,22 @@ from diffusers import (
 
 from tests import tiny
 
-TOKENS = 3  # of every prompt, padding included
-HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
 CHANNELS = {"in_channels": 4, "out_channels": 4}
-ABSENT = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
-PIXELS = {"height": 32, "width": 64}  # 4 x 8 latents where nothing says how far an autoencoder compresses
 
 
 def _texts():
     """Embeddings and masks of 2 prompts and of an empty negative one for each."""
-    embeddings = torch.randn(2, 2, TOKENS, tiny.WIDTH)
+    embeddings = torch.randn(2, 2, tiny.TOKENS, tiny.WIDTH)
     masks = torch.tensor([[[1, 1, 1], [1, 1, 0]], [[1, 0, 0], [1, 0, 0]]])
     names = ("prompt_embeds", "negative_prompt_embeds", "prompt_attention_mask", "negative_prompt_attention_mask")
     return dict(zip(names, (*embeddings, *masks), strict=True))
-
-
-def _twice(texts):
-    """Each row twice, where the pipeline does not repeat what it is given for the images of a prompt."""
-    return {name: rows.repeat_interleave(2, dim=0) for name, rows in texts.items()}
 
 
 def pixart_sigma():
     """A learned variance, which doubles the channels of the prediction, on a multistep scheduler."""
     torch.manual_seed(0)
     transformer = PixArtTransformer2DModel(
-        **HEADS,
+        **tiny.HEADS,
         sample_size=8,
         in_channels=4,
         out_channels=8,
@@ -62,16 +53,16 @@ def pixart_sigma():
         caption_channels=tiny.WIDTH,
     )
     scheduler = DPMSolverMultistepScheduler.from_config(tiny.scheduler().config)
-    pipe = PixArtSigmaPipeline(**ABSENT, transformer=transformer, scheduler=scheduler)
+    pipe = PixArtSigmaPipeline(**tiny.ABSENT, transformer=transformer, scheduler=scheduler)
     call = {"negative_prompt": None, "num_images_per_prompt": 2, "use_resolution_binning": False}
-    return tiny.ready(pipe, **_texts(), **PIXELS, **call, guidance_scale=4.5)
+    return tiny.ready(pipe, **_texts(), **tiny.PIXELS, **call, guidance_scale=4.5)
 
 
 def hunyuandit():
     """A learned variance, two texts, and rotary embeddings as long as the batch; every step draws noise."""
     torch.manual_seed(0)
     transformer = HunyuanDiT2DModel(
-        **HEADS,
+        **tiny.HEADS,
         sample_size=8,
         in_channels=4,
         patch_size=2,
@@ -80,23 +71,23 @@ def hunyuandit():
         cross_attention_dim=tiny.WIDTH,
         cross_attention_dim_t5=tiny.WIDTH,
         pooled_projection_dim=tiny.WIDTH,
-        text_len=TOKENS,
-        text_len_t5=TOKENS,
+        text_len=tiny.TOKENS,
+        text_len_t5=tiny.TOKENS,
     )
     scheduler = DDPMScheduler(prediction_type="v_prediction", clip_sample=False)
     safety = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipe = HunyuanDiTPipeline(**ABSENT, **safety, transformer=transformer, scheduler=scheduler)
+    pipe = HunyuanDiTPipeline(**tiny.ABSENT, **safety, transformer=transformer, scheduler=scheduler)
     texts = _texts() | {f"{name}_2": rows for name, rows in _texts().items()}
-    texts |= _twice({name: rows for name, rows in texts.items() if "mask" in name})
+    texts |= tiny.twice({name: rows for name, rows in texts.items() if "mask" in name})
     call = {"num_images_per_prompt": 2, "use_resolution_binning": False}
-    return tiny.ready(pipe, **texts, **PIXELS, **call, guidance_scale=5.0)
+    return tiny.ready(pipe, **texts, **tiny.PIXELS, **call, guidance_scale=5.0)
 
 
 def auraflow():
     """Flow matching on timesteps between 0 and 1; the masks do not reach the denoiser."""
     torch.manual_seed(0)
     transformer = AuraFlowTransformer2DModel(
-        **HEADS,
+        **tiny.HEADS,
         **CHANNELS,
         sample_size=8,
         num_mmdit_layers=1,
@@ -107,15 +98,15 @@ def auraflow():
     )
     for block in (*transformer.joint_transformer_blocks, *transformer.single_transformer_blocks):
         torch.nn.init.normal_(block.norm1.linear.weight)  # gates nearly shut in a new one, so the text would not tell
-    pipe = AuraFlowPipeline(**ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
-    return tiny.ready(pipe, **_texts(), **PIXELS, num_images_per_prompt=2, guidance_scale=3.5)
+    pipe = AuraFlowPipeline(**tiny.ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
+    return tiny.ready(pipe, **_texts(), **tiny.PIXELS, num_images_per_prompt=2, guidance_scale=3.5)
 
 
 def sana():
     """Flow prediction on a multistep scheduler, which keeps its history of clean latents."""
     torch.manual_seed(0)
     transformer = SanaTransformer2DModel(
-        **HEADS,
+        **tiny.HEADS,
         **CHANNELS,
         sample_size=4,
         num_layers=1,
@@ -125,7 +116,7 @@ def sana():
         caption_channels=tiny.WIDTH,
     )
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-    pipe = SanaPipeline(**ABSENT, transformer=transformer, scheduler=DPMSolverMultistepScheduler(**flow))
+    pipe = SanaPipeline(**tiny.ABSENT, transformer=transformer, scheduler=DPMSolverMultistepScheduler(**flow))
     call = {"negative_prompt": None, "num_images_per_prompt": 2, "use_resolution_binning": False}
     return tiny.ready(pipe, **_texts(), height=64, width=128, **call, guidance_scale=4.5)
 
@@ -144,11 +135,11 @@ def _cogvideox(kind, **changes):
         sample_width=4,
         sample_height=4,
         sample_frames=5,
-        max_text_seq_length=TOKENS,
+        max_text_seq_length=tiny.TOKENS,
     )
     noise = {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
-    pipe = CogVideoXPipeline(**ABSENT, transformer=transformer, scheduler=kind(**noise))
-    texts = {name: rows for name, rows in _twice(_texts()).items() if "embeds" in name}
+    pipe = CogVideoXPipeline(**tiny.ABSENT, transformer=transformer, scheduler=kind(**noise))
+    texts = {name: rows for name, rows in tiny.twice(_texts()).items() if "embeds" in name}
     return tiny.ready(pipe, **texts, height=32, width=32, num_frames=5, guidance_scale=6.0)
 
 
@@ -166,11 +157,11 @@ def ltx():
     """Packed latents of video, every argument of the denoiser by keyword, a tuple of numbers among them."""
     torch.manual_seed(0)
     transformer = LTXVideoTransformer3DModel(
-        **HEADS, **CHANNELS, cross_attention_dim=16, num_layers=1, caption_channels=tiny.WIDTH
+        **tiny.HEADS, **CHANNELS, cross_attention_dim=16, num_layers=1, caption_channels=tiny.WIDTH
     )
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1)
-    pipe = LTXPipeline(**ABSENT, transformer=transformer, scheduler=scheduler)
-    return tiny.ready(pipe, **_twice(_texts()), height=64, width=64, num_frames=9, guidance_scale=3.0)
+    pipe = LTXPipeline(**tiny.ABSENT, transformer=transformer, scheduler=scheduler)
+    return tiny.ready(pipe, **tiny.twice(_texts()), height=64, width=64, num_frames=9, guidance_scale=3.0)
 
 
 FAMILIES: dict[str, Callable] = {

@@ -22,30 +22,20 @@ from diffusers import (
 
 from tests import tiny
 
-TOKENS = 3  # of every prompt, padding included
-HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
-ABSENT = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
-PIXELS = {"height": 32, "width": 64}  # 4 x 8 latents in 8 patches
-
 
 def _texts(mask):
     """Embeddings of 2 prompts and of a negative one for each; `mask` is how the pipeline calls those of padding."""
-    embeddings = torch.randn(2, 2, TOKENS, tiny.WIDTH)
+    embeddings = torch.randn(2, 2, tiny.TOKENS, tiny.WIDTH)
     masks = torch.tensor([[[1, 1, 1], [1, 1, 0]], [[1, 0, 0], [1, 1, 0]]])
     names = ("prompt_embeds", "negative_prompt_embeds", f"prompt_{mask}", f"negative_prompt_{mask}")
     return dict(zip(names, (*embeddings, *masks), strict=True))
-
-
-def _twice(texts):
-    """Each row twice, where the pipeline does not repeat what it is given for the images of a prompt."""
-    return {name: rows.repeat_interleave(2, dim=0) for name, rows in texts.items()}
 
 
 def qwen_image():
     """Packed latents; every token of a guided prediction is scaled to the length of the conditional one."""
     torch.manual_seed(0)
     transformer = QwenImageTransformer2DModel(
-        **HEADS,
+        **tiny.HEADS,
         in_channels=16,
         out_channels=4,
         num_layers=1,
@@ -53,13 +43,13 @@ def qwen_image():
         axes_dims_rope=(2, 2, 4),
     )
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
-    pipe = QwenImagePipeline(**ABSENT, transformer=transformer, scheduler=scheduler)
-    return tiny.ready(pipe, **_texts("embeds_mask"), **PIXELS, num_images_per_prompt=2, true_cfg_scale=4.0)
+    pipe = QwenImagePipeline(**tiny.ABSENT, transformer=transformer, scheduler=scheduler)
+    return tiny.ready(pipe, **_texts("embeds_mask"), **tiny.PIXELS, num_images_per_prompt=2, true_cfg_scale=4.0)
 
 
 def _wan_transformer():
     return WanTransformer3DModel(
-        **HEADS,
+        **tiny.HEADS,
         in_channels=4,
         out_channels=4,
         num_layers=1,
@@ -73,9 +63,11 @@ def _wan_transformer():
 def _wan(transformers, **call):
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
     boundary = 0.875 if "transformer_2" in transformers else None  # sigma falls below it after 2 of 4 steps
-    pipe = WanPipeline(**ABSENT, **transformers, scheduler=UniPCMultistepScheduler(**flow), boundary_ratio=boundary)
-    texts = {name: rows for name, rows in _twice(_texts("mask")).items() if "embeds" in name}
-    return tiny.ready(pipe, **texts, **PIXELS, num_frames=5, **call)
+    pipe = WanPipeline(
+        **tiny.ABSENT, **transformers, scheduler=UniPCMultistepScheduler(**flow), boundary_ratio=boundary
+    )
+    texts = {name: rows for name, rows in tiny.twice(_texts("mask")).items() if "embeds" in name}
+    return tiny.ready(pipe, **texts, **tiny.PIXELS, num_frames=5, **call)
 
 
 def wan():
@@ -107,8 +99,8 @@ def lumina2():
         axes_lens=(8, 8, 8),
         cap_feat_dim=tiny.WIDTH,
     )
-    pipe = Lumina2Pipeline(**ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0))
-    return tiny.ready(pipe, **_twice(_texts("attention_mask")), **PIXELS, guidance_scale=4.0)
+    pipe = Lumina2Pipeline(**tiny.ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0))
+    return tiny.ready(pipe, **tiny.twice(_texts("attention_mask")), **tiny.PIXELS, guidance_scale=4.0)
 
 
 def chroma():
@@ -117,7 +109,7 @@ def chroma():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # diffusers takes its rotary embedding from a deprecated place
         transformer = ChromaTransformer2DModel(
-            **HEADS,
+            **tiny.HEADS,
             in_channels=16,
             num_layers=1,
             num_single_layers=1,
@@ -127,9 +119,11 @@ def chroma():
             approximator_hidden_dim=8,
             approximator_layers=1,
         )
-    pipe = ChromaPipeline(**ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
-    texts = {name: rows.float() for name, rows in _twice(_texts("attention_mask")).items()}  # its own masks are floats
-    return tiny.ready(pipe, **texts, **PIXELS, guidance_scale=5.0)
+    pipe = ChromaPipeline(**tiny.ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
+    texts = {
+        name: rows.float() for name, rows in tiny.twice(_texts("attention_mask")).items()
+    }  # its own masks are floats
+    return tiny.ready(pipe, **texts, **tiny.PIXELS, guidance_scale=5.0)
 
 
 FAMILIES: dict[str, Callable] = {

@@ -136,8 +136,7 @@ def kolors():
     torch.manual_seed(0)
     parts = {"vae": tiny.vae(), "text_encoder": None, "tokenizer": None, "scheduler": _scheduler()}
     unet = tiny.unet(**tiny.XL_TEXT, encoder_hid_dim=tiny.WIDTH, encoder_hid_dim_type="text_proj")
-    texts = {name: rows.repeat_interleave(2, dim=0) for name, rows in tiny.embeddings().items()}
-    return tiny.ready(module.KolorsPipeline(**parts, unet=unet), **texts, guidance_scale=5.0)
+    return tiny.ready(module.KolorsPipeline(**parts, unet=unet), **tiny.twice(tiny.embeddings()), guidance_scale=5.0)
 
 
 FAMILIES: dict[str, Callable] = {

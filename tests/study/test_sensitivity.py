@@ -51,6 +51,7 @@ def test_start_and_length_name_the_run_that_a_kind_moves():
         (SweepPlan(masks=("11",)), "has 2 steps but the loop runs 4"),
         (SweepPlan(masks=("11x1",)), "only 0 and 1"),
         (SweepPlan(masks=("1111",)), "that is the baseline"),
+        (SweepPlan(masks=("1101", "1101")), "a mask is there twice"),
         (SweepPlan(max_rows=0), "max_rows must be at least 1"),
     ],
 )
@@ -103,9 +104,9 @@ def test_rows_stay_within_their_bound_however_many_masks_there_are():
     for kind in ("single", "interval"):
         with tiny.counted_rows(pipe) as counted:
             sdbench.sensitivity(
-                pipe, tiny.PROMPTS, [0], num_steps=8, guidance_scale=7.5, kind=kind, metrics=["psnr"], max_rows=4
+                pipe, tiny.PROMPTS, [0, 1], num_steps=8, guidance_scale=7.5, kind=kind, metrics=["psnr"], max_rows=3
             )
-        assert max(counted) == 4
+        assert max(counted) == 3
 
 
 def test_a_loop_of_another_length_than_its_steps_is_swept_whole():
@@ -127,10 +128,13 @@ def test_growth_starts_where_the_branch_leaves_and_the_trunk_has_none(tmp_path):
     growth = found.growth.set_index(["mask", "step"])["distance"].astype(float)
     assert (growth.loc["1111"] == 0).all()
     assert (growth.loc["1011"].loc[[0, 1]] == 0).all()
-    assert (growth.loc["1011"].loc[[2, 3]] > 0).all()
+    assert (growth.loc["1011"].loc[[2, 3, 4]] > 0).all()
+    assert (growth.loc["1110"].loc[[3]] == 0).all()
+    assert (growth.loc["1110"].loc[[4]] > 0).all()
 
 
-def test_a_killed_sweep_goes_on_without_repeating_what_was_finished(tmp_path, monkeypatch):
+@pytest.mark.parametrize("rows", [4, 16])
+def test_a_killed_sweep_goes_on_without_repeating_what_was_finished(tmp_path, monkeypatch, rows):
     whole = sweep(tiny.stable_diffusion(), study(), SweepPlan(max_rows=4), tmp_path / "whole").sensitivity
 
     pipe = tiny.stable_diffusion()
@@ -150,15 +154,30 @@ def test_a_killed_sweep_goes_on_without_repeating_what_was_finished(tmp_path, mo
     assert len(read_sweep(tmp_path / "killed").sensitivity) == 12  # the trunk's call and two of four
     kill = False
     calls.clear()
-    resumed = sweep(pipe, study(), SweepPlan(max_rows=4), tmp_path / "killed", mode="resume").sensitivity
-    assert calls == [4, 4, 4]  # the trunk again, and what was missing
-    pd.testing.assert_frame_equal(resumed, whole)
+    resumed = sweep(pipe, study(), SweepPlan(max_rows=rows), tmp_path / "killed", mode="resume").sensitivity
+    assert sum(calls) == 4 + 8  # the trunk again, and what was missing
+    key = ["mask", "prompt_id", "seed"]
+    found, expected = (t.drop(columns="unit").sort_values(key, ignore_index=True) for t in (resumed, whole))
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-3)
 
 
-def test_a_prompt_metric_needs_no_reference_and_random_weights_have_no_quality():
-    with pytest.raises(ValueError, match="unknown metric 'likeness'"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": ["likeness"]}, "unknown metric 'likeness'"),
+        ({"execution": "compile"}, "execution 'compile' is for studies of time"),
+        ({"random_weights": True, "metrics": ["psnr"]}, "images of random weights have no content"),
+    ],
+)
+def test_what_a_sweep_cannot_do_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         sdbench.sensitivity(
-            tiny.stable_diffusion(), tiny.PROMPTS, [0], num_steps=4, guidance_scale=7.5, metrics=["likeness"]
+            tiny.stable_diffusion(),
+            tiny.PROMPTS,
+            [0],
+            num_steps=4,
+            guidance_scale=7.5,
+            **{"metrics": ["psnr"], **changes},
         )
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from sdbench.variants.branches import Branches, Trunk
 from sdbench.variants.guidance import guided_by
@@ -164,3 +165,19 @@ def test_an_unguided_call_is_refused():
         guided_by(pipe, Branches([mask_of("1111"), mask_of("1110")], 1, Trunk(), max_rows=8)),
     ):
         tiny.run(pipe, guidance_scale=1.0)
+
+
+@pytest.mark.parametrize("stochastic", ["flow", "sde"])
+def test_noise_that_is_not_the_rows_own_is_refused(stochastic):
+    """Stable Diffusion 3 gives its scheduler no generator."""
+    pipe = repeated(families.make("sd3"))
+    if stochastic == "flow":
+        pipe.scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
+    else:
+        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "algorithm_type": "sde-dpmsolver++"}
+        pipe.scheduler = DPMSolverMultistepScheduler(**flow)
+    with (
+        pytest.raises(ValueError, match="draws noise that is not the rows' own"),
+        guided_by(pipe, Branches(masks_for(4)[:2], 2, Trunk(), max_rows=8)),
+    ):
+        tiny.run(pipe, generator=noise(2, 2))
