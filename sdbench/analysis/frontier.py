@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.stats import Interval, cluster_bootstrap
+from sdbench.analysis.stats import Interval
+from sdbench.analysis.tables import BASELINE, pair_interval, spread
 
 PLANNED = "plan"
-BASELINE = "cfg"
 
 
 def plan_table(judged: pd.DataFrame, metric: str, *, higher_is_better: bool) -> pd.DataFrame:
@@ -32,12 +32,12 @@ def plan_table(judged: pd.DataFrame, metric: str, *, higher_is_better: bool) -> 
             pairs = int((values[name].notna() & values[PLANNED].notna()).sum())
             row = {"unguided": unguided, "variant": name, "pairs": pairs}
             row["nfe"] = float(part.loc[part["variant"] == name, "nfe"].mean())
-            row |= _spread(metric, _interval(values[name].dropna()))
+            row |= spread(metric, pair_interval(values[name].dropna()))
             difference = (sign * (values[name] - values[PLANNED])).dropna()
             same = bool((difference == 0).all())
-            worse = Interval(0.0, np.nan, np.nan) if same else _interval(difference)
-            row |= _spread("worse", worse)
-            row["verdict"] = "" if name == PLANNED else "the same mask" if same else _verdict(worse)
+            worse = Interval(0.0, np.nan, np.nan) if same else pair_interval(difference)
+            row |= spread("worse", worse)
+            row["verdict"] = "" if name == PLANNED else "no difference" if same else _verdict(worse)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -46,11 +46,3 @@ def _verdict(worse: Interval) -> str:
     if worse.lo > 0:
         return "plan better"
     return "plan worse" if worse.hi < 0 else "not told apart"
-
-
-def _interval(values: "pd.Series[float]") -> Interval:
-    return cluster_bootstrap(values, values.index.get_level_values("prompt_id").astype(str))
-
-
-def _spread(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.estimate, f"{name}_lo": interval.lo, f"{name}_hi": interval.hi}

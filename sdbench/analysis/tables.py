@@ -53,15 +53,15 @@ def summarise(results: Results) -> pd.DataFrame:
             "pairs": len(images),
             "failed": int(cost["failed"][variant]),
             "latency_s": cost["latency_s"][variant],
-            **_spread("saving", _saving(repeats, "latency_s", variant)),
-            **_spread("denoise_saving", _saving(repeats, "denoise_s", variant)),
+            **spread("saving", _saving(repeats, "latency_s", variant)),
+            **spread("denoise_saving", _saving(repeats, "denoise_s", variant)),
             "ideal_saving": 1 - cost["nfe"][variant] / cost["nfe"][BASELINE],
             "predicted_saving": cost["predicted_saving"][variant],
             "peak_bytes": cost["peak_bytes"][variant],
         }
         for metric in _metrics(results.images):
-            row |= _spread(metric, _pair_interval(images[metric]))
-        rows.append(row | _spread("alignment_difference", _alignment_difference(pairs, variant)))
+            row |= spread(metric, pair_interval(images[metric]))
+        rows.append(row | spread("alignment_difference", _alignment_difference(pairs, variant)))
     return pd.DataFrame(rows)
 
 
@@ -198,13 +198,15 @@ def _alignment_difference(pairs: pd.DataFrame, variant: str) -> Interval:
     alignment = pairs.set_index(["variant", "prompt_id", "seed"])["alignment"]
     if variant == BASELINE or not {variant, BASELINE} <= set(pairs["variant"]):
         return Interval(np.nan, np.nan, np.nan)
-    return _pair_interval(alignment.loc[variant] - alignment.loc[BASELINE])
+    return pair_interval(alignment.loc[variant] - alignment.loc[BASELINE])
 
 
-def _pair_interval(values: "pd.Series[float]") -> Interval:
+def pair_interval(values: "pd.Series[float]") -> Interval:
+    """Mean over (prompt, seed) pairs, which are the index, with the interval clustered by prompt."""
     known = values.dropna()
     return cluster_bootstrap(known, known.index.get_level_values("prompt_id").astype(str))
 
 
-def _spread(name: str, interval: Interval) -> dict[str, float]:
+def spread(name: str, interval: Interval) -> dict[str, float]:
+    """An interval as the three columns of a table."""
     return {name: interval.estimate, f"{name}_lo": interval.lo, f"{name}_hi": interval.hi}

@@ -44,11 +44,7 @@ def read(folder: str | Path) -> Results:
     Raises:
         ValueError: the folder or a file is missing, unreadable or of another form; names the file and the column.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
-    study = _read_study(folder)
-    return Results(folder, **_merged(folder, STUDY), environment=read_json(folder / "environment.json"), study=study)
+    return Results(**_contents(Path(folder), STUDY))
 
 
 @dataclass(frozen=True)
@@ -68,11 +64,7 @@ def read_sweep(folder: str | Path) -> Sweep:
     Raises:
         ValueError: the folder or a file is missing, unreadable or of another form; names the file and the column.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
-    study = _read_study(folder)
-    return Sweep(folder, **_merged(folder, SWEEP), environment=read_json(folder / "environment.json"), study=study)
+    return Sweep(**_contents(Path(folder), SWEEP))
 
 
 class StudyFolder:
@@ -261,6 +253,15 @@ def _existing_study(folder: Path) -> dict[str, Any] | None:
 def _parts(folder: Path) -> list[Path]:
     """Parts from the oldest to the newest."""
     return sorted(part for part in folder.glob("parts/*") if not part.name.startswith(PREFIX))
+
+
+def _contents(folder: Path, tables: tuple[str, ...]) -> dict[str, Any]:
+    """The folder itself, its tables, its environments and its study, by name."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    study = _read_study(folder)
+    environments = read_json(folder / "environment.json")
+    return {"folder": folder, **_merged(folder, tables), "environment": environments, "study": study}
 
 
 def _merged(folder: Path, tables: tuple[str, ...]) -> dict[str, pd.DataFrame]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sdbench.analysis.frontier import PLANNED
 from sdbench.analysis.tables import denoise_share, guidance_ratio
 from sdbench.instruments.quality import find_metric, provenance
 from sdbench.models.mini_sd import scenes
@@ -40,8 +41,6 @@ from sdbench.study.search import (
 from sdbench.study.sensitivity import Branch, Brancher, allowed_rows, baseline, batches, require_plain
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of, mask_text
-
-PLANNED = "plan"
 
 
 def steps_for(saving: float, *, steps: int, ratio: float, denoise_share: float) -> int:
@@ -223,9 +222,10 @@ def plan(
             masks[PLANNED] = planned.mask
             tuned: dict[str, tuple[float, float | None]] = {PLANNED: (planned.loss, None)}
             if scales:
-                best = min(scales, key=lambda scale: tuner.rescaled(planned.mask, scale))
+                losses = {scale: tuner.rescaled(planned.mask, scale) for scale in scales}
+                best = min(scales, key=losses.__getitem__)
                 others.append(rescaled(planned.mask, best))
-                tuned[RESCALED] = (tuner.rescaled(planned.mask, best), best)
+                tuned[RESCALED] = (losses[best], best)
             unit = f"{planned.unguided}"
             known = {"unit": unit, "unguided": planned.unguided}
             judged = judge(pipe, held_out, masks, others, max_rows=rows)

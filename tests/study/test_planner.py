@@ -205,7 +205,7 @@ def test_the_table_says_where_the_plan_wins_and_where_it_does_not():
         "last:5": "plan better",
         "first:5": "plan worse",
         "random:5@0": "not told apart",
-        "every:10": "the same mask",
+        "every:10": "no difference",
     }
     assert table["worse"]["last:5"] == pytest.approx(0.05, abs=0.01)
     reversed_table = plan_table(judged_frame(values), "lpips", higher_is_better=True).set_index("variant")
