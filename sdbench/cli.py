@@ -378,6 +378,7 @@ def plan(
         if max_lpips is not None and metric != "lpips":
             raise ValueError(f"--max-lpips bounds LPIPS, so --metric must be lpips, not {metric}")
         from sdbench.analysis.frontier import plan_table
+        from sdbench.analysis.tables import summarise
         from sdbench.instruments.quality import find_metric
         from sdbench.report.figures import plan_figure
         from sdbench.report.tables import plan_text
@@ -404,14 +405,16 @@ def plan(
         folder = out or Path("sdbench-results") / f"plan-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         mode = _mode(resume=False, overwrite=overwrite, out=out)
         limits: dict[str, Any] = {"scales": tried, "rounds": rounds, "max_rows": max_rows}
-        judged = find_plans(loaded(study), tuning, held_out, target, folder, metric=metric, mode=mode, **limits)
+        found = find_plans(loaded(study), tuning, held_out, target, folder, metric=metric, mode=mode, **limits)
         kind, _ = find_metric(metric)
-        table = plan_table(judged, kind.name, higher_is_better=bool(kind.higher_is_better))
+        timing = summarise(found.timing)
+        table = plan_table(found.judged, kind.name, higher_is_better=bool(kind.higher_is_better), timing=timing)
         console.print(plan_text(table, kind.name))
-        if "alignment" in judged and metric != "alignment" and judged["alignment"].notna().any():
-            console.print(plan_text(plan_table(judged, "alignment", higher_is_better=True), "alignment"))
+        if "alignment" in found.judged and metric != "alignment" and found.judged["alignment"].notna().any():
+            by_alignment = plan_table(found.judged, "alignment", higher_is_better=True, timing=timing)
+            console.print(plan_text(by_alignment, "alignment"))
         plan_figure(table, kind.name).savefig(folder / "plan.png")
-        console.print(f"Schedules (plan-K.json), judged.parquet and plan.png are in {folder}", soft_wrap=True)
+        console.print(f"Schedules (plan-K.json), judged.parquet, timing/ and plan.png are in {folder}", soft_wrap=True)
 
 
 def _share(option: str, text: str) -> float:

@@ -214,8 +214,9 @@ def test_a_plan_is_printed_with_its_verdicts(tmp_path):
     options = ["--num-steps", "4", "--pairs", "4", "--metric", "psnr", "--rounds", "1", "--out", tmp_path / "plans"]
     done = invoke("plan", "--unguided", "2", *options)
     assert done.exit_code == 0, done.output
-    assert all(word in done.output for word in ("last:2", "steps:3", "worse than the plan", "plan-K.json"))
-    assert {"plan-2.json", "judged.parquet", "plan.png"} <= {path.name for path in (tmp_path / "plans").iterdir()}
+    assert all(word in done.output for word in ("plan of 2", "last:2", "steps:3", "plan-K.json"))
+    written = {path.name for path in (tmp_path / "plans").iterdir()}
+    assert {"plan-2.json", "judged.parquet", "plan.png", "timing"} <= written
 
 
 @pytest.mark.parametrize(

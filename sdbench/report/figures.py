@@ -3,7 +3,6 @@
 Every function returns a `matplotlib.figure.Figure` to save or show; none touches pyplot's global state.
 """
 
-import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,13 +88,14 @@ def frontier_figure(summary: pd.DataFrame) -> Figure:
     points = summary.dropna(subset=["saving", "lpips"])
     axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
     styles = _styles(points["variant"])
-    for _, row in points.iterrows():
+    for index, variant in points["variant"].items():
+        point = points.loc[[index]]
         axes.errorbar(
-            100 * row["saving"],
-            row["lpips"],
-            xerr=_bars(row, "saving", 100),
-            yerr=_bars(row, "lpips", 1),
-            color=styles[row["variant"]][0],
+            100 * point["saving"],
+            point["lpips"],
+            xerr=_bars(point, "saving", 100),
+            yerr=_bars(point, "lpips", 1),
+            color=styles[variant][0],
             marker="o",
             markersize=5,
             elinewidth=1,
@@ -144,7 +144,7 @@ def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure
 
 
 def plan_figure(table: pd.DataFrame, metric: str) -> Figure:
-    """Work saved against a metric for planned schedules and their controls, with 95 % intervals.
+    """Time saved against a metric for planned schedules and their controls, with 95 % intervals.
 
     Args:
         table: from `sdbench.analysis.frontier.plan_table`.
@@ -154,15 +154,24 @@ def plan_figure(table: pd.DataFrame, metric: str) -> Figure:
     axes = figure.subplots()
     kinds = table["variant"].str.split(":").str[0]
     for index, (kind, part) in enumerate(table.groupby(kinds, sort=False)):
-        part = part.sort_values("nfe")
+        part = part.sort_values("saving")
         colour = BASELINE_COLOUR if kind == "plan" else PALETTE[(index - 1) % len(PALETTE)]
-        known = part[f"{metric}_lo"].notna().all()
-        bars = (part[metric] - part[f"{metric}_lo"], part[f"{metric}_hi"] - part[metric]) if known else None
         dash = DASHES[max(index - 1, 0) // len(PALETTE) % len(DASHES)]
         axes.errorbar(
-            part["nfe"], part[metric], bars, label=kind, color=colour, marker="o", markersize=4, ls=dash, lw=1.2
+            100 * part["saving"],
+            part[metric],
+            xerr=_bars(part, "saving", 100),
+            yerr=_bars(part, metric, 1),
+            label=kind,
+            color=colour,
+            marker="o",
+            markersize=4,
+            linestyle=dash,
+            linewidth=1.2,
+            elinewidth=0.8,
         )
-    axes.set(xlabel="denoiser evaluations per image", ylabel=f"{metric} to guided image")
+    against = "" if metric in WITHOUT_REFERENCE else " to guided image"
+    axes.set(xlabel="time of a call saved (%)", ylabel=metric + against)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -208,10 +217,10 @@ def _show_image(axes: Axes, folder: Path, path: str | None) -> None:
         axes.imshow(imread(folder / path), interpolation="nearest")
 
 
-def _bars(row: "pd.Series[float]", name: str, factor: float) -> list[list[float]] | None:
-    """Lengths of an error bar below and above, None where the interval is missing."""
-    estimate, lo, hi = (factor * row[column] for column in (name, f"{name}_lo", f"{name}_hi"))
-    return None if math.isnan(lo) else [[estimate - lo], [hi - estimate]]
+def _bars(rows: pd.DataFrame, name: str, factor: float) -> "list[pd.Series[float]]":
+    """Lengths of error bars below and above; none is drawn where the interval is missing."""
+    estimate, lo, hi = (factor * rows[column] for column in (name, f"{name}_lo", f"{name}_hi"))
+    return [estimate - lo, hi - estimate]
 
 
 def _label(figure: Figure, axes: Axes, points: pd.DataFrame) -> None:

@@ -136,14 +136,17 @@ def _cell(row: "pd.Series[float]", column: _Column) -> str:
 
 
 def plan_text(table: pd.DataFrame, metric: str) -> Table:
-    """Plans and their controls for a terminal, from `sdbench.analysis.frontier.plan_table`."""
+    """Plans and their controls for a terminal, from `sdbench.analysis.frontier.plan_table`; intervals may wrap."""
     shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    for heading in ("unguided", "variant", "NFE", metric, "worse than the plan by", "verdict"):
-        shown.add_column(heading, justify="left" if heading in ("variant", "verdict") else "right")
+    for heading in ("variant", "NFE", "time saved", metric, "worse than the plan", "verdict"):
+        names = heading in ("variant", "verdict")
+        shown.add_column(heading, justify="left" if names else "right", no_wrap=names)
     for _, row in table.iterrows():
-        worse = MISSING if row["variant"] == "plan" else _with_ends(row, "worse", "+.4f")
-        cells = (str(row["unguided"]), row["variant"], f"{row['nfe']:g}", _with_ends(row, metric, ".4f"), worse)
-        shown.add_row(*map(Text, (*cells, row["verdict"])))
+        planned = row["variant"] == "plan"
+        cells = [f"plan of {row['unguided']}" if planned else row["variant"], f"{row['nfe']:g}"]
+        cells += [_with_ends(row, "saving", ".0%"), _with_ends(row, metric, ".4f")]
+        cells += [MISSING if planned else _with_ends(row, "worse", "+.4f"), row["verdict"]]
+        shown.add_row(*map(Text, cells))
     return shown
 
 

@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.frontier import PLANNED
+from sdbench.analysis.frontier import PLANNED, timed_as
 from sdbench.analysis.tables import denoise_share, guidance_ratio
 from sdbench.instruments.quality import find_metric, provenance
 from sdbench.models.mini_sd import scenes
@@ -23,7 +23,7 @@ from sdbench.models.registry import layout
 from sdbench.records.environment import environment
 from sdbench.records.files import read_table, write_json
 from sdbench.records.schema import PLANS, frame
-from sdbench.records.store import Mode, StudyFolder
+from sdbench.records.store import Mode, Results, StudyFolder
 from sdbench.study.plan import BASELINE, Study, read_prompts
 from sdbench.study.runner import loop_length, run
 from sdbench.study.search import (
@@ -41,6 +41,8 @@ from sdbench.study.search import (
 from sdbench.study.sensitivity import Branch, Brancher, allowed_rows, baseline, batches, require_plain
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of, mask_text
+
+TIMING_REPEATS = 6  # the fewest that give an interval
 
 
 def steps_for(saving: float, *, steps: int, ratio: float, denoise_share: float) -> int:
@@ -168,6 +170,20 @@ def plan_studies(
     return replace(study, prompts=tuple(distinct[pairs:])), held_out
 
 
+class Plans(NamedTuple):
+    """What planning leaves behind.
+
+    Attributes:
+        folder: holds a schedule file per number of unguided steps.
+        judged: the table of that name.
+        timing: what the plans and the variants with as much work take, beside full guidance; in `timing/`.
+    """
+
+    folder: Path
+    judged: pd.DataFrame
+    timing: Results
+
+
 def plan(
     pipe: Any,
     tuning: Study,
@@ -180,23 +196,20 @@ def plan(
     rounds: int = ROUNDS,
     max_rows: int | None = None,
     mode: Mode = "new",
-) -> pd.DataFrame:
-    """Find schedules on the tuning pairs, judge them on the held-out ones, and write both.
+) -> Plans:
+    """Find schedules on the tuning pairs, judge and time them on the held-out ones, and write all of it.
 
     Args:
         pipe: a guided pipeline.
         tuning: pairs, steps and scale of the search; `metric` is judged, whatever its metrics are.
         held_out: other prompts, with the metrics to report.
         target: what the plans are for.
-        out: gets `plan-K.json` for every K and the table `judged`.
+        out: gets `plan-K.json` for every K, the table `judged`, and a study of their time in `timing/`.
         metric: what the search lowers, or raises where higher is better.
         scales: guidance scales to try for the steps that stay guided; the best one is reported apart.
         rounds: of exchanges.
         max_rows: of one denoiser evaluation; from the free memory by default.
         mode: "new" or "overwrite", for a folder that holds plans already.
-
-    Returns:
-        The table `judged`.
 
     Raises:
         ValueError: before the search, for anything that cannot run; prompts in both sets.
@@ -215,6 +228,7 @@ def plan(
     with StudyFolder.create(out, record, environment=env, mode=mode, tables=PLANS) as folder:
         for stale in [*out.glob("plan-*.json"), out / "plan.png"]:
             stale.unlink(missing_ok=True)
+        timed = [BASELINE]
         for planned in _planned(tuner, target, tuning, rounds):
             masks, others = controls(
                 tuner, planned.unguided, num_steps=tuning.num_steps, guidance_scale=tuning.guidance_scale
@@ -230,6 +244,7 @@ def plan(
             known = {"unit": unit, "unguided": planned.unguided}
             judged = judge(pipe, held_out, masks, others, max_rows=rows)
             folder.add(unit, judged=frame("judged", [known | row for row in judged]))
+            timed += [timed_as(name, planned.unguided) for name in (PLANNED, *(other.name for other in others))]
             for name, (loss, scale) in tuned.items():
                 evidence = {
                     "metric": metric,
@@ -240,7 +255,14 @@ def plan(
                 ending = "-rescaled" if name == RESCALED else ""
                 write_json(out / f"plan-{planned.unguided}{ending}.json", content)
         folder.compact()
-    return read_table(out, "judged")
+    timing = _one_call(held_out, tuple(dict.fromkeys(timed)), repeats=TIMING_REPEATS)
+    return Plans(out, read_table(out, "judged"), run(timing, out / "timing", pipe=pipe, mode=mode))
+
+
+def _one_call(study: Study, variants: tuple[str, ...], *, repeats: int) -> Study:
+    """A study of time, with one call of a study's pairs per variant and repeat."""
+    prompts, seeds = study.prompts[: study.batch], study.seeds[:1]
+    return replace(study, variants=variants, prompts=prompts, seeds=seeds, repeats=repeats, metrics=())
 
 
 def _check(tuning: Study, held_out: Study, scales: Sequence[float]) -> None:
@@ -260,10 +282,7 @@ def _planned(tuner: Tuner, target: Target, tuning: Study, rounds: int) -> Iterat
         return
     numbers = target.unguided
     if target.saving is not None:
-        timed = replace(
-            tuning, variants=(BASELINE, "last:50%"), prompts=tuning.prompts[: tuning.batch], repeats=3, metrics=()
-        )
-        results = run(replace(timed, seeds=tuning.seeds[:1]), pipe=tuner.pipe)
+        results = run(_one_call(tuning, (BASELINE, "last:50%"), repeats=3), pipe=tuner.pipe)
         ratio, share = guidance_ratio(results), denoise_share(results)
         numbers = (steps_for(target.saving, steps=tuner.steps, ratio=ratio, denoise_share=share),)
     for unguided in numbers:

@@ -9,7 +9,7 @@ from matplotlib.transforms import Bbox
 
 from sdbench.records import schema
 from sdbench.records.store import Results
-from sdbench.report.figures import frontier_figure, image_grid, sensitivity_figure, step_figure
+from sdbench.report.figures import frontier_figure, image_grid, plan_figure, sensitivity_figure, step_figure
 
 
 @pytest.fixture
@@ -114,3 +114,22 @@ def test_analysis_and_report_load_neither_torch_nor_pyplot():
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "set()"
+
+
+def test_plan_figure_joins_each_kind_by_time_saved_and_shows_intervals():
+    rows = [
+        (kind, count, saving, lpips)
+        for count, saving in ((10, 0.1), (25, 0.2))
+        for kind, lpips in (("plan", saving / 10), (f"last:{count}", saving / 5), ("scale:4.00", 0.3))
+    ]
+    table = pd.DataFrame(rows, columns=["variant", "unguided", "saving", "lpips"])
+    table = table.assign(saving_lo=table["saving"] - 0.01, saving_hi=table["saving"] + 0.02)
+    table = table.assign(lpips_lo=table["lpips"] - 0.005, lpips_hi=np.nan)
+    (axes,) = plan_figure(table, "lpips").axes
+    drawn = {bars.get_label(): bars for bars in axes.containers}
+    assert list(drawn) == ["plan", "last", "scale"]
+    line = drawn["plan"].lines[0]
+    np.testing.assert_allclose(line.get_xydata(), [[10, 0.01], [20, 0.02]])
+    horizontal = drawn["plan"].lines[2][0].get_segments()
+    np.testing.assert_allclose(horizontal[0], [[9, 0.01], [12, 0.01]])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time of a call saved (%)", "lpips to guided image")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from sdbench.report.tables import legend, markdown, summary_table
+from sdbench.report.tables import legend, markdown, plan_text, summary_table
 
 
 @pytest.fixture
@@ -83,3 +83,18 @@ def test_tiny_loss_is_not_a_negative_zero(summary):
 def test_legend_explains_every_column(summary):
     headings = [heading.strip().split(" ")[0] for heading in markdown(summary).splitlines()[0].split("|")[2:-1]]
     assert [line.split(":")[0] for line in legend(summary).splitlines()[:-1]] == headings
+
+
+def test_plans_are_printed_whole_on_a_narrow_terminal():
+    def spread(name, estimate, half):
+        return {name: estimate, f"{name}_lo": estimate - half, f"{name}_hi": estimate + half}
+
+    row = {"unguided": 25, "nfe": 75.0} | spread("saving", 0.201, 0.02) | spread("lpips", 0.0123, 0.0022)
+    plan = row | {"variant": "plan", "verdict": ""} | spread("worse", 0.0, 0.0)
+    control = row | {"variant": "interval:10+25", "verdict": "undecided"} | spread("worse", 0.0051, 0.0071)
+    console = Console(width=80, file=io.StringIO())
+    console.print(plan_text(pd.DataFrame([plan, control]), "lpips"))
+    cells = console.file.getvalue().split()
+    assert "plan of 25 75 20% [18%,22%] 0.0123 -" in " ".join(cells)
+    assert {"[0.0101,0.0145]", "[-0.0020,+0.0122]"} <= set(cells)
+    assert "interval:10+25 75 20% [18%,22%] 0.0123 +0.0051 undecided" in " ".join(cells)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from sdbench.analysis.frontier import plan_table
+from sdbench.analysis.tables import summarise
 from sdbench.instruments import quality
 from sdbench.study import planner
 from sdbench.study.plan import Study, units
@@ -114,7 +115,8 @@ def test_what_cannot_be_planned_is_refused_before_the_folder_is_made(tmp_path, m
 def test_a_plan_is_judged_written_and_run(tmp_path):
     pipe = tiny.stable_diffusion()
     settings = {"metric": "ssim", "rounds": 1, "scales": [6.0, 9.0]}
-    judged = plan(pipe, study(), HELD_OUT, Target((2, 3)), tmp_path / "plans", **settings)
+    plans = plan(pipe, study(), HELD_OUT, Target((2, 3)), tmp_path / "plans", **settings)
+    judged = plans.judged
     assert set(judged["unguided"]) == {2, 3}
     of_three = judged[judged["unguided"] == 3]
     nfe = of_three.groupby("variant")["nfe"].first()
@@ -122,6 +124,12 @@ def test_a_plan_is_judged_written_and_run(tmp_path):
     assert {nfe[name] for name in ("plan", "plan, rescaled", "last:3", "first:3", "random:3@0", "spaced:3")} == {9}
     assert (nfe["steps:4"], nfe["steps:5"]) == (8, 10)
     assert len(of_three) == 2 * len(nfe)
+
+    assert list(plans.timing.runs["variant"].unique()) == ["cfg", "last:2", "steps:5", "last:3", "steps:4"]
+    timed = plans.timing.runs[plans.timing.runs["phase"] == "measured"]
+    assert timed.groupby("variant")["nfe"].unique().str[0].to_dict()["last:3"] == 9
+    assert set(timed.groupby("variant").size()) == {planner.TIMING_REPEATS}
+    plan_table(judged, "ssim", higher_is_better=True, timing=summarise(plans.timing))  # every variant has its time
 
     written = json.loads((tmp_path / "plans" / "plan-3.json").read_text())
     assert written["mask"].count("0") == 3
@@ -146,12 +154,12 @@ def test_a_plan_is_judged_written_and_run(tmp_path):
 
 def test_a_plan_for_a_bound_or_for_a_saving_is_one_schedule(tmp_path, monkeypatch):
     pipe = tiny.stable_diffusion()
-    judged = plan(pipe, study(), HELD_OUT, Target(bound=-1.0), tmp_path / "bound", metric="ssim", rounds=0)
-    assert len(set(judged["unguided"])) == 1  # which every mask keeps
+    bounded = plan(pipe, study(), HELD_OUT, Target(bound=-1.0), tmp_path / "bound", metric="ssim", rounds=0)
+    assert len(set(bounded.judged["unguided"])) == 1  # which every mask keeps
     monkeypatch.setattr(planner, "guidance_ratio", lambda results: 2.0)
     monkeypatch.setattr(planner, "denoise_share", lambda results: 1.0)
-    judged = plan(pipe, study(), HELD_OUT, Target(saving=0.25), tmp_path / "saving", metric="ssim", rounds=0)
-    assert set(judged["unguided"]) == {3}
+    saving = plan(pipe, study(), HELD_OUT, Target(saving=0.25), tmp_path / "saving", metric="ssim", rounds=0)
+    assert set(saving.judged["unguided"]) == {3}
 
 
 def test_an_overwritten_folder_keeps_no_older_schedule(tmp_path):
@@ -184,6 +192,12 @@ def test_a_schedule_of_another_length_is_refused(tmp_path):
         run(replace(study(), variants=("cfg", f"plan:{path}")), tmp_path / "run", pipe=tiny.stable_diffusion())
 
 
+TIMING = pd.DataFrame(
+    [("cfg", 0.0, np.nan, np.nan), ("last:5", 0.08, 0.07, 0.09), ("steps:45", 0.1, 0.09, 0.11)],
+    columns=["variant", "saving", "saving_lo", "saving_hi"],
+)
+
+
 def judged_frame(values):
     rows = [
         {"unguided": 5, "variant": name, "prompt_id": f"{p}", "seed": 0, "nfe": 95, "lpips": value + 0.01 * (p % 3)}
@@ -199,14 +213,20 @@ def test_the_table_says_where_the_plan_wins_and_where_it_does_not():
     noise = rng.normal(0, 0.01, (3, 20))
     values = {"plan": base, "last:5": base + 0.05 + noise[0], "first:5": base - 0.05 + noise[1]}
     values |= {"random:5@0": base + noise[2] - noise[2].mean(), "every:10": base, "cfg": np.zeros(20)}
-    table = plan_table(judged_frame(values), "lpips", higher_is_better=False).set_index("variant")
+    values |= {"steps:45": base + 0.1, "scale:4.00": base + 0.2}
+    table = plan_table(judged_frame(values), "lpips", higher_is_better=False, timing=TIMING).set_index("variant")
     assert table["verdict"].to_dict() == {
         "plan": "",
         "last:5": "plan better",
         "first:5": "plan worse",
-        "random:5@0": "not told apart",
-        "every:10": "no difference",
+        "random:5@0": "undecided",
+        "every:10": "identical",
+        "steps:45": "plan better",
+        "scale:4.00": "plan better",
     }
     assert table["worse"]["last:5"] == pytest.approx(0.05, abs=0.01)
-    reversed_table = plan_table(judged_frame(values), "lpips", higher_is_better=True).set_index("variant")
+    assert table["saving"][["plan", "first:5", "steps:45", "scale:4.00"]].tolist() == [0.08, 0.08, 0.1, 0]
+    assert table["saving_lo"]["plan"] == 0.07
+    reversed_table = plan_table(judged_frame(values), "lpips", higher_is_better=True, timing=TIMING)
+    reversed_table = reversed_table.set_index("variant")
     assert reversed_table["verdict"]["last:5"] == "plan worse"
