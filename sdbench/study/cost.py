@@ -26,22 +26,31 @@ PROMPT = "a large striped red star left of a small blue ring on a white backgrou
 
 
 def cost_study(
-    model: str, *, height: int, width: int, num_steps: int, guidance_scale: float, repeats: int, **fields: Any
+    model: str,
+    *,
+    height: int,
+    width: int,
+    num_steps: int,
+    guidance_scale: float,
+    repeats: int,
+    fractions: Sequence[str] = ("20%", "50%", "100%"),
+    **fields: Any,
 ) -> Study:
-    """A study of nothing but time and memory: full guidance, the last 20 % and 50 % unguided, and none guided.
+    """A study of nothing but time and memory: full guidance, and none at the end of the loop.
 
     Args:
         model: as `Study` takes it.
         height: in pixels.
         width: in pixels.
-        num_steps: at least 10, so that 20 % are whole steps.
+        num_steps: of the loop.
         guidance_scale: w, above 1.
         repeats: at least 6 for intervals.
+        fractions: of the steps, unguided at the end; R needs one below 100 %.
         **fields: further fields of `Study`; calls stop at latents unless told otherwise.
     """
     return Study(
         model=model,
-        variants=("cfg", "last:20%", "last:50%", "unguided"),
+        variants=("cfg", *(f"last:{fraction}" for fraction in fractions)),
         prompts=(PROMPT,),
         seeds=(0,),
         num_steps=num_steps,

@@ -21,7 +21,7 @@ def test_a_sweep_measures_every_batch_and_keeps_its_tables(points):
     assert [table["batch"].unique().tolist() for table in tables] == [[1], [2]]
     assert {path.name for path in folder.iterdir()} == {"16x16-batch1", "16x16-batch2"}
     for table in tables:
-        assert table["variant"].tolist() == ["last:20%", "last:50%", "unguided"]
+        assert table["variant"].tolist() == ["last:20%", "last:50%", "last:100%"]
         assert table["ideal_saving"].tolist() == pytest.approx([0.1, 0.25, 0.5])
         assert (table["ratio"] > 0).all()
         assert (table["reason"] != "").all()
