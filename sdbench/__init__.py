@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdbench import distill as distill
     from sdbench.analysis.tables import summarise as summarise
     from sdbench.instruments.quality import register_metric as register_metric
     from sdbench.instruments.quality import score as score
@@ -33,11 +34,13 @@ _HOME = {
     "sensitivity": "sdbench.study.sensitivity",
     "summarise": "sdbench.analysis.tables",
 }
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "distill"])
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module on first use."""
+    if name == "distill":  # a package that is called
+        return import_module("sdbench.distill")
     if name not in _HOME:
         raise AttributeError(f"module 'sdbench' has no attribute '{name}'")
     return getattr(import_module(_HOME[name]), name)

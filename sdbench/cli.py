@@ -5,6 +5,7 @@ The library is imported inside the commands, so that `sdbench --help` loads no t
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from sdbench.distill.command import distill as _distill
 
 if TYPE_CHECKING:
     from sdbench.records.store import Mode, Results, Sweep
@@ -439,6 +442,19 @@ def _mode(*, resume: bool, overwrite: bool, out: Path | None) -> Mode:
     if resume and out is None:
         raise ValueError("--resume needs --out, the folder to continue")
     return "resume" if resume else "overwrite" if overwrite else "new"
+
+
+@app.command()
+@functools.wraps(_distill)
+def distill(**options: Any) -> None:
+    """Run the command of `distill/command.py` with this module's way with errors."""
+    _quiet()
+    with _one_line_errors():
+        try:
+            _distill(**options)
+        except KeyboardInterrupt:
+            console.print(f"\nInterrupted. Continue with --resume --out {options['out']}")
+            raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()

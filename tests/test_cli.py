@@ -236,3 +236,22 @@ def test_a_plan_that_cannot_be_made_is_one_line_and_exit_code_2(tmp_path, monkey
     assert refused.exit_code == 2
     assert message in refused.stderr
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--w", "1"], "a guidance scale of 1 is no guidance to learn"),
+        (["--w-range", "8", "2"], "goes up from 1 or more, not from 8 to 2"),
+        (["--rank", "0"], "rank must be at least 1, not 0"),
+        (["--model", "some/one"], "the guidance scale of 'some/one' is not known here"),
+        (["--model", "some/one", "--w", "7.5"], "a student needs --held-out-file"),
+        (["--images", "folder"], "--images is for --data images"),
+        (["--resume", "--overwrite"], "exclude each other"),
+    ],
+)
+def test_what_cannot_be_distilled_is_one_line_and_nothing_is_written(tmp_path, arguments, message):
+    done = invoke("distill", "--out", tmp_path / "out", *arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()

@@ -73,7 +73,7 @@ def footprint(
         ValueError: an unknown denoiser, a size that does not fit it, or an operation without a FLOP formula.
     """
     with FakeTensorMode(), torch.device("cpu"):
-        fake, weights = _faked(denoiser, dtype)
+        fake, weights = faked(denoiser, dtype)
         call = arguments(
             denoiser, rows=rows, height=height, width=width, dtype=dtype, vae_factor=vae_factor, tokens=tokens
         )
@@ -182,10 +182,13 @@ def _scratch_bytes(func: Any, args: Any, made: Any) -> int:
     return max(weight.nbytes + source.nbytes, made.nbytes)
 
 
-def _faked(denoiser: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, list[Tensor]]:
-    """A copy of a module in which every parameter and buffer is a fake tensor, as if loaded in a dtype."""
+def faked(denoiser: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, list[Tensor]]:
+    """A copy of a module, and its parameters and buffers: fake tensors, as if loaded in a dtype, learning as before.
+
+    For use under a `FakeTensorMode`.
+    """
     twins = {
-        id(tensor): torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind)
+        id(tensor): torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind, requires_grad=tensor.requires_grad)
         for tensor, kind in _tensors(denoiser, dtype)
     }
     return copy.deepcopy(denoiser, dict(twins)), list(twins.values())

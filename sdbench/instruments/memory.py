@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -68,24 +69,24 @@ class AllocatorTrace:
     Memory from before the trace counts as zero, and so does giving it back. Scratch memory that a library takes past
     torch's allocator (BLAS) is not seen, but by `PeakRss`; that of oneDNN's convolutions is taken from it and is in the
     peaks. Runs torch's profiler: slow, no place for a timing.
-    After exit: `peaks`, and over the whole trace `peak_bytes` and `live_bytes` (alive at the end).
+    After exit: `peaks`, and over the whole trace `peak_bytes` and `live_bytes` (alive at the end), and `events`.
     """
 
     def __init__(self) -> None:
         """Start with no peaks."""
         self.peaks: list[Peak] = []
-        self._labels: list[str] = []
+        self.labels: list[str] = []
 
     def __enter__(self) -> Self:
         """Begin."""
-        self._labels = []
+        self.labels = []
         self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
         self._profile.__enter__()
         return self
 
     def mark(self, label: str) -> None:
         """Close an interval, name it, and start the next from what is alive now."""
-        self._labels.append(label)
+        self.labels.append(label)
         with record_function(_MARK):
             pass
 
@@ -94,8 +95,9 @@ class AllocatorTrace:
         self._profile.__exit__(*exc)
         tree = self._profile.profiler.kineto_results.experimental_event_tree()  # type: ignore[union-attr]
         del self._profile
-        peaks, self.live_bytes = interval_peaks(sorted(_memory_events(tree), key=lambda event: event.start_ns))
-        self.peaks = [Peak(label, peak, None) for label, peak in zip(self._labels, peaks[:-1], strict=True)]
+        self.events = sorted(_memory_events(tree), key=lambda event: event.start_ns)
+        peaks, self.live_bytes = interval_peaks(self.events)
+        self.peaks = [Peak(label, peak, None) for label, peak in zip(self.labels, peaks[:-1], strict=True)]
         self.peak_bytes = max(peaks)
 
 
@@ -125,6 +127,53 @@ def interval_peaks(events: list[MemoryEvent]) -> tuple[list[int], int]:
         else:
             live -= alive.pop(event.pointer, 0)
     return peaks, live
+
+
+def parts_held(
+    events: list[MemoryEvent], labels: list[str], part_of: Callable[[str, str | None], str]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """What memory was held for, by the intervals in which it was taken and given back.
+
+    Args:
+        events: of a trace, in order.
+        labels: of the intervals that its marks closed.
+        part_of: names what an allocation was for, from the label under which it was taken and the one under which it
+            was given back (None: kept to the end).
+
+    Returns:
+        Bytes of every part at the moment of the trace's peak, which they sum to, and the most bytes of every part.
+    """
+    names = iter([*labels, ""])
+    label = next(names)
+    taken: dict[int, tuple[int, str]] = {}
+    parts: dict[tuple[int, int], str] = {}
+    for event in events:  # the first pass pairs taking and giving back
+        if event.pointer is None:
+            label = next(names)
+            continue
+        if event.pointer in taken:  # given back, or taken again without that being seen
+            start_ns, before = taken.pop(event.pointer)
+            parts[event.pointer, start_ns] = part_of(before, label)
+        if event.change_bytes > 0:
+            taken[event.pointer] = (event.start_ns, label)
+    parts |= {(pointer, start_ns): part_of(before, None) for pointer, (start_ns, before) in taken.items()}
+
+    alive: dict[int, tuple[str, int]] = {}
+    held, most, at_peak = Counter[str](), Counter[str](), Counter[str]()
+    for event in events:
+        if event.pointer is None:
+            continue
+        if event.change_bytes > 0:
+            part = parts[event.pointer, event.start_ns]
+            alive[event.pointer] = part, event.change_bytes
+            held[part] += event.change_bytes
+            most[part] = max(most[part], held[part])
+            if held.total() > at_peak.total():
+                at_peak = held.copy()
+        elif event.pointer in alive:
+            part, size_bytes = alive.pop(event.pointer)
+            held[part] -= size_bytes
+    return dict(at_peak), dict(most)
 
 
 def _memory_events(nodes: list[Any]) -> Iterator[MemoryEvent]:

@@ -14,6 +14,8 @@ from diffusers import DiffusionPipeline
 
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.random_weights import build
+from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, open_student
+from sdbench.records.files import read_json
 
 MINI_SD = Path(__file__).parent / "mini_sd" / "weights" / "pipeline"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -29,12 +31,14 @@ class ModelSpec:
         source: a local folder or a hub id, as `DiffusionPipeline.from_pretrained` takes it.
         guidance_scale: its default scale.
         meaning: one line.
+        adapter: folder of a distilled student that comes with the model, if any.
     """
 
     name: str
     source: str
     guidance_scale: float
     meaning: str
+    adapter: str | None = None
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -48,7 +52,8 @@ def load(model: Any, *, dtype: str = "float32", device: str | None = None, rando
     """Open a model as a stock diffusers pipeline.
 
     Args:
-        model: a name in `MODELS`, a hub id (`owner/name`), a folder, or a pipeline, which is returned as it is.
+        model: a name in `MODELS`, a hub id (`owner/name`), a folder, or a pipeline, which is returned as it is. The
+            folder of a student of a range of scales is opened on its base: it takes `guidance_scale` in one pass.
         dtype: number format of the weights: float32, float16 or bfloat16.
         device: where it runs; CUDA where there is one, else the CPU.
         random_weights: `model` is a name in `ARCHITECTURES`; build it with random weights, for measuring what it costs.
@@ -67,7 +72,8 @@ def load(model: Any, *, dtype: str = "float32", device: str | None = None, rando
         return model
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype '{dtype}'; there are: {', '.join(DTYPES)}")
-    source = None if random_weights else _source(str(model))
+    student = Path(model) / EMBEDDING_FILE
+    source = None if random_weights else _source(_base_of(student) if student.is_file() else str(model))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _require_dtype(dtype, device)
     if source is None:
@@ -76,9 +82,28 @@ def load(model: Any, *, dtype: str = "float32", device: str | None = None, rando
         pipe = _open(source, dtype)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
+    if student.is_file():
+        open_student(pipe, student.parent)
     if device == "cpu" and hasattr(pipe, "unet"):
         choose_layout(pipe.unet, lambda: _one_step(pipe))
     return pipe
+
+
+def _base_of(student: Path) -> str:
+    """The model that a student of a range of scales belongs to."""
+    return str(read_json(student.with_name(CARD_FILE))["model"])
+
+
+def own_adapter(pipe: Any) -> str:
+    """Folder of the distilled student that comes with a pipeline's model.
+
+    Raises:
+        ValueError: none does.
+    """
+    for spec in MODELS.values():
+        if spec.adapter is not None and spec.source == str(pipe.name_or_path):
+            return spec.adapter
+    raise ValueError(f"'{pipe.name_or_path}' comes without an adapter of its own; name one: lora:PATH")
 
 
 def layout(pipe: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One file at a time: Parquet tables and JSON objects, with errors that name the file; written whole or never.
+"""One file at a time: Parquet tables, JSON objects, lists of prompts; errors name the file; written whole or never.
 
 Which files make a study is in `store.py`.
 """
@@ -43,7 +43,20 @@ def read_table(folder: Path, table: str) -> pd.DataFrame:
 def write_table(folder: Path, table: str, table_frame: pd.DataFrame) -> None:
     """Write `TABLE.parquet`."""
     arrow = pa.Table.from_pandas(table_frame, preserve_index=False)
-    _write(folder / f"{table}.parquet", lambda file: pq.write_table(arrow, file))
+    write_whole(folder / f"{table}.parquet", lambda file: pq.write_table(arrow, file))
+
+
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """The prompts of a text file, one per line.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"prompts file '{file}' cannot be read: {error}") from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -66,10 +79,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    _write(path, lambda file: file.write(text.encode()))
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
-def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file whole or not at all."""
     unfinished = path.with_name(PREFIX + path.name)
     try:

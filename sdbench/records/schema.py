@@ -153,6 +153,26 @@ TABLES: dict[str, dict[str, Column]] = {
         "nfe": _count("rows", "denoiser rows per image"),
         **_METRICS,
     },
+    "training": {
+        "unit": _text("identifier of the row"),
+        "step": _count("1", "steps that the optimiser has taken"),
+        "loss": _real("1", "mean training loss since the last row, missing in the first", nullable=True),
+        "held_out_loss": _real("1", "the same loss on prompts that are not learnt from"),
+        "lpips": _real("1", "mean LPIPS of the student's images to the teacher's", nullable=True),
+        "learning_rate": _real("1", "of the next step", minimum=0),
+        "seconds": _seconds("of training so far, judging included"),
+    },
+    "ledger": {
+        "unit": _text("identifier of the run"),
+        "method": _text("what was run: a way of training or of inference"),
+        "checkpoint_gradients": _flag("whether activations are computed anew in the backward pass"),
+        "rows": _count("rows", "images of a step"),
+        "part": _text("what the memory is held for"),
+        "at_peak_bytes": _count("bytes", "held at the peak; the parts sum to it"),
+        "most_bytes": _count("bytes", "most that the part held at one time"),
+        "predicted_bytes": _count("bytes", "what arithmetic says of the most, if it does", nullable=True),
+        "step_s": _seconds("wall time of one step, without tracing"),
+    },
 }
 STUDY = ("runs", "steps", "images")
 """The tables of a study; every unit has one row in the first."""
@@ -160,6 +180,10 @@ SWEEP = ("sensitivity", "growth")
 """The tables of a sensitivity sweep; every unit has rows in the first."""
 PLANS = ("judged",)
 """The table of planned schedules."""
+TRAINING = ("training",)
+"""The table of a distillation."""
+LEDGER = ("ledger",)
+"""The table of what training and inference hold in memory."""
 WITH_METRICS = ("images", "sensitivity", "judged")
 """Tables that may carry further float64 columns, one per registered metric."""
 
@@ -170,6 +194,8 @@ KEYS = {
     "sensitivity": ["prompt_id", "seed", "mask"],
     "growth": ["prompt_id", "seed", "mask", "step"],
     "judged": ["unit", "variant", "prompt_id", "seed"],
+    "training": ["step"],
+    "ledger": ["unit", "part"],
 }
 
 

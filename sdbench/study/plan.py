@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.instruments.quality import find_metric
+from sdbench.records.files import read_prompts
 from sdbench.variants.registry import Variant, parse
 
 BASELINE = "cfg"
@@ -173,19 +174,6 @@ class Study:
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return json.loads(json.dumps(asdict(self)))
-
-
-def read_prompts(file: Path) -> tuple[str, ...]:
-    """The prompts of a text file, one per line.
-
-    Raises:
-        ValueError: the file cannot be read.
-    """
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts file '{file}' cannot be read: {error}") from None
-    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _refuse(metrics: tuple[str, ...], reason: str) -> None:

@@ -21,10 +21,10 @@ from sdbench.instruments.quality import find_metric, provenance
 from sdbench.models.mini_sd import scenes
 from sdbench.models.registry import layout
 from sdbench.records.environment import environment
-from sdbench.records.files import read_table, write_json
+from sdbench.records.files import read_prompts, read_table, write_json
 from sdbench.records.schema import PLANS, frame
 from sdbench.records.store import Mode, Results, StudyFolder
-from sdbench.study.plan import BASELINE, Study, read_prompts
+from sdbench.study.plan import BASELINE, Study
 from sdbench.study.runner import loop_length, run
 from sdbench.study.search import (
     RESCALED,

@@ -6,7 +6,6 @@ The order of the calls is in `plan.py`; what a call's figures mean in `instrumen
 from __future__ import annotations
 
 import hashlib
-import inspect
 import tempfile
 import traceback
 from contextlib import nullcontext
@@ -36,7 +35,8 @@ from sdbench.records.schema import frame
 from sdbench.records.store import Mode, Results, StudyFolder, read
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.plan import BASELINE, Study, Unit, units
-from sdbench.variants.guidance import denoiser_of, guided_by
+from sdbench.variants.adapters import applied
+from sdbench.variants.guidance import denoiser_of, guidance_arguments, guided_by
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.rows import first_tensor
 from sdbench.variants.schedule import GuidanceSchedule
@@ -105,23 +105,16 @@ class Workload:
 
 
 def call_arguments(study: Study, unit: Unit, pipe: Any) -> dict[str, Any]:
-    """The arguments of one pipeline call; each image has its own generator, so it does not depend on its batch.
-
-    A pipeline that also takes a scale which its model was trained on (Flux, Qwen-Image) guides by `true_cfg_scale`, and
-    only if it is given a negative prompt.
-    """
-    optional: dict[str, Any] = {"height": study.height, "width": study.width}
-    true_guidance = "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters
-    negative = "" if study.negative_prompt is None and true_guidance else study.negative_prompt
-    if negative is not None:
-        optional["negative_prompt"] = [negative] * len(unit.pairs)
+    """The arguments of one pipeline call; each image has its own generator, so it does not depend on its batch."""
+    sizes = {"height": study.height, "width": study.width}
+    rows, negative = len(unit.pairs), study.negative_prompt
     return {
         **study.arguments,
-        **{name: value for name, value in optional.items() if value is not None},
+        **{name: value for name, value in sizes.items() if value is not None},
+        **guidance_arguments(pipe, unit.guidance_scale, rows=rows, negative_prompt=negative),
         "prompt": [prompt for _, prompt, _ in unit.pairs],
         "generator": [torch.Generator("cpu").manual_seed(seed) for _, _, seed in unit.pairs],
         "num_inference_steps": unit.num_steps,
-        "true_cfg_scale" if true_guidance else "guidance_scale": unit.guidance_scale,
     }
 
 
@@ -143,6 +136,8 @@ def prepare(pipe: Any, study: Study) -> Workload:
         raise _Stopped
 
     for variant in map(parse, study.variants):
+        if variant.student is not None and study.execution != "eager":
+            raise ValueError(f"variant '{variant.name}' changes weights that are compiled in: execution must be eager")
         try:
             _start(pipe, Unit(study, variant, first.pairs, 0, "warmup"), _StopAtLoop())
         except ValueError as error:
@@ -185,7 +180,8 @@ class _StopAtLoop(Listener):
 
 def _start(pipe: Any, unit: Unit, listener: Listener | None) -> None:
     try:
-        with guided_by(pipe, unit.variant.rule, listeners=[listener] if listener else []):
+        listeners = [listener] if listener else []
+        with applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, listeners=listeners):
             pipe(**call_arguments(unit.study, unit, pipe), output_type="latent")
     except _Stopped:
         return
@@ -247,9 +243,9 @@ def observe(
     compiled = study.execution != "eager"
     compile_s = _compile(pipe, unit, sequential=sequential) if compiled and unit.phase == "warmup" else 0.0
     with (
+        applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, listeners=listeners, sequential=sequential),
         PeakRss() as rss,
         nothing_compiled() if compiled else nullcontext(),
-        guided_by(pipe, unit.variant.rule, listeners=listeners, sequential=sequential),
         trace or nullcontext(),
         probe.call() as record,
     ):

@@ -79,6 +79,20 @@ def denoiser_of(pipe: Any) -> nn.Module:
     return denoisers_of(pipe)[0]
 
 
+def guidance_arguments(
+    pipe: Any, guidance_scale: float, *, rows: int, negative_prompt: str | None = None
+) -> dict[str, Any]:
+    """How a call asks for guidance.
+
+    A pipeline that also takes a scale which its model was trained on (Flux, Qwen-Image) guides by `true_cfg_scale`, and
+    only if it is given a negative prompt.
+    """
+    true_guidance = "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters
+    negative = "" if negative_prompt is None and true_guidance else negative_prompt
+    asked = {"true_cfg_scale" if true_guidance else "guidance_scale": guidance_scale}
+    return asked if negative is None else asked | {"negative_prompt": [negative] * rows}
+
+
 class _Seam:
     def __init__(
         self,
@@ -117,9 +131,9 @@ class _Seam:
                 undo.enter_context(replaced(owner, name, wrap(getattr(owner, name))))
             undo.enter_context(replaced(scheduler, "__deepcopy__", functools.partial(_bare_copy, scheduler)))
             for denoiser in self.denoisers:
-                undo.enter_context(_call_replaced(denoiser, self._denoise))
+                undo.enter_context(call_replaced(denoiser, self._denoise))
             if isinstance(controlnet := getattr(self.pipe, "controlnet", None), nn.Module):
-                undo.enter_context(_call_replaced(controlnet, self._accompany))
+                undo.enter_context(call_replaced(controlnet, self._accompany))
             yield
 
     def finish(self) -> None:
@@ -361,7 +375,7 @@ def _random_state(pipe: Any) -> Tensor:
 
 
 @contextmanager
-def _call_replaced(module: nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def call_replaced(module: nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Wrap what calling a module runs.
 
     `Module.__call__` prefers this attribute, so the hook stays outside accelerate's wrapper of `forward` and outside a

@@ -5,9 +5,10 @@ A `Variant` is settings only; `guidance.py` carries out its schedule.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule, StepCount, mask_of, mask_text, read_schedule
 
@@ -21,6 +22,7 @@ class Variant:
         rule: the guidance schedule for a loop of a given length.
         num_steps: replaces the study's number of steps.
         guidance_scale: replaces the study's guidance scale.
+        student: file whose weights the denoiser gets; empty for the model's own adapter, None for none.
         content: what the name does not say and a stored call depends on, such as what a file held.
     """
 
@@ -28,6 +30,7 @@ class Variant:
     rule: ScheduleRule
     num_steps: int | None = None
     guidance_scale: float | None = None
+    student: str | None = None
     content: str = ""
 
 
@@ -70,6 +73,9 @@ def parse(text: str) -> Variant:
     Raises:
         ValueError: an unknown name (the message lists what exists) or an argument that does not fit.
     """
+    together = re.fullmatch(r"(.+)\+(lora(?::.+)?)", text.strip())
+    if together:
+        return _in_turn(text.strip(), parse(together[1]), parse(together[2]))
     name, colon, argument = text.strip().partition(":")
     if name not in VARIANTS:
         known = ", ".join(kind.grammar for kind in VARIANTS.values())
@@ -145,6 +151,36 @@ def _scale(name: str, argument: str | None) -> Variant:
     return Variant(name, GuidanceSchedule.full, guidance_scale=float(text))
 
 
+def _lora(name: str, argument: str | None) -> Variant:
+    if argument is None:
+        return Variant(name, GuidanceSchedule.none, student="")
+    return _student(name, argument, of_lora=True)
+
+
+def _in_turn(name: str, schedule: Variant, student: Variant) -> Variant:
+    """The schedule's variant with the student in its unguided steps."""
+    if schedule.student is not None:
+        raise ValueError(f"variant '{name}': '{schedule.name}' is a student already")
+    content = " ".join(filter(None, (schedule.content, student.content)))
+    return replace(schedule, name=name, student=student.student, content=content)
+
+
+def _full(name: str, argument: str | None) -> Variant:
+    if not argument:
+        raise ValueError("expected full:PATH, a student that `sdbench distill --method full` wrote")
+    return _student(name, argument, of_lora=False)
+
+
+def _student(name: str, path: str, *, of_lora: bool) -> Variant:
+    from sdbench.models.students import EMBEDDING_FILE  # brings torch
+    from sdbench.variants.adapters import weights_file
+
+    file = weights_file(path, of_lora=of_lora)
+    parts = [part for part in (file, file.with_name(EMBEDDING_FILE)) if part.is_file()]
+    content = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+    return Variant(name, GuidanceSchedule.none, student=str(file), content=content)
+
+
 _SELECTIVE = "Golnari et al. 2023, arXiv 2305.09847"
 for _kind in (
     VariantKind(
@@ -168,6 +204,16 @@ for _kind in (
     VariantKind("every", "every:2", "one step in two unguided", _every),
     VariantKind("random", "random:10@7", "10 steps drawn with seed 7 unguided: a control for placement", _random),
     VariantKind("mask", "mask:1100...", "1 guided, 0 unguided, one digit per step", _mask),
+    VariantKind(
+        "lora",
+        "lora|lora:PATH|last:50%+lora",
+        "a distilled student, one pass per step; +lora: in the unguided steps of a schedule",
+        _lora,
+        "Golnari 2023, arXiv 2312.06899",
+    ),
+    VariantKind(
+        "full", "full:PATH", "a student whose every weight was distilled", _full, "Meng et al. 2023, arXiv 2210.03142"
+    ),
     VariantKind("plan", "plan:FILE", "a schedule that `sdbench plan` found", _plan),
     VariantKind("scale", "scale:3.5", "full guidance at another scale: a control", _scale),
     VariantKind("steps", "steps:35", "full guidance with fewer steps: the control at equal work", _steps),

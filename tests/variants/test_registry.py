@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sdbench.models.students import DENOISER_FILE, LORA_FILE
 from sdbench.variants import registry
 from sdbench.variants.registry import VARIANTS, VariantKind, parse, register_variant
 from sdbench.variants.schedule import GuidanceSchedule
@@ -17,6 +18,9 @@ def unguided(text, steps=50):
 def test_every_entry_reads_its_own_examples(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("FILE").write_text(json.dumps({"mask": "110" * 2, "scheduler": "DDIMScheduler"}))
+    Path("PATH").mkdir()
+    for weights in (LORA_FILE, DENOISER_FILE):
+        (Path("PATH") / weights).touch()
     for example in kind.grammar.split("|"):
         variant = parse(example.replace("...", "11"))
         assert variant.name == example.replace("...", "11")

@@ -1,0 +1,137 @@
+"""What a distilled student brings to its base: the names of its files, its card, and the embedding of w.
+
+A student of one guidance scale is a LoRA, or a whole denoiser. One of a range of scales is a LoRA and a projection of
+its scale: diffusers' own (`time_cond_proj`), which adds an embedding of w - 1 to that of the timestep. How a student is
+put into a pipeline and taken out again is in `variants/adapters.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sdbench.records.files import read_json
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+DENOISER_FILE = "diffusion_pytorch_model.safetensors"
+EMBEDDING_FILE = "guidance_embedding.safetensors"
+CARD_FILE = "card.json"
+WIDTH = 256  # of the embedding of w
+SAMPLED = 8  # weights by which a base is told from another
+
+
+def base_record(denoiser: nn.Module) -> dict[str, Any]:
+    """What tells a base from another: its class, its size, and a few values of a few weights."""
+    weights = dict(denoiser.named_parameters())
+    names = list(weights)[:: max(1, len(weights) // SAMPLED)]
+    return {
+        "denoiser": type(denoiser).__name__,
+        "parameters": sum(weight.numel() for weight in weights.values()),
+        "values": {name: weights[name].detach().flatten()[:SAMPLED].float().tolist() for name in names},
+    }
+
+
+def check_card(denoiser: nn.Module, file: Path, guidance_scale: float | None = None) -> None:
+    """Hold the card beside a student's weights against a base; a LoRA that did not come from here has none.
+
+    Args:
+        denoiser: of the base, as it was before any student.
+        file: the student's weights.
+        guidance_scale: w that is asked for, if it is known.
+
+    Raises:
+        ValueError: another base, or a scale that the student was not made for.
+    """
+    card = read_json(file.with_name(CARD_FILE)) if file.with_name(CARD_FILE).exists() else {}
+    if guidance_scale is not None:
+        made_for = card.get("guidance_scale")
+        between: Any = card.get("w_range") or (made_for, made_for)
+        lo, hi = between
+        if lo is not None and not lo <= guidance_scale <= hi:
+            scales = f"a guidance scale of {lo:g}" if lo == hi else f"guidance scales of {lo:g} to {hi:g}"
+            raise ValueError(f"the student '{file}' is made for {scales}, not {guidance_scale:g}")
+    if "base" in card and not _same_base(base_record(denoiser), card["base"]):
+        base = f"{card['base']['denoiser']} of {card['model']}"
+        raise ValueError(f"the student '{file}' is made for another base: {base}")
+
+
+def _same_base(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Equal but for the rounding of a dtype."""
+    if any(found[name] != wanted[name] for name in ("denoiser", "parameters")):
+        return False
+    return all(
+        name in found["values"] and np.allclose(found["values"][name], values, rtol=1e-2, atol=1e-5)
+        for name, values in wanted["values"].items()
+    )
+
+
+def add_projection(pipe: Any, denoiser: Any) -> nn.Linear:
+    """Give a UNet the projection of the embedding of w, all zeros: it then changes nothing.
+
+    As long as its configuration has no `time_cond_proj_dim` the pipeline guides as before and passes no embedding.
+
+    Raises:
+        ValueError: a pipeline that has no embedding of w, or a denoiser that has a projection already.
+    """
+    embedding: Any = getattr(denoiser, "time_embedding", None)
+    if not hasattr(pipe, "get_guidance_scale_embedding") or not hasattr(embedding, "cond_proj"):
+        raise ValueError(f"{type(pipe).__name__} has no embedding of the guidance scale: learn one scale only")
+    if embedding.cond_proj is not None:
+        raise ValueError(f"the {type(denoiser).__name__} already takes an embedding of the guidance scale")
+    weight = embedding.linear_1.weight
+    projection = nn.Linear(WIDTH, embedding.linear_1.in_features, bias=False, device=weight.device, dtype=weight.dtype)
+    nn.init.zeros_(projection.weight)
+    embedding.cond_proj = projection
+    return projection
+
+
+def remove_projection(denoiser: Any) -> None:
+    """Take the projection off again."""
+    denoiser.time_embedding.cond_proj = None
+
+
+def embedded(pipe: Any, scale: Float[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
+    """The embedding of guidance scales, as stock pipelines make it: of w - 1."""
+    found: Tensor = pipe.get_guidance_scale_embedding(scale.cpu() - 1, embedding_dim=WIDTH)
+    return found.to(scale.device)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"'{file}' cannot be read: {error}") from None
+
+
+def load_projection(pipe: Any, denoiser: Any, file: Path) -> None:
+    """Give a UNet the projection of a student."""
+    projection = add_projection(pipe, denoiser)
+    with torch.no_grad():
+        projection.weight.copy_(read_weights(file)["weight"])
+
+
+def open_student(pipe: Any, folder: Path) -> None:
+    """Make a base the student of a range of scales, for good: it then takes w in one pass, as a stock pipeline.
+
+    Raises:
+        ValueError: a student of another base.
+    """
+    check_card(pipe.unet, folder / LORA_FILE)
+    pipe.load_lora_weights(str(folder), weight_name=LORA_FILE)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    load_projection(pipe, pipe.unet, folder / EMBEDDING_FILE)
+    pipe.unet.register_to_config(time_cond_proj_dim=WIDTH)

@@ -1,0 +1,195 @@
+"""A student in a pipeline: its weights are fused into the denoiser for a while, and the base is restored bitwise.
+
+A student is what `sdbench.distill` writes: a folder with a LoRA in safetensors, or a whole denoiser, and a card. Any
+other LoRA file that the pipeline can load works too; nothing is known of it, so nothing is checked.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from sdbench.models.registry import own_adapter
+from sdbench.models.students import (
+    DENOISER_FILE,
+    EMBEDDING_FILE,
+    LORA_FILE,
+    check_card,
+    embedded,
+    load_projection,
+    read_weights,
+    remove_projection,
+)
+from sdbench.variants.guidance import call_replaced, denoiser_of, guided_by
+from sdbench.variants.registry import Variant
+from sdbench.variants.rows import first_tensor
+from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule
+from sdbench.variants.trace import Listener, Step, Trace
+
+
+@contextmanager
+def applied(
+    pipe: Any,
+    variant: Variant,
+    *,
+    guidance_scale: float,
+    listeners: Sequence[Listener] = (),
+    sequential: bool = False,
+) -> Iterator[Trace]:
+    """Run a pipeline as a variant says: with its student's weights, if it has one, and under its schedule.
+
+    Args:
+        pipe: a guided diffusers pipeline.
+        variant: what to carry out; its number of steps and its scale are the caller's to ask for.
+        guidance_scale: w that is asked for.
+        listeners: as `guided_by` takes them.
+        sequential: as `guided_by` takes it.
+
+    Raises:
+        ValueError: as `student_in` and `guided_by` say.
+    """
+    listeners = list(listeners)
+    with ExitStack() as undo:
+        if variant.student is not None:
+            file = Path(variant.student or weights_file(own_adapter(pipe), of_lora=True))
+            turns = None if variant.rule == GuidanceSchedule.none else _InTurn(denoiser_of(pipe), variant.rule)
+            undo.enter_context(student_in(pipe, file, guidance_scale=guidance_scale, turns=turns))
+            if turns is not None:
+                listeners.insert(0, turns)
+        yield undo.enter_context(guided_by(pipe, variant.rule, listeners=listeners, sequential=sequential))
+
+
+class _InTurn(Listener):
+    """Has the student's layers on in unguided steps only, so that the base is guided and the student is not."""
+
+    def __init__(self, denoiser: Any, rule: ScheduleRule) -> None:
+        self.denoiser, self.rule = denoiser, rule
+        self.mask: tuple[bool, ...] = ()
+        self.on = True
+
+    def loop_begins(self, call: int, iterations: int, images: int) -> None:
+        """Know which steps are guided."""
+        self.mask = self.rule(iterations).mask
+
+    def denoiser_begins(self, step: Step, rows: int) -> None:
+        """Switch where it has to."""
+        if self.on == self.mask[step.index]:
+            self.on = not self.on
+            self.denoiser.enable_adapters() if self.on else self.denoiser.disable_adapters()
+
+
+@contextmanager
+def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _InTurn | None = None) -> Iterator[None]:
+    """Give a pipeline's denoiser a student's weights; afterwards every weight is bitwise as it was.
+
+    Args:
+        pipe: a diffusers pipeline.
+        file: the weights, as `weights_file` finds them; a card beside them is held against the pipeline.
+        guidance_scale: w that is asked for; a student made for another one is refused, one made for a range is told it.
+        turns: switches the layers of a LoRA, which then stay beside the weights. Without it they are added to the
+            weights, so that a step costs what it costs without a LoRA; what they change is kept on disk meanwhile.
+
+    Raises:
+        ValueError: weights for another base or another w, or that do not fit; a pipeline with adapters of its own.
+    """
+    file = Path(file)
+    modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    if _low_rank(modules):
+        raise ValueError(f"{type(pipe).__name__} already has adapters loaded: fuse or unload them first")
+    check_card(denoiser_of(pipe), file, guidance_scale)
+    if file.name == DENOISER_FILE:
+        with _kept(list(denoiser_of(pipe).parameters())):
+            denoiser_of(pipe).load_state_dict(read_weights(file))
+            yield
+        return
+    if not hasattr(pipe, "load_lora_weights"):
+        raise ValueError(f"{type(pipe).__name__} takes no LoRA")
+    with ExitStack() as undo:
+        undo.callback(pipe.unload_lora_weights)
+        _load(pipe, file)
+        layers = _low_rank(modules)
+        if not layers:
+            raise ValueError(f"the adapter '{file}' fits no layer of {type(pipe).__name__}")
+        projection = file.with_name(EMBEDDING_FILE)
+        if projection.is_file():
+            load_projection(pipe, denoiser_of(pipe), projection)
+            undo.callback(remove_projection, denoiser_of(pipe))
+            undo.enter_context(told(pipe, guidance_scale, when=lambda: turns is None or turns.on))
+        if turns is None:
+            undo.enter_context(_kept([layer.get_base_layer().weight for layer in layers]))
+            for layer in layers:
+                layer.merge()
+            pipe.unload_lora_weights()
+        yield
+
+
+@contextmanager
+def told(pipe: Any, guidance_scale: float, *, when: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Pass the embedding of w to every call of a denoiser that has a projection of it.
+
+    Args:
+        pipe: of the denoiser; it knows nothing of this, and guides as before.
+        guidance_scale: w.
+        when: whether a call is the student's.
+    """
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if when():
+                sample = first_tensor((args, kwargs))
+                scale = torch.full((len(sample),), guidance_scale, device=sample.device)
+                kwargs["timestep_cond"] = embedded(pipe, scale).to(sample.dtype)
+            return original(*args, **kwargs)
+
+        return call
+
+    with call_replaced(denoiser_of(pipe), wrap):
+        yield
+
+
+def _low_rank(modules: Sequence[nn.Module]) -> list[Any]:
+    return [layer for module in modules for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+
+
+def weights_file(path: str | Path, *, of_lora: bool) -> Path:
+    """The file that holds a student's weights: in its folder, or a LoRA by itself.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = Path(path)
+    if of_lora and path.is_file():
+        return path
+    file = path / (LORA_FILE if of_lora else DENOISER_FILE)
+    if not file.is_file():
+        raise ValueError(f"'{path}' holds no {'LoRA' if of_lora else 'whole denoiser'}: {file.name} is missing")
+    return file
+
+
+def _load(pipe: Any, file: Path) -> None:
+    try:
+        pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="student")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"'{file}' is no adapter for {type(pipe).__name__}: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def _kept(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Put weights back as they were. They are kept in a file: in memory they would be part of what is measured."""
+    with tempfile.TemporaryFile() as file:
+        torch.save([weight.detach() for weight in weights], file)
+        try:
+            yield
+        finally:
+            file.seek(0)
+            with torch.no_grad():
+                for weight, value in zip(weights, torch.load(file, map_location="cpu"), strict=True):
+                    weight.copy_(value)

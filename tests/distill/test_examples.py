@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+from sdbench.distill.captions import captioned_scenes, drawn_from
+from sdbench.distill.examples import Images, Scales, Trajectories, gathered, noised
+from sdbench.distill.loss import guided_prediction
+from sdbench.variants.guidance import denoiser_of
+from sdbench.variants.rows import first_tensor
+from tests import tiny
+
+ROWS, STEPS, SCALE = 2, 3, 4.0
+FAMILIES = {
+    "sd": tiny.stable_diffusion,
+    "sdxl": tiny.stable_diffusion_xl,
+    "sd3": tiny.stable_diffusion_3,
+    "flux": tiny.flux,
+}
+
+
+def arguments(pipe):
+    """What the tiny pipelines without a text encoder need in place of prompts."""
+    if "prompt" in pipe.call:
+        return {}
+    asked = ("num_inference_steps", "output_type", "guidance_scale", "true_cfg_scale")
+    given = {name: value for name, value in pipe.call.items() if name not in asked}
+    return given | {"prompt": None} | ({"negative_prompt": None} if "true_cfg_scale" in pipe.call else {})
+
+
+def trajectories(pipe, **changes):
+    changes.setdefault("arguments", arguments(pipe))
+    settings = {"scales": Scales(SCALE, SCALE), "num_steps": STEPS, "rows": ROWS, "seed": [0, 0, 0]} | changes
+    return Trajectories(pipe, drawn_from(tiny.PROMPTS), **settings)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_trajectory_gives_conditional_rows_and_what_guidance_makes_of_them(family):
+    pipe = FAMILIES[family]()
+    given, called = (
+        [],
+        denoiser_of(pipe).register_forward_pre_hook(
+            lambda module, args, kwargs: given.append((args, kwargs)), with_kwargs=True
+        ),
+    )
+    source = trajectories(pipe)
+    batches = [source.at(step, teaching=torch.no_grad) for step in range(STEPS)]
+    called.remove()
+    two_calls = len(given) == 2 * STEPS
+    with torch.no_grad():
+        for examples in batches:
+            assert len(examples.target) == len(first_tensor((examples.args, examples.kwargs))) == ROWS
+            mixed = first_tensor(denoiser_of(pipe)(*examples.args, **examples.kwargs))
+            # The oracle: the network on what it was given, both halves, at the same step and row.
+            for row in range(ROWS):
+                sample = first_tensor((examples.args, examples.kwargs))[row]
+                found = [
+                    guided_prediction(c, u, SCALE)
+                    for call in range(0, len(given), 2 if two_calls else 1)
+                    for index, (c, u) in enumerate(halves_of(pipe, given[call : call + 2 if two_calls else call + 1]))
+                    if torch.equal(first_tensor(given[call])[-ROWS:][index], sample)
+                ]
+                assert len(found) == 1
+                channels = examples.target.shape[1]
+                torch.testing.assert_close(examples.target[row], found[0].narrow(0, 0, channels), atol=1e-4, rtol=1e-4)
+            assert not torch.allclose(mixed.narrow(1, 0, examples.target.shape[1]), examples.target)
+
+
+def halves_of(pipe, calls):
+    """(conditional, unconditional) prediction of every row of one step."""
+    outputs = [first_tensor(denoiser_of(pipe)(*args, **kwargs)) for args, kwargs in calls]
+    uncond, cond = outputs[0].chunk(2) if len(outputs) == 1 else reversed(outputs)
+    return list(zip(cond, uncond, strict=True))
+
+
+def test_a_batch_depends_on_its_step_alone():
+    pipe = tiny.stable_diffusion()
+    straight, late = trajectories(pipe), trajectories(pipe)
+    for step in range(STEPS + 2):
+        expected = straight.at(step, teaching=torch.no_grad)
+    found = late.at(STEPS + 1, teaching=torch.no_grad)
+    assert torch.equal(found.target, expected.target)
+    assert torch.equal(found.sigma, expected.sigma)
+    other = trajectories(pipe, seed=[0, 0, 1]).at(STEPS + 1, teaching=torch.no_grad)
+    assert not torch.equal(other.target, expected.target)
+
+
+def test_a_trajectory_is_used_up_once():
+    source = trajectories(tiny.stable_diffusion())
+    rows = torch.cat([source.at(step, teaching=torch.no_grad).target for step in range(STEPS)])
+    assert len({tuple(row.flatten().tolist()) for row in rows}) == STEPS * ROWS
+
+
+def scenes(rng, count):
+    prompts, images = captioned_scenes(rng, count)
+    return prompts, images[:, ::4, ::4]  # the tiny autoencoder's 16 pixels
+
+
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+def test_images_are_noised_and_guided(family):
+    pipe = FAMILIES[family]()
+    settings = {"rows": ROWS, "seed": [0], "arguments": arguments(pipe)}
+    examples = Images(pipe, scenes, scales=Scales(SCALE, SCALE), **settings).at(5, teaching=torch.no_grad)
+    with torch.no_grad():
+        cond = first_tensor(denoiser_of(pipe)(*examples.args, **examples.kwargs))
+    assert cond.shape == examples.target.shape
+    assert not torch.allclose(cond, examples.target)
+    again = Images(pipe, scenes, scales=Scales(1.0 + 1e-6, 1.0 + 1e-6), **settings).at(5, teaching=torch.no_grad)
+    torch.testing.assert_close(again.target, cond, atol=1e-4, rtol=1e-4)  # w = 1 is the conditional prediction
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler(), FlowMatchEulerDiscreteScheduler()], ids=["ddim", "flow"])
+def test_noise_has_the_share_that_sigma_says(scheduler):
+    latents, noise = torch.zeros(4, 1, 2, 2), torch.ones(4, 1, 2, 2)
+    level = torch.tensor([0.0, 0.3, 0.6, 0.999])
+    of_noise, timesteps, sigma = noised(scheduler, latents, noise, level)
+    of_signal, _, _ = noised(scheduler, noise, latents, level)
+    torch.testing.assert_close((of_noise / of_signal)[:, 0, 0, 0], sigma, rtol=1e-3, atol=1e-5)
+    assert (timesteps.diff() > 0).all()
+    assert timesteps.max() <= 1000
+
+
+def test_a_pipeline_of_packed_latents_is_told_to_learn_from_trajectories():
+    pipe = tiny.flux()
+    source = Images(pipe, scenes, scales=Scales(SCALE, SCALE), rows=ROWS, seed=[0], arguments=arguments(pipe))
+    with pytest.raises(ValueError, match="learn from trajectories"):
+        source.at(0, teaching=torch.no_grad)
+
+
+def test_scalars_become_one_per_row_and_what_has_no_rows_stays():
+    trees = [{"t": torch.tensor(k), "x": torch.full((2, 3), k) + torch.arange(2)[:, None], "n": None} for k in (10, 20)]
+    trees = [tree | {"image_rotary_emb": torch.zeros(2)} for tree in trees]
+    found = gathered(trees, [1, 0], rows=2)
+    assert found["t"].tolist() == [10, 20]
+    assert found["x"][:, 0].tolist() == [11, 20]
+    assert found["n"] is None
+    assert found["image_rotary_emb"] is trees[0]["image_rotary_emb"]
+
+
+def test_no_prompts_are_refused():
+    with pytest.raises(ValueError, match="no prompts to learn from"):
+        drawn_from([])
+    assert set(drawn_from(["a", "b"])(np.random.default_rng(0), 20)) == {"a", "b"}
+
+
+def test_every_row_is_taught_a_scale_of_its_own_and_some_are_taught_none():
+    scales, rng = Scales(2.0, 10.0), np.random.default_rng(0)
+    drawn = scales.rows(rng, 4000).numpy()
+    beyond = drawn[drawn != 1.0]
+    assert 0.08 < np.mean(drawn == 1.0) < 0.12
+    assert beyond.min() >= 2.0
+    assert beyond.max() <= 10.0
+    assert abs(beyond.mean() - 6.0) < 0.1
+    assert len(np.unique(beyond)) == len(beyond)  # continuous: no two alike
+    assert set(Scales(5.0, 5.0).rows(rng, 50).tolist()) == {5.0}
+
+
+@pytest.mark.parametrize("kind", ["trajectories", "images"])
+def test_a_row_is_taught_what_its_own_scale_makes_of_the_two_predictions(kind):
+    pipe = tiny.stable_diffusion()
+    scales = Scales(1.0, 9.0)
+    images = Images(pipe, scenes, scales=scales, rows=ROWS, seed=[0])
+    source = trajectories(pipe, scales=scales) if kind == "trajectories" else images
+    examples = source.at(1, teaching=torch.no_grad)
+    assert len(set(examples.scale.tolist())) == ROWS
+    for row, scale in enumerate(examples.scale.tolist()):
+        cond, uncond = examples.cond[row], examples.uncond[row]
+        torch.testing.assert_close(examples.target[row], uncond + scale * (cond - uncond))
+    assert torch.equal(source.at(1, teaching=torch.no_grad).scale, examples.scale)

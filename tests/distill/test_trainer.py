@@ -1,0 +1,326 @@
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import sdbench
+from sdbench.distill import trainer
+from sdbench.distill.examples import Examples
+from sdbench.distill.student import layers, lora_student
+from sdbench.distill.trainer import Settings, distill
+from sdbench.models.students import CARD_FILE, DENOISER_FILE, EMBEDDING_FILE, LORA_FILE
+from sdbench.records.files import read_table
+from sdbench.variants.rows import joined
+from tests import tiny
+
+SETTINGS = Settings(
+    guidance_scale=7.5, steps=6, rows=2, rank=2, alpha=2, num_steps=3, warmup=1, learning_rate=1e-2,
+    evaluate_every=3, save_every=2, targets=("attention",),
+)  # fmt: skip
+KNOWN = {"model": "tiny", "captions": tiny.PROMPTS, "held_out": ["a small red star on a white background"]}
+
+
+@pytest.fixture(autouse=True)
+def without_lpips(monkeypatch):
+    monkeypatch.setattr(trainer, "provenance", lambda metrics: {})
+    monkeypatch.setattr(trainer, "score", lambda name, a, b: (a - b).abs().flatten(1).mean(dim=1))
+
+
+def train(out, pipe=None, *, mode="new", held_out=KNOWN["held_out"], **changes):
+    given = KNOWN | {"held_out": held_out, "mode": mode}
+    return distill(pipe or tiny.stable_diffusion(), replace(SETTINGS, **changes), out, **given)
+
+
+@pytest.mark.parametrize(("method", "learning_rate"), [("lora", 3e-3), ("full", 3e-4)])
+def test_training_brings_the_student_nearer_to_the_teacher(tmp_path, method, learning_rate):
+    """On its own prompts: what random weights make of others cannot be learnt."""
+    wide = {"rows": 4, "rank": 4, "alpha": 4, "targets": ("attention", "convolutions"), "held_out": tiny.PROMPTS}
+    train(tmp_path, method=method, learning_rate=learning_rate, steps=60, evaluate_every=30, **wide)
+    curve = read_table(tmp_path, "training")
+    assert curve["step"].tolist() == [0, 30, 60]
+    for name in ("held_out_loss", "lpips"):
+        assert curve[name].iloc[-1] < 0.85 * curve[name].iloc[0]
+
+
+def test_a_student_of_many_scales_learns_and_leaves_the_pipeline_as_it_was(tmp_path):
+    pipe = tiny.stable_diffusion()
+    plain, known = tiny.run(pipe), set(vars(pipe.unet))
+    folder = train(tmp_path, pipe, w_range=(2.0, 10.0), guidance_scale=7.5)
+    assert torch.equal(tiny.run(pipe), plain)
+    assert set(vars(pipe.unet)) == known
+    assert pipe.unet.time_embedding.cond_proj is None
+    assert load_file(folder / EMBEDDING_FILE)["weight"].abs().max() > 0
+    card = json.loads((folder / CARD_FILE).read_text())
+    assert (card["guidance_scale"], card["w_range"]) == (None, [2.0, 10.0])
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_pipeline_is_left_as_it_was(tmp_path, method):
+    pipe = tiny.stable_diffusion()
+    plain, modules = tiny.run(pipe), [type(module) for module in pipe.unet.modules()]
+    train(tmp_path, pipe, method=method)
+    assert torch.equal(tiny.run(pipe), plain)
+    assert [type(module) for module in pipe.unet.modules()] == modules
+
+
+def test_lora_learns_without_a_second_copy_of_the_weights():
+    pipe = tiny.stable_diffusion()
+    before = {id(weight) for weight in pipe.unet.parameters()}
+    student = lora_student(pipe, rank=2, alpha=2, targets=("attention",))
+    frozen = [weight for weight in student.denoiser.parameters() if not weight.requires_grad]
+    assert {id(weight) for weight in frozen} == before
+    assert student.denoiser is student.teacher is pipe.unet
+
+
+def test_the_teacher_is_the_student_with_its_adapter_off():
+    pipe = tiny.stable_diffusion()
+    plain = tiny.run(pipe)
+    student = lora_student(pipe, rank=2, alpha=2, targets=("attention",))
+    with torch.no_grad():
+        for weight in student.learnt.values():
+            weight.add_(0.1)
+    changed = tiny.run(pipe)
+    with student.teaching():
+        assert torch.equal(tiny.run(pipe), plain)
+    assert torch.equal(tiny.run(pipe), changed)
+    assert not torch.equal(changed, plain)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_that_was_cut_short_ends_with_the_same_weights(tmp_path, monkeypatch, method):
+    whole = train(tmp_path / "whole", method=method)
+    real, taken = trainer.distillation_loss, []
+
+    def cut(*args, **kwargs):
+        taken.append(1)
+        if torch.is_grad_enabled() and sum(taken) > 24:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "distillation_loss", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", method=method, steps=6, save_every=1, evaluate_every=1)
+    monkeypatch.setattr(trainer, "distillation_loss", real)
+    done = torch.load(tmp_path / "cut" / "checkpoint.pt")["done"]
+    assert 0 < done < 6
+    resumed = train(tmp_path / "cut", method=method, steps=6, save_every=1, evaluate_every=1, mode="resume")
+    name = LORA_FILE if method == "lora" else DENOISER_FILE
+    expected, found = (load_file(folder / name) for folder in (whole, resumed))
+    assert all(torch.equal(found[key], weight) for key, weight in expected.items())
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    real, taken = trainer.distillation_loss, []
+
+    def broken(*args, **kwargs):
+        taken.append(torch.is_grad_enabled())
+        return real(*args, **kwargs) * (float("nan") if sum(taken) > 3 else 1.0)
+
+    monkeypatch.setattr(trainer, "distillation_loss", broken)
+    with pytest.raises(ValueError, match=r"the loss is nan in step 4; the checkpoint of step 2 is kept"):
+        train(tmp_path)
+    saved = torch.load(tmp_path / "checkpoint.pt")["learnt"]
+    assert all(torch.isfinite(weight).all() for weight in saved.values())
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_lost(tmp_path, monkeypatch):
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * float("inf")
+
+    real = trainer.distillation_loss
+    monkeypatch.setattr(trainer, "distillation_loss", lambda *args: Broken.apply(real(*args)))
+    with pytest.raises(ValueError, match=r"the gradient's norm is (nan|inf) in step 1; there is no checkpoint yet"):
+        train(tmp_path)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    real, saves = torch.save, []
+
+    def full(state, file):
+        saves.append(state["done"])
+        if len(saves) > 1:
+            file.write(b"half of it")
+            raise OSError(28, "No space left on device")
+        real(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path)
+    assert torch.load(tmp_path / "checkpoint.pt")["done"] == 2
+    assert not list(tmp_path.glob(".sdbench-checkpoint*"))
+
+
+def test_gradient_checkpointing_learns_the_same(tmp_path):
+    found = load_file(train(tmp_path / "with", checkpoint_gradients=True) / LORA_FILE)
+    plain = load_file(train(tmp_path / "without") / LORA_FILE)
+    for name, weight in plain.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_by_signal_to_noise_learn_something_else(tmp_path):
+    found = load_file(train(tmp_path / "with", min_snr_gamma=5.0) / LORA_FILE)
+    plain = load_file(train(tmp_path / "without") / LORA_FILE)
+    assert not all(torch.allclose(found[name], weight) for name, weight in plain.items())
+
+
+def test_accumulated_batches_are_one_larger_batch(tmp_path, monkeypatch):
+    """Three batches of two rows: the step is that of their mean loss, as one batch of six would take it."""
+    real = trainer.Trajectories.at
+
+    def at(self, step, *, teaching):
+        if self.seed[1] == 1:  # the judge's
+            return real(self, step, teaching=teaching)
+        two = [real(self, index, teaching=teaching) for index in ([step] if per == 1 else range(3))]
+        if per == 1:
+            return two[0]
+        args, kwargs = (joined_all([getattr(batch, name) for batch in two]) for name in ("args", "kwargs"))
+        tensors = (torch.cat([getattr(b, name) for b in two]) for name in ("cond", "uncond", "sigma", "scale"))
+        return Examples(args, kwargs, *tensors)
+
+    monkeypatch.setattr(trainer.Trajectories, "at", at)
+    per = 1
+    accumulated = load_file(train(tmp_path / "accumulated", accumulate=3, steps=1, warmup=0) / LORA_FILE)
+    per = 3
+    whole = load_file(train(tmp_path / "whole", steps=1, warmup=0) / LORA_FILE)
+    for name, weight in whole.items():
+        torch.testing.assert_close(accumulated[name], weight, atol=1e-5, rtol=1e-3)
+
+
+def joined_all(trees):
+    return functools.reduce(joined, trees)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_lower_precision_trains_and_leaves_the_pipeline_as_it_was(tmp_path, method):
+    pipe = tiny.stable_diffusion()
+    plain, known = tiny.run(pipe), set(vars(pipe.unet))
+    train(tmp_path / "first", pipe, method=method, precision="bf16")
+    assert torch.equal(tiny.run(pipe), plain)
+    assert set(vars(pipe.unet)) == known
+    assert all(weight.requires_grad for weight in pipe.unet.parameters())
+    again = load_file(train(tmp_path / "again", pipe) / LORA_FILE)  # in float32, on the same pipeline
+    fresh = load_file(train(tmp_path / "fresh") / LORA_FILE)
+    assert all(torch.equal(again[name], weight) for name, weight in fresh.items())
+
+
+def test_a_half_precision_base_learns_in_float32(tmp_path):
+    pipe = tiny.stable_diffusion()
+    pipe.to(torch.bfloat16)
+    found = load_file(train(tmp_path, pipe) / LORA_FILE)
+    assert {weight.dtype for weight in found.values()} == {torch.float32}
+    assert any(weight.abs().max() > 0 for name, weight in found.items() if "lora_B" in name)
+    with pytest.raises(ValueError, match="trains in float32 only"):
+        train(tmp_path / "full", pipe, method="full")
+
+
+def test_an_overwritten_run_keeps_nothing_of_the_older_one(tmp_path):
+    train(tmp_path, method="full")
+    folder = train(tmp_path, mode="overwrite")
+    assert {file.name for file in folder.iterdir()} == {LORA_FILE, CARD_FILE}
+
+
+def test_a_run_is_not_resumed_on_other_prompts(tmp_path):
+    train(tmp_path)
+    with pytest.raises(ValueError, match="differs in learnt_from"):
+        distill(tiny.stable_diffusion(), SETTINGS, tmp_path, **KNOWN | {"captions": ["a"]}, mode="resume")
+
+
+def test_the_card_says_what_made_the_student(tmp_path):
+    card = json.loads((train(tmp_path) / CARD_FILE).read_text())
+    assert (card["model"], card["method"], card["guidance_scale"], card["steps"]) == ("tiny", "lora", 7.5, 6)
+    assert card["settings"]["rank"] == 2
+    assert np.isfinite([card["held_out_loss"], card["lpips"]]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guidance_scale": 1.0}, "a guidance scale of 1 is no guidance to learn"),
+        ({"w_range": (8.0, 2.0)}, "goes up from 1 or more, not from 8 to 2"),
+        ({"w_range": (2.0, 6.0)}, "judged at w = 7.5, out of its range 2 to 6"),
+        ({"w_range": (2.0, 10.0), "method": "full"}, "method 'full' learns one guidance scale"),
+        ({"rank": 0}, "rank must be at least 1, not 0"),
+        ({"method": "magic"}, "unknown method 'magic'; there are: lora, full"),
+        ({"data": "images"}, "there are no captioned images"),
+        ({"targets": ("heads",)}, "unknown target 'heads'"),
+        ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
+        ({"precision": "fp16"}, "'fp16' does not train on a CPU"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_without_attention_is_refused():
+    with pytest.raises(ValueError, match="Sequential has no layers for the target 'attention'"):
+        layers(torch.nn.Sequential(torch.nn.Linear(2, 2)), "attention")
+
+
+def test_layers_are_found_by_what_they_are_part_of():
+    unet = tiny.stable_diffusion().unet
+    kinds = {kind: layers(unet, kind) for kind in ("attention", "feed-forward", "convolutions")}
+    assert {name.rsplit(".", 1)[-1] for name in kinds["attention"]} == {"to_q", "to_k", "to_v", "0"}
+    assert all(".ff.net." in name for name in kinds["feed-forward"])
+    assert "conv_in" in kinds["convolutions"]
+    assert not any("time_emb" in name for names in kinds.values() for name in names)
+
+
+def test_the_package_is_the_verb(tmp_path):
+    folder = sdbench.distill(tiny.stable_diffusion(), SETTINGS, tmp_path, **KNOWN)
+    assert (folder / LORA_FILE).exists()
+
+
+COMMAND = (
+    "--model mini-sd --steps 40 --rows 2 --rank 2 --targets attention --num-steps 3 --save-every 1 --evaluate-every 40"
+)
+
+
+def start(out, *extra, launch=()):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", *launch, "sdbench.distill", *COMMAND.split(), "--out", str(out), *extra]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.network
+@pytest.mark.slow  # loads and trains mini-sd three times
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    whole = start(tmp_path / "whole")
+    assert whole.wait(timeout=300) == 0, whole.stdout.read()
+    killed, checkpoint = start(tmp_path / "killed"), tmp_path / "killed" / "checkpoint.pt"
+    while not checkpoint.exists():
+        assert killed.poll() is None, killed.stdout.read()
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "student").exists()
+    resumed = start(tmp_path / "killed", "--resume")
+    assert resumed.wait(timeout=300) == 0, resumed.stdout.read()
+    expected, found = (load_file(tmp_path / name / "student" / LORA_FILE) for name in ("whole", "killed"))
+    assert all(torch.equal(found[key], weight) for key, weight in expected.items())
+
+
+@pytest.mark.network
+@pytest.mark.slow  # two processes that load mini-sd
+def test_two_processes_train_one_student(tmp_path):
+    launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "-m")
+    launched = start(tmp_path, launch=launch)
+    assert launched.wait(timeout=400) == 0, launched.stdout.read()
+    assert json.loads((tmp_path / "study.json").read_text())["processes"] == 2
+    assert (tmp_path / "student" / LORA_FILE).exists()

@@ -1,0 +1,337 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import sdbench
+from sdbench.distill.student import full_student, lora_student
+from sdbench.models.students import CARD_FILE, DENOISER_FILE, EMBEDDING_FILE, LORA_FILE, base_record
+from sdbench.records.files import write_json
+from sdbench.study.plan import Study
+from sdbench.study.runner import run
+from sdbench.variants.adapters import applied, student_in
+from sdbench.variants.guidance import guided_by
+from sdbench.variants.registry import parse
+from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.trace import Listener
+from tests import tiny
+
+SCALE = 7.5
+FILES = {"lora": LORA_FILE, "full": DENOISER_FILE}
+
+
+def saved(folder, *, method="lora", card=True, **changes):
+    """A student with random weights, which change the images."""
+    pipe = tiny.stable_diffusion()
+    base = base_record(pipe.unet)
+    settings = {"rank": 2, "alpha": 4, "targets": ("attention", "convolutions")} | changes
+    student = full_student(pipe) if method == "full" else lora_student(pipe, **settings)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in student.learnt.values():
+            weight.add_(0.1 * torch.randn_like(weight))
+    student.save(folder)
+    if card:
+        scales = {"guidance_scale": None, "w_range": [2.0, 8.0]} if student.projection else {"guidance_scale": SCALE}
+        write_json(folder / CARD_FILE, {"model": "tiny", "base": base} | scales)
+    return student
+
+
+def state(pipe):
+    return {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_student_is_put_in_and_the_base_comes_back_bitwise(tmp_path, method):
+    student, pipe = saved(tmp_path, method=method), tiny.stable_diffusion()
+    before, plain = state(pipe), tiny.run(pipe)
+    modules = [type(module) for module in pipe.unet.modules()]
+    with student.in_place(SCALE):
+        expected = tiny.run(student.pipe)
+    with student_in(pipe, tmp_path / FILES[method], guidance_scale=SCALE):
+        assert [type(module) for module in pipe.unet.modules()] == modules  # a step costs what it costs without
+        found = tiny.run(pipe)
+    assert_same(state(pipe), before)
+    with pytest.raises(ZeroDivisionError), student_in(pipe, tmp_path / FILES[method], guidance_scale=SCALE):
+        raise ZeroDivisionError
+    tiny.assert_same_latents(found, expected, tolerance=1e-4)
+    assert float((found - plain).abs().max()) > 1e-2
+    assert_same(state(pipe), before)
+    assert torch.equal(tiny.run(pipe), plain)
+
+
+def test_stock_diffusers_loads_what_is_saved(tmp_path):
+    saved(tmp_path)
+    ours, stock = tiny.stable_diffusion(), tiny.stable_diffusion()
+    with student_in(ours, tmp_path / LORA_FILE, guidance_scale=SCALE):
+        expected = tiny.run(ours)
+    stock.load_lora_weights(tmp_path)
+    tiny.assert_same_latents(tiny.run(stock), expected, tolerance=1e-4)
+
+
+def test_a_new_adapter_changes_nothing(tmp_path):
+    pipe = tiny.stable_diffusion()
+    plain = tiny.run(pipe)
+    lora_student(pipe, rank=2, alpha=2, targets=("attention", "feed-forward")).save(tmp_path)
+    assert torch.equal(tiny.run(pipe), plain)
+    other = tiny.stable_diffusion()
+    with student_in(other, tmp_path / LORA_FILE, guidance_scale=SCALE):
+        assert torch.equal(tiny.run(other), plain)
+
+
+def refused(pipe, folder, message):
+    with pytest.raises(ValueError, match=message), student_in(pipe, folder / LORA_FILE, guidance_scale=SCALE):
+        pass
+
+
+def test_a_student_of_another_scale_or_base_is_refused(tmp_path):
+    saved(tmp_path)
+    pipe = tiny.stable_diffusion()
+    with (
+        pytest.raises(ValueError, match=r"made for a guidance scale of 7\.5, not 3"),
+        student_in(pipe, tmp_path / LORA_FILE, guidance_scale=3.0),
+    ):
+        pass
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.mul_(1.2)
+    with (
+        pytest.raises(ValueError, match="made for another base"),
+        student_in(pipe, tmp_path / LORA_FILE, guidance_scale=SCALE),
+    ):
+        pass
+    xl = tiny.stable_diffusion_xl()
+    with (
+        pytest.raises(ValueError, match="made for another base"),
+        student_in(xl, tmp_path / LORA_FILE, guidance_scale=SCALE),
+    ):
+        pass
+
+
+def test_half_precision_is_still_the_same_base(tmp_path):
+    saved(tmp_path)
+    pipe = tiny.stable_diffusion()
+    pipe.to(torch.bfloat16)
+    with student_in(pipe, tmp_path / LORA_FILE, guidance_scale=SCALE):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / LORA_FILE).unlink(), "is no adapter for StableDiffusionPipeline"),
+        (lambda folder: (folder / LORA_FILE).write_bytes(b"nothing"), "is no adapter for StableDiffusionPipeline"),
+        (lambda folder: (folder / CARD_FILE).write_text("["), "is not readable JSON"),
+    ],
+    ids=["missing", "broken", "card"],
+)
+def test_what_is_no_student_is_named(tmp_path, spoil, message):
+    saved(tmp_path)
+    spoil(tmp_path)
+    pipe = tiny.stable_diffusion()
+    before = state(pipe)
+    refused(pipe, tmp_path, message)
+    assert_same(state(pipe), before)
+
+
+def test_a_pipeline_with_adapters_of_its_own_is_refused(tmp_path):
+    saved(tmp_path)
+    pipe = tiny.stable_diffusion()
+    pipe.load_lora_weights(tmp_path)
+    with (
+        pytest.raises(ValueError, match="already has adapters"),
+        student_in(pipe, tmp_path / LORA_FILE, guidance_scale=SCALE),
+    ):
+        pass
+    assert pipe.get_list_adapters()
+
+
+def test_a_student_needs_one_pass_per_step_and_counts_so(tmp_path):
+    saved(tmp_path / "student")
+    pipe, variant = tiny.stable_diffusion(), parse(f"lora:{tmp_path / 'student'}")
+    with tiny.counted_rows(pipe) as rows, applied(pipe, variant, guidance_scale=SCALE) as trace:
+        tiny.run(pipe)
+    assert rows == [2] * 4  # two images
+    assert not trace.steps["guided"].any()
+
+
+def test_a_study_runs_students_and_its_calls_depend_on_their_weights(tmp_path):
+    folder = tmp_path / "student"
+    saved(folder)
+    name = f"lora:{folder}"
+    fields = {"prompts": tiny.PROMPTS, "seeds": [0], "num_steps": 4, "guidance_scale": SCALE, "metrics": ["ssim"]}
+    study = Study(model="tiny", variants=["cfg", "unguided", name], repeats=1, **fields)
+    pipe = tiny.stable_diffusion()
+    results = run(study, tmp_path / "run", pipe=pipe)
+    assert set(results.runs["status"]) == {"ok"}
+    measured = results.runs[results.runs["phase"] == "measured"].set_index("variant")
+    assert measured["nfe"].to_dict() == {"cfg": 8, "unguided": 4, name: 4}
+    quality = results.images.groupby("variant")["ssim"].mean()
+    assert quality["unguided"] != quality[name] < 0.999
+    before = parse(name).content
+    saved(folder, rank=3)
+    assert parse(name).content != before
+
+
+def test_a_student_does_not_fit_a_compiled_denoiser(tmp_path):
+    saved(tmp_path / "student")
+    fields = {"prompts": ["a"], "seeds": [0], "num_steps": 4, "guidance_scale": SCALE, "metrics": []}
+    study = Study(model="t", variants=["cfg", f"lora:{tmp_path / 'student'}"], execution="compile", **fields)
+    with pytest.raises(ValueError, match="execution must be eager"):
+        run(study, tmp_path / "run", pipe=tiny.stable_diffusion())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lora:nowhere", "'nowhere' holds no LoRA"),
+        ("full:nowhere", "'nowhere' holds no whole denoiser"),
+        ("full", "expected full:PATH"),
+    ],
+)
+def test_a_student_that_is_not_there_is_refused_when_its_name_is_read(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse(text)
+
+
+def test_a_model_without_an_adapter_of_its_own_says_so():
+    pipe = tiny.stable_diffusion()
+    with (
+        pytest.raises(ValueError, match="comes without an adapter of its own"),
+        applied(pipe, parse("lora"), guidance_scale=SCALE),
+    ):
+        pass
+
+
+def test_the_alpha_is_in_the_saved_weights(tmp_path):
+    plain, scaled = saved(tmp_path / "a", alpha=2), saved(tmp_path / "b", alpha=4)
+    a, b = (load_file(tmp_path / name / LORA_FILE) for name in "ab")
+    assert json.dumps(sorted(a)) == json.dumps(sorted(b))
+    assert plain.alpha == 1.0
+    assert scaled.alpha == 2.0
+    for name, weight in a.items():
+        torch.testing.assert_close(b[name], weight * (2.0 if ".lora_B." in name else 1.0))
+
+
+def test_a_schedule_guides_the_base_and_gives_its_unguided_steps_to_the_student(tmp_path):
+    student, pipe = saved(tmp_path), tiny.stable_diffusion()
+    before = state(pipe)
+    with tiny.counted_rows(pipe) as rows, applied(pipe, parse(f"last:2+lora:{tmp_path}"), guidance_scale=SCALE):
+        found = tiny.run(pipe)
+    assert rows == [4, 4, 2, 2]
+    assert_same(state(pipe), before)
+    student.denoiser.disable_adapters()  # the oracle: the same by hand
+    with guided_by(student.pipe, GuidanceSchedule.last(4, 2), listeners=[OnFrom(student.denoiser, 2)]):
+        expected = tiny.run(student.pipe)
+    tiny.assert_same_latents(found, expected, tolerance=1e-4)
+    with applied(pipe, parse("last:2"), guidance_scale=SCALE):
+        assert not torch.allclose(tiny.run(pipe), found, atol=1e-3)
+
+
+class OnFrom(Listener):
+    def __init__(self, denoiser, step):
+        self.denoiser, self.step = denoiser, step
+
+    def step_ends(self, step):
+        if step.index + 1 == self.step:
+            self.denoiser.enable_adapters()
+
+
+def test_a_full_mask_with_a_student_is_the_base(tmp_path):
+    saved(tmp_path)
+    pipe = tiny.stable_diffusion()
+    plain = tiny.run(pipe)
+    with applied(pipe, parse(f"last:0+lora:{tmp_path}"), guidance_scale=SCALE):
+        assert torch.equal(tiny.run(pipe), plain)
+
+
+def test_two_students_at_once_are_refused(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(ValueError, match="is a student already"):
+        parse(f"lora:{tmp_path}+lora:{tmp_path}")
+
+
+def test_a_student_of_many_scales_is_told_the_scale_and_the_base_comes_back(tmp_path):
+    student, pipe = saved(tmp_path, told_scale=True), tiny.stable_diffusion()
+    before, plain = state(pipe), tiny.run(pipe)
+    images = {}
+    for scale in (3.0, SCALE):
+        with applied(pipe, parse(f"lora:{tmp_path}"), guidance_scale=scale) as trace:
+            images[scale] = tiny.run(pipe)
+        assert not trace.steps["guided"].any()
+        with student.in_place(scale), guided_by(student.pipe, GuidanceSchedule.none):
+            tiny.assert_same_latents(images[scale], tiny.run(student.pipe), tolerance=1e-4)
+    assert float((images[3.0] - images[SCALE]).abs().max()) > 1e-3
+    assert_same(state(pipe), before)
+    assert torch.equal(tiny.run(pipe), plain)
+
+
+def test_load_opens_a_student_of_many_scales_as_a_stock_pipeline(tmp_path):
+    saved(tmp_path / "student", told_scale=True)
+    base = tiny.stable_diffusion()
+    base.save_pretrained(tmp_path / "base")
+    card = json.loads((tmp_path / "student" / CARD_FILE).read_text()) | {"model": str(tmp_path / "base")}
+    write_json(tmp_path / "student" / CARD_FILE, card)
+    stock = sdbench.load(tmp_path / "student", device="cpu")
+    stock.call = base.call
+    with applied(base, parse(f"lora:{tmp_path / 'student'}"), guidance_scale=4.0):
+        expected = tiny.run(base)
+    with tiny.counted_rows(stock) as rows:
+        found = tiny.run(stock, guidance_scale=4.0)
+    assert rows == [2] * 4  # stock guidance is off
+    tiny.assert_same_latents(found, expected, tolerance=1e-4)
+
+
+def test_a_new_student_of_many_scales_is_the_base_and_its_teacher_ignores_the_embedding(tmp_path):
+    pipe = tiny.stable_diffusion()
+    plain = tiny.run(pipe)
+    with guided_by(pipe, GuidanceSchedule.none):
+        unguided = tiny.run(pipe)
+    student = lora_student(pipe, rank=2, alpha=2, targets=("attention",), told_scale=True)
+    with student.in_place(SCALE), guided_by(pipe, GuidanceSchedule.none):
+        assert torch.equal(tiny.run(pipe), unguided)
+    with torch.no_grad():
+        student.projection.weight.add_(1.0)
+    with student.in_place(SCALE), guided_by(pipe, GuidanceSchedule.none):
+        assert not torch.equal(tiny.run(pipe), unguided)
+    with student.teaching():
+        assert torch.equal(tiny.run(pipe), plain)
+
+
+def test_a_schedule_tells_the_scale_in_unguided_steps_only(tmp_path):
+    saved(tmp_path, told_scale=True)
+    pipe = tiny.stable_diffusion()
+    plain = tiny.run(pipe)
+    with applied(pipe, parse(f"last:0+lora:{tmp_path}"), guidance_scale=SCALE):
+        assert torch.equal(tiny.run(pipe), plain)
+    with applied(pipe, parse(f"last:2+lora:{tmp_path}"), guidance_scale=SCALE) as trace:
+        assert not torch.equal(tiny.run(pipe), plain)
+    assert trace.steps["guided"].tolist() == [True, True, False, False]
+
+
+def test_a_scale_beyond_the_range_is_refused(tmp_path):
+    saved(tmp_path, told_scale=True)
+    with (
+        pytest.raises(ValueError, match="made for guidance scales of 2 to 8, not 9"),
+        student_in(tiny.stable_diffusion(), tmp_path / LORA_FILE, guidance_scale=9.0),
+    ):
+        pass
+
+
+def test_the_embedding_counts_among_the_weights_of_a_student(tmp_path):
+    saved(tmp_path, told_scale=True)
+    before = parse(f"lora:{tmp_path}").content
+    (tmp_path / EMBEDDING_FILE).unlink()
+    assert parse(f"lora:{tmp_path}").content != before
+
+
+def test_a_pipeline_without_an_embedding_of_the_scale_is_told_so():
+    pipe = tiny.stable_diffusion_3()
+    with pytest.raises(ValueError, match="StableDiffusion3Pipeline has no embedding of the guidance scale"):
+        lora_student(pipe, rank=2, alpha=2, targets=("attention",), told_scale=True)
+    assert all("lora" not in name for name, _ in pipe.transformer.named_modules())
