@@ -153,6 +153,7 @@ def test_a_plan_is_judged_written_and_run(tmp_path):
 
 
 def test_a_plan_for_a_bound_or_for_a_saving_is_one_schedule(tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "TIMING_REPEATS", 1)
     pipe = tiny.stable_diffusion()
     bounded = plan(pipe, study(), HELD_OUT, Target(bound=-1.0), tmp_path / "bound", metric="ssim", rounds=0)
     assert len(set(bounded.judged["unguided"])) == 1  # which every mask keeps
@@ -162,7 +163,8 @@ def test_a_plan_for_a_bound_or_for_a_saving_is_one_schedule(tmp_path, monkeypatc
     assert set(saving.judged["unguided"]) == {3}
 
 
-def test_an_overwritten_folder_keeps_no_older_schedule(tmp_path):
+def test_an_overwritten_folder_keeps_no_older_schedule(tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "TIMING_REPEATS", 1)
     pipe = tiny.stable_diffusion()
     for unguided, mode in ((2, "new"), (3, "overwrite")):
         plan(pipe, study(), HELD_OUT, Target((unguided,)), tmp_path, metric="ssim", rounds=0, mode=mode)
