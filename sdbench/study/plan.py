@@ -244,15 +244,17 @@ def units(study: Study) -> list[Unit]:
     """All calls in the order in which they run.
 
     Variants are interleaved within a repeat and their order is rotated from repeat to repeat, so that neither a drift
-    of the machine nor a place in the order favours one of them.
+    of the machine nor a place in the order favours one of them. Warm-ups run the first batch of every size: the others
+    have nothing left to warm, and as much memory.
     """
     variants = [parse(text) for text in study.variants]
     pairs = study.pairs
     batches = [tuple(pairs[i : i + study.batch]) for i in range(0, len(pairs), study.batch)]
+    first_of_size = list({len(batch): batch for batch in reversed(batches)}.values())[::-1]
     order = []
-    for phase, repeats in (("warmup", study.warmups), ("measured", study.repeats)):
+    for phase, repeats, run in (("warmup", study.warmups, first_of_size), ("measured", study.repeats, batches)):
         for repeat in range(repeats):
             turn = repeat % len(variants)
-            for batch in batches:
+            for batch in run:
                 order += [Unit(study, variant, batch, repeat, phase) for variant in variants[turn:] + variants[:turn]]
     return order

@@ -37,6 +37,14 @@ def test_warm_ups_come_first_and_are_marked():
     assert phases == ["warmup"] * 6 + ["measured"] * 6
 
 
+def test_warm_ups_run_one_batch_of_every_size():
+    planned = units(study(batch=1, repeats=1))
+    assert len(names(planned, "warmup", 0)) == 3
+    assert len(names(planned, "measured", 0)) == 3 * 6
+    planned = units(study(batch=4, repeats=1))  # a batch of 4 and one of 2
+    assert [len(unit.pairs) for unit in planned if unit.phase == "warmup"] == [4] * 3 + [2] * 3
+
+
 def test_batches_hold_every_pair_once():
     planned = units(study(batch=4, repeats=1))
     pairs = [pair for unit in planned if unit.variant.name == "cfg" and unit.phase == "measured" for pair in unit.pairs]
