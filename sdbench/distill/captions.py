@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,27 +49,47 @@ def drawn_from(prompts: Sequence[str]) -> Captions:
     return lambda rng, count: [known[index] for index in rng.integers(len(known), size=count)]
 
 
-def image_folder(folder: Path, *, side: int) -> Captioned:
-    """Draws from a folder of images whose `metadata.jsonl` has a line with `file_name` and `text` for each of them.
+@dataclass(frozen=True)
+class ImageFolder:
+    """Draws from listed images, cut to a square around their centre and scaled.
 
-    Images are cut to a square around their centre and scaled to `side` pixels.
+    Args:
+        known: path and caption of every image.
+        side: pixels.
+        digest: of the list.
+    """
+
+    known: list[tuple[Path, str]]
+    side: int
+    digest: str
+
+    def __call__(
+        self, rng: np.random.Generator, count: int
+    ) -> tuple[list[str], UInt8[np.ndarray, "count side side 3"]]:
+        """Draw this many captions, with an image for each."""
+        chosen = [self.known[index] for index in rng.integers(len(self.known), size=count)]
+        images = [ImageOps.fit(Image.open(path).convert("RGB"), (self.side, self.side)) for path, _ in chosen]
+        return [text for _, text in chosen], np.stack([np.asarray(image) for image in images])
+
+    def __str__(self) -> str:
+        """What tells it from another."""
+        return f"images {self.digest}, {self.side} px"
+
+
+def image_folder(folder: Path, *, side: int) -> ImageFolder:
+    """Draws from a folder of images whose `metadata.jsonl` has a line with `file_name` and `text` for each of them.
 
     Raises:
         ValueError: the list is missing or has another form, or one of its images is missing.
     """
     listed = folder / "metadata.jsonl"
     try:
-        lines = [json.loads(line) for line in listed.read_text().splitlines() if line.strip()]
+        content = listed.read_text()
+        lines = [json.loads(line) for line in content.splitlines() if line.strip()]
         known = [(folder / line["file_name"], str(line["text"])) for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{listed}' does not list images with their captions: {error!r}") from None
     missing = [path for path, _ in known if not path.is_file()]
     if missing or not known:
         raise ValueError(f"'{listed}' names {missing[0].name if missing else 'no image'}, which is not there")
-
-    def draw(rng: np.random.Generator, count: int) -> tuple[list[str], UInt8[np.ndarray, "n height width 3"]]:
-        chosen = [known[index] for index in rng.integers(len(known), size=count)]
-        images = [ImageOps.fit(Image.open(path).convert("RGB"), (side, side)) for path, _ in chosen]
-        return [text for _, text in chosen], np.stack([np.asarray(image) for image in images])
-
-    return draw
+    return ImageFolder(known, side, hashlib.sha256(content.encode()).hexdigest()[:16])

@@ -19,8 +19,9 @@ def distill(
     method: Annotated[str, typer.Option(help="lora, or full: a copy of every weight, as a control")] = "lora",
     data: Annotated[str, typer.Option(help="trajectories (the teacher's own) or images (captioned)")] = "trajectories",
     prompts_file: Annotated[Path | None, typer.Option(help="prompts to learn from, one per line")] = None,
-    images: Annotated[Path | None, typer.Option(help="folder with images and their metadata.jsonl")] = None,
-    side: Annotated[int, typer.Option(help="pixels to which images are scaled")] = 512,
+    images: Annotated[
+        Path | None, typer.Option(help="folder with images and their metadata.jsonl; scaled to the model's own size")
+    ] = None,
     held_out_file: Annotated[Path | None, typer.Option(help="prompts that the student is judged on")] = None,
     steps: Annotated[int, typer.Option(help="of the optimiser")] = 2_000,
     rows: Annotated[int, typer.Option(help="of a batch, in each process")] = 8,
@@ -46,7 +47,7 @@ def distill(
     from sdbench.distill import captions as sources
     from sdbench.distill.trainer import Settings
     from sdbench.distill.trainer import distill as train
-    from sdbench.models.registry import MODELS, load
+    from sdbench.models.registry import MODELS, load, own_side
     from sdbench.records.files import read_prompts
 
     if resume and overwrite:
@@ -85,13 +86,14 @@ def distill(
     )
     captioned = sources.captioned_scenes if own else None
     prompts = sources.scene_captions if own else None
+    pipe = load(model, dtype=dtype, device=device)
     folder = train(
-        load(model, dtype=dtype, device=device),
+        pipe,
         settings,
         out,
         model=model,
         captions=prompts if prompts_file is None else read_prompts(prompts_file),
-        captioned=captioned if images is None else sources.image_folder(images, side=side),
+        captioned=captioned if images is None else sources.image_folder(images, side=own_side(pipe)),
         held_out=sources.held_out_captions(16) if held_out_file is None else read_prompts(held_out_file),
         mode="resume" if resume else "overwrite" if overwrite else "new",
     )

@@ -62,7 +62,7 @@ class Examples(NamedTuple):
         cond: the teacher's conditional prediction of every row.
         uncond: its unconditional one.
         sigma: noise-to-signal ratio of every row.
-        scale: w of every row.
+        scale: w of every row, on the CPU.
     """
 
     args: tuple[Any, ...]
@@ -221,6 +221,12 @@ class Images:
         args, kwargs = self._given(list(prompts))
         latents = self._latents(images)
         sample = first_tensor((args, kwargs))
+        if sample.shape[:2] == (2 * self.rows, latents.shape[1]) and sample.shape != (
+            2 * self.rows,
+            *latents.shape[1:],
+        ):
+            height, width = images.shape[1:3]
+            raise ValueError(f"{type(self.pipe).__name__} makes images of another size than {height} x {width}")
         if sample.shape != (2 * self.rows, *latents.shape[1:]):
             raise ValueError(
                 f"{type(self.pipe).__name__} does not take the autoencoder's latents, both halves in one call; "
@@ -240,8 +246,7 @@ class Images:
             uncond, cond = first_tensor(denoiser_of(self.pipe)(*args, **kwargs)).chunk(2)
         cond, uncond = (part.narrow(1, 0, latents.shape[1]) for part in (cond, uncond))
         args, kwargs = halves((args, kwargs), 2 * self.rows)[1]
-        scale = self.scales.rows(rng, self.rows).to(sigma.device)
-        return Examples(args, kwargs, cond, uncond, sigma, scale)
+        return Examples(args, kwargs, cond, uncond, sigma, self.scales.rows(rng, self.rows))
 
     def _given(self, prompts: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the pipeline would give its denoiser for these prompts."""
@@ -304,7 +309,7 @@ def _picked(steps: Sequence[Examples], picks: Sequence[tuple[int, int]], scale: 
         torch.stack([getattr(steps[step], name)[row] for step, row in picks]) for name in ("cond", "uncond", "sigma")
     )
     args, kwargs = gathered([(call.args, call.kwargs) for call in calls], [row for _, row in picks], rows=len(picks))
-    return Examples(args, kwargs, cond, uncond, sigma, scale.to(sigma.device))
+    return Examples(args, kwargs, cond, uncond, sigma, scale)
 
 
 def gathered(trees: Sequence[Any], picks: Sequence[int], *, rows: int) -> Any:

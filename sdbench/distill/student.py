@@ -20,7 +20,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sdbench.distill.examples import Examples
-from sdbench.models.students import DENOISER_FILE, EMBEDDING_FILE, LORA_FILE, add_projection, embedded
+from sdbench.models.students import (
+    DENOISER_FILE,
+    EMBEDDING_FILE,
+    LORA_FILE,
+    add_projection,
+    embedded,
+    place_of_projection,
+)
 from sdbench.records.files import write_whole
 from sdbench.variants.adapters import told
 from sdbench.variants.guidance import denoisers_of, replaced
@@ -60,7 +67,8 @@ class Student:
         """What the student's call gets."""
         if self.projection is None:
             return examples.args, examples.kwargs
-        return examples.args, examples.kwargs | {"timestep_cond": embedded(self.pipe, examples.scale)}
+        told_scale = embedded(self.pipe, examples.scale).to(examples.cond.device)
+        return examples.args, examples.kwargs | {"timestep_cond": told_scale}
 
     def in_place(self, guidance_scale: float) -> AbstractContextManager[None]:
         """While it holds the pipeline runs the student, which is told this w where it learns many."""
@@ -107,12 +115,10 @@ def lora_student(pipe: Any, *, rank: int, alpha: int, targets: Sequence[str], to
         raise ValueError(
             "a student of many scales trains in float32 only; give a lower precision to its layers instead"
         )
+    if told_scale:
+        place_of_projection(pipe, denoiser)  # refuses before anything is changed
     add_lora(denoiser, rank=rank, alpha=alpha, targets=targets)
-    try:
-        projection = add_projection(pipe, denoiser) if told_scale else None
-    except ValueError:
-        denoiser.unload_lora()
-        raise
+    projection = add_projection(pipe, denoiser) if told_scale else None
     return Student(pipe, denoiser, denoiser, alpha / rank, projection)
 
 
@@ -130,8 +136,7 @@ def add_lora(denoiser: Any, *, rank: int, alpha: int, targets: Sequence[str]) ->
     """
     if rank < 1:
         raise ValueError(f"a LoRA's rank must be at least 1, not {rank}")
-    if any(isinstance(layer, BaseTunerLayer) for layer in denoiser.modules()):
-        raise ValueError(f"{type(denoiser).__name__} already has adapters loaded: fuse or unload them first")
+    require_bare(denoiser)
     chosen = [layer for target in targets for layer in layers(denoiser, target)]
     denoiser.requires_grad_(False)
     adapter = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, init_lora_weights=True)
@@ -139,6 +144,12 @@ def add_lora(denoiser: Any, *, rank: int, alpha: int, targets: Sequence[str]) ->
     for weight in denoiser.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()  # an optimiser's steps are lost in half precision
+
+
+def require_bare(denoiser: nn.Module) -> None:
+    """Refuse a denoiser that has adapters already."""
+    if any(isinstance(layer, BaseTunerLayer) for layer in denoiser.modules()):
+        raise ValueError(f"{type(denoiser).__name__} already has adapters loaded: fuse or unload them first")
 
 
 def full_student(pipe: Any) -> Student:
@@ -161,7 +172,8 @@ def layers(denoiser: nn.Module, target: str) -> list[str]:
     found = []
     for name, module in denoiser.named_modules():
         if target == "convolutions" and isinstance(module, nn.Conv2d):
-            found.append(name)
+            if module.groups == 1:  # others have no low-rank form of any rank
+                found.append(name)
         elif target != "convolutions" and isinstance(module, nn.Linear):
             above = [denoiser.get_submodule(name.rsplit(".", depth)[0]) for depth in range(1, name.count(".") + 1)]
             kind = "Attention" if target == "attention" else "FeedForward"

@@ -30,7 +30,7 @@ from torch import Tensor
 from sdbench.distill.captions import Captioned, Captions, drawn_from
 from sdbench.distill.examples import Examples, Images, Scales, Source, Teaching, Trajectories
 from sdbench.distill.loss import distillation_loss, min_snr_weights
-from sdbench.distill.student import Student, full_student, lora_student
+from sdbench.distill.student import Student, full_student, lora_student, require_bare
 from sdbench.instruments.quality import provenance, score
 from sdbench.models.random_weights import has_random_weights
 from sdbench.models.registry import layout
@@ -39,8 +39,8 @@ from sdbench.records.environment import environment
 from sdbench.records.files import read_table, write_json, write_whole
 from sdbench.records.schema import TRAINING, frame
 from sdbench.records.store import Mode, StudyFolder
-from sdbench.variants.guidance import denoiser_of, guidance_arguments, guided_by
-from sdbench.variants.rows import first_tensor
+from sdbench.variants.guidance import call_replaced, denoiser_of, guidance_arguments, guided_by
+from sdbench.variants.rows import first_tensor, map_tensors
 from sdbench.variants.schedule import GuidanceSchedule
 
 METHODS = ("lora", "full")
@@ -99,23 +99,33 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every field that another part would not."""
-        if not self.guidance_scale > 1:
-            raise ValueError(f"a guidance scale of {self.guidance_scale:g} is no guidance to learn: w must be above 1")
-        lo, hi = self.w_range or (self.guidance_scale, self.guidance_scale)
-        if self.w_range is not None and not 1 <= lo < hi < math.inf:
-            raise ValueError(f"a range of guidance scales goes up from 1 or more, not from {lo:g} to {hi:g}")
-        if not lo <= self.guidance_scale <= hi:
-            raise ValueError(f"the student is judged at w = {self.guidance_scale:g}, out of its range {lo:g} to {hi:g}")
-        if self.w_range is not None and self.method != "lora":
-            raise ValueError(f"method '{self.method}' learns one guidance scale; a range is for lora")
+        self._check_scales()
         for name, known in (("method", METHODS), ("data", DATA), ("precision", ("no", "fp16", "bf16"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} '{getattr(self, name)}'; there are: {', '.join(known)}")
-        for name in ("steps", "rows", "rank", "num_steps", "accumulate", "evaluate_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ValueError(f"learning_rate must be a positive number, not {self.learning_rate}")
+        least = dict.fromkeys(("steps", "rows", "rank", "num_steps", "accumulate", "evaluate_every", "save_every"), 1)
+        for name, least_value in (least | {"warmup": 0, "seed": 0}).items():
+            if getattr(self, name) < least_value:
+                raise ValueError(f"{name} must be at least {least_value}, not {getattr(self, name)}")
+        for name in ("learning_rate", "alpha", "min_snr_gamma"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a positive number, not {value}")
+        if not self.targets:
+            raise ValueError("there are no targets for the low-rank layers")
+
+    def _check_scales(self) -> None:
+        if not 1 < self.guidance_scale < math.inf:
+            raise ValueError(f"a guidance scale of {self.guidance_scale:g} is no guidance to learn: w must be above 1")
+        if self.w_range is None:
+            return
+        lo, hi = self.w_range
+        if not 1 <= lo < hi < math.inf:
+            raise ValueError(f"a range of guidance scales goes up from 1 or more, not from {lo:g} to {hi:g}")
+        if not lo <= self.guidance_scale <= hi:
+            raise ValueError(f"the student is judged at w = {self.guidance_scale:g}, out of its range {lo:g} to {hi:g}")
+        if self.method != "lora":
+            raise ValueError(f"method '{self.method}' learns one guidance scale; a range is for lora")
 
     @property
     def scales(self) -> Scales:
@@ -159,7 +169,8 @@ def distill(
     judged = not has_random_weights(pipe)
     record: dict[str, Any] = {"model": model, "settings": json.loads(json.dumps(asdict(settings)))}
     record |= {"held_out": list(held_out), "quality": provenance(["lpips"] if judged else [])}
-    record |= {"base": base_record(denoiser_of(pipe)), "learnt_from": _named(captions, captioned)}
+    learnt_from = _named(captioned if settings.data == "images" else captions)
+    record |= {"base": base_record(denoiser_of(pipe)), "learnt_from": learnt_from}
     accelerator = _accelerator(pipe, settings)
     record["processes"] = accelerator.num_processes
     source = _source(pipe, settings, captions, captioned, rank=accelerator.process_index)
@@ -211,31 +222,47 @@ def _write_student(student: Student, out: Path, record: dict[str, Any], device: 
 def _student(pipe: Any, settings: Settings) -> Iterator[Student]:
     """The student of a run; afterwards the pipeline's denoiser is as it was, without layers of the student."""
     base: Any = denoiser_of(pipe)
-    known = set(vars(base))
-    trainable = {name for name, weight in base.named_parameters() if weight.requires_grad}
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)  # peft draws the layers' first values from the global generator
-        if settings.method == "full":
-            student = full_student(pipe)
-        else:
-            low_rank: dict[str, Any] = {name: getattr(settings, name) for name in ("rank", "alpha", "targets")}
-            student = lora_student(pipe, **low_rank, told_scale=settings.w_range is not None)
-    denoiser: Any = student.denoiser
-    try:
+    require_bare(base)
+    with ExitStack() as undo:
+        undo.enter_context(_as_before(base))
+        if settings.method == "lora":
+            undo.callback(base.unload_lora)
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)  # peft draws the layers' first values from the global generator
+            if settings.method == "full":
+                student = full_student(pipe)
+            else:
+                low_rank: dict[str, Any] = {name: getattr(settings, name) for name in ("rank", "alpha", "targets")}
+                student = lora_student(pipe, **low_rank, told_scale=settings.w_range is not None)
+        denoiser: Any = student.denoiser
+        if student.projection is not None:
+            undo.callback(remove_projection, denoiser)
         if settings.checkpoint_gradients:
             denoiser.enable_gradient_checkpointing()
+            undo.callback(denoiser.disable_gradient_checkpointing)
         yield student
+
+
+@contextmanager
+def _as_before(base: Any) -> Iterator[None]:
+    """Afterwards a module has its own attributes, memory format and learning weights, and torch as many threads.
+
+    accelerate and peft leave attributes; a resumed run takes on the format and threads of its first part.
+    """
+    known, threads = set(vars(base)), torch.get_num_threads()
+    before = {weight: (weight.requires_grad, weight.stride()) for weight in base.parameters()}
+    try:
+        yield
     finally:
-        if settings.checkpoint_gradients:
-            denoiser.disable_gradient_checkpointing()
-        if settings.method == "lora":
-            denoiser.unload_lora()
-        if student.projection is not None:
-            remove_projection(denoiser)
-        for name in set(vars(base)) - known:  # accelerate's and peft's
+        torch.set_num_threads(threads)
+        for name in set(vars(base)) - known:
             delattr(base, name)
-        for name, weight in base.named_parameters():
-            weight.requires_grad_(name in trainable)
+        for weight, (learns, stride) in before.items():
+            weight.requires_grad_(learns)
+            if weight.stride() != stride:
+                weight.data = torch.empty_strided(weight.shape, stride, dtype=weight.dtype, device=weight.device).copy_(
+                    weight.data
+                )
 
 
 class _Run:
@@ -256,8 +283,10 @@ class _Run:
             torch.set_num_threads(saved["threads"])
             self.channels_last = saved["channels_last"]
             last = torch.channels_last if saved["channels_last"] else torch.contiguous_format
-            student.denoiser.to(memory_format=last)
-            student.teacher.to(memory_format=last)
+            for weight in {*student.denoiser.parameters(), *student.teacher.parameters()}:
+                # Low-rank layers keep theirs, which is that of the optimiser's saved state.
+                if weight.ndim == 4 and (settings.method == "full" or not weight.requires_grad):
+                    weight.data = weight.data.to(memory_format=last)
         self.model, self.optimiser = accelerator.prepare(student.denoiser, optimiser)
         if saved is not None:
             with torch.no_grad():
@@ -272,8 +301,20 @@ class _Run:
 
     @contextmanager
     def teaching(self) -> Iterator[None]:
-        """The pipeline is the teacher's, in the same precision as the student."""
-        with self.accelerator.autocast(), self.student.teaching():
+        """The pipeline is the teacher's, its denoiser in the same precision as the student."""
+
+        def lower(original: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                with self.accelerator.autocast():
+                    out = original(*args, **kwargs)
+                return map_tensors(out, Tensor.float)
+
+            return call
+
+        with ExitStack() as undo:
+            if self.settings.precision != "no":
+                undo.enter_context(call_replaced(self.student.teacher, lower))
+            undo.enter_context(self.student.teaching())
             yield
 
     def train(self, source: Source, judge: _Judge, folder: StudyFolder | None) -> None:
@@ -419,11 +460,10 @@ def _source(
     return Trajectories(pipe, draw, num_steps=settings.num_steps, seed=seed, **shared)
 
 
-def _named(captions: Captions | Sequence[str] | None, captioned: Captioned | None) -> str:
+def _named(draw: Captions | Sequence[str] | Captioned | None) -> str:
     """What is learnt from, so that a run is not resumed on something else: a list's digest or a function's name."""
-    draw = captioned or captions
     if callable(draw):
-        return str(getattr(draw, "__qualname__", repr(draw)))
+        return str(getattr(draw, "__qualname__", draw))
     return hashlib.sha256(json.dumps(list(draw or ())).encode()).hexdigest()[:16]
 
 

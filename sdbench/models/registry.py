@@ -106,6 +106,12 @@ def own_adapter(pipe: Any) -> str:
     raise ValueError(f"'{pipe.name_or_path}' comes without an adapter of its own; name one: lora:PATH")
 
 
+def own_side(pipe: Any) -> int:
+    """Pixels along one side of the images that a pipeline makes when it is not told a size."""
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    return int(denoiser.config.sample_size * pipe.vae_scale_factor)
+
+
 def layout(pipe: Any) -> dict[str, Any]:
     """How a pipeline lies on the machine, for the environment record: device, memory format, threads."""
     denoiser = getattr(pipe, "unet", None) or pipe.transformer

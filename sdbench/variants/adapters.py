@@ -107,12 +107,18 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
     check_card(denoiser_of(pipe), file, guidance_scale)
     if file.name == DENOISER_FILE:
         with _kept(list(denoiser_of(pipe).parameters())):
-            denoiser_of(pipe).load_state_dict(read_weights(file))
+            try:
+                denoiser_of(pipe).load_state_dict(read_weights(file))
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"'{file}' does not fit a {type(denoiser_of(pipe)).__name__}: {reason}") from None
             yield
         return
     if not hasattr(pipe, "load_lora_weights"):
         raise ValueError(f"{type(pipe).__name__} takes no LoRA")
     with ExitStack() as undo:
+        for weight in (weight for module in modules for weight in module.parameters()):
+            undo.callback(weight.requires_grad_, weight.requires_grad)  # peft freezes what it is put on
         undo.callback(pipe.unload_lora_weights)
         _load(pipe, file)
         layers = _low_rank(modules)
@@ -124,7 +130,7 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
             undo.callback(remove_projection, denoiser_of(pipe))
             undo.enter_context(told(pipe, guidance_scale, when=lambda: turns is None or turns.on))
         if turns is None:
-            undo.enter_context(_kept([layer.get_base_layer().weight for layer in layers]))
+            undo.enter_context(_kept([weight for layer in layers for weight in layer.get_base_layer().parameters()]))
             for layer in layers:
                 layer.merge()
             pipe.unload_lora_weights()
@@ -140,13 +146,15 @@ def told(pipe: Any, guidance_scale: float, *, when: Callable[[], bool] = lambda:
         guidance_scale: w.
         when: whether a call is the student's.
     """
+    known: dict[int, Tensor] = {}  # by number of rows: made once, so that no step waits for it
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if when():
                 sample = first_tensor((args, kwargs))
-                scale = torch.full((len(sample),), guidance_scale, device=sample.device)
-                kwargs["timestep_cond"] = embedded(pipe, scale).to(sample.dtype)
+                if len(sample) not in known:
+                    known[len(sample)] = embedded(pipe, torch.full((len(sample),), guidance_scale)).to(sample)
+                kwargs["timestep_cond"] = known[len(sample)]
             return original(*args, **kwargs)
 
         return call

@@ -10,14 +10,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 from safetensors.torch import load_file
 
 import sdbench
 from sdbench.distill import trainer
+from sdbench.distill.captions import captioned_scenes
 from sdbench.distill.examples import Examples
 from sdbench.distill.student import layers, lora_student
 from sdbench.distill.trainer import Settings, distill
-from sdbench.models.students import CARD_FILE, DENOISER_FILE, EMBEDDING_FILE, LORA_FILE
+from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, LORA_FILE
 from sdbench.records.files import read_table
 from sdbench.variants.rows import joined
 from tests import tiny
@@ -95,27 +97,40 @@ def test_the_teacher_is_the_student_with_its_adapter_off():
     assert not torch.equal(changed, plain)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_run_that_was_cut_short_ends_with_the_same_weights(tmp_path, monkeypatch, method):
-    whole = train(tmp_path / "whole", method=method)
+CHANGES = {
+    "lora": {},
+    "full": {"method": "full"},
+    "many scales": {"w_range": (2.0, 10.0), "targets": ("convolutions",)},
+    "bf16, accumulated": {"precision": "bf16", "accumulate": 2, "targets": ("convolutions",)},
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_a_run_that_was_cut_short_ends_with_the_same_weights(tmp_path, monkeypatch, changes, layout):
+    changes = {"steps": 4, "save_every": 1, "evaluate_every": 4} | changes
+    first = tiny.stable_diffusion()
+    first.unet.to(memory_format=layout)
+    whole = train(tmp_path / "whole", first, **changes)
     real, taken = trainer.distillation_loss, []
 
     def cut(*args, **kwargs):
-        taken.append(1)
-        if torch.is_grad_enabled() and sum(taken) > 24:
+        taken.append(torch.is_grad_enabled())
+        if sum(taken) > 2 * changes.get("accumulate", 1):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
     monkeypatch.setattr(trainer, "distillation_loss", cut)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", method=method, steps=6, save_every=1, evaluate_every=1)
+        train(tmp_path / "cut", first, **changes)
     monkeypatch.setattr(trainer, "distillation_loss", real)
-    done = torch.load(tmp_path / "cut" / "checkpoint.pt")["done"]
-    assert 0 < done < 6
-    resumed = train(tmp_path / "cut", method=method, steps=6, save_every=1, evaluate_every=1, mode="resume")
-    name = LORA_FILE if method == "lora" else DENOISER_FILE
-    expected, found = (load_file(folder / name) for folder in (whole, resumed))
-    assert all(torch.equal(found[key], weight) for key, weight in expected.items())
+    assert torch.load(tmp_path / "cut" / "checkpoint.pt")["done"] == 2
+    second = tiny.stable_diffusion()  # in the other format, which a resumed run must not go by
+    resumed = train(tmp_path / "cut", second, mode="resume", **changes)
+    assert second.unet.conv_in.weight.is_contiguous()
+    for file in whole.glob("*.safetensors"):
+        expected, found = load_file(file), load_file(resumed / file.name)
+        assert all(torch.equal(found[key], weight) for key, weight in expected.items())
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
@@ -165,9 +180,18 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".sdbench-checkpoint*"))
 
 
-def test_gradient_checkpointing_learns_the_same(tmp_path):
+def test_gradient_checkpointing_learns_the_same_by_running_blocks_again(tmp_path, monkeypatch):
+    calls, real = [], ResnetBlock2D.forward
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(ResnetBlock2D, "forward", counted)
     found = load_file(train(tmp_path / "with", checkpoint_gradients=True) / LORA_FILE)
+    with_it = len(calls)
     plain = load_file(train(tmp_path / "without") / LORA_FILE)
+    assert with_it > len(calls) - with_it
     for name, weight in plain.items():
         torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-4)
 
@@ -259,6 +283,10 @@ def test_the_card_says_what_made_the_student(tmp_path):
         ({"data": "images"}, "there are no captioned images"),
         ({"targets": ("heads",)}, "unknown target 'heads'"),
         ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
+        ({"min_snr_gamma": -1.0}, "min_snr_gamma must be a positive number"),
+        ({"alpha": 0}, "alpha must be a positive number"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"targets": ()}, "there are no targets"),
         ({"precision": "fp16"}, "'fp16' does not train on a CPU"),
     ],
 )
@@ -266,6 +294,23 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, 
     with pytest.raises(ValueError, match=message):
         train(tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_fails_while_the_student_is_made_leaves_the_pipeline_as_it_was(tmp_path):
+    pipe = tiny.stable_diffusion_3()
+    known, modules = set(vars(pipe.transformer)), [type(module) for module in pipe.transformer.modules()]
+    for changes in ({"w_range": (2.0, 10.0)}, {"targets": ("attention", "heads")}):
+        with pytest.raises(ValueError, match=r"no `time_cond_proj`|unknown target"):
+            train(tmp_path, pipe, **changes)
+        assert set(vars(pipe.transformer)) == known
+        assert [type(module) for module in pipe.transformer.modules()] == modules
+        assert all(weight.requires_grad for weight in pipe.transformer.parameters())
+
+
+def test_the_card_names_what_was_learnt_from_and_not_what_else_was_there(tmp_path):
+    both = KNOWN | {"captioned": captioned_scenes}
+    folder = distill(tiny.stable_diffusion(), SETTINGS, tmp_path, **both)
+    assert json.loads((folder / CARD_FILE).read_text())["learnt_from"] != "captioned_scenes"
 
 
 def test_a_base_without_attention_is_refused():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import sdbench
 from sdbench.distill.student import full_student, lora_student
@@ -323,6 +323,21 @@ def test_a_scale_beyond_the_range_is_refused(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda file: file.write_bytes(b"nothing"), lambda file: save_file({"other": torch.zeros(2)}, file)],
+    ids=["broken", "foreign"],
+)
+def test_a_spoilt_embedding_is_named_and_nothing_is_changed(tmp_path, spoil):
+    saved(tmp_path, told_scale=True)
+    spoil(tmp_path / EMBEDDING_FILE)
+    pipe = tiny.stable_diffusion()
+    before, learning = state(pipe), [weight.requires_grad for weight in pipe.unet.parameters()]
+    refused(pipe, tmp_path, EMBEDDING_FILE)
+    assert_same(state(pipe), before)
+    assert [weight.requires_grad for weight in pipe.unet.parameters()] == learning
+
+
 def test_the_embedding_counts_among_the_weights_of_a_student(tmp_path):
     saved(tmp_path, told_scale=True)
     before = parse(f"lora:{tmp_path}").content
@@ -332,6 +347,6 @@ def test_the_embedding_counts_among_the_weights_of_a_student(tmp_path):
 
 def test_a_pipeline_without_an_embedding_of_the_scale_is_told_so():
     pipe = tiny.stable_diffusion_3()
-    with pytest.raises(ValueError, match="StableDiffusion3Pipeline has no embedding of the guidance scale"):
+    with pytest.raises(ValueError, match="StableDiffusion3Pipeline has no `time_cond_proj`"):
         lora_student(pipe, rank=2, alpha=2, targets=("attention",), told_scale=True)
     assert all("lora" not in name for name, _ in pipe.transformer.named_modules())
