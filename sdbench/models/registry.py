@@ -43,7 +43,11 @@ class ModelSpec:
 
 MODELS: dict[str, ModelSpec] = {
     "mini-sd": ModelSpec(
-        "mini-sd", str(MINI_SD), 5.0, "Stable Diffusion's classes at a hundredth of the size, shipped with sdbench"
+        "mini-sd",
+        str(MINI_SD),
+        5.0,
+        "Stable Diffusion's classes at a hundredth of the size, shipped with sdbench",
+        adapter=str(MINI_SD.parent / "adapter"),
     ),
 }
 

@@ -152,6 +152,6 @@ def test_a_missing_study_file_is_refused(tmp_path):
 
 def test_the_default_study_is_the_one_the_readme_promises():
     default = Study.default()
-    assert default.variants == ("cfg", "last:20%", "last:50%", "random:25@0", "steps:38", "unguided")
+    assert default.variants == ("cfg", "last:20%", "last:50%", "random:25@0", "steps:38", "unguided", "lora")
     assert (default.model, default.num_steps, default.guidance_scale) == ("mini-sd", 50, 5.0)
     assert len(default.pairs) == default.batch == 8

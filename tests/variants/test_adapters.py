@@ -1,11 +1,15 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 import sdbench
+from sdbench.distill.captions import held_out_captions
 from sdbench.distill.student import full_student, lora_student
+from sdbench.models.registry import MINI_SD, MODELS
 from sdbench.models.students import CARD_FILE, DENOISER_FILE, EMBEDDING_FILE, LORA_FILE, base_record
 from sdbench.records.files import write_json
 from sdbench.study.plan import Study
@@ -350,3 +354,43 @@ def test_a_pipeline_without_an_embedding_of_the_scale_is_told_so():
     with pytest.raises(ValueError, match="StableDiffusion3Pipeline has no `time_cond_proj`"):
         lora_student(pipe, rank=2, alpha=2, targets=("attention",), told_scale=True)
     assert all("lora" not in name for name, _ in pipe.transformer.named_modules())
+
+
+@pytest.fixture(scope="module")
+def mini_sd():
+    pipe = StableDiffusionPipeline.from_pretrained(MINI_SD)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def drawn(pipe, captions, variant, *, steps, scale=5.0):
+    noise = [torch.Generator("cpu").manual_seed(seed) for seed in range(len(captions))]
+    with applied(pipe, parse(variant), guidance_scale=scale) as trace:
+        images = pipe(
+            captions, num_inference_steps=steps, guidance_scale=scale, generator=noise, output_type="pt"
+        ).images
+    return images.clamp(0, 1), trace.steps["rows"].tolist()
+
+
+def test_mini_sd_comes_with_an_adapter_of_its_own_for_one_scale(mini_sd):
+    assert sum(path.stat().st_size for path in Path(MODELS["mini-sd"].adapter).iterdir()) <= 1.5e6
+    captions = ["a large red circle on a white background"] * 2
+    before = state(mini_sd)
+    student, rows = drawn(mini_sd, captions, "lora", steps=2)
+    unguided, _ = drawn(mini_sd, captions, "unguided", steps=2)
+    assert rows == [2, 2]
+    assert torch.isfinite(student).all()
+    assert float((student - unguided).abs().max()) > 0.05
+    assert_same(state(mini_sd), before)
+    with pytest.raises(ValueError, match="made for a guidance scale of 5, not 4"):
+        drawn(mini_sd, captions, "lora", steps=2, scale=4.0)
+
+
+@pytest.mark.network
+@pytest.mark.slow  # 64 images of 50 steps
+def test_the_adapter_of_mini_sd_is_nearer_to_guidance_than_no_guidance(mini_sd):
+    captions = held_out_captions(16)
+    images = {variant: drawn(mini_sd, captions, variant, steps=50)[0] for variant in ("cfg", "unguided", "lora")}
+    distance = {name: float(sdbench.score("lpips", images[name], images["cfg"]).mean()) for name in images}
+    assert distance["cfg"] == 0
+    assert distance["lora"] <= 0.5 * distance["unguided"]
