@@ -7,7 +7,9 @@ put into a pipeline and taken out again is in `variants/adapters.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,23 @@ def embedded(pipe: Any, scale: Float[Tensor, " rows"]) -> Float[Tensor, "rows wi
     return found
 
 
+@contextmanager
+def of_denoiser_alone() -> Iterator[None]:
+    """Keep diffusers from warning that a LoRA has nothing for the text encoders: a student has not."""
+    loggers = [logging.getLogger(f"diffusers.loaders.{name}") for name in ("lora_base", "lora_pipeline", "peft")]
+
+    def needed(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No LoRA keys associated to")
+
+    for logger in loggers:
+        logger.addFilter(needed)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(needed)
+
+
 def read_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
@@ -147,7 +166,8 @@ def open_student(pipe: Any, folder: Path) -> None:
         ValueError: a student of another base.
     """
     check_card(pipe.unet, folder / LORA_FILE)
-    pipe.load_lora_weights(str(folder), weight_name=LORA_FILE)
+    with of_denoiser_alone():
+        pipe.load_lora_weights(str(folder), weight_name=LORA_FILE)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     load_projection(pipe, pipe.unet, folder / EMBEDDING_FILE)

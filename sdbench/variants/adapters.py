@@ -25,6 +25,7 @@ from sdbench.models.students import (
     check_card,
     embedded,
     load_projection,
+    of_denoiser_alone,
     read_weights,
     remove_projection,
 )
@@ -184,7 +185,8 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
 
 def _load(pipe: Any, file: Path) -> None:
     try:
-        pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="student")
+        with of_denoiser_alone():
+            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="student")
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"'{file}' is no adapter for {type(pipe).__name__}: {str(error).splitlines()[0]}") from None
 

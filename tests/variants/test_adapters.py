@@ -1,9 +1,11 @@
 import json
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
 
 import sdbench
@@ -87,6 +89,25 @@ def test_a_new_adapter_changes_nothing(tmp_path):
     other = tiny.stable_diffusion()
     with student_in(other, tmp_path / LORA_FILE, guidance_scale=SCALE):
         assert torch.equal(tiny.run(other), plain)
+
+
+def test_putting_a_student_in_warns_of_nothing(tmp_path):
+    saved(tmp_path)
+    heard, handler = [], logging.Handler(logging.WARNING)
+    handler.emit = heard.append
+    before = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_warning()
+    diffusers_logging.add_handler(handler)
+    try:
+        tiny.stable_diffusion().load_lora_weights(tmp_path)
+        assert heard.pop().getMessage().startswith("No LoRA keys")  # what stock diffusers says
+        heard.clear()
+        with student_in(tiny.stable_diffusion(), tmp_path / LORA_FILE, guidance_scale=SCALE):
+            pass
+        assert heard == []
+    finally:
+        diffusers_logging.remove_handler(handler)
+        diffusers_logging.set_verbosity(before)
 
 
 def refused(pipe, folder, message):
