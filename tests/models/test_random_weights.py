@@ -224,7 +224,7 @@ def test_an_architecture_without_weights_names_both_ways_out():
         registry.load("sd15")
 
 
-@pytest.mark.parametrize("model", ["mini-sd", "sd99", object()], ids=str)
+@pytest.mark.parametrize("model", ["mini-sd", "sd99", object()], ids=["trained", "unknown", "pipeline"])
 def test_random_weights_need_an_architecture(model):
     with pytest.raises(ValueError, match="random_weights needs an architecture: sd15, sd21, sdxl, "):
         registry.load(model, random_weights=True)

@@ -112,7 +112,8 @@ def test_what_cannot_be_planned_is_refused_before_the_folder_is_made(tmp_path, m
     assert not (tmp_path / "out").exists()
 
 
-def test_a_plan_is_judged_written_and_run(tmp_path):
+def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "TIMING_REPEATS", 2)
     pipe = tiny.stable_diffusion()
     settings = {"metric": "ssim", "rounds": 1, "scales": [6.0, 9.0]}
     plans = plan(pipe, study(), HELD_OUT, Target((2, 3)), tmp_path / "plans", **settings)

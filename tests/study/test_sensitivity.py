@@ -104,7 +104,7 @@ def test_rows_stay_within_their_bound_however_many_masks_there_are():
     for kind in ("single", "interval"):
         with tiny.counted_rows(pipe) as counted:
             sdbench.sensitivity(
-                pipe, tiny.PROMPTS, [0, 1], num_steps=6, guidance_scale=7.5, kind=kind, metrics=["psnr"], max_rows=3
+                pipe, tiny.PROMPTS, [0, 1], num_steps=5, guidance_scale=7.5, kind=kind, metrics=["psnr"], max_rows=3
             )
         assert max(counted) == 3
 
