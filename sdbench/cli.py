@@ -98,6 +98,9 @@ def run(
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="of every image")] = None,
     arguments: Annotated[str | None, typer.Option(help="further pipeline arguments, as a JSON object")] = None,
+    controls: Annotated[
+        bool | None, typer.Option("--controls", help="add the controls: as many evaluations, spent otherwise")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="of the study in the tables")] = None,
 ) -> None:
     """Run a study: every variant on every prompt and seed, timed step by step and compared with full guidance."""
@@ -128,6 +131,7 @@ def run(
             "random_weights": random_weights,
             "negative_prompt": negative_prompt,
             "arguments": _json_object(arguments),
+            "controls": controls,
             "name": name,
         }
         given = {key: value for key, value in options.items() if value is not None}
@@ -165,6 +169,10 @@ def _report(results: Results) -> None:
         return
     summary = summarise(results)
     console.print(summary_table(summary, width=console.width))
+    for variant, reason in summary.loc[summary["unsupported"] != "", ["variant", "unsupported"]].itertuples(
+        index=False
+    ):
+        console.print(f"unsupported: {variant}: {reason}", markup=False, highlight=False)
     console.print(legend(summary), markup=False, highlight=False)
     figures = {"steps.png": step_figure(step_profile(results))}
     meaning = {

@@ -20,7 +20,8 @@ def summarise(results: Results) -> pd.DataFrame:
     The baseline's own metrics compare its later repeats with its first: the noise floor.
 
     Returns:
-        `variant`, `nfe`, `repeats` (paired with the baseline), `pairs` (with images), `failed` (calls), `latency_s`
+        `variant`, `nfe`, `repeats` (paired with the baseline), `pairs` (with images), `failed` (calls), `unsupported`
+        (why the variant cannot run on this pipeline; empty where it can), `latency_s`
         (median per call), `saving` (share of the baseline's time), `denoise_saving` (the same of the denoising loop),
         `ideal_saving` (share of the baseline's evaluations not made), `predicted_saving` (what the steps' own times
         let expect), `peak_bytes`, every metric, and `alignment_difference` to the baseline. `saving`,
@@ -52,6 +53,7 @@ def summarise(results: Results) -> pd.DataFrame:
             "repeats": len(_paired(repeats, "latency_s", variant)),
             "pairs": len(images),
             "failed": int(cost["failed"][variant]),
+            "unsupported": _unsupported(results.runs, variant),
             "latency_s": cost["latency_s"][variant],
             **spread("saving", _saving(repeats, "latency_s", variant)),
             **spread("denoise_saving", _saving(repeats, "denoise_s", variant)),
@@ -127,6 +129,11 @@ def _variants(results: Results) -> list[str]:
     return list(dict.fromkeys([BASELINE, *variants]))
 
 
+def _unsupported(runs: pd.DataFrame, variant: str) -> str:
+    reasons = runs.loc[(runs["variant"] == variant) & (runs["status"] == "unsupported"), "message"]
+    return "" if reasons.empty else str(reasons.iloc[0])
+
+
 def _finished(results: Results) -> pd.DataFrame:
     runs = results.runs
     return runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
@@ -147,7 +154,7 @@ def _finished_steps(results: Results) -> pd.DataFrame:
 
 def _complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
     """Time per (repeat, variant), summed over batches, where every batch of the study ran and finished."""
-    measured = runs[runs["phase"] == "measured"].assign(failed=lambda frame: frame["status"] == "failed")
+    measured = runs[runs["phase"] == "measured"].assign(failed=lambda frame: frame["status"] != "ok")
     totals = measured.groupby(["repeat", "variant"])[["latency_s", "denoise_s"]].sum(min_count=1)
     groups = measured.groupby(["repeat", "variant"])
     calls, images = groups.size(), groups["batch"].sum()

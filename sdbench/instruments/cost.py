@@ -5,12 +5,15 @@ A FLOP count follows from shapes, 2 per multiply-add, whatever the device does w
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop
+
+from sdbench.variants.trace import Listener, Step
 
 # Before 2.15 torch had no formula for its fused attention on the CPU.
 if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
@@ -71,6 +74,31 @@ def denoiser_flop(module: nn.Module, *args: Any, **kwargs: Any) -> int:
     with torch.no_grad(), _EveryOpKnown(), FlopCounterMode(display=False) as counter:
         module(*args, **kwargs)
     return counter.get_total_flops()
+
+
+class FlopProbe(Listener):
+    """Counts the work of every evaluation of a call as it runs, which makes it slow.
+
+    Attributes:
+        flop: 2 per multiply-add.
+    """
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.flop = 0
+        self._counting: ExitStack | None = None
+
+    def denoiser_begins(self, step: Step, rows: int) -> None:
+        """Count from here on."""
+        self._counting = ExitStack()
+        self._counting.enter_context(_EveryOpKnown())
+        self._counter = self._counting.enter_context(FlopCounterMode(display=False))
+
+    def denoiser_ends(self, step: Step) -> None:
+        """Add what was counted."""
+        assert self._counting is not None
+        self._counting.close()
+        self.flop += self._counter.get_total_flops()
 
 
 def flop_per_row(flop: int, rows: int) -> float:

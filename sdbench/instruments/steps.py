@@ -105,7 +105,7 @@ class StepProbe(Listener):
         marks = self._marks[-1]
         marks.row = {"step": step.index, "guided": step.guided, "rows": step.rows, "forwards": step.forwards}
         marks.row |= {"timestep": step.timestep, "sigma": step.sigma}
-        if step.guided:
+        if step.uncond is not None:
             marks.signal = guidance_signal(self._scheduler, step)
         self._marks.append(_StepMarks(self._clock.mark()))
 

@@ -24,6 +24,8 @@ PACKAGES = (
     "transformers",
     "peft",
     "accelerate",
+    "DeepCache",
+    "tgate",
     "safetensors",
     "lpips",
     "torchmetrics",

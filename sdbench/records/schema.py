@@ -97,8 +97,8 @@ TABLES: dict[str, dict[str, Column]] = {
         "rss_peak_bytes": _count("bytes", "peak resident memory of the process", nullable=True),
         "compile_s": _seconds("time of the compiler before the call, which has none in it", nullable=True),
         "environment": _text("key of the environment in environment.json"),
-        "status": _text("whether the call finished", choices=("ok", "failed")),
-        "message": _text("why the call failed", nullable=True),
+        "status": _text("whether the call finished, or why not", choices=("ok", "failed", "unsupported")),
+        "message": _text("why the call failed, or cannot run at all", nullable=True),
     },
     "steps": {
         "unit": _text("identifier of the pipeline call"),

@@ -121,7 +121,9 @@ def _shown(summary: pd.DataFrame) -> list[_Column]:
 
 
 def _name(row: "pd.Series[float]") -> str:
-    """The variant, with the number of its failed calls."""
+    """The variant, with the number of its failed calls, or that it cannot run."""
+    if row["unsupported"]:
+        return f"{row['variant']} (unsupported)"
     return f"{row['variant']} ({row['failed']} failed)" if row["failed"] else str(row["variant"])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sdbench.instruments.quality import find_metric
 from sdbench.records.files import read_prompts
+from sdbench.variants.controls import controls_of
 from sdbench.variants.registry import Variant, parse
 
 BASELINE = "cfg"
@@ -22,7 +23,13 @@ CHOICES = {
     "guidance_execution": (None, "batched", "sequential"),
 }
 # Fields younger than the studies that are stored, whose units must keep their names.
-_ONCE_IMPLIED = {"output": "image", "execution": "eager", "guidance_execution": None, "random_weights": False}
+_ONCE_IMPLIED = {
+    "output": "image",
+    "execution": "eager",
+    "guidance_execution": None,
+    "random_weights": False,
+    "controls": False,
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Study:
         random_weights: `model` is an architecture, built without its weights: time, memory and work are measured.
         negative_prompt: of every image.
         arguments: further arguments of the pipeline's call, such as `guidance_rescale`.
+        controls: add what every comparison needs to the variants (`sdbench.variants.controls`).
         name: of the study in the tables.
 
     Raises:
@@ -78,6 +86,7 @@ class Study:
     random_weights: bool = False
     negative_prompt: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    controls: bool = False
     name: str = "study"
 
     def __post_init__(self) -> None:
@@ -95,6 +104,9 @@ class Study:
         names = [parse(variant).name for variant in self.variants]
         if BASELINE not in names:
             raise ValueError(f"variants must include the baseline '{BASELINE}'")
+        if self.controls:
+            added = controls_of(self.variants, num_steps=self.num_steps, guidance_scale=self.guidance_scale)
+            object.__setattr__(self, "variants", (*self.variants, *added))
         _require_choices(self)
         if self.output == "latent" and (self.height is None or self.width is None):
             raise ValueError("a study that stops at latents must be given height and width")
@@ -216,7 +228,7 @@ class Unit:
     @property
     def id(self) -> str:
         """Short hash of everything that decides what the call computes."""
-        settings = replace(self.study, repeats=1, variants=(BASELINE,), metrics=()).as_json()
+        settings = replace(self.study, repeats=1, variants=(BASELINE,), metrics=(), controls=False).as_json()
         for name, value in _ONCE_IMPLIED.items():
             if settings[name] == value:
                 del settings[name]

@@ -39,6 +39,7 @@ from sdbench.study.search import (
     without,
 )
 from sdbench.study.sensitivity import Branch, Brancher, allowed_rows, baseline, batches, require_plain
+from sdbench.variants.controls import fewer_steps, lower_scale
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of, mask_text
 
@@ -85,10 +86,8 @@ def controls(
     intervals = {name: mask for name, mask in shapes(tuner, unguided).items() if name.startswith("interval")}
     best = min(intervals, key=lambda name: tuner.evaluate([intervals[name]])[0])
     masks[best] = intervals[best]
-    work = (2 * steps - unguided) / (2 * steps) * num_steps
-    fewer = sorted({max(1, math.floor(work)), max(1, math.ceil(work))})
-    scale = 1 + (guidance_scale - 1) * (1 - unguided / steps)
-    names = [f"steps:{count}" for count in fewer] + ([f"scale:{scale:.2f}"] if scale > 1.005 else [])
+    work = (2 * steps - unguided) / steps * num_steps
+    names = fewer_steps(work) + lower_scale(GuidanceSchedule.last(steps, unguided), guidance_scale)
     return masks, [parse(name) for name in names]
 
 

@@ -6,10 +6,11 @@ The order of the calls is in `plan.py`; what a call's figures mean in `instrumen
 from __future__ import annotations
 
 import hashlib
+import inspect
 import tempfile
 import traceback
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from sdbench.instruments.clock import clock_for
-from sdbench.instruments.cost import denoiser_flop, flop_per_row
+from sdbench.instruments.cost import FlopProbe, denoiser_flop, flop_per_row
 from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace, PeakRss, check_order, weights_bytes
 from sdbench.instruments.quality import find_metric, provenance, score
@@ -36,6 +37,7 @@ from sdbench.records.store import Mode, Results, StudyFolder, read
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.plan import BASELINE, Study, Unit, units
 from sdbench.variants.adapters import applied
+from sdbench.variants.external import Unsupported
 from sdbench.variants.guidance import denoiser_of, guidance_arguments, guided_by
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.rows import first_tensor
@@ -56,7 +58,9 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
         mode: "new", "resume" or "overwrite", for a folder that holds a study already.
 
     Returns:
-        The results; a call that failed is a row with `status` "failed".
+        The results; a call that failed is a row with `status` "failed". So are the calls of a variant that changed
+        nothing (as many evaluations as the baseline, and the same images). A variant that cannot run on this pipeline
+        is a row with `status` "unsupported" and the reason.
 
     Raises:
         ValueError: anything that cannot run, before the first image; a folder that does not fit the mode.
@@ -67,6 +71,7 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
     pipe = loaded(study) if pipe is None else pipe
     work = prepare(pipe, study)
     env = environment() | layout(pipe)
+    digests: dict[str, str] = {}
     record = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
     with (
@@ -81,10 +86,11 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
                 for unit in planned:
                     progress.update(task, what=unit.variant.name)
                     if unit.id not in finished:
-                        _add(folder, unit, pipe, work, environment_key(env))
+                        digests[unit.id] = _add(folder, unit, pipe, work, environment_key(env))
                     progress.advance(task)
         finally:
             folder.compact()
+        folder.rewrite("runs", _inactive_failed(read(out), planned, digests))
         if study.output == "image":
             folder.rewrite("images", scored(read(out), study))
     return read(out)
@@ -97,11 +103,19 @@ def loaded(study: Study) -> Any:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is known of a study's calls before the first one: work and memory per denoiser row, bytes of the weights."""
+    """What is known of a study's calls before the first one.
+
+    Attributes:
+        flop_per_row: work of a denoiser row.
+        row_peak_bytes: memory of a denoiser row.
+        weights_bytes: of the pipeline.
+        unsupported: why a variant cannot run here, by its name.
+    """
 
     flop_per_row: float
     row_peak_bytes: float
     weights_bytes: int
+    unsupported: dict[str, str] = field(default_factory=dict)
 
 
 def call_arguments(study: Study, unit: Unit, pipe: Any) -> dict[str, Any]:
@@ -110,6 +124,7 @@ def call_arguments(study: Study, unit: Unit, pipe: Any) -> dict[str, Any]:
     rows, negative = len(unit.pairs), study.negative_prompt
     return {
         **study.arguments,
+        **unit.variant.arguments,
         **{name: value for name, value in sizes.items() if value is not None},
         **guidance_arguments(pipe, unit.guidance_scale, rows=rows, negative_prompt=negative),
         "prompt": [prompt for _, prompt, _ in unit.pairs],
@@ -135,11 +150,16 @@ def prepare(pipe: Any, study: Study) -> Workload:
         seen.append((args, kwargs))
         raise _Stopped
 
+    unsupported = {}
     for variant in map(parse, study.variants):
-        if variant.student is not None and study.execution != "eager":
-            raise ValueError(f"variant '{variant.name}' changes weights that are compiled in: execution must be eager")
+        changes = variant.student is not None or variant.accelerator is not None
+        if changes and study.execution != "eager":
+            raise ValueError(f"variant '{variant.name}' changes what is compiled in: execution must be eager")
         try:
+            _require_arguments(pipe, variant)
             _start(pipe, Unit(study, variant, first.pairs, 0, "warmup"), _StopAtLoop())
+        except Unsupported as error:
+            unsupported[variant.name] = str(error)
         except ValueError as error:
             raise ValueError(f"variant '{variant.name}': {error}") from None
     with guided_by(pipe, GuidanceSchedule.none):
@@ -158,7 +178,13 @@ def prepare(pipe: Any, study: Study) -> Workload:
     with LiveBytes(outside) as live:
         flop = denoiser_flop(denoiser_of(pipe), *args, **kwargs)
     peak = live.cpu_peak_bytes if pipe.device.type == "cpu" else live.peak_bytes
-    return Workload(flop_per_row(flop, rows), peak / rows, weights_bytes(pipe))
+    return Workload(flop_per_row(flop, rows), peak / rows, weights_bytes(pipe), unsupported)
+
+
+def _require_arguments(pipe: Any, variant: Variant) -> None:
+    unknown = set(variant.arguments) - set(inspect.signature(type(pipe).__call__).parameters)
+    if unknown:
+        raise Unsupported(f"{type(pipe).__name__} takes no {min(unknown)}")
 
 
 def loop_length(pipe: Any, study: Study) -> int:
@@ -187,8 +213,8 @@ def _start(pipe: Any, unit: Unit, listener: Listener | None) -> None:
         return
 
 
-def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -> None:
-    """Run one unit and record it, as a failed row if it fails."""
+def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -> str:
+    """Run one unit and record it, as a failed row if it fails; the digest of its latents where a study stops there."""
     identity = {"unit": unit.id, "variant": unit.variant.name, "repeat": unit.repeat, "phase": unit.phase}
     study = unit.study
     run_row = identity | {
@@ -204,12 +230,19 @@ def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -
     }
     step_rows: list[dict[str, Any]] = []
     image_rows: list[dict[str, Any]] = []
+    digest = ""
     try:
-        measured, step_rows, images = observe(pipe, unit, work)
+        if unit.variant.name in work.unsupported:
+            raise Unsupported(work.unsupported[unit.variant.name])
+        measured, step_rows, output = observe(pipe, unit, work)
         run_row |= measured
         step_rows = [identity | row for row in step_rows]
-        if unit.keeps_images and images is not None:
-            image_rows = _save(folder.path, unit, images)
+        if study.output == "latent":
+            digest = hashlib.sha256(output.float().cpu().contiguous().numpy().tobytes()).hexdigest()
+        elif unit.keeps_images:
+            image_rows = _save(folder.path, unit, output)
+    except Unsupported as error:
+        run_row |= {"status": "unsupported", "message": str(error)}
     except OSError:
         raise  # no space or no permission: the study's own storage, not the unit
     except Exception as error:  # noqa: BLE001 - whatever a pipeline raises is the unit's outcome
@@ -218,19 +251,41 @@ def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -
         run_row |= {"status": "failed", "message": message}
     tables = {"runs": [run_row], "steps": step_rows, "images": image_rows}
     folder.add(unit.id, **{table: frame(table, rows) for table, rows in tables.items()})
+    return digest
+
+
+def _inactive_failed(results: Results, planned: list[Unit], digests: dict[str, str]) -> pd.DataFrame:
+    """The runs, those of variants failed that did in no call of the first repeat anything else than the baseline.
+
+    Images are told by their hashes in the table, latents by the digests of what this process ran.
+    """
+    known = digests | results.images.groupby("unit", observed=True)["sha256"].agg("".join).to_dict()
+    runs = results.runs.set_index("unit")
+    first = [unit for unit in planned if unit.phase == "measured" and unit.repeat == 0]
+    did: dict[str, dict[Any, tuple[Any, str]]] = {}
+    for unit in first:
+        if runs.loc[unit.id, "status"] == "ok" and known.get(unit.id):
+            did.setdefault(unit.variant.name, {})[unit.pairs] = (runs.loc[unit.id, "rows"], known[unit.id])
+    baseline = did.get(BASELINE)
+    inactive = {name for name, calls in did.items() if name != BASELINE and calls == baseline}
+    failed = results.runs["variant"].isin(inactive)
+    changed = results.runs.copy()
+    changed.loc[failed, "status"] = "failed"
+    changed.loc[failed, "message"] = "inactive: as many evaluations as cfg, and the same outcome"
+    return changed
 
 
 def observe(
     pipe: Any, unit: Unit, work: Workload
-) -> tuple[dict[str, Any], list[dict[str, Any]], Float[Tensor, "n 3 height width"] | None]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], Float[Tensor, "n ..."]]:
     """Run one pipeline call under its variant and its probes.
 
     CUDA's counters are free to read, so every call has its memory peaks. On the CPU the allocator is traced by torch's
     profiler, which is slow: there the warm-up, which nobody times, is the pass that measures memory.
 
     Returns:
-        The measured columns of the unit's run, those of its steps, and the images in [0, 1]; None where the study
-        stops at latents.
+        The measured columns of the unit's run, those of its steps, and the images in [0, 1], or the latents where the
+        study stops there.
     """
     study = unit.study
     cuda = pipe.device.type == "cuda"
@@ -238,7 +293,9 @@ def observe(
     probe = StepProbe(pipe.scheduler, clock_for(pipe.device))
     arguments = call_arguments(study, unit, pipe)
     arguments["output_type"] = "pt" if study.output == "image" else "latent"
-    listeners = [probe, *([MemoryProbe(trace)] if trace else [])]
+    listeners: list[Listener] = [probe, *([MemoryProbe(trace)] if trace else [])]
+    counted = FlopProbe() if unit.variant.accelerator is not None and unit.phase == "warmup" else None
+    listeners += [counted] if counted else []
     sequential = study.guidance_execution == "sequential"
     compiled = study.execution != "eager"
     compile_s = _compile(pipe, unit, sequential=sequential) if compiled and unit.phase == "warmup" else 0.0
@@ -251,6 +308,8 @@ def observe(
     ):
         images = pipe(**arguments).images
     measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes}
+    if unit.variant.accelerator is not None:  # its rows differ in work, which only the untimed warm-up can count
+        measured["flop"] = counted.flop if counted else None
     if compiled:
         measured["compile_s"] = compile_s
     if study.output == "image":
@@ -267,12 +326,13 @@ def observe(
         peaks = {interval.label: base + interval.peak_bytes for interval in trace.peaks}
         for row in record.steps:
             row["peak_bytes"] = peaks[str(row["step"])]
-    return measured, record.steps, images if study.output == "image" else None
+    return measured, record.steps, images
 
 
 def _compile(pipe: Any, unit: Unit, *, sequential: bool) -> float:
     """Seconds that the compiler takes in a call of its own, so that the memory of the next is not the compiler's."""
-    with CompileClock() as compiler, guided_by(pipe, unit.variant.rule, sequential=sequential):
+    running = applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, sequential=sequential)
+    with CompileClock() as compiler, running:
         pipe(**call_arguments(unit.study, unit, pipe), output_type="latent")
     return compiler.seconds
 

@@ -1,8 +1,9 @@
 """The search for a mask: which steps to leave unguided so that the images change least, by true evaluations.
 
-It starts from the best of several shapes and exchanges one unguided step for a guided one as long as that helps: an
-exchange can undo what a greedy choice cannot, and costs one mask where a beam costs many. What a plan is for, and how
-it is judged, is in `planner.py`.
+It starts from the best of several shapes and exchanges unguided steps for guided ones as long as that helps: an
+exchange can undo what a greedy choice cannot, and costs one mask where a beam costs many. Exchanges that help each by
+itself are also tried together, so that a round can move several steps. What a plan is for, and how it is judged, is in
+`planner.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Planned:
     Args:
         mask: True where the step is guided.
         start: the shape that the exchanges began with.
-        exchanges: how many were made.
+        exchanges: how many steps were moved.
         loss: mean of the metric on the tuning pairs, lower is better.
     """
 
@@ -150,9 +151,12 @@ def search(tuner: Tuner, unguided: int, *, rounds: int = ROUNDS, width: int = WI
         if not tried:
             break
         tuner.evaluate(tried)
-        found = min(tried, key=tuner.losses.__getitem__)
+        together = _together(best, sorted(tried, key=tuner.losses.__getitem__), tuner.losses)
+        tuner.evaluate(together)
+        found = min([*tried, *together], key=tuner.losses.__getitem__)
         if tuner.losses[found] < tuner.losses[best]:
-            best, exchanges = found, exchanges + 1
+            exchanges += sum(new != old for new, old in zip(found, best, strict=True)) // 2
+            best = found
     return Planned(best, start, exchanges, tuner.losses[best])
 
 
@@ -166,6 +170,18 @@ def _exchanges(mask: Mask, singles: Sequence[float]) -> list[Mask]:
     order = dict.fromkeys(pair for both in zip(promising, near, strict=True) for pair in both)
     unguided = {step for step, kept in enumerate(mask) if not kept}
     return [without(len(mask), unguided - {dropped} | {guided}) for dropped, guided in order]
+
+
+def _together(mask: Mask, tried: Sequence[Mask], losses: dict[Mask, float]) -> list[Mask]:
+    """The exchanges that help, best first, made one after the other as far as they move different steps."""
+    moved: set[int] = set()
+    found = []
+    for other in tried:
+        moves = {step for step, (kept, new) in enumerate(zip(mask, other, strict=True)) if kept != new}
+        if losses[other] < losses[mask] and not moves & moved:
+            moved |= moves
+            found.append(tuple(kept != (step in moved) for step, kept in enumerate(mask)))
+    return found[1:]  # the first is an exchange by itself
 
 
 def search_within(tuner: Tuner, bound: float, *, rounds: int = ROUNDS, width: int = WIDTH) -> Planned:

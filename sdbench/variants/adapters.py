@@ -29,6 +29,7 @@ from sdbench.models.students import (
     read_weights,
     remove_projection,
 )
+from sdbench.variants.external import ACCELERATORS, accelerated
 from sdbench.variants.guidance import call_replaced, denoiser_of, guided_by
 from sdbench.variants.registry import Variant
 from sdbench.variants.rows import first_tensor
@@ -45,7 +46,7 @@ def applied(
     listeners: Sequence[Listener] = (),
     sequential: bool = False,
 ) -> Iterator[Trace]:
-    """Run a pipeline as a variant says: with its student's weights, if it has one, and under its schedule.
+    """Run a pipeline as a variant says: with its student's weights and accelerator, if it has them, and guided its way.
 
     Args:
         pipe: a guided diffusers pipeline.
@@ -55,7 +56,7 @@ def applied(
         sequential: as `guided_by` takes it.
 
     Raises:
-        ValueError: as `student_in` and `guided_by` say.
+        ValueError: as `student_in`, `accelerated` and `guided_by` say; an accelerator with halves one after the other.
     """
     listeners = list(listeners)
     with ExitStack() as undo:
@@ -65,7 +66,14 @@ def applied(
             undo.enter_context(student_in(pipe, file, guidance_scale=guidance_scale, turns=turns))
             if turns is not None:
                 listeners.insert(0, turns)
-        yield undo.enter_context(guided_by(pipe, variant.rule, listeners=listeners, sequential=sequential))
+        schedule: Any = variant.rule if variant.policy is None else variant.policy(guidance_scale)
+        if variant.accelerator is not None:
+            name, number = variant.accelerator
+            if sequential:
+                raise ValueError(f"{name} keeps what one call computed, so both halves must be in it")
+            undo.enter_context(accelerated(pipe, name, number))
+            schedule = None if ACCELERATORS[name].guides else schedule
+        yield undo.enter_context(guided_by(pipe, schedule, listeners=listeners, sequential=sequential))
 
 
 class _InTurn(Listener):

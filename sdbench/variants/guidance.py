@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from sdbench.variants.branches import Branches, Half
 from sdbench.variants.noise import noise_to_signal
-from sdbench.variants.rows import doubled, first_tensor, halves, joined
+from sdbench.variants.policies import Loop, Policy
+from sdbench.variants.rows import doubled, first_tensor, halves, joined, map_tensors, select, tensors
 from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule
 from sdbench.variants.trace import Listener, Step, Trace
 
@@ -33,7 +34,7 @@ OWN_NOISE = "draws noise that is not the rows' own, so rows of one image would n
 @contextmanager
 def guided_by(
     pipe: Any,
-    schedule: GuidanceSchedule | ScheduleRule | Branches | None,
+    schedule: GuidanceSchedule | ScheduleRule | Branches | Policy | None,
     *,
     listeners: Sequence[Listener] = (),
     sequential: bool = False,
@@ -46,8 +47,8 @@ def guided_by(
 
     Args:
         pipe: a guided diffusers pipeline with a `unet` or a `transformer` (and a `transformer_2`, as Wan 2.2 has).
-        schedule: which steps are guided, or a rule that makes it from the number of iterations; branches, for a call
-            whose rows follow masks of their own; None only observes.
+        schedule: which steps are guided, or a rule that makes it from the number of iterations; a policy, which decides
+            while the loop runs; branches, for a call whose rows follow masks of their own; None only observes.
         listeners: told of every event, in order.
         sequential: evaluate the two halves of a guided step one after the other where the pipeline concatenates them.
 
@@ -59,7 +60,8 @@ def guided_by(
             guidance, or that guides in a way of its own; two schedules at once.
     """
     trace = Trace()
-    seam = _Seam(pipe, schedule, [trace, *listeners], sequential=sequential)
+    deciding = [schedule] if isinstance(schedule, Policy) else []
+    seam = _Seam(pipe, schedule, [trace, *deciding, *listeners], sequential=sequential)
     with seam.installed():
         yield trace
         seam.finish()
@@ -97,7 +99,7 @@ class _Seam:
     def __init__(
         self,
         pipe: Any,
-        schedule: GuidanceSchedule | ScheduleRule | Branches | None,
+        schedule: GuidanceSchedule | ScheduleRule | Branches | Policy | None,
         listeners: list[Listener],
         *,
         sequential: bool,
@@ -164,7 +166,7 @@ class _Seam:
 
         return set_timesteps
 
-    def _open_loop(self) -> None:
+    def _open_loop(self, timestep: Any) -> None:
         """Settle the loop's length and schedule, which are known only when it starts."""
         assert self.images is not None
         self.calls += 1
@@ -179,6 +181,10 @@ class _Seam:
             self.random_state = _random_state(self.pipe)
             if self.images != self.schedule.images * len(self.schedule.masks):
                 raise ValueError(f"the call has {self.images} rows, not one for each image and mask")
+        elif isinstance(self.schedule, Policy):
+            timesteps, sigmas = self._levels(timestep)
+            cuda = self.pipe.device.type == "cuda"
+            self.schedule.begins(Loop(self.iterations, self.images, timesteps, sigmas, self.scheduler, cuda))
         elif self.schedule is not None:
             schedule = self.schedule if isinstance(self.schedule, GuidanceSchedule) else self.schedule(self.iterations)
             self._require_length(len(schedule.mask))
@@ -193,24 +199,41 @@ class _Seam:
         if steps != self.iterations:
             raise ValueError(f"the schedule has {steps} steps but the loop runs {self.iterations}")
 
-    def _next_step(self) -> Step:
+    def _levels(self, timestep: Any) -> tuple[list[float], list[float]]:
+        """Timestep and sigma of every iteration of a loop that begins with this timestep of the denoiser.
+
+        A loop may begin within the scheduler's steps; schedulers that count say where, of others the timestep does.
+        """
+        timesteps = self.scheduler.timesteps.tolist()
+        begin = getattr(self.scheduler, "begin_index", None)
+        if begin is None:
+            first = float(torch.as_tensor(timestep).flatten()[0])
+            begin = timesteps.index(first) if first in timesteps else 0
+        steps = range(begin, begin + self.iterations)
+        sigmas = [noise_to_signal(self.scheduler, timesteps[step], step, torch.device("cpu")) for step in steps]
+        return [float(timesteps[step]) for step in steps], [float(sigma) for sigma in sigmas]
+
+    def _next_step(self, timestep: Any = None) -> Step:
         if not self.in_call or self.images is None:
             raise RuntimeError(
                 "the denoiser ran outside the loop of the pipeline that is observed, "
                 "or the pipeline was given latents that it does not prepare"
             )
         if self.index == 0:
-            self._open_loop()
+            self._open_loop(timestep)
         if self.index >= self.iterations:
             raise RuntimeError(f"the loop runs on after its {self.iterations} steps")
         return Step(self.calls, self.index)
 
     def _denoise(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def denoise(*args: Any, **kwargs: Any) -> Any:
-            step = self.step = self.step or self._next_step()
+            timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
+            step = self.step = self.step or self._next_step(timestep)
             assert self.images is not None
             rows = len(first_tensor((args, kwargs)))
             step.requested += rows
+            if isinstance(self.schedule, Policy) and rows in (self.images, 2 * self.images):
+                return self._decided(original, step, args, kwargs, both=rows == 2 * self.images)
             drop = self._drops(step)
             if rows == 2 * self.images:
                 return self._concatenated(original, step, args, kwargs, drop=drop)
@@ -233,13 +256,15 @@ class _Seam:
         return denoise
 
     def _drops(self, step: Step) -> bool:
+        if isinstance(self.schedule, Policy):
+            return self.schedule.evaluated(step.index) == []
         return self.mask is not None and not self.mask[step.index]
 
     def _accompany(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """A network that feeds the denoiser evaluates no more rows than the denoiser needs."""
 
         def accompany(*args: Any, **kwargs: Any) -> Any:
-            step = self.step = self.step or self._next_step()
+            step = self.step = self.step or self._next_step(args[1] if len(args) > 1 else kwargs.get("timestep"))
             rows = len(first_tensor((args, kwargs)))
             if self._drops(step) and rows == 2 * (self.images or 0):
                 args, kwargs = halves((args, kwargs), rows)[1]
@@ -259,6 +284,40 @@ class _Seam:
         setattr(step, half, first_tensor(out))
         step.guided = half == "uncond" and self.schedule.guided(step.index)
         return out
+
+    def _decided(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, both: bool) -> Any:
+        """A call of the denoiser under a policy: both halves in one, or one of two, the conditional one first."""
+        assert isinstance(self.schedule, Policy)
+        assert self.images is not None
+        if not both and step.cond is None:
+            out = self._evaluate(original, step, args, kwargs, self.images)
+            step.cond, step.output = first_tensor(out), out
+            return out
+        if step.given is not None:
+            raise ValueError(f"{type(self.pipe).__name__} evaluates its rows a third time: its policy is not told")
+        every = list(range(self.images))
+        wanted = self.schedule.evaluated(step.index)
+        wanted = every if wanted is None else wanted
+        rows, index = (
+            (2 * self.images, wanted + [self.images + image for image in every]) if both else (self.images, wanted)
+        )
+        out, uncond = step.output, None
+        if index:
+            if len(index) < rows:
+                args, kwargs = select((args, kwargs), rows, index)
+            out = self._evaluate(original, step, args, kwargs, len(index))
+            found = first_tensor(out)
+            uncond = found[: len(wanted)] if wanted else None
+            step.cond = found[len(wanted) :] if both else step.cond
+        if sum(1 for _ in tensors(out)) != 1:
+            raise ValueError("the denoiser returns more than one tensor, so its rows cannot be told apart")
+        assert step.cond is not None
+        given = self.schedule.unconditional(step.index, step.cond, uncond)
+        step.given = uncond if given is None else given
+        assert step.given is not None
+        step.guided, step.uncond = bool(wanted), uncond if len(wanted) == self.images else None
+        passed = torch.cat([step.given, step.cond]) if both else step.given
+        return map_tensors(out, lambda _: passed)
 
     def _concatenated(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, drop: bool) -> Any:
         assert self.images is not None
@@ -309,10 +368,11 @@ class _Seam:
             step.timestep, step.sample = given.get("timestep"), given.get("sample")
             # A third evaluation (skip-layer guidance) adds a term of its own: such a step tells nothing about the rows.
             plainly_guided = step.guided and step.requested == 2 * (self.images or 0)
+            uncond = step.uncond if step.given is None else step.given
             if self.fitted_scale is None and plainly_guided and self.schedule is not None:
                 assert step.cond is not None
-                assert step.uncond is not None
-                self.fitted_scale = fitted_scale(given["model_output"], step.cond, step.uncond)
+                assert uncond is not None
+                self.fitted_scale = fitted_scale(given["model_output"], step.cond, uncond)
             for listener in self.listeners:
                 listener.scheduler_begins(step)
             out = original(*args, **kwargs)
@@ -322,7 +382,7 @@ class _Seam:
             self._name_noise(step)
             for listener in self.listeners:
                 listener.step_ends(step)
-            step.cond = step.uncond = step.sample = step.result = step.output = None
+            step.cond = step.uncond = step.given = step.sample = step.result = step.output = None
             self.index += 1
             if self.index == self.iterations:
                 self.images = None  # every call says anew

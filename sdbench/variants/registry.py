@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule, StepCount, mask_of, mask_text, read_schedule
+
+if TYPE_CHECKING:
+    from sdbench.variants.policies import Policy  # brings torch
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class Variant:
         guidance_scale: replaces the study's guidance scale.
         student: file whose weights the denoiser gets; empty for the model's own adapter, None for none.
         content: what the name does not say and a stored call depends on, such as what a file held.
+        policy: from the guidance scale to what decides in place of the rule while the loop runs.
+        accelerator: name and number of another project's method.
+        arguments: further arguments of the pipeline's call.
     """
 
     name: str
@@ -32,6 +40,9 @@ class Variant:
     guidance_scale: float | None = None
     student: str | None = None
     content: str = ""
+    policy: Callable[[float], Policy] | None = None
+    accelerator: tuple[str, float] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,12 @@ class VariantKind:
 
 
 VARIANTS: dict[str, VariantKind] = {}
+GUIDERS = ("apg", "cfg-zero", "tcfg")
+GUIDING = ("tgate",)
+CONSTANT_ROWS = ("firstblock", "taylorseer", "pab")
+ADDED = ("lora", "deepcache", *GUIDING, *CONSTANT_ROWS)
+"""What may stand behind a plus sign."""
+_NUMBER = r"\d+(?:\.\d+)?"
 
 
 def register_variant(kind: VariantKind) -> None:
@@ -73,9 +90,9 @@ def parse(text: str) -> Variant:
     Raises:
         ValueError: an unknown name (the message lists what exists) or an argument that does not fit.
     """
-    together = re.fullmatch(r"(.+)\+(lora(?::.+)?)", text.strip())
+    together = re.fullmatch(rf"(.+)\+((?:{'|'.join(ADDED)})(?::.+)?)", text.strip())
     if together:
-        return _in_turn(text.strip(), parse(together[1]), parse(together[2]))
+        return _together(text.strip(), parse(together[1]), parse(together[2]))
     name, colon, argument = text.strip().partition(":")
     if name not in VARIANTS:
         known = ", ".join(kind.grammar for kind in VARIANTS.values())
@@ -157,12 +174,120 @@ def _lora(name: str, argument: str | None) -> Variant:
     return _student(name, argument, of_lora=True)
 
 
-def _in_turn(name: str, schedule: Variant, student: Variant) -> Variant:
-    """The schedule's variant with the student in its unguided steps."""
-    if schedule.student is not None:
-        raise ValueError(f"variant '{name}': '{schedule.name}' is a student already")
-    content = " ".join(filter(None, (schedule.content, student.content)))
-    return replace(schedule, name=name, student=student.student, content=content)
+def _together(name: str, first: Variant, added: Variant) -> Variant:
+    """A variant with a student in its unguided steps, or with an accelerator in all of them."""
+
+    def refuse(reason: str) -> None:
+        raise ValueError(f"variant '{name}': {reason}")
+
+    content = " ".join(filter(None, (first.content, added.content)))
+    if added.accelerator is not None:
+        if first.accelerator is not None:
+            refuse("two accelerators exclude each other: both replace what the denoiser computes")
+        if added.accelerator[0] in GUIDING and first.name != "cfg":
+            refuse(f"{added.accelerator[0]} decides itself which steps are guided")
+        if added.accelerator[0] in CONSTANT_ROWS and (first.policy is not None or first.rule != GuidanceSchedule.full):
+            refuse(f"{added.accelerator[0]} keeps what a call of as many rows computed, so every step must be guided")
+        return replace(first, name=name, content=content, accelerator=added.accelerator)
+    if first.student is not None:
+        refuse(f"'{first.name}' is a student already")
+    if first.accelerator is not None:
+        refuse("a student stands before an accelerator: lora+deepcache:3")
+    if first.policy is not None:
+        refuse(f"'{first.name}' compares both predictions, of which a student makes one")
+    if first.rule == GuidanceSchedule.full:
+        refuse(f"'{first.name}' leaves no step unguided, where the student would run")
+    return replace(first, name=name, student=added.student, content=content)
+
+
+def _interval(name: str, argument: str | None) -> Variant:
+    lo, hi = map(float, _pattern(argument, rf"({_NUMBER})-({_NUMBER}|inf)", "interval:LO-HI in sigma"))
+    if not lo < hi:
+        raise ValueError(f"an interval of sigma goes up, not from {lo:g} to {hi:g}")
+    return _decided(name, lambda policies, _: policies.Interval(lo, hi))
+
+
+def _step_ag(name: str, argument: str | None) -> Variant:
+    if not argument:
+        raise ValueError("expected step-ag:N, the first steps that are guided")
+    count = StepCount.parse(argument)
+    return Variant(name, lambda steps: GuidanceSchedule.last(steps, steps - count.of(steps)))
+
+
+def _adaptive(name: str, argument: str | None) -> Variant:
+    (text,) = _pattern(argument, r"(0\.\d+)", "adaptive:C, a cosine below 1")
+    return _decided(name, lambda policies, _: policies.Adaptive(float(text)))
+
+
+def _cached(name: str, argument: str | None) -> Variant:
+    grammar = "cached:PERIOD[,from=STEP][,split], a period of at least 2"
+    period, begin, split = _pattern(argument, r"(\d+)(?:,from=(\d+))?(,split)?", grammar)
+    if int(period) < 2:
+        raise ValueError(f"expected {grammar}")
+
+    def refreshed(steps: int) -> set[int]:
+        start = int(begin or 0)
+        return {*range(min(start, steps)), *range(start, steps, int(period))}
+
+    return _decided(name, lambda policies, _: policies.CachedOffset(refreshed, split=split is not None))
+
+
+def _compressed(name: str, argument: str | None) -> Variant:
+    count, power = _pattern(argument, rf"([1-9]\d*)(?:\^({_NUMBER}))?", "compressed:COUNT[^POWER]")
+
+    def refreshed(steps: int) -> set[int]:
+        if int(count) > steps:
+            raise ValueError(f"{count} guided steps do not fit in {steps}")
+        return {int(steps * (index / int(count)) ** float(power or 1)) for index in range(int(count))}
+
+    return _decided(name, lambda policies, _: policies.CachedOffset(refreshed))
+
+
+def _schedule(name: str, argument: str | None) -> Variant:
+    grammar = "schedule:linear, schedule:cosine or schedule:clamp-linear@W, the least scale"
+    kind, least = _pattern(argument, rf"(linear|cosine|clamp-linear(?=@))(?:@({_NUMBER}))?", grammar)
+    if least is not None and kind != "clamp-linear":
+        raise ValueError(f"expected {grammar}")
+
+    def make(policies: Any, guidance_scale: float) -> Policy:
+        rising = getattr(policies, kind.removeprefix("clamp-"))
+        scale = rising if least is None else lambda run, w: max(float(least), rising(run, w))
+        return policies.WeightSchedule(scale, guidance_scale)
+
+    return _decided(name, make)
+
+
+def _guider(name: str, argument: str | None) -> Variant:
+    (kind,) = _pattern(argument, rf"({'|'.join(GUIDERS)})", f"guider: and one of {', '.join(GUIDERS)}")
+
+    def make(policies: Any, guidance_scale: float) -> Policy:
+        return policies.Guider(partial(policies.guider, kind), guidance_scale)
+
+    return _decided(name, make)
+
+
+def _decided(name: str, make: Callable[[Any, float], Policy]) -> Variant:
+    """A variant with a policy, which is made when it runs: policies bring torch."""
+
+    def policy(guidance_scale: float) -> Policy:
+        from sdbench.variants import policies
+
+        return make(policies, guidance_scale)
+
+    return Variant(name, GuidanceSchedule.full, policy=policy)
+
+
+def _rescale(name: str, argument: str | None) -> Variant:
+    (text,) = _pattern(argument, r"(0\.\d+|1(?:\.0+)?)", "rescale:PHI, above 0 and at most 1")
+    return Variant(name, GuidanceSchedule.full, arguments={"guidance_rescale": float(text)})
+
+
+def _accelerator(kind: str, pattern: str, grammar: str) -> Callable[[str, str | None], Variant]:
+    def build(name: str, argument: str | None) -> Variant:
+        (number,) = _pattern(argument, pattern, grammar)
+        return Variant(name, GuidanceSchedule.full, accelerator=(kind, float(number)))
+
+    return build
 
 
 def _full(name: str, argument: str | None) -> Variant:
@@ -213,6 +338,97 @@ for _kind in (
     ),
     VariantKind(
         "full", "full:PATH", "a student whose every weight was distilled", _full, "Meng et al. 2023, arXiv 2210.03142"
+    ),
+    VariantKind(
+        "interval",
+        "interval:0.28-5.42",
+        "guided only where sigma, the noise-to-signal ratio, is in (lo, hi]",
+        _interval,
+        "Kynkäänniemi et al. 2024, arXiv 2404.07724",
+    ),
+    VariantKind(
+        "step-ag",
+        "step-ag:40%",
+        "guided in the first steps only: last:60%",
+        _step_ag,
+        "arXiv 2506.08351",
+    ),
+    VariantKind(
+        "adaptive",
+        "adaptive:0.99",
+        "each image guided until the cosine of its two predictions passes the threshold",
+        _adaptive,
+        "Castillo et al. 2023, arXiv 2312.12487",
+    ),
+    VariantKind(
+        "cached",
+        "cached:5|cached:5,from=20|cached:5,split",
+        "the difference of the predictions refreshed in one step of 5, from a step on; split: by frequency",
+        _cached,
+        "Lv et al. 2024, arXiv 2410.19355",
+    ),
+    VariantKind(
+        "compressed",
+        "compressed:20|compressed:20^2",
+        "the difference refreshed in 20 steps, more of them early with a power above 1",
+        _compressed,
+        "Dinh et al. 2024, arXiv 2408.11194",
+    ),
+    VariantKind(
+        "schedule",
+        "schedule:linear|schedule:cosine|schedule:clamp-linear@2",
+        "a guidance scale that rises over the steps: quality only",
+        _schedule,
+        "Wang et al. 2024, arXiv 2404.13040",
+    ),
+    VariantKind(
+        "rescale",
+        "rescale:0.7",
+        "the guided prediction's spread drawn to the conditional one's: quality only",
+        _rescale,
+        "Lin et al. 2023, arXiv 2305.08891",
+    ),
+    VariantKind(
+        "guider",
+        "|".join(f"guider:{kind}" for kind in GUIDERS),
+        "a guider of diffusers in the place of the formula: quality only",
+        _guider,
+        "arXiv 2410.02416, 2503.18886, 2503.18137",
+    ),
+    VariantKind(
+        "deepcache",
+        "deepcache:3|last:20%+deepcache:3",
+        "deep UNet features computed in one step of 3 (package DeepCache)",
+        _accelerator("deepcache", r"([2-9]|[1-9]\d+)", "deepcache:INTERVAL of at least 2"),
+        "Ma et al. 2023, arXiv 2312.00858",
+    ),
+    VariantKind(
+        "tgate",
+        "tgate:10",
+        "cross-attention kept and guidance dropped from step 10 on (package tgate)",
+        _accelerator("tgate", r"([1-9]\d*)", "tgate:STEP of at least 1"),
+        "Zhang et al. 2024, arXiv 2404.02747",
+    ),
+    VariantKind(
+        "firstblock",
+        "firstblock:0.05",
+        "a transformer's step skipped where its first block changes little (diffusers)",
+        _accelerator("firstblock", rf"({_NUMBER})", "firstblock:THRESHOLD"),
+        "github.com/chengzeyi/ParaAttention",
+    ),
+    VariantKind(
+        "taylorseer",
+        "taylorseer:5",
+        "a transformer's blocks computed in one step of 5 and foretold between (diffusers)",
+        _accelerator("taylorseer", r"([2-9]|[1-9]\d+)", "taylorseer:INTERVAL of at least 2"),
+        "Liu et al. 2025, arXiv 2503.06923",
+    ),
+    VariantKind(
+        "pab",
+        "pab:2",
+        "a transformer's attention computed in one step of 2 (diffusers)",
+        _accelerator("pab", r"([2-9]|[1-9]\d+)", "pab:PERIOD of at least 2"),
+        "Zhao et al. 2024, arXiv 2408.12588",
     ),
     VariantKind("plan", "plan:FILE", "a schedule that `sdbench plan` found", _plan),
     VariantKind("scale", "scale:3.5", "full guidance at another scale: a control", _scale),

@@ -18,7 +18,8 @@ class Step:
 
     `rows` and `forwards` count what the denoiser evaluated; `requested` the rows that the pipeline asked for.
     `cond` and `uncond` are the two predictions of a guided step, `sample` and `result` the latents before and after the
-    scheduler's part, (images, ...).
+    scheduler's part, (images, ...). A step in which only some images were guided has no `uncond`. `given` is what the
+    pipeline got for it.
     """
 
     call: int
@@ -29,6 +30,7 @@ class Step:
     requested: int = 0
     cond: Tensor | None = None
     uncond: Tensor | None = None
+    given: Tensor | None = None
     sample: Tensor | None = None
     result: Tensor | None = None
     timestep: Any = None

@@ -16,6 +16,7 @@ def summary():
     row = {
         "nfe": 100.0,
         "failed": 0,
+        "unsupported": "",
         "latency_s": 2.5,
         "ideal_saving": 0.1,
         "predicted_saving": 0.08,
@@ -74,6 +75,11 @@ def test_column_without_any_value_is_left_out_of_table_and_legend(summary):
 
 def test_failed_calls_stand_beside_the_variant(summary):
     assert "| lora (3 failed) |" in markdown(summary.assign(failed=[0, 0, 0, 0, 0, 0, 3]))
+
+
+def test_what_cannot_run_is_there_and_says_so(summary):
+    reasons = ["", "", "", "", "", "", "T-GATE has no loop for it"]
+    assert "| lora (unsupported) |" in markdown(summary.assign(unsupported=reasons))
 
 
 def test_tiny_loss_is_not_a_negative_zero(summary):

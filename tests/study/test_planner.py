@@ -13,7 +13,7 @@ from sdbench.study import planner
 from sdbench.study.plan import Study, units
 from sdbench.study.planner import Target, controls, plan, steps_for
 from sdbench.study.runner import run
-from sdbench.study.search import Tuner, search, search_within, shapes, without
+from sdbench.study.search import Tuner, _together, search, search_within, shapes, without
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
 
@@ -46,6 +46,26 @@ def test_a_search_begins_with_the_best_of_its_shapes(tuner):
     assert {"additive", "window:0+2", "window:4+2", "interval:1+4"} <= begun.keys()
     found = search(tuner, 2, rounds=0)
     assert (found.exchanges, found.loss) == (0, min(tuner.evaluate(begun.values())))
+
+
+class Separable:
+    """Stands in for a tuner: every unguided step costs its own price, so that exchanges add up."""
+
+    def __init__(self, prices):
+        self.prices, self.steps, self.losses = prices, len(prices), {}
+
+    def evaluate(self, masks):
+        for mask in masks:
+            self.losses[mask] = sum(np.compress(np.logical_not(mask), self.prices))
+
+
+def test_exchanges_that_help_are_made_together():
+    tuner = Separable([1, 9, 1, 9, 1, 9, 1, 9, 1, 9, 1, 9])
+    start = tuple(step >= 6 for step in range(12))
+    tuner.evaluate([start])
+    tried = [without(12, {0, 2, 4, 3, 5, 6}), without(12, {0, 2, 4, 1, 3, 8}), without(12, {0, 2, 4, 1, 5, 6})]
+    tuner.evaluate(tried)
+    assert _together(start, tried, tuner.losses) == [without(12, {0, 2, 4, 3, 6, 8})]
 
 
 def test_no_mask_is_evaluated_twice(tuner):

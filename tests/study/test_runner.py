@@ -10,6 +10,9 @@ from sdbench.models.registry import load
 from sdbench.records.store import read
 from sdbench.study import runner
 from sdbench.study.plan import Study, units
+from sdbench.variants.external import Unsupported
+from sdbench.variants.registry import parse
+from tests import tiny
 
 PROMPTS = ["a large red circle on a white background", "a small blue ring on a black background"]
 SMALL = Study(
@@ -217,3 +220,45 @@ def test_an_estimate_counts_the_calls(pipe):
     assert expected.calls == len(units(SMALL))
     assert expected.seconds > 0
     assert expected.rss_peak_bytes > 1e8
+
+
+def test_a_method_for_other_pipelines_is_a_row_that_says_why(pipe, tmp_path):
+    study = dataclasses.replace(SMALL, variants=["cfg", "pab:2"], repeats=1)
+    results = runner.run(study, tmp_path / "study", pipe=pipe)
+    runs = results.runs[results.runs["variant"] == "pab:2"]
+    assert (runs["status"] == "unsupported").all()
+    assert runs["message"].iloc[0] == "diffusers has no caches for UNet2DConditionModel"
+    summary = sdbench.summarise(results).set_index("variant")
+    assert summary["unsupported"].to_dict() == {"cfg": "", "pab:2": "diffusers has no caches for UNet2DConditionModel"}
+    assert summary["failed"].to_dict() == {"cfg": 0, "pab:2": 0}
+
+
+def test_an_argument_that_the_pipeline_does_not_take_is_unsupported():
+    with pytest.raises(Unsupported, match="StableDiffusion3Pipeline takes no guidance_rescale"):
+        runner._require_arguments(tiny.stable_diffusion_3(), parse("rescale:0.5"))
+
+
+@pytest.mark.parametrize("output", ["image", "latent"])
+def test_a_variant_that_changes_nothing_fails_as_inactive(pipe, tmp_path, output):
+    sizes = {"height": 64, "width": 64}
+    variants = ["cfg", "last:0", "scale:5.0", "scale:4.0", "last:1"]
+    study = dataclasses.replace(SMALL, variants=variants, output=output, metrics=(), **sizes)
+    runs = runner.run(study, tmp_path / "study", pipe=pipe).runs
+    failed = runs[runs["status"] == "failed"]
+    assert set(failed["variant"]) == {"last:0", "scale:5.0"}
+    assert set(failed["message"]) == {"inactive: as many evaluations as cfg, and the same outcome"}
+
+
+def test_an_inactive_variant_is_known_when_a_study_is_resumed(pipe, tmp_path):
+    study = dataclasses.replace(SMALL, variants=["cfg", "last:0"], metrics=())
+    runner.run(study, tmp_path / "study", pipe=pipe)
+    runs = runner.run(study, tmp_path / "study", pipe=pipe, mode="resume").runs
+    assert set(runs.loc[runs["status"] == "failed", "variant"]) == {"last:0"}
+
+
+def test_work_within_an_evaluation_is_counted_in_the_warm_up(pipe, tmp_path):
+    study = dataclasses.replace(SMALL, variants=["cfg", "deepcache:2"], repeats=1, metrics=())
+    runs = runner.run(study, tmp_path / "study", pipe=pipe).runs.set_index(["variant", "phase"])
+    assert runs.loc[("deepcache:2", "warmup"), "flop"] < 0.9 * runs.loc[("cfg", "warmup"), "flop"]
+    assert pd.isna(runs.loc[("deepcache:2", "measured"), "flop"])
+    assert runs.loc[("deepcache:2", "measured"), "rows"] == runs.loc[("cfg", "measured"), "rows"]

@@ -1,0 +1,51 @@
+"""The controls that any comparison needs: what the same work buys without a method.
+
+An odd number of evaluations lies between two numbers of fully guided steps, so there are two controls of that kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from sdbench.variants.registry import parse
+from sdbench.variants.schedule import GuidanceSchedule
+
+
+def controls_of(names: Iterable[str], *, num_steps: int, guidance_scale: float) -> list[str]:
+    """Controls for variants whose work is known before they run; each once, and none that is there already.
+
+    For a schedule of K unguided steps: `unguided`, K unguided steps at random, full guidance with as many evaluations
+    and full guidance at the schedule's mean scale; where no step is guided (a student), full guidance with as many
+    evaluations. A policy decides its work while it runs and an accelerator changes that of an evaluation: none for
+    those, and none for what is a control itself.
+
+    Args:
+        names: texts of the variant grammar.
+        num_steps: of the study; the loop's own number may differ (PNDM), which moves equal work by a step.
+        guidance_scale: of the study.
+    """
+    names = list(names)
+    found = ["unguided"]
+    for variant in map(parse, names):
+        control = variant.name.partition(":")[0] in ("unguided", "random", "steps", "scale")
+        if not control and variant.policy is None and variant.accelerator is None:
+            schedule = variant.rule(num_steps)
+            unguided = schedule.mask.count(False)
+            if unguided > 0:
+                found += fewer_steps(schedule.nfe)
+            if 0 < unguided < num_steps:
+                found.append(f"random:{unguided}@0")
+                found += lower_scale(schedule, guidance_scale)
+    return [name for name in dict.fromkeys(found) if name not in names]
+
+
+def fewer_steps(nfe: float) -> list[str]:
+    """Fully guided variants with as many evaluations, or just below and above."""
+    return [f"steps:{count}" for count in sorted({max(1, math.floor(nfe / 2)), max(1, math.ceil(nfe / 2))})]
+
+
+def lower_scale(schedule: GuidanceSchedule, guidance_scale: float) -> list[str]:
+    """Constant guidance at a schedule's mean scale over all steps, where that is guidance."""
+    mean = 1 + (guidance_scale - 1) * schedule.mask.count(True) / len(schedule.mask)
+    return [f"scale:{mean:.2f}"] if mean > 1.005 else []

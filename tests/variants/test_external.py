@@ -1,0 +1,131 @@
+import sys
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sdbench.variants.adapters import applied
+from sdbench.variants.external import ACCELERATORS, Unsupported, accelerated
+from sdbench.variants.guidance import denoiser_of, guided_by
+from sdbench.variants.registry import ADDED, CONSTANT_ROWS, GUIDING, parse
+from sdbench.variants.schedule import GuidanceSchedule
+from tests import tiny
+
+UNETS = {"sd": tiny.stable_diffusion, "sdxl": tiny.stable_diffusion_xl}
+every_unet = pytest.mark.parametrize("make", UNETS.values(), ids=UNETS)
+STEPS = 6
+
+
+def under(pipe, text, **changes):
+    """Latents, rows of every step and FLOPs of a call of a variant."""
+    with applied(pipe, parse(text), guidance_scale=7.5) as trace, FlopCounterMode(display=False) as counter:
+        latents = tiny.run(pipe, num_inference_steps=STEPS, **changes)
+    return latents, trace.steps["rows"].tolist(), counter.get_total_flops()
+
+
+@every_unet
+@pytest.mark.parametrize("text", ["deepcache:3", "tgate:3", "last:50%+deepcache:2", "every:2+deepcache:3"])
+def test_an_accelerator_saves_work_and_leaves_the_pipeline_as_found(make, text):
+    pipe = make()
+    plain, _, work = under(pipe, "cfg")
+    before = _attributes(pipe)
+    latents, _, flop = under(pipe, text)
+    again, _, _ = under(pipe, text)
+    assert flop < work
+    assert torch.isfinite(latents).all()
+    assert torch.equal(latents, again)
+    assert not torch.equal(latents, plain)
+    assert _attributes(pipe) == before
+    assert torch.equal(under(pipe, "cfg")[0], plain)
+
+
+def _attributes(pipe):
+    """Names of what the pipeline and every module of its denoiser hold, and their classes."""
+    modules = {name: (type(module), set(vars(module))) for name, module in denoiser_of(pipe).named_modules()}
+    return modules | {"pipeline": (type(pipe), set(vars(pipe)))}
+
+
+@every_unet
+def test_a_cache_refreshed_in_every_step_changes_nothing(make):
+    pipe = make()
+    with accelerated(pipe, "deepcache", 1):
+        assert torch.equal(tiny.run(pipe), pipe_alone := tiny.run(pipe))
+    assert torch.equal(pipe_alone, tiny.run(pipe))
+
+
+@every_unet
+def test_kept_features_follow_the_rows_of_a_schedule(make):
+    """With a refresh in every step, dropping and taking up guidance is what it is without a cache."""
+    pipe = make()
+    schedule = GuidanceSchedule.from_mask([True, False, True, True, False, False])
+    found = []
+    for attach in (nullcontext(), accelerated(pipe, "deepcache", 1)):
+        with attach, guided_by(pipe, schedule) as trace:
+            found.append(tiny.run(pipe, num_inference_steps=STEPS))
+        assert trace.steps["guided"].tolist() == list(schedule.mask)
+    assert torch.equal(*found)
+
+
+@every_unet
+def test_the_gate_drops_guidance(make):
+    _, rows, _ = under(make(), "tgate:3")
+    assert rows == [4, 4, 4, 2, 2, 2]
+
+
+def test_after_an_exception_the_pipeline_is_as_before():
+    pipe = tiny.stable_diffusion()
+    plain = tiny.run(pipe)
+    for name in ("deepcache", "tgate"):
+        with pytest.raises(ZeroDivisionError), accelerated(pipe, name, 2):
+            tiny.run(pipe, callback_on_step_end=lambda *_: 1 / 0)
+    assert torch.equal(tiny.run(pipe), plain)
+
+
+@pytest.mark.parametrize("text", ["firstblock:0.5", "taylorseer:3", "pab:2"])
+def test_caches_of_diffusers_run_on_the_transformers_they_know(text):
+    pipe = tiny.flux()
+    plain, _, work = under(pipe, "cfg")
+    latents, rows, flop = under(pipe, text)
+    assert flop < work
+    assert rows == [4] * STEPS
+    assert torch.isfinite(latents).all()
+    assert torch.equal(latents, under(pipe, text)[0])
+    assert torch.equal(under(pipe, "cfg")[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("make", "text", "reason"),
+    [
+        (tiny.flux, "deepcache:3", "DeepCache works on UNets, but FluxPipeline has none"),
+        (tiny.flux, "tgate:3", "T-GATE works on UNets"),
+        (tiny.image_to_image, "tgate:3", "T-GATE has no loop for StableDiffusionImg2ImgPipeline"),
+        (tiny.stable_diffusion, "firstblock:0.1", "diffusers has no caches for UNet2DConditionModel"),
+    ],
+)
+def test_a_pipeline_that_a_method_does_not_know_is_unsupported(make, text, reason):
+    with pytest.raises(Unsupported, match=reason), applied(make(), parse(text), guidance_scale=7.5):
+        pass
+
+
+@pytest.mark.parametrize(("text", "package"), [("deepcache:3", "DeepCache"), ("tgate:3", "tgate")])
+def test_a_missing_package_names_the_extra(monkeypatch, text, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    running = applied(tiny.stable_diffusion(), parse(text), guidance_scale=7.5)
+    with (
+        pytest.raises(ValueError, match=rf"{package} is not installed: pip install 'sdbench\[accelerators\]'"),
+        running,
+    ):
+        pass
+
+
+def test_two_calls_for_one_step_are_refused():
+    running = applied(tiny.stable_diffusion(), parse("deepcache:3"), guidance_scale=7.5, sequential=True)
+    with pytest.raises(ValueError, match="both halves must be in it"), running:
+        pass
+
+
+def test_the_grammar_knows_every_accelerator():
+    assert set(ADDED) - {"lora"} == set(ACCELERATORS)
+    assert {name for name, kind in ACCELERATORS.items() if kind.guides} == set(GUIDING)
+    assert set(CONSTANT_ROWS) < set(ACCELERATORS)
