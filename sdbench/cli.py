@@ -430,6 +430,41 @@ def plan(
         console.print(f"Schedules (plan-K.json), judged.parquet, timing/ and plan.png are in {folder}", soft_wrap=True)
 
 
+@app.command()
+def rank(
+    results: Annotated[Path, typer.Argument(help="folder of a study")],
+    metric: Annotated[str, typer.Option(help="a metric of its images")] = "lpips",
+) -> None:
+    """Order a study's variants by a metric, and say which differences between them are clear."""
+    with _one_line_errors():
+        from sdbench.analysis.ranking import ranking
+        from sdbench.instruments.quality import find_metric
+        from sdbench.records.store import read
+        from sdbench.report.tables import ranking_text
+
+        kind, _ = find_metric(metric)
+        found = ranking(read(results), kind.name, higher_is_better=bool(kind.higher_is_better))
+        console.print(ranking_text(found, kind.name))
+
+
+@app.command()
+def distances(
+    results: Annotated[Path, typer.Argument(help="folder of a study with its images")],
+    features: Annotated[str, typer.Option(help="reader (mini-sd's) or inception (FID and KID)")] = "reader",
+    reference: Annotated[Path | None, typer.Option(help="folder of images; drawn scenes for the reader's")] = None,
+) -> None:
+    """Compare the distribution of every variant's images with that of reference images."""
+    _quiet()
+    with _one_line_errors():
+        from sdbench.records.store import read
+        from sdbench.report.tables import distances_text
+        from sdbench.study.distances import WARNING
+        from sdbench.study.distances import distances as measured
+
+        console.print(distances_text(measured(read(results), features=features, reference=reference)))
+        console.print(WARNING, markup=False, highlight=False)
+
+
 def _share(option: str, text: str) -> float:
     return _positive(option, text.removesuffix("%")) / 100 if text.endswith("%") else _positive(option, text)
 

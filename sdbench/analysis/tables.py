@@ -34,7 +34,7 @@ def summarise(results: Results) -> pd.DataFrame:
     order = _variants(results)
     runs = _finished(results)
     repeats = _complete_repeats(results.runs)
-    pairs = _pair_means(results)
+    pairs = pair_means(results)
     cost = pd.DataFrame(
         {
             "nfe": runs.groupby("variant")["nfe"].mean(),
@@ -195,7 +195,7 @@ def _metrics(images: pd.DataFrame) -> list[str]:
     return [str(name) for name, dtype in images.dtypes.items() if dtype == "float64"]
 
 
-def _pair_means(results: Results) -> pd.DataFrame:
+def pair_means(results: Results) -> pd.DataFrame:
     """Metrics per variant and (prompt, seed) pair, averaged over the repeats that have them."""
     images = results.images[results.images["unit"].isin(_finished(results)["unit"])]
     return images.groupby(["variant", "prompt_id", "seed"])[_metrics(images)].mean().reset_index()

@@ -7,6 +7,7 @@ Means, intervals and comparisons of variants do not belong here.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.functional.multimodal import clip_score
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from sdbench.instruments import weights
 
@@ -252,6 +253,31 @@ def _clip_provenance(model: str) -> dict[str, str]:
     }
 
 
+def _image_reward(images: Tensor, prompts: list[str], model: str) -> Scores:
+    network = _reward_network(model)
+    pictures = [to_pil_image((image * 255).round().to(torch.uint8)) for image in images.cpu()]
+    return torch.tensor([network.score(prompt, picture) for prompt, picture in zip(prompts, pictures, strict=True)])
+
+
+@cache
+def _reward_network(model: str) -> Any:
+    """The user's own ImageReward: its package and its weights, by name or by path."""
+    try:
+        package = importlib.import_module("ImageReward")
+    except ImportError as error:
+        raise ValueError(f"image_reward needs the package image-reward, which does not import here: {error}") from None
+    try:
+        return package.load(model).eval()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"no ImageReward model at {model!r}: {str(error).splitlines()[0]}") from None
+
+
+def _image_reward_provenance(model: str) -> dict[str, str]:
+    parameters = _reward_network(model).cpu().state_dict()
+    digest = weights.tensors_sha256(parameters[name] for name in sorted(parameters))
+    return {"network": model, "package": f"image-reward {version('image-reward')}", "sha256": digest}
+
+
 def _of_package(package: str, **settings: str) -> Callable[[], dict[str, str]]:
     return lambda: {"package": f"{package} {version(package)}", **settings}
 
@@ -269,5 +295,6 @@ for _metric in (
     Metric("psnr", _psnr, "reference", True, _of_package("torchmetrics", settings="peak 1")),
     Metric("alignment", _alignment, "prompt", True, _alignment_provenance),
     Metric("clip_score", _clip_score, "prompt", True, _clip_provenance, option="MODEL"),
+    Metric("image_reward", _image_reward, "prompt", True, _image_reward_provenance, option="MODEL"),
 ):
     register_metric(_metric)

@@ -162,6 +162,17 @@ TABLES: dict[str, dict[str, Column]] = {
         "learning_rate": _real("1", "of the next step", minimum=0),
         "seconds": _seconds("of training so far, judging included"),
     },
+    "distances": {
+        "variant": _text("way of running the pipeline"),
+        "features": _text("what is compared"),
+        "distance": _text("between the sets of images", choices=("frechet", "kernel")),
+        "images": _count("images", "in the variant's set"),
+        "reference_images": _count("images", "in the set that it is compared with"),
+        "value": _real("1", "the distance"),
+        **{f"value_{end}": _real("1", f"{end} end of its 95 % interval", nullable=True) for end in ("lo", "hi")},
+        "difference": _real("1", "to the baseline's distance, above 0 where the baseline is nearer"),
+        **{f"difference_{end}": _real("1", f"{end} end of its 95 % interval", nullable=True) for end in ("lo", "hi")},
+    },
     "ledger": {
         "unit": _text("identifier of the run"),
         "method": _text("what was run: a way of training or of inference"),
@@ -195,6 +206,7 @@ KEYS = {
     "growth": ["prompt_id", "seed", "mask", "step"],
     "judged": ["unit", "variant", "prompt_id", "seed"],
     "training": ["step"],
+    "distances": ["variant", "features", "distance"],
     "ledger": ["unit", "part"],
 }
 

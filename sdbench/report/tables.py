@@ -11,6 +11,8 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
+from sdbench.analysis.tables import BASELINE
+
 MISSING = "-"
 WIDE = 110  # terminal columns below which the narrow table is shown
 NAME_WIDTH = 14  # longer names of variants are folded
@@ -152,6 +154,31 @@ def plan_text(table: pd.DataFrame, metric: str) -> Table:
     return shown
 
 
+def ranking_text(table: pd.DataFrame, metric: str) -> Table:
+    """A ranking for a terminal, from `sdbench.analysis.ranking.ranking`."""
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for heading in ("rank", metric, "variant"):
+        shown.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
+    for _, row in table.iterrows():
+        best, worst = row["best_rank"], row["worst_rank"]
+        shown.add_row(
+            str(best) if best == worst else f"{best} to {worst}", _with_ends(row, metric, ".4f"), row["variant"]
+        )
+    return shown
+
+
+def distances_text(table: pd.DataFrame) -> Table:
+    """Distances between distributions for a terminal, from the table of that name, nearest first."""
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for heading in ("distance", "value", f"more than {BASELINE}", "variant"):
+        shown.add_column(heading, justify="left" if heading in ("distance", "variant") else "right", no_wrap=True)
+    for _, row in table.sort_values(["distance", "value"]).iterrows():
+        name = f"{row['distance']}, {row['features']}"
+        difference = MISSING if row["variant"] == BASELINE else _with_ends(row, "difference", "+.4g")
+        shown.add_row(name, _with_ends(row, "value", ".4g"), difference, row["variant"])
+    return shown
+
+
 def _with_ends(row: "pd.Series[float]", name: str, form: str) -> str:
     estimate, lo, hi = (row[column] for column in (name, f"{name}_lo", f"{name}_hi"))
-    return f"{estimate:{form}}" if math.isnan(lo) else f"{estimate:{form}} [{lo:{form}},{hi:{form}}]"
+    return f"{estimate:{form}}" if pd.isna(lo) else f"{estimate:{form}} [{lo:{form}},{hi:{form}}]"

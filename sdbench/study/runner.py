@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import tempfile
 import traceback
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -395,16 +396,17 @@ def scored(results: Results, study: Study, *, chunk: int = 64) -> pd.DataFrame:
         values = np.full(len(images), np.nan)
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
-            pixels = _read_images(results.folder, images.loc[part, "path"])
+            pixels = read_images(results.folder, images.loc[part, "path"])
             if metric.needs == "prompt":
                 values[part] = score(name, pixels, list(images.loc[part, "prompt"]))
             else:
-                values[part] = score(name, pixels, _read_images(results.folder, against[part]))
+                values[part] = score(name, pixels, read_images(results.folder, against[part]))
         images[metric.name] = values
     return images
 
 
-def _read_images(folder: Path, paths: pd.Series) -> Float[Tensor, "n 3 height width"]:
+def read_images(folder: Path, paths: Iterable[str]) -> Float[Tensor, "n 3 height width"]:
+    """Images of one size, by their paths in a folder, in [0, 1]."""
     arrays = [np.asarray(Image.open(folder / path).convert("RGB")) for path in paths]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 

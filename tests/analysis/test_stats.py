@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sdbench.analysis.stats import NORMAL_LIMIT, cluster_bootstrap, ratio_interval
+from sdbench.analysis.stats import NORMAL_LIMIT, cluster_bootstrap, jackknife, ratio_interval
 
 latencies = st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), min_size=6, max_size=12)
 
@@ -145,3 +145,15 @@ def test_too_little_to_know_gives_no_interval(values, clusters):
 def test_bootstrap_refuses_what_it_cannot_average(values, message):
     with pytest.raises(ValueError, match=message):
         cluster_bootstrap(values, ["a"])
+
+
+def test_the_jackknife_of_a_mean_is_students_interval():
+    values = np.random.default_rng(0).normal(size=24)
+    without = [np.delete(values, index).mean() for index in range(24)]
+    found = jackknife(values.mean(), without)
+    expected = stats.t.interval(0.95, 23, values.mean(), stats.sem(values))
+    assert (found.lo, found.hi) == pytest.approx(expected)
+
+
+def test_a_jackknife_of_few_groups_has_no_ends():
+    assert np.isnan(jackknife(1.0, [0.9, 1.0, 1.1]).lo)

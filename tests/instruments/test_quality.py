@@ -1,3 +1,6 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 import skimage.metrics
@@ -226,3 +229,24 @@ def test_lpips_provenance_names_source_and_digest(random_alexnet):
     assert told["source"] == "made up"
     assert told["sha256"] == weights.FEATURES_SHA256
     assert told["package"].startswith("lpips 0.1")
+
+
+def test_image_reward_is_the_packages_own_score(pair, monkeypatch):
+    class Network(torch.nn.Linear):
+        def score(self, prompt, picture):
+            return len(prompt) + picture.size[0] / 1000
+
+    package = types.SimpleNamespace(load=lambda model: Network(1, 1))
+    monkeypatch.setitem(sys.modules, "ImageReward", package)
+    quality._reward_network.cache_clear()
+    found = score("image_reward:v1", pair[0], ["a" * (index + 1) for index in range(len(pair[0]))])
+    width = pair[0].shape[3]
+    assert found.tolist() == pytest.approx([index + 1 + width / 1000 for index in range(len(pair[0]))])
+    quality._reward_network.cache_clear()
+
+
+def test_image_reward_without_its_package_is_an_error(pair, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ImageReward", None)
+    quality._reward_network.cache_clear()
+    with pytest.raises(ValueError, match="image_reward needs the package image-reward"):
+        score("image_reward:v1", pair[0], ["a"] * len(pair[0]))

@@ -71,12 +71,28 @@ def read(images: Float[Tensor, "n 3 64 64"], reader: Reader | None = None) -> In
     Returns:
         Rows of `scenes.FIELDS`; the second object is `ABSENT` where one object is seen.
     """
-    if images.shape[1:] != (3, scenes.SIDE, scenes.SIDE):
-        raise ValueError(f"the reader takes images of 3 x 64 x 64, not {' x '.join(map(str, images.shape[1:]))}")
+    _require_size(images)
     logits = (reader or _shipped())(images.float().cpu())
     rows = torch.stack([field.argmax(dim=1) for field in logits], dim=1).numpy()
     rows[rows[:, RELATION] == 0, SECOND] = ABSENT
     return rows
+
+
+@torch.no_grad()
+def hidden(images: Float[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 160"]:
+    """The shipped reader's last hidden layer, from images in [0, 1]: what it sees before it names anything.
+
+    Raises:
+        ValueError: images of another size.
+    """
+    _require_size(images)
+    features: Tensor = _shipped().layers[:-1](images.float().cpu() * 2 - 1)
+    return features
+
+
+def _require_size(images: Tensor) -> None:
+    if images.shape[1:] != (3, scenes.SIDE, scenes.SIDE):
+        raise ValueError(f"the reader takes images of 3 x 64 x 64, not {' x '.join(map(str, images.shape[1:]))}")
 
 
 def attribute_accuracy(read_rows: Int[np.ndarray, "n 10"], drawn: Int[np.ndarray, "n 10"]) -> float:

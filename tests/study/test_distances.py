@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdbench.analysis.ranking import ranking
+from sdbench.models.mini_sd import scenes
+from sdbench.records.schema import validate
+from sdbench.study.distances import distances
+from sdbench.study.plan import Study
+from sdbench.study.runner import run
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    told = scenes.captions(scenes.sample(40, np.random.default_rng(3), split="test"))
+    study = Study(
+        model="mini-sd",
+        variants=["cfg", "unguided"],
+        prompts=list(dict.fromkeys(told))[:24],
+        seeds=[0],
+        num_steps=12,
+        guidance_scale=5.0,
+        batch=24,
+        repeats=1,
+        metrics=["alignment"],
+    )
+    return run(study, tmp_path_factory.mktemp("study"))
+
+
+def test_no_guidance_ranks_below_guidance_in_alignment(results):
+    """Whatever a distance between distributions says of it."""
+    table = ranking(results, "alignment", higher_is_better=True)
+    assert table["variant"].tolist() == ["cfg", "unguided"]
+    assert table[["best_rank", "worst_rank"]].to_numpy().tolist() == [[1, 1], [2, 2]]
+
+
+def test_every_variant_has_both_distances_with_intervals(results):
+    table = distances(results, features="reader", fewest=24)
+    validate(table, "distances")
+    assert table.groupby("distance")["variant"].apply(list).to_dict() == {
+        "frechet": ["cfg", "unguided"],
+        "kernel": ["cfg", "unguided"],
+    }
+    assert ((table["value_lo"] < table["value"]) & (table["value"] < table["value_hi"])).all()
+    baseline = table[table["variant"] == "cfg"]
+    assert (baseline[["difference", "difference_lo", "difference_hi"]] == 0).all(axis=None)
+    assert (results.folder / "distances.parquet").exists()
+
+
+def test_images_of_the_reference_are_near_to_it(results, tmp_path):
+    """Drawn scenes of another seed lie nearer than what the model makes."""
+    rng = np.random.default_rng(1)
+    drawn = scenes.draw(scenes.sample(64, rng, split="test"), rng)
+    for index, image in enumerate(drawn):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    table = distances(results, features="reader", reference=tmp_path, fewest=24)
+    assert (table["reference_images"] == 64).all()
+
+
+def test_too_few_images_are_refused(results):
+    with pytest.raises(ValueError, match="takes 512 images; cfg has 24"):
+        distances(results, features="reader")
+
+
+def test_references_are_checked(results, tmp_path):
+    with pytest.raises(ValueError, match="a folder with reference images is needed"):
+        distances(results, features="inception", fewest=24)
+    with pytest.raises(ValueError, match="holds no images"):
+        distances(results, features="reader", reference=tmp_path, fewest=24)
+    for side in (64, 32):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
+    with pytest.raises(ValueError, match="are not of one size"):
+        distances(results, features="reader", reference=tmp_path, fewest=24)
