@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -47,6 +48,13 @@ def _one_line_errors() -> Iterator[None]:
 
 def _split(text: str | None, kind: Callable[[str], Any] = str) -> list[Any] | None:
     return None if text is None else [kind(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _variants(text: str | None) -> list[str] | None:
+    """Variants between commas; one that stands before a setting (`cached:5,from=20`) belongs to it."""
+    if text is None:
+        return None
+    return [part.strip() for part in re.split(r",(?!\s*(?:from=|split\b))", text) if part.strip()]
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -111,7 +119,7 @@ def run(
 
         options = {
             "model": model,
-            "variants": _split(variants),
+            "variants": _variants(variants),
             "prompts": prompt,
             "prompts_file": None if prompts_file is None else str(prompts_file),
             "seeds": _numbers(seeds),
@@ -445,6 +453,32 @@ def rank(
         kind, _ = find_metric(metric)
         found = ranking(read(results), kind.name, higher_is_better=bool(kind.higher_is_better))
         console.print(ranking_text(found, kind.name))
+
+
+@app.command()
+def frontier(
+    results: Annotated[Path, typer.Argument(help="folder of a study")],
+    metric: Annotated[str, typer.Option(help="a metric of its images")] = "lpips",
+    timing: Annotated[Path | None, typer.Option(help="folder of a study whose times count instead")] = None,
+    out: Annotated[Path | None, typer.Option(help="where the picture goes; the study's folder by default")] = None,
+) -> None:
+    """Order a study's variants by time, and mark those that no other beats in time and quality at once."""
+    _quiet()
+    with _one_line_errors():
+        from sdbench.analysis.frontier import frontier as ordered
+        from sdbench.analysis.tables import summarise
+        from sdbench.instruments.quality import find_metric
+        from sdbench.records.store import read
+        from sdbench.report.figures import frontier_figure
+        from sdbench.report.tables import frontier_markdown
+
+        kind, _ = find_metric(metric)
+        other = None if timing is None else summarise(read(timing))
+        found = ordered(summarise(read(results)), kind.name, higher_is_better=bool(kind.higher_is_better), timing=other)
+        typer.echo(frontier_markdown(found))
+        path = (out or results) / f"frontier-{kind.name}.png"
+        frontier_figure(found, metric=kind.name).savefig(path)
+        console.print(f"The picture is {path}", soft_wrap=True)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Planned schedules against their controls on pairs they were not tuned on: who wins, by how much, in what time."""
+"""What time buys: which variants no other beats in time and quality at once, and planned schedules against controls."""
 
 import numpy as np
 import pandas as pd
@@ -7,6 +7,50 @@ from sdbench.analysis.stats import Interval
 from sdbench.analysis.tables import BASELINE, pair_interval, spread
 
 PLANNED = "plan"
+
+
+TIMES = ("latency_s", "saving", "denoise_saving", "predicted_saving", "peak_bytes")
+
+
+def frontier(
+    summary: pd.DataFrame, metric: str, *, higher_is_better: bool, timing: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """The summary of a study in the order of time, with a mark where no faster variant is as good.
+
+    Args:
+        summary: from `summarise`, with the metric.
+        metric: one of its columns; the baseline itself is perfect in a metric that compares with it.
+        higher_is_better: the metric's direction.
+        timing: summary of another study of the same variants, whose times count: quality takes many images, time a
+            machine that does nothing else.
+
+    Returns:
+        The rows that have a time and the metric, fastest first, with `efficient`: no other variant saves at least as
+        much of the denoising loop and is better, or as good and faster.
+
+    Raises:
+        ValueError: a variant has no time in the other study.
+    """
+    table = summary.copy()
+    if timing is not None:
+        timed = timing.set_index("variant")
+        missing = [name for name in table.loc[table["pairs"] > 0, "variant"] if name not in timed.index]
+        if missing:
+            raise ValueError(f"the study of time has no '{missing[0]}'")
+        for column in timed.columns[timed.columns.str.startswith(TIMES)]:
+            table[column] = table["variant"].map(timed[column])
+    if f"{metric}_lo" in table and table.loc[table["variant"] == BASELINE, metric].isna().all():
+        table.loc[table["variant"] == BASELINE, metric] = np.inf if higher_is_better else 0.0
+    table = table.dropna(subset=["denoise_saving", metric]).sort_values(
+        "denoise_saving", ascending=False, kind="stable"
+    )
+    loss = (-1 if higher_is_better else 1) * table[metric].to_numpy()
+    saved = table["denoise_saving"].to_numpy()
+    beaten = [
+        bool((((saved >= own_saved) & (loss < own)) | ((saved > own_saved) & (loss <= own))).any())
+        for own_saved, own in zip(saved, loss, strict=True)
+    ]
+    return table.assign(efficient=np.logical_not(beaten)).reset_index(drop=True)
 
 
 def plan_table(judged: pd.DataFrame, metric: str, *, higher_is_better: bool, timing: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -77,34 +78,51 @@ def image_grid(results: Results, *, pairs: Sequence[tuple[str, int]]) -> Figure:
     return figure
 
 
-def frontier_figure(summary: pd.DataFrame) -> Figure:
-    """Saving of every variant against its LPIPS to the baseline, with 95 % intervals: right and low is better.
+def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
+    """Time that every variant saves against a metric, with 95 % intervals.
 
     Args:
-        summary: from `sdbench.analysis.tables.summarise`.
+        summary: from `sdbench.analysis.tables.summarise`, or from `sdbench.analysis.frontier.frontier`: then time is
+            the loop's, what is efficient is joined by a line and the rest is grey.
+        metric: one of its columns.
     """
-    figure = _figure(7, 4.5)
+    marked = "efficient" in summary
+    time = "denoise_saving" if marked else "saving"
+    figure = _figure(9, 6) if marked else _figure(7, 4.5)
     axes = figure.subplots()
-    points = summary.dropna(subset=["saving", "lpips"])
+    points = summary.dropna(subset=[time, metric])
+    points = points[np.isfinite(points[metric])]
     axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
     styles = _styles(points["variant"])
     for index, variant in points["variant"].items():
         point = points.loc[[index]]
+        grey = marked and not point["efficient"].item()
         axes.errorbar(
-            100 * point["saving"],
-            point["lpips"],
-            xerr=_bars(point, "saving", 100),
-            yerr=_bars(point, "lpips", 1),
-            color=styles[variant][0],
+            100 * point[time],
+            point[metric],
+            xerr=_bars(point, time, 100),
+            yerr=_bars(point, metric, 1),
+            color="0.7" if grey else BASELINE_COLOUR if marked else styles[variant][0],
             marker="o",
-            markersize=5,
-            elinewidth=1,
+            markersize=4 if grey else 5,
+            elinewidth=0.6 if grey else 1,
+            zorder=1 if grey else 2,
         )
-    axes.set(xlabel=f"time saved against {BASELINE} (%)", ylabel=f"LPIPS to {BASELINE}")
+    if marked:
+        best = points[points["efficient"]]
+        axes.plot(100 * best[time], best[metric], color=BASELINE_COLOUR, linewidth=0.8, zorder=1)
+    what = "of the denoising loop " if marked else ""
+    axes.set(xlabel=f"time {what}saved against {BASELINE} (%)", ylabel=_axis_of(metric))
     axes.margins(0.12, 0.06)
     axes.spines[["top", "right"]].set_visible(False)
-    _label(figure, axes, points)
+    _label(figure, axes, points, time, metric)
     return figure
+
+
+def _axis_of(metric: str) -> str:
+    if metric in WITHOUT_REFERENCE:
+        return metric
+    return f"{metric.upper()} to {BASELINE}"
 
 
 def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure:
@@ -223,10 +241,10 @@ def _bars(rows: pd.DataFrame, name: str, factor: float) -> "list[pd.Series[float
     return [estimate - lo, hi - estimate]
 
 
-def _label(figure: Figure, axes: Axes, points: pd.DataFrame) -> None:
+def _label(figure: Figure, axes: Axes, points: pd.DataFrame, time: str, metric: str) -> None:
     """Write each variant beside its point, at the first place around it that is free, else at the last one tried."""
     figure.draw_without_rendering()
-    positions = points[["saving", "lpips"]].to_numpy() * (100, 1)
+    positions = points[[time, metric]].to_numpy(dtype=float) * (100, 1)
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform(positions)]
     places = [(x, y, side) for y in (6, -12, 16, -22, 26, -32) for x, side in ((6, "left"), (-6, "right"))]
     for variant, position in zip(points["variant"], positions, strict=True):

@@ -154,6 +154,23 @@ def plan_text(table: pd.DataFrame, metric: str) -> Table:
     return shown
 
 
+def frontier_markdown(table: pd.DataFrame) -> str:
+    """Every figure of a frontier in Markdown, fastest first; efficient variants are bold."""
+    metrics = [str(name) for name in table if f"{name}_lo" in table and name not in ("saving", "denoise_saving")]
+    shown = [name for name in metrics if name != "alignment_difference" and table[name].notna().any()]
+    head = ["variant", "NFE", "loop saved %", *shown]
+    lines: list[list[str]] = [head, ["---", *("---:" for _ in head[1:])]]
+    for _, row in table.iterrows():
+        name = f"**{row['variant']}**" if row["efficient"] else str(row["variant"])
+        scaled = pd.Series(
+            {key: 100 * row[key] for key in ("denoise_saving", "denoise_saving_lo", "denoise_saving_hi")}
+        )
+        cells = [name, f"{row['nfe']:.4g}", _with_ends(scaled, "denoise_saving", ".1f")]
+        cells += [MISSING if not math.isfinite(row[metric]) else _with_ends(row, metric, ".3f") for metric in shown]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def ranking_text(table: pd.DataFrame, metric: str) -> Table:
     """A ranking for a terminal, from `sdbench.analysis.ranking.ranking`."""
     shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
