@@ -255,3 +255,53 @@ def test_what_cannot_be_distilled_is_one_line_and_nothing_is_written(tmp_path, a
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A finished study with a method that cannot run here, and what the command said."""
+    folder = tmp_path_factory.mktemp("small") / "x"
+    variants = "cfg,last:50%,cached:2,split,pab:2"
+    return folder, invoke(*QUICK[:5], "--variants", variants, "--metrics", "ssim", "--controls", "--out", folder)
+
+
+def test_a_method_that_cannot_run_is_shown_with_its_reason(small):
+    folder, done = small
+    assert done.exit_code == 0, done.output
+    assert "unsupported: pab:2: diffusers has no caches for UNet2DConditionModel" in " ".join(done.output.split())
+    expected = [
+        "cfg",
+        "last:50%",
+        "cached:2,split",
+        "pab:2",
+        "unguided",
+        "steps:1",
+        "random:1@0",
+        "scale:3.00",
+    ]
+    assert list(read(folder).runs["variant"].unique()) == expected
+
+
+def test_variants_are_ranked_by_a_metric(small):
+    done = invoke("rank", small[0], "--metric", "ssim")
+    assert done.exit_code == 0, done.output
+    assert "last:50%" in done.output
+    assert invoke("rank", small[0], "--metric", "lpips").exit_code == 2
+
+
+def test_a_frontier_is_a_table_and_a_picture(small, tmp_path):
+    done = invoke("frontier", small[0], "--metric", "ssim", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "| **cfg** | 4 |" in done.output
+    assert (tmp_path / "frontier-ssim.png").stat().st_size > 10_000
+
+
+def test_a_frontier_takes_its_times_from_another_study(small, tmp_path):
+    done = invoke("frontier", small[0], "--metric", "ssim", "--timing", small[0], "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_distance_between_distributions_takes_many_images(small):
+    done = invoke("distances", small[0])
+    assert done.exit_code == 2
+    assert "takes 512 images" in done.output

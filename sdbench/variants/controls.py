@@ -33,7 +33,7 @@ def controls_of(names: Iterable[str], *, num_steps: int, guidance_scale: float) 
             schedule = variant.rule(num_steps)
             unguided = schedule.mask.count(False)
             if unguided > 0:
-                found += fewer_steps(schedule.nfe)
+                found += [name for name in fewer_steps(schedule.nfe) if name != f"steps:{num_steps}"]
             if 0 < unguided < num_steps:
                 found.append(f"random:{unguided}@0")
                 found += lower_scale(schedule, guidance_scale)

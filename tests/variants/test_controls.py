@@ -14,7 +14,11 @@ def test_odd_work_lies_between_two_numbers_of_steps():
     assert controls_of(["cfg", "last:25"], **ALIKE)[1:3] == ["steps:37", "steps:38"]
 
 
-def test_a_student_is_compared_with_as_many_evaluations(tmp_path):
+def test_as_many_steps_as_the_study_has_are_no_control():
+    assert "steps:2" not in controls_of(["cfg", "last:1"], num_steps=2, guidance_scale=5.0)
+
+
+def test_a_student_is_compared_with_as_many_evaluations():
     assert controls_of(["cfg", "lora"], **ALIKE) == ["unguided", "steps:25"]
 
 
