@@ -38,6 +38,13 @@ def minimums(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """Open the report page in the system's Chromium."""
+    session.install("-e", ".[test,browser]")
+    session.run("pytest", "-m", "browser", "-n", "0", *session.posargs)
+
+
+@nox.session(default=False)
 def overhead(session: nox.Session) -> None:
     """Print what the hooks cost over the plain pipeline."""
     session.install("-e", ".")

@@ -439,6 +439,38 @@ def plan(
 
 
 @app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="folder of a study")],
+    html: Annotated[Path | None, typer.Option(help="write a page with table, figures and images")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="write the table in Markdown")] = None,
+    csv: Annotated[Path | None, typer.Option(help="write the summary as it is, nothing rounded")] = None,
+    latex: Annotated[Path | None, typer.Option(help="write the table in LaTeX (booktabs)")] = None,
+) -> None:
+    """Write a study's table and its page; without an option the table is printed."""
+    with _one_line_errors():
+        from sdbench.analysis.tables import summarise
+        from sdbench.records.store import read
+        from sdbench.report import tables
+
+        found = read(results)
+        summary = summarise(found)
+        written = {markdown: tables.markdown, latex: tables.latex, csv: lambda frame: frame.to_csv(index=False)}
+        if html is not None:
+            from sdbench.report.page import page
+
+            html.write_text(page(found), encoding="utf-8")
+        for path, content in written.items():
+            if path is not None:
+                path.write_text(content(summary), encoding="utf-8")
+        paths = [path for path in (html, markdown, csv, latex) if path is not None]
+        for path in paths:
+            console.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+        if not paths:
+            console.print(tables.summary_table(summary, width=console.width))
+            console.print(tables.legend(summary), markup=False, highlight=False)
+
+
+@app.command()
 def rank(
     results: Annotated[Path, typer.Argument(help="folder of a study")],
     metric: Annotated[str, typer.Option(help="a metric of its images")] = "lpips",

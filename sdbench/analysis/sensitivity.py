@@ -8,7 +8,7 @@ import pandas as pd
 from sdbench.analysis.stats import cluster_bootstrap
 
 BASELINE = "baseline"
-WITHOUT_REFERENCE = ("alignment", "clip_score")  # their change is shown
+WITHOUT_REFERENCE = ("alignment", "clip_score", "image_reward")  # their change is shown
 
 
 def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -6,11 +6,13 @@ Seconds become milliseconds, bytes megabytes and shares percent here and in `fig
 import math
 import textwrap
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
+from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.tables import BASELINE
 
 MISSING = "-"
@@ -99,6 +101,45 @@ def summary_table(summary: pd.DataFrame, *, width: int = 120) -> Table:
     return table
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One figure of the summary: as it is read, its interval, and the number to sort by."""
+
+    text: str
+    interval: str
+    value: Any
+
+
+def summary_cells(summary: pd.DataFrame) -> tuple[list[str], list[list[Cell]]]:
+    """The wide table as headings and cells, for a page."""
+    shown = _shown(summary)
+    head = ["variant", *(f"{column.heading} {column.unit}".rstrip() for column in shown)]
+    rows = []
+    for _, row in summary.iterrows():
+        cells = [Cell(_name(row), "", str(row["variant"]))]
+        for column in shown:
+            text, _, interval = _cell(row, column).partition(" ")
+            cells.append(Cell(text, interval, column.factor * float(row[column.source])))
+        rows.append(cells)
+    return head, rows
+
+
+def failures(runs: pd.DataFrame) -> list[str]:
+    """What failed or could not run, one line per variant and reason."""
+    bad = runs[runs["status"] != "ok"].drop_duplicates(["variant", "status", "message"])
+    return [
+        f"{status}: {variant}: {message}"
+        for status, variant, message in bad[["status", "variant", "message"]].to_numpy()
+    ]
+
+
+def latex(summary: pd.DataFrame) -> str:
+    """The wide table in LaTeX, for the package booktabs."""
+    head, rows = summary_cells(summary)
+    text = pd.DataFrame([[f"{cell.text} {cell.interval}".rstrip() for cell in row] for row in rows], columns=head)
+    return str(text.to_latex(index=False, escape=True, column_format="l" + "r" * (len(head) - 1)))
+
+
 def markdown(summary: pd.DataFrame) -> str:
     """The wide table in Markdown."""
     shown = _shown(summary)
@@ -155,10 +196,15 @@ def plan_text(table: pd.DataFrame, metric: str) -> Table:
 
 
 def frontier_markdown(table: pd.DataFrame) -> str:
-    """Every figure of a frontier in Markdown, fastest first; efficient variants are bold."""
+    """Every figure of a frontier in Markdown, fastest first; efficient variants are bold.
+
+    Fidelity to the baseline's image and quality in itself are named apart.
+    """
     metrics = [str(name) for name in table if f"{name}_lo" in table and name not in ("saving", "denoise_saving")]
     shown = [name for name in metrics if name != "alignment_difference" and table[name].notna().any()]
-    head = ["variant", "NFE", "loop saved %", *shown]
+    shown.sort(key=WITHOUT_REFERENCE.__contains__)
+    titles = [f"{name} ({'to prompt' if name in WITHOUT_REFERENCE else 'to cfg'})" for name in shown]
+    head = ["variant", "NFE", "loop saved %", *titles]
     lines: list[list[str]] = [head, ["---", *("---:" for _ in head[1:])]]
     for _, row in table.iterrows():
         name = f"**{row['variant']}**" if row["efficient"] else str(row["variant"])

@@ -1,0 +1,166 @@
+"""A study as one page that opens offline and from any host: table, figures, and a comparer of its images.
+
+Figures are plotly's, the page jinja's, and both are inside the file: opening it asks nobody for anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import plotly.graph_objects as go
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from sdbench.analysis.tables import BASELINE, step_profile, summarise
+from sdbench.records.store import Results
+from sdbench.report.figures import PALETTE
+from sdbench.report.tables import Cell, failures, legend, summary_cells
+
+SIDE = 256  # pixels; larger images are shown this large
+MAX_PROMPTS = 16
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def page(results: Results) -> str:
+    """The page as HTML.
+
+    Args:
+        results: of a study; images that were not kept are left out.
+    """
+    summary = summarise(results)
+    head, rows = summary_cells(summary)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        title=f"{results.study['name']}: {len(summary)} variants of {results.study['model']}",
+        facts=_facts(results),
+        head=head,
+        rows=[[_sortable(cell) for cell in row] for row in rows],
+        legend=legend(summary),
+        failures=failures(results.runs),
+        figures=_figures(summary, results),
+        pictures=_pictures(results),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _sortable(cell: Cell) -> dict[str, Any]:
+    value = "" if isinstance(cell.value, float) and math.isnan(cell.value) else cell.value
+    return {"text": cell.text, "interval": cell.interval, "value": value}
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    """What was measured and where."""
+    study, measured = results.study, results.runs[results.runs["phase"] == "measured"]
+    facts = [
+        ("pipeline", f"{study['model']}, {measured['dtype'].iloc[0]}, {measured['scheduler'].iloc[0]}"),
+        ("asked", f"{study['num_steps']} steps, guidance scale {study['guidance_scale']:g}"),
+        ("pairs", f"prompts: {len(study['prompts'])}; seeds: {len(study['seeds'])}; pairs per call: {study['batch']}"),
+        ("repeats", f"{study['repeats']} measured, {study['warmups']} before them"),
+    ]
+    for key, env in results.environment.items():
+        gpus = ", ".join(gpu["name"] for gpu in env["gpus"]) or "no GPU"
+        packages = ", ".join(
+            f"{name} {env['packages'][name]}" for name in ("torch", "diffusers") if name in env["packages"]
+        )
+        facts.append((f"machine {key}", f"{env['cpu']}, {env['cores']} cores, {gpus}; {packages}; {env['os']}"))
+    return facts
+
+
+def _figures(summary: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
+    found = []
+    metric = next((name for name in ("lpips", "alignment") if summary[name].notna().any()), None)
+    if metric is not None:
+        found.append({"title": f"Time saved against {metric}", "content": _content(_frontier(summary, metric))})
+    profile = step_profile(results)
+    milliseconds = profile.assign(latency_s=1e3 * profile["latency_s"])
+    found.append({"title": "Time of every step", "content": _content(_lines(milliseconds, "latency_s", "ms"))})
+    cosine = profile[(profile["variant"] == BASELINE) & profile["guidance_cosine"].notna()]
+    if len(cosine):
+        named = _content(_lines(cosine, "guidance_cosine", f"guidance cosine of {BASELINE}"))
+        found.append({"title": "How far guidance still moves the prediction", "content": named})
+    return found
+
+
+def _frontier(summary: pd.DataFrame, metric: str) -> go.Figure:
+    figure = go.Figure()
+    points = summary.dropna(subset=["saving", metric])
+    for index, (_, row) in enumerate(points.iterrows()):
+        marker = {"color": _colour(index), "symbol": index % 8, "size": 9}
+        bars = {
+            axis: {
+                "type": "data",
+                "array": [factor * (row[f"{name}_hi"] - row[name])],
+                "arrayminus": [factor * (row[name] - row[f"{name}_lo"])],
+                "thickness": 1,
+            }
+            for axis, name, factor in (("error_x", "saving", 100), ("error_y", metric, 1))
+            if not math.isnan(row[f"{name}_lo"])
+        }
+        figure.add_scatter(
+            x=[100 * row["saving"]], y=[row[metric]], name=row["variant"], mode="markers", marker=marker, **bars
+        )
+    figure.update_xaxes(title=f"time of a call saved against {BASELINE} (%)")
+    figure.update_yaxes(title=metric)
+    return figure
+
+
+def _lines(profile: pd.DataFrame, column: str, title: str) -> go.Figure:
+    figure = go.Figure()
+    for index, (variant, part) in enumerate(profile.groupby("variant", sort=False)):
+        line = {"color": _colour(index), "width": 1.5, "dash": ("solid", "dash", "dot")[index // len(PALETTE) % 3]}
+        figure.add_scatter(x=part["step"], y=part[column], name=variant, mode="lines", line=line)
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title=title)
+    return figure
+
+
+def _colour(index: int) -> str:
+    return "#000000" if index == 0 else PALETTE[(index - 1) % len(PALETTE)]
+
+
+def _content(figure: go.Figure) -> dict[str, Any]:
+    figure.update_layout(
+        template="plotly_white", height=420, margin={"l": 60, "r": 10, "t": 10, "b": 50}, showlegend=True
+    )
+    content: dict[str, Any] = json.loads(figure.to_json())
+    return {"data": content["data"], "layout": content["layout"]}
+
+
+def _pictures(results: Results) -> dict[str, Any]:
+    """The first repeat's images of the first prompts, as WebP in the page."""
+    images = results.images.merge(results.runs[["unit", "repeat"]], on="unit")
+    images = images[images["repeat"] == images.groupby("variant")["repeat"].transform("min")]
+    prompts = images.drop_duplicates("prompt_id").head(MAX_PROMPTS).set_index("prompt_id")["prompt"].to_dict()
+    kept = images[images["prompt_id"].isin(list(prompts)) & images["path"].notna()]
+    shown = [
+        {
+            "prompt": str(row["prompt_id"]),
+            "seed": str(row["seed"]),
+            "variant": str(row["variant"]),
+            "data": _webp(results.folder / row["path"]),
+        }
+        for row in kept.to_dict("records")
+        if (results.folder / row["path"]).is_file()
+    ]
+    return {
+        "prompts": prompts,
+        "variants": list(dict.fromkeys(one["variant"] for one in shown)),
+        "images": shown or None,
+    }
+
+
+def _webp(path: Path) -> str:
+    file = io.BytesIO()
+    with Image.open(path) as image:
+        small = image.convert("RGB")
+        small.thumbnail((SIDE, SIDE))
+        small.save(file, "WEBP", quality=85, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,115 @@
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from sdbench.records.store import read
+from sdbench.report.page import page
+from sdbench.study import runner
+from sdbench.study.plan import Study
+from tests import tiny
+
+HOSTILE = "</script><script>document.title = 'taken'</script>"
+PROMPTS = [HOSTILE, "a red <b>ring</b> & a star"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    variants = ["cfg", "last:50%", "steps:2", "pab:2"]
+    fields = {"num_steps": 4, "guidance_scale": 7.5, "repeats": 2, "metrics": ["ssim", "psnr"], "name": "page"}
+    study = Study(model="tiny", variants=variants, prompts=PROMPTS, seeds=[0, 1], **fields)
+    folder = tmp_path_factory.mktemp("study")
+    runner.run(study, folder, pipe=tiny.stable_diffusion())
+    return read(folder)
+
+
+@pytest.fixture(scope="module")
+def html(results):
+    return page(results)
+
+
+def test_a_prompt_is_text_wherever_it_stands(html):
+    assert HOSTILE not in html
+    pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', html, re.DOTALL)[1])
+    assert pictures["prompts"] == {"000": HOSTILE, "001": PROMPTS[1]}
+
+
+def test_every_variant_prompt_and_seed_is_in_the_comparer(html):
+    pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', html, re.DOTALL)[1])
+    found = {(one["variant"], one["prompt"], one["seed"]) for one in pictures["images"]}
+    assert found == {(v, p, s) for v in ("cfg", "last:50%", "steps:2") for p in ("000", "001") for s in "01"}
+    assert len(pictures["images"]) == len(found)
+    assert all(one["data"].startswith("data:image/webp;base64,") for one in pictures["images"])
+
+
+def test_what_cannot_run_is_said(html):
+    assert "unsupported: pab:2: diffusers has no caches for UNet2DConditionModel" in html
+
+
+def test_a_page_without_images_has_no_comparer(results, tmp_path):
+    bare = replace(results, folder=tmp_path)
+    assert '<div class="pair">' not in page(bare)
+    assert "Time of every step" in page(bare)
+
+
+@pytest.mark.browser
+def test_the_page_works_in_a_browser(html, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    file = tmp_path / "page.html"
+    file.write_text(html, encoding="utf-8")
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 390, "height": 800})
+        said, asked = [], []
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto(file.as_uri())
+        assert "page: 4 variants of tiny" in tab.title()
+        assert tab.locator(".figure .main-svg").count() >= 2
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+        _sorts(tab)
+        _slides_by_keyboard(tab)
+        _compares(tab)
+
+        assert said == []
+        assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+        browser.close()
+
+
+def _sorts(tab):
+    def column():
+        return tab.locator("#summary tbody tr td:nth-child(2)").all_inner_texts()
+
+    heading = tab.locator("#summary th button").nth(1)
+    heading.focus()
+    tab.keyboard.press("Enter")
+    rising = [float(text) for text in column() if text != "-"]
+    assert rising == sorted(rising)
+    heading.click()
+    assert [float(text) for text in column() if text != "-"] == rising[::-1]
+    assert column()[-1] == "-"
+
+
+def _slides_by_keyboard(tab):
+    tab.locator("#slider").focus()
+    tab.keyboard.press("End")
+    assert tab.evaluate("document.getElementById('image-right').style.clipPath") == "inset(0px 0px 0px 100%)"
+    tab.keyboard.press("Home")
+    assert tab.evaluate("document.querySelector('.edge').style.left") == "0%"
+
+
+def _compares(tab):
+    assert tab.locator("#grid figure").count() == 3
+    tab.select_option("#prompt", "001")
+    assert tab.locator("#image-left").get_attribute("alt") == f"cfg: {PROMPTS[1]}"
+    tab.select_option("#right", "steps:2")
+    tab.locator("#difference").click()
+    drawn = "[...map.getContext('2d').getImageData(0, 0, map.width, map.height).data].some((v, i) => i % 4 < 3 && v)"
+    assert tab.evaluate(drawn)
+    tab.select_option("#right", "cfg")
+    tab.wait_for_function(f"!{drawn}")
