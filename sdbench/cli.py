@@ -79,6 +79,9 @@ def _json_object(text: str | None) -> dict[str, Any] | None:
 @app.command()
 def run(
     study: Annotated[Path | None, typer.Argument(help="a study file (TOML); without one, mini-sd's own study")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="a study that ships with sdbench; a wrong name lists them")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="the study's folder; a new one under sdbench-results/")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the study in --out")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the study in --out")] = False,
@@ -143,7 +146,9 @@ def run(
             "name": name,
         }
         given = {key: value for key, value in options.items() if value is not None}
-        planned = Study.from_toml(study, **given) if study is not None else Study.default(**given)
+        if study is not None and protocol is not None:
+            raise ValueError("give a study file or --protocol, not both")
+        planned = Study.from_toml(study, **given) if study else Study.protocol(protocol or "mini-sd", **given)
         if dry_run:
             _say_estimate(planned)
             return
@@ -338,7 +343,7 @@ def sensitivity(
             "arguments": _json_object(arguments),
         }
         given = {key: value for key, value in options.items() if value is not None}
-        study = Study.default(**given, variants=["cfg"], name="sensitivity")
+        study = Study.protocol("mini-sd", **given, variants=["cfg"], name="sensitivity")
         plan = SweepPlan(kind, length, stride, tuple(_split(masks) or ()), max_rows, growth)
         folder = out or Path("sdbench-results") / f"sensitivity-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         try:
@@ -420,7 +425,7 @@ def plan(
             "device": device,
         }
         given = {key: value for key, value in options.items() if value is not None}
-        study = Study.default(**given, variants=["cfg"], metrics=[metric], name="plan")
+        study = Study.protocol("mini-sd", **given, variants=["cfg"], metrics=[metric], name="plan")
         tuning, held_out = plan_studies(study, prompts_file, held_out_file, pairs=pairs)
         tried = [_positive("--scales", text) for text in _split(scales) or ()]
         folder = out or Path("sdbench-results") / f"plan-{datetime.now(UTC):%Y%m%d-%H%M%S}"

@@ -51,7 +51,7 @@ def main(
     max_rows: Annotated[int, typer.Option(help="rows of one evaluation")] = 64,
 ) -> None:
     """Print how much faster branches are, for one pair and for eight."""
-    study = Study.default(num_steps=steps, variants=["cfg"], metrics=[])
+    study = Study.protocol("mini-sd", num_steps=steps, variants=["cfg"], metrics=[])
     pipe = load(study.model)
     for pairs in (1, 8):
         for kind in ("single", "last"):

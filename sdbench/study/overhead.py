@@ -49,7 +49,7 @@ def main(
     steps: Annotated[int, typer.Option(help="denoising steps per call")] = 20,
 ) -> None:
     """Print what the hooks cost."""
-    study = Study.default(num_steps=steps)
+    study = Study.protocol("mini-sd", num_steps=steps)
     cost = overhead(load(study.model), study, pairs=pairs)
     typer.echo(
         f"hooks cost {cost.estimate:+.2%} of the call, 95 % interval [{cost.lo:+.2%}, {cost.hi:+.2%}], {pairs} pairs"

@@ -17,6 +17,13 @@ from sdbench.variants.controls import controls_of
 from sdbench.variants.registry import Variant, parse
 
 BASELINE = "cfg"
+PROTOCOLS = {
+    "mini-sd": "what `sdbench run` runs when told nothing: eight pairs, seven variants",
+    "mini-sd-selective": "every tenth of the steps without guidance",
+    "mini-sd-methods": "every method and control, 256 pairs",
+    "selective-guidance": "arXiv 2305.09847 on Stable Diffusion 1.5",
+    "lora-distillation": "arXiv 2312.06899 on Stable Diffusion 2.1 base",
+}
 CHOICES = {
     "output": ("image", "latent"),
     "execution": ("eager", "compile", "cudagraph"),
@@ -174,9 +181,19 @@ class Study:
         return cls(**values)
 
     @classmethod
-    def default(cls, **changes: Any) -> Study:
-        """The study that `sdbench run` runs when told nothing: mini-sd, eight pairs, six variants."""
-        return cls.from_toml(str(files("sdbench.study") / "mini-sd.toml"), **changes)
+    def protocol(cls, name: str, /, **changes: Any) -> Study:
+        """A study whose file ships with the package.
+
+        Args:
+            name: of `PROTOCOLS`; "mini-sd" is what `sdbench run` runs when told nothing.
+            **changes: fields that replace the file's.
+
+        Raises:
+            ValueError: an unknown name; as `from_toml` says.
+        """
+        if name not in PROTOCOLS:
+            raise ValueError(f"unknown protocol '{name}'; there are: {', '.join(PROTOCOLS)}")
+        return cls.from_toml(str(files("sdbench.study") / "protocols" / f"{name}.toml"), **changes)
 
     @property
     def pairs(self) -> list[tuple[str, str, int]]:

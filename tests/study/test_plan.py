@@ -1,8 +1,12 @@
 import dataclasses
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
-from sdbench.study.plan import Study, units
+from sdbench.distill.captions import held_out_captions
+from sdbench.models.students import LORA_FILE
+from sdbench.study.plan import PROTOCOLS, Study, units
 
 FIELDS = {
     "model": "mini-sd",
@@ -151,7 +155,35 @@ def test_a_missing_study_file_is_refused(tmp_path):
 
 
 def test_the_default_study_is_the_one_the_readme_promises():
-    default = Study.default()
+    default = Study.protocol("mini-sd")
     assert default.variants == ("cfg", "last:20%", "last:50%", "random:25@0", "steps:38", "unguided", "lora")
     assert (default.model, default.num_steps, default.guidance_scale) == ("mini-sd", 50, 5.0)
     assert len(default.pairs) == default.batch == 8
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_is_a_study_with_its_baseline(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    student = tmp_path / "sd21-student" / "student"
+    student.mkdir(parents=True)
+    (student / LORA_FILE).touch()
+    study = Study.protocol(name)
+    assert study.variants[0] == "cfg"
+    assert study.model == "mini-sd" or study.dtype == "float16"
+
+
+def test_a_paper_is_run_as_it_says():
+    study = Study.protocol("selective-guidance")
+    assert (study.num_steps, study.guidance_scale, study.batch, len(study.prompts)) == (50, 7.5, 1, 10)
+    assert {"last:20%", "last:50%", "steps:45", "random:10@0", "scale:6.20"} <= set(study.variants)
+
+
+def test_protocols_are_all_there_is():
+    folder = Path(str(files("sdbench.study") / "protocols"))
+    assert {path.stem for path in folder.glob("*.toml")} == set(PROTOCOLS)
+    with pytest.raises(ValueError, match="unknown protocol 'mine'; there are: mini-sd, "):
+        Study.protocol("mine")
+
+
+def test_the_held_out_captions_are_those_that_distillation_is_judged_on():
+    assert list(Study.protocol("mini-sd-methods").prompts) == held_out_captions(256)
