@@ -191,7 +191,7 @@ def stable_diffusion_3():
     return ready(StableDiffusion3Pipeline(**parts, **texts), **embeddings(), guidance_scale=5.0, height=16, width=16)
 
 
-def flux():
+def flux(**changes):
     """Guidance by two calls, the conditional one first; flow matching."""
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
@@ -203,6 +203,7 @@ def flux():
         joint_attention_dim=WIDTH,
         pooled_projection_dim=WIDTH,
         axes_dims_rope=(2, 2, 4),
+        **changes,
     )
     texts = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
     parts = {"transformer": transformer, "scheduler": FlowMatchEulerDiscreteScheduler(), "vae": vae(shift_factor=0.0)}

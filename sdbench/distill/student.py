@@ -27,6 +27,7 @@ from sdbench.models.students import (
     add_projection,
     embedded,
     place_of_projection,
+    takes_guidance,
 )
 from sdbench.records.files import write_whole
 from sdbench.variants.adapters import told
@@ -45,7 +46,8 @@ class Student:
         denoiser: the module whose call is the student's prediction.
         teacher: the module that is frozen; the same one for LoRA.
         alpha: of the LoRA, over its rank; None for a whole copy.
-        projection: of the embedding of w, where the student is told it.
+        projection: of the embedding of w, where the student is told it that way.
+        by_guidance: it is told w by the denoiser's own `guidance` input.
     """
 
     pipe: Any
@@ -53,6 +55,7 @@ class Student:
     teacher: nn.Module
     alpha: float | None
     projection: nn.Linear | None = None
+    by_guidance: bool = False
 
     @property
     def learnt(self) -> dict[str, nn.Parameter]:
@@ -65,6 +68,8 @@ class Student:
 
     def given(self, examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the student's call gets."""
+        if self.by_guidance:
+            return examples.args, examples.kwargs | {"guidance": examples.scale.to(examples.cond)}
         if self.projection is None:
             return examples.args, examples.kwargs
         told_scale = embedded(self.pipe, examples.scale).to(examples.cond.device)
@@ -72,8 +77,8 @@ class Student:
 
     def in_place(self, guidance_scale: float) -> AbstractContextManager[None]:
         """While it holds the pipeline runs the student, which is told this w where it learns many."""
-        if self.projection is not None:
-            return told(self.pipe, guidance_scale)
+        if self.projection is not None or self.by_guidance:
+            return told(self.pipe, guidance_scale, by_guidance=self.by_guidance)
         if self.alpha is not None:
             return nullcontext()
         name = next(name for name in ("unet", "transformer") if getattr(self.pipe, name, None) is self.teacher)
@@ -105,7 +110,8 @@ def lora_student(pipe: Any, *, rank: int, alpha: int, targets: Sequence[str], to
         rank: of every layer.
         alpha: as `add_lora` takes it.
         targets: as `add_lora` takes them.
-        told_scale: give it a projection of the embedding of w, too, at first without effect.
+        told_scale: tell it w: by the denoiser's own `guidance` input where it has one (Flux), else by a projection of
+            the embedding of w, at first without effect.
 
     Raises:
         ValueError: as `add_lora` and `add_projection` say; a projection for a base in half precision.
@@ -115,11 +121,13 @@ def lora_student(pipe: Any, *, rank: int, alpha: int, targets: Sequence[str], to
         raise ValueError(
             "a student of many scales trains in float32 only; give a lower precision to its layers instead"
         )
-    if told_scale:
+    by_guidance = told_scale and takes_guidance(denoiser)
+    projected = told_scale and not by_guidance
+    if projected:
         place_of_projection(pipe, denoiser)  # refuses before anything is changed
     add_lora(denoiser, rank=rank, alpha=alpha, targets=targets)
-    projection = add_projection(pipe, denoiser) if told_scale else None
-    return Student(pipe, denoiser, denoiser, alpha / rank, projection)
+    projection = add_projection(pipe, denoiser) if projected else None
+    return Student(pipe, denoiser, denoiser, alpha / rank, projection, by_guidance)
 
 
 def add_lora(denoiser: Any, *, rank: int, alpha: int, targets: Sequence[str]) -> None:

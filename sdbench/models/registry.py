@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.random_weights import build
-from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, open_student
+from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, LORA_FILE, open_student, told_by_guidance
 from sdbench.records.files import read_json
 
 MINI_SD = Path(__file__).parent / "mini_sd" / "weights" / "pipeline"
@@ -76,8 +76,9 @@ def load(model: Any, *, dtype: str = "float32", device: str | None = None, rando
         return model
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype '{dtype}'; there are: {', '.join(DTYPES)}")
-    student = Path(model) / EMBEDDING_FILE
-    source = None if random_weights else _source(_base_of(student) if student.is_file() else str(model))
+    student = Path(model) / LORA_FILE
+    ranged = student.with_name(EMBEDDING_FILE).is_file() or told_by_guidance(student)
+    source = None if random_weights else _source(_base_of(student) if ranged else str(model))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _require_dtype(dtype, device)
     if source is None:
@@ -86,7 +87,7 @@ def load(model: Any, *, dtype: str = "float32", device: str | None = None, rando
         pipe = _open(source, dtype)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
-    if student.is_file():
+    if ranged:
         open_student(pipe, student.parent)
     if device == "cpu" and hasattr(pipe, "unet"):
         choose_layout(pipe.unet, lambda: _one_step(pipe))

@@ -1,7 +1,8 @@
 """What a distilled student brings to its base: the names of its files, its card, and the embedding of w.
 
-A student of one guidance scale is a LoRA, or a whole denoiser. One of a range of scales is a LoRA and a projection of
-its scale: diffusers' own (`time_cond_proj`), which adds an embedding of w - 1 to that of the timestep. How a student is
+A student of one guidance scale is a LoRA, or a whole denoiser. One of a range of scales is a LoRA that is told w by the
+denoiser's own `guidance` input where it has one, and else a LoRA and a projection of its scale: diffusers' own
+(`time_cond_proj`), which adds an embedding of w - 1 to that of the timestep. How a student is
 put into a pipeline and taken out again is in `variants/adapters.py`.
 """
 
@@ -73,6 +74,17 @@ def _same_base(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         name in found["values"] and np.allclose(found["values"][name], values, rtol=4e-3, atol=1e-5)  # bfloat16's 2^-9
         for name, values in wanted["values"].items()
     )
+
+
+def takes_guidance(denoiser: Any) -> bool:
+    """Whether a denoiser is told a guidance scale as an input, as Flux is."""
+    return bool(denoiser.config.get("guidance_embeds", False))
+
+
+def told_by_guidance(file: Path) -> bool:
+    """Whether the student in a file is one of a range of scales without a projection."""
+    card = read_json(file.with_name(CARD_FILE)) if file.with_name(CARD_FILE).exists() else {}
+    return card.get("w_range") is not None and not file.with_name(EMBEDDING_FILE).is_file()
 
 
 def place_of_projection(pipe: Any, denoiser: Any) -> Any:
@@ -165,10 +177,13 @@ def open_student(pipe: Any, folder: Path) -> None:
     Raises:
         ValueError: a student of another base.
     """
-    check_card(pipe.unet, folder / LORA_FILE)
+    denoiser: Any = getattr(pipe, "unet", None) or pipe.transformer
+    check_card(denoiser, folder / LORA_FILE)
     with of_denoiser_alone():
         pipe.load_lora_weights(str(folder), weight_name=LORA_FILE)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
-    load_projection(pipe, pipe.unet, folder / EMBEDDING_FILE)
-    pipe.unet.register_to_config(time_cond_proj_dim=WIDTH)
+    if told_by_guidance(folder / LORA_FILE):
+        return
+    load_projection(pipe, denoiser, folder / EMBEDDING_FILE)
+    denoiser.register_to_config(time_cond_proj_dim=WIDTH)

@@ -28,6 +28,7 @@ from sdbench.models.students import (
     of_denoiser_alone,
     read_weights,
     remove_projection,
+    told_by_guidance,
 )
 from sdbench.variants.external import ACCELERATORS, accelerated
 from sdbench.variants.guidance import call_replaced, denoiser_of, guided_by
@@ -133,11 +134,7 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
         layers = _low_rank(modules)
         if not layers:
             raise ValueError(f"the adapter '{file}' fits no layer of {type(pipe).__name__}")
-        projection = file.with_name(EMBEDDING_FILE)
-        if projection.is_file():
-            load_projection(pipe, denoiser_of(pipe), projection)
-            undo.callback(remove_projection, denoiser_of(pipe))
-            undo.enter_context(told(pipe, guidance_scale, when=lambda: turns is None or turns.on))
+        undo.enter_context(_told_its_way(pipe, file, guidance_scale, when=lambda: turns is None or turns.on))
         if turns is None:
             undo.enter_context(_kept([weight for layer in layers for weight in layer.get_base_layer().parameters()]))
             for layer in layers:
@@ -147,12 +144,28 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
 
 
 @contextmanager
-def told(pipe: Any, guidance_scale: float, *, when: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Pass the embedding of w to every call of a denoiser that has a projection of it.
+def _told_its_way(pipe: Any, file: Path, guidance_scale: float, *, when: Callable[[], bool]) -> Iterator[None]:
+    """Tell a student of a range of scales w, by its projection or by the denoiser's own input."""
+    projection = file.with_name(EMBEDDING_FILE)
+    with ExitStack() as undo:
+        if projection.is_file():
+            load_projection(pipe, denoiser_of(pipe), projection)
+            undo.callback(remove_projection, denoiser_of(pipe))
+        if projection.is_file() or told_by_guidance(file):
+            undo.enter_context(told(pipe, guidance_scale, by_guidance=not projection.is_file(), when=when))
+        yield
+
+
+@contextmanager
+def told(
+    pipe: Any, guidance_scale: float, *, by_guidance: bool = False, when: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
+    """Tell every call of a denoiser w.
 
     Args:
         pipe: of the denoiser; it knows nothing of this, and guides as before.
         guidance_scale: w.
+        by_guidance: as the denoiser's own input; else as the embedding that it has a projection of.
         when: whether a call is the student's.
     """
     known: dict[int, Tensor] = {}  # by number of rows: made once, so that no step waits for it
@@ -162,8 +175,9 @@ def told(pipe: Any, guidance_scale: float, *, when: Callable[[], bool] = lambda:
             if when():
                 sample = first_tensor((args, kwargs))
                 if len(sample) not in known:
-                    known[len(sample)] = embedded(pipe, torch.full((len(sample),), guidance_scale)).to(sample)
-                kwargs["timestep_cond"] = known[len(sample)]
+                    scale = torch.full((len(sample),), guidance_scale)
+                    known[len(sample)] = (scale if by_guidance else embedded(pipe, scale)).to(sample)
+                kwargs["guidance" if by_guidance else "timestep_cond"] = known[len(sample)]
             return original(*args, **kwargs)
 
         return call

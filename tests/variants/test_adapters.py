@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import sdbench
 from sdbench.distill.captions import held_out_captions
+from sdbench.distill.examples import Examples
 from sdbench.distill.student import full_student, lora_student
 from sdbench.models.registry import MINI_SD, MODELS
 from sdbench.models.students import CARD_FILE, DENOISER_FILE, EMBEDDING_FILE, LORA_FILE, base_record
@@ -294,6 +295,43 @@ def test_a_student_of_many_scales_is_told_the_scale_and_the_base_comes_back(tmp_
     assert float((images[3.0] - images[SCALE]).abs().max()) > 1e-3
     assert_same(state(pipe), before)
     assert torch.equal(tiny.run(pipe), plain)
+
+
+def told_by_its_input(folder):
+    """A student of many scales of a denoiser that takes a guidance scale itself."""
+    pipe = tiny.flux(guidance_embeds=True)
+    base = base_record(pipe.transformer)
+    student = lora_student(pipe, rank=2, alpha=2, targets=("attention",), told_scale=True)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in student.learnt.values():
+            weight.add_(0.1 * torch.randn_like(weight))
+    student.save(folder)
+    write_json(folder / CARD_FILE, {"model": "tiny", "base": base, "guidance_scale": None, "w_range": [2.0, 8.0]})
+    return student
+
+
+def test_a_denoiser_that_takes_a_scale_is_told_it_there(tmp_path):
+    student, pipe = told_by_its_input(tmp_path), tiny.flux(guidance_embeds=True)
+    assert (student.projection, (tmp_path / EMBEDDING_FILE).exists()) == (None, False)
+    plain, images = tiny.run(pipe), {}
+    for scale in (3.0, SCALE):
+        with applied(pipe, parse(f"lora:{tmp_path}"), guidance_scale=scale) as trace:
+            images[scale] = tiny.run(pipe)
+        assert not trace.steps["guided"].any()
+        with student.in_place(scale), guided_by(student.pipe, GuidanceSchedule.none):
+            tiny.assert_same_latents(images[scale], tiny.run(student.pipe), tolerance=1e-4)
+        alone = tiny.run(student.pipe, guidance_scale=scale, true_cfg_scale=1.0)  # the oracle: stock, in one pass
+        tiny.assert_same_latents(images[scale], alone, tolerance=1e-4)
+    assert float((images[3.0] - images[SCALE]).abs().max()) > 1e-4
+    assert torch.equal(tiny.run(pipe), plain)
+
+
+def test_each_row_is_told_the_scale_that_it_is_taught(tmp_path):
+    student = told_by_its_input(tmp_path)
+    rows = torch.zeros(2, 3)
+    examples = Examples((), {"guidance": torch.full((2,), 3.5)}, rows, rows, rows[:, 0], torch.tensor([2.0, 8.0]))
+    assert student.given(examples)[1]["guidance"].tolist() == [2.0, 8.0]
 
 
 def test_load_opens_a_student_of_many_scales_as_a_stock_pipeline(tmp_path):
