@@ -4,7 +4,7 @@ Every function returns a `matplotlib.figure.Figure` to save or show; none touche
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +192,39 @@ def plan_figure(table: pd.DataFrame, metric: str) -> Figure:
     axes.set(xlabel="time of a call saved (%)", ylabel=metric + against)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def curves_figure(
+    table: pd.DataFrame, across: str, panels: Mapping[str, str], *, label: str, by: str | None = None, log: bool = False
+) -> Figure:
+    """Columns of a table against one of them, one panel each, with 95 % intervals where the table has them.
+
+    Args:
+        table: with `_lo` and `_hi` behind the columns that have intervals.
+        across: the column of the horizontal axis.
+        panels: columns to draw, with the text of their axes.
+        label: text of the horizontal axis.
+        by: column whose values have a line each.
+        log: the horizontal axis doubles.
+    """
+    figure = _figure(7, 0.6 + 2.2 * len(panels))
+    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    groups = [("", table)] if by is None else list(table.groupby(by, sort=False))
+    for axes, (column, text) in zip(rows, panels.items(), strict=True):
+        for index, (name, part) in enumerate(groups):
+            bars = _bars(part, column, 1) if f"{column}_lo" in part else None
+            style = {"color": BASELINE_COLOUR if index == 0 else PALETTE[(index - 1) % len(PALETTE)], "label": name}
+            axes.errorbar(part[across], part[column], yerr=bars, marker="o", markersize=4, elinewidth=0.8, **style)
+        axes.set_ylabel(text)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.spines[["top", "right"]].set_visible(False)
+    if log:
+        rows[-1].set_xscale("log", base=2)
+        rows[-1].xaxis.set_major_formatter("{x:g}")
+    rows[-1].set_xlabel(label)
+    if by is not None:
+        rows[0].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

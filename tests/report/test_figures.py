@@ -9,7 +9,14 @@ from matplotlib.transforms import Bbox
 
 from sdbench.records import schema
 from sdbench.records.store import Results
-from sdbench.report.figures import frontier_figure, image_grid, plan_figure, sensitivity_figure, step_figure
+from sdbench.report.figures import (
+    curves_figure,
+    frontier_figure,
+    image_grid,
+    plan_figure,
+    sensitivity_figure,
+    step_figure,
+)
 
 
 @pytest.fixture
@@ -133,3 +140,13 @@ def test_plan_figure_joins_each_kind_by_time_saved_and_shows_intervals():
     horizontal = drawn["plan"].lines[2][0].get_segments()
     np.testing.assert_allclose(horizontal[0], [[9, 0.01], [12, 0.01]])
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("time of a call saved (%)", "lpips to guided image")
+
+
+def test_curves_have_a_panel_per_column_and_a_line_per_group():
+    table = pd.DataFrame({"w": [1, 2, 1, 2], "who": list("aabb"), "lpips": [0.1, 0.2, 0.3, 0.4], "size": [1, 2, 3, 4]})
+    table = table.assign(lpips_lo=table["lpips"] - 0.05, lpips_hi=table["lpips"] + 0.05)
+    figure = curves_figure(table, "w", {"lpips": "LPIPS", "size": "MB"}, label="scale w", by="who", log=True)
+    figure.draw_without_rendering()
+    assert [axes.get_ylabel() for axes in figure.axes] == ["LPIPS", "MB"]
+    assert [len(axes.containers) for axes in figure.axes] == [2, 2]
+    assert figure.axes[-1].get_xlabel() == "scale w"
