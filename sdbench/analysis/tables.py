@@ -82,9 +82,15 @@ def step_medians(results: Results) -> pd.DataFrame:
     """Median seconds of a guided (column True) and of an unguided step (column False), one row per repeat.
 
     Steps come from calls that hold both kinds, so that nothing but guidance differs between them (an adapter's
-    unguided steps cost more) and a slow machine slows both. No row where no call does.
+    unguided steps cost more) and a slow machine slows both; not from those of an accelerator, whose steps differ among
+    themselves, nor are steps in which only some images were guided. No row where no call is left.
     """
     steps = _finished_steps(results)
+    runs = _finished(results).set_index("unit")
+    counted = runs["flop"].notna()
+    plain = counted if counted.any() else ~counted  # an accelerator's work is counted in its warm-up alone
+    whole = steps["rows"] % steps["unit"].map(runs["batch"]) == 0
+    steps = steps[whole & steps["unit"].map(plain)]
     return _step_medians(steps[steps.groupby("unit")["guided"].transform("nunique") == 2])
 
 

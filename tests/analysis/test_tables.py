@@ -180,3 +180,20 @@ def test_profile_has_the_median_course_of_every_variant(study):
         np.quantile(steps["guidance_cosine"], [0.25, 0.5, 0.75]),
     )
     assert profile.query("variant == 'unguided'")["guidance_cosine"].isna().all()
+
+
+def test_the_ratio_is_not_of_steps_in_which_other_things_differ(study):
+    """An accelerator's steps, and steps in which some images were guided, are left out."""
+
+    def changed(row):
+        return row | {"batch": 2, "flop": None if row["variant"] == "last:1+deepcache:3" else 10}
+
+    results = study(
+        {"cfg": [1, 1], "last:1": [1, 0], "last:1+deepcache:3": [1, 0], "adaptive:0.9": [1, 1, 0]}, changed=changed
+    )
+    rows = results.steps["guided"].map({True: 4, False: 2})
+    odd = (results.steps["variant"] == "adaptive:0.9") & (results.steps["step"] == 1)
+    slow = (results.steps["variant"] == "last:1+deepcache:3") | odd
+    results.steps["rows"] = rows.mask(odd, 3)
+    results.steps["latency_s"] = results.steps["latency_s"].mask(slow, 50.0)
+    assert guidance_ratio(results) == pytest.approx(0.4 / 0.25, rel=0.05)
