@@ -44,6 +44,7 @@ class Metric:
         provenance: What the number depends on besides the images: network, package version, digest of weights.
         option: What a name must add after a colon, such as the CLIP model, passed on to `compute` and `provenance`
             as a last argument; empty if nothing.
+        meaning: One line.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Metric:
     higher_is_better: bool
     provenance: Callable[..., dict[str, str]]
     option: str = ""
+    meaning: str = ""
 
 
 METRICS: dict[str, Metric] = {}
@@ -283,18 +285,55 @@ def _of_package(package: str, **settings: str) -> Callable[[], dict[str, str]]:
 
 
 for _metric in (
-    Metric("lpips", _lpips, "reference", False, _lpips_provenance),
-    Metric("flip", _flip, "reference", False, _of_package("flip-evaluator", settings="LDR, 67 pixels per degree")),
+    Metric(
+        "lpips",
+        _lpips,
+        "reference",
+        False,
+        _lpips_provenance,
+        meaning="perceptual distance, the reference package, AlexNet v0.1; 0 is identical",
+    ),
+    Metric(
+        "flip",
+        _flip,
+        "reference",
+        False,
+        _of_package("flip-evaluator", settings="LDR, 67 pixels per degree"),
+        meaning="FLIP, difference seen when two images are flipped between; 0 is identical",
+    ),
     Metric(
         "ssim",
         _ssim,
         "reference",
         True,
         _of_package("torchmetrics", settings="Gaussian window of 11 pixels, sigma 1.5, no border"),
+        meaning="structural similarity; 1 is identical",
     ),
-    Metric("psnr", _psnr, "reference", True, _of_package("torchmetrics", settings="peak 1")),
-    Metric("alignment", _alignment, "prompt", True, _alignment_provenance),
+    Metric(
+        "psnr",
+        _psnr,
+        "reference",
+        True,
+        _of_package("torchmetrics", settings="peak 1"),
+        meaning="peak signal-to-noise ratio in dB; missing for identical images",
+    ),
+    Metric(
+        "alignment",
+        _alignment,
+        "prompt",
+        True,
+        _alignment_provenance,
+        meaning="share of the caption's attributes that the image shows (mini-sd, read by its own reader)",
+    ),
     Metric("clip_score", _clip_score, "prompt", True, _clip_provenance, option="MODEL"),
-    Metric("image_reward", _image_reward, "prompt", True, _image_reward_provenance, option="MODEL"),
+    Metric(
+        "image_reward",
+        _image_reward,
+        "prompt",
+        True,
+        _image_reward_provenance,
+        option="MODEL",
+        meaning="ImageReward, where you have its package `image-reward` and weights: ImageReward-v1.0",
+    ),
 ):
     register_metric(_metric)

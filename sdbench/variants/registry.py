@@ -332,12 +332,16 @@ for _kind in (
     VariantKind(
         "lora",
         "lora|lora:PATH|last:50%+lora",
-        "a distilled student, one pass per step; +lora: in the unguided steps of a schedule",
+        "a distilled student, the model's own or any, in one pass; `+lora`: in the unguided steps of a schedule",
         _lora,
         "Golnari 2023, arXiv 2312.06899",
     ),
     VariantKind(
-        "full", "full:PATH", "a student whose every weight was distilled", _full, "Meng et al. 2023, arXiv 2210.03142"
+        "full",
+        "full:PATH",
+        "a student whose every weight was distilled: the control",
+        _full,
+        "Meng et al. 2023, arXiv 2210.03142",
     ),
     VariantKind(
         "interval",
@@ -356,14 +360,14 @@ for _kind in (
     VariantKind(
         "adaptive",
         "adaptive:0.99",
-        "each image guided until the cosine of its two predictions passes the threshold",
+        "each image guided until the cosine of its two predictions of the clean latent passes the threshold",
         _adaptive,
         "Castillo et al. 2023, arXiv 2312.12487",
     ),
     VariantKind(
         "cached",
         "cached:5|cached:5,from=20|cached:5,split",
-        "the difference of the predictions refreshed in one step of 5, from a step on; split: by frequency",
+        "the predictions' difference refreshed in one step of 5, from a step on; `split`: its frequencies weighed apart",
         _cached,
         "Lv et al. 2024, arXiv 2410.19355",
     ),
@@ -377,7 +381,7 @@ for _kind in (
     VariantKind(
         "schedule",
         "schedule:linear|schedule:cosine|schedule:clamp-linear@2",
-        "a guidance scale that rises over the steps: quality only",
+        "a scale that rises over the steps with w as its mean, the last never below 2: quality only",
         _schedule,
         "Wang et al. 2024, arXiv 2404.13040",
     ),

@@ -1,0 +1,29 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def readme():
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "tools" / "readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_those_of_the_registries_and_results(readme):
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.written(text) == text, "stale: run `python tools/readme.py`"
+
+
+def test_a_stale_table_is_seen(readme):
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.written(text.replace("the baseline: every step guided", "something else")) == text
+
+
+def test_a_table_without_a_place_is_named(readme):
+    with pytest.raises(ValueError, match="no place for 'default study'"):
+        readme.written("nothing")
