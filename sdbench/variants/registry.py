@@ -367,7 +367,7 @@ for _kind in (
     VariantKind(
         "cached",
         "cached:5|cached:5,from=20|cached:5,split",
-        "the predictions' difference refreshed in one step of 5, from a step on; `split`: its frequencies weighed apart",
+        "the predictions' difference refreshed in one step of 5, from a step on; `split`: by frequency",
         _cached,
         "Lv et al. 2024, arXiv 2410.19355",
     ),
