@@ -476,6 +476,38 @@ def report(
 
 
 @app.command()
+def compare(
+    baseline: Annotated[Path, typer.Argument(help="folder of the study that is known to be right")],
+    current: Annotated[Path, typer.Argument(help="folder of the same study, run again")],
+    threshold: Annotated[str, typer.Option(help="the smallest change of time that matters")] = "3%",
+    markdown: Annotated[Path | None, typer.Option(help="write the table for a pull request")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write every figure")] = None,
+) -> None:
+    """Compare two runs of a study: exit code 1 with a regression or a missing figure, 2 where they do not compare."""
+    with _one_line_errors():
+        from sdbench.analysis.regression import BAD, Limits, differing_environment
+        from sdbench.analysis.regression import compare as compared
+        from sdbench.records.store import read
+        from sdbench.report.tables import comparison_markdown, comparison_text
+
+        known, found = read(baseline), read(current)
+        table = compared(known, found, Limits(threshold=_share("--threshold", threshold)))
+        console.print(comparison_text(table))
+        same = int((table["verdict"] == "same").sum())
+        console.print(f"{same} of {len(table)} figures are the same.")
+        if keys := differing_environment(known, found):
+            console.print(f"Another machine or other versions ({', '.join(keys)}): absolute times are not compared.")
+        if (table["verdict"] == "undecided").any():
+            typer.echo("warning: too few repeats to decide every time", err=True)
+        if markdown is not None:
+            markdown.write_text(comparison_markdown(table), encoding="utf-8")
+        if json_file is not None:
+            json_file.write_text(table.to_json(orient="records", indent=1), encoding="utf-8")
+    if table["verdict"].isin(BAD).any():
+        raise typer.Exit(1)
+
+
+@app.command()
 def rank(
     results: Annotated[Path, typer.Argument(help="folder of a study")],
     metric: Annotated[str, typer.Option(help="a metric of its images")] = "lpips",

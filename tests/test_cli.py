@@ -1,3 +1,7 @@
+import json
+import shutil
+
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -305,3 +309,25 @@ def test_a_distance_between_distributions_takes_many_images(small):
     done = invoke("distances", small[0])
     assert done.exit_code == 2
     assert "takes 512 images" in done.output
+
+
+def test_a_run_compared_with_itself_passes_and_is_written(small, tmp_path):
+    done = invoke("compare", small[0], small[0], "--markdown", tmp_path / "c.md", "--json", tmp_path / "c.json")
+    assert done.exit_code == 0, done.output
+    assert "figures are the same" in done.output
+    assert "undecided" in (tmp_path / "c.md").read_text()  # one repeat decides nothing
+    assert {"variant", "figure", "verdict"} <= set(json.loads((tmp_path / "c.json").read_text())[0])
+
+
+def test_a_missing_variant_fails_a_comparison_and_another_study_cannot_compare(small, tmp_path):
+    folder = tmp_path / "x"
+    shutil.copytree(small[0], folder)
+    runs = pd.read_parquet(folder / "runs.parquet")
+    runs.loc[runs["variant"] == "unguided", "status"] = "failed"
+    runs.to_parquet(folder / "runs.parquet", index=False)
+    assert invoke("compare", small[0], folder).exit_code == 1
+    study = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps(study | {"num_steps": 3}))
+    done = invoke("compare", small[0], folder)
+    assert done.exit_code == 2
+    assert "the studies differ in num_steps" in done.output

@@ -33,7 +33,7 @@ def summarise(results: Results) -> pd.DataFrame:
     """
     order = _variants(results)
     runs = _finished(results)
-    repeats = _complete_repeats(results.runs)
+    repeats = complete_repeats(results.runs)
     pairs = pair_means(results)
     cost = pd.DataFrame(
         {
@@ -50,7 +50,7 @@ def summarise(results: Results) -> pd.DataFrame:
         row = {
             "variant": variant,
             "nfe": cost["nfe"][variant],
-            "repeats": len(_paired(repeats, "latency_s", variant)),
+            "repeats": len(paired(repeats, "latency_s", variant)),
             "pairs": len(images),
             "failed": int(cost["failed"][variant]),
             "unsupported": _unsupported(results.runs, variant),
@@ -158,7 +158,7 @@ def _finished_steps(results: Results) -> pd.DataFrame:
     return steps.astype({"guided": bool})
 
 
-def _complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
+def complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
     """Time per (repeat, variant), summed over batches, where every batch of the study ran and finished."""
     measured = runs[runs["phase"] == "measured"].assign(failed=lambda frame: frame["status"] != "ok")
     totals = measured.groupby(["repeat", "variant"])[["latency_s", "denoise_s"]].sum(min_count=1)
@@ -168,7 +168,7 @@ def _complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
     return totals[complete]
 
 
-def _paired(repeats: pd.DataFrame, column: str, variant: str) -> pd.DataFrame:
+def paired(repeats: pd.DataFrame, column: str, variant: str) -> pd.DataFrame:
     """Times of a variant and of the baseline in the repeats that have both, one column each."""
     times = repeats.pivot_table(column, index="repeat", columns="variant")
     return times.reindex(columns=list(dict.fromkeys([variant, BASELINE]))).dropna()
@@ -177,8 +177,8 @@ def _paired(repeats: pd.DataFrame, column: str, variant: str) -> pd.DataFrame:
 def _saving(repeats: pd.DataFrame, column: str, variant: str) -> Interval:
     if variant == BASELINE:
         return Interval(0.0, np.nan, np.nan)
-    paired = _paired(repeats, column, variant)
-    ratio = ratio_interval(paired[variant], paired[BASELINE])
+    times = paired(repeats, column, variant)
+    ratio = ratio_interval(times[variant], times[BASELINE])
     return Interval(1 - ratio.estimate, 1 - ratio.hi, 1 - ratio.lo)
 
 

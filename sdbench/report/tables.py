@@ -217,6 +217,44 @@ def frontier_markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def comparison_text(table: pd.DataFrame) -> Table:
+    """A comparison of two runs for a terminal: what is not the same, or one line that all is."""
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    for heading in _COMPARED:
+        shown.add_column(heading, justify="left" if heading in ("variant", "figure", "verdict") else "right")
+    for _, row in _told(table).iterrows():
+        shown.add_row(*map(Text, _compared(row)))
+    return shown
+
+
+def comparison_markdown(table: pd.DataFrame) -> str:
+    """The same for a pull request."""
+    lines = [list(_COMPARED), ["---"] * len(_COMPARED), *(_compared(row) for _, row in _told(table).iterrows())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+_COMPARED = ("variant", "figure", "baseline", "current", "change", "verdict")
+
+
+def _told(table: pd.DataFrame) -> pd.DataFrame:
+    """Times, and every other figure that is not the same."""
+    return table[(table["verdict"] != "same") | table["figure"].str.startswith("time")]
+
+
+def _compared(row: "pd.Series[Any]") -> list[str]:
+    relative = str(row["figure"]).startswith("time") or row["figure"] == "peak_bytes"
+    scaled = row.copy()
+    for name in ("change", "change_lo", "change_hi"):
+        scaled[name] = row[name] * (100 if relative else 1)
+    change = _with_ends(scaled, "change", "+.2f" if relative else "+.4g") + (" %" if relative else "")
+    verdict = str(row["verdict"])
+    if row["repeats_needed"] is not None and not pd.isna(row["repeats_needed"]):
+        verdict += f", {row['repeats_needed']:g} repeats would decide"
+    if row["unstable"]:
+        verdict += ", unstable"
+    return [row["variant"], row["figure"], f"{row['baseline']:.6g}", f"{row['current']:.6g}", change, verdict]
+
+
 def ranking_text(table: pd.DataFrame, metric: str) -> Table:
     """A ranking for a terminal, from `sdbench.analysis.ranking.ranking`."""
     shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
@@ -242,6 +280,6 @@ def distances_text(table: pd.DataFrame) -> Table:
     return shown
 
 
-def _with_ends(row: "pd.Series[float]", name: str, form: str) -> str:
+def _with_ends(row: "pd.Series[Any]", name: str, form: str) -> str:
     estimate, lo, hi = (row[column] for column in (name, f"{name}_lo", f"{name}_hi"))
     return f"{estimate:{form}}" if pd.isna(lo) else f"{estimate:{form}} [{lo:{form}},{hi:{form}}]"

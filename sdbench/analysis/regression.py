@@ -1,0 +1,211 @@
+"""Two runs of one study: which figures changed, by more than noise and by more than matters.
+
+What does not depend on the machine (evaluations, work, image metrics, memory) is held to bounds. Times are compared as
+ratios to the baseline variant within each run, so that a slower machine is no regression.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats as scipy_stats
+
+from sdbench.analysis.tables import BASELINE, complete_repeats, paired, summarise
+from sdbench.records.store import Results
+
+EXACT = ("nfe", "rows", "forwards", "flop")
+BOUNDS = {"psnr": 0.1}  # dB
+METRIC_BOUND = 0.002  # of any other metric, absolute
+MEMORY_BOUND = 0.01  # relative
+UNSTABLE = 0.05  # spread of the ratios of one run
+BAD = ("regression", "missing")
+FREE = {"repeats", "name", "schema_version", "device"}
+"""Fields in which two runs of one study may differ."""
+
+
+class NotComparable(ValueError):
+    """Two runs that say nothing about each other."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a change of time counts.
+
+    Args:
+        level: of the test, over all variants together (Holm).
+        threshold: the smallest change that matters, relative.
+        power: with which a change of the threshold's size would be found, for the number of runs that would decide.
+    """
+
+    level: float = 0.05
+    threshold: float = 0.03
+    power: float = 0.8
+
+
+def compare(baseline: Results, current: Results, limits: Limits = Limits()) -> pd.DataFrame:
+    """Every figure of the baseline beside the current run's.
+
+    Returns:
+        One row per variant and figure: `variant`, `figure`, `baseline`, `current`; `change` (relative for times and
+        memory, else the difference), of times with `change_lo` and `change_hi`; `verdict`: "same", "regression",
+        "improvement", "undecided" or "missing" (a metric out of its bounds is a regression to whichever side it moved);
+        `repeats_needed`, where more repeats would decide; `unstable`, where a run's own
+        ratios spread by more than 5 %.
+
+    Raises:
+        NotComparable: the studies differ; names the fields.
+    """
+    fields = _differing(baseline.study, current.study, ignore=FREE)
+    if fields:
+        raise NotComparable(f"the studies differ in {', '.join(fields)}")
+    known, found = summarise(baseline).set_index("variant"), summarise(current).set_index("variant")
+    rows: list[dict[str, Any]] = []
+    for variant in known.index:
+        gone = variant not in found.index or found.loc[variant, "failed"] > 0 or bool(found.loc[variant, "unsupported"])
+        rows += _counts(variant, baseline, current, missing=gone)
+        rows += _bounded(variant, known, found, missing=gone)
+    return pd.DataFrame([*rows, *_times(baseline, current, limits)])
+
+
+def differing_environment(baseline: Results, current: Results) -> list[str]:
+    """Keys in which the machines and versions of two runs differ; absolute times need there to be none."""
+    first, second = (next(iter(results.environment.values())) for results in (baseline, current))
+    return _differing(first, second, ignore={"commit"})
+
+
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any], *, ignore: set[str]) -> list[str]:
+    return sorted(key for key in {*first, *second} - ignore if first.get(key) != second.get(key))
+
+
+def _counts(variant: str, baseline: Results, current: Results, *, missing: bool) -> list[dict[str, Any]]:
+    """Counted figures, which must be equal."""
+    rows = []
+    for figure in EXACT:
+        before, after = (_total(results.runs, variant, figure) for results in (baseline, current))
+        if math.isnan(before):
+            continue
+        gone = missing or math.isnan(after)
+        verdict = (
+            "missing" if gone else "same" if after == before else "regression" if after > before else "improvement"
+        )
+        rows.append(_row(variant, figure, before, after, after - before, verdict))
+    return rows
+
+
+def _total(runs: pd.DataFrame, variant: str, figure: str) -> float:
+    """Of one repeat; where measured calls do not count (an accelerator's work), of the warm-up."""
+    ok = runs[(runs["variant"] == variant) & (runs["status"] == "ok") & runs[figure].notna()]
+    measured = ok[ok["phase"] == "measured"]
+    ok = measured if len(measured) else ok
+    return float(ok.loc[ok["repeat"] == ok["repeat"].min(), figure].astype(float).sum()) if len(ok) else math.nan
+
+
+def _bounded(variant: str, known: pd.DataFrame, found: pd.DataFrame, *, missing: bool) -> list[dict[str, Any]]:
+    """Memory and image metrics, which may move within their bounds, to either side."""
+    metrics = [name for name in known if f"{name}_lo" in known and not str(name).endswith(("saving", "difference"))]
+    rows = []
+    for figure in ("peak_bytes", *map(str, metrics)):
+        before = float(known[figure][variant])
+        if math.isnan(before):
+            continue
+        after = math.nan if missing or figure not in found else float(found[figure][variant])
+        memory = figure == "peak_bytes"
+        change = after / before - 1 if memory else after - before
+        bound = MEMORY_BOUND if memory else BOUNDS.get(figure, METRIC_BOUND)
+        if math.isnan(after):
+            verdict = "missing"
+        elif abs(change) <= bound:
+            verdict = "same"
+        else:
+            verdict = ("regression" if change > 0 else "improvement") if memory else "regression"
+        rows.append(_row(variant, figure, before, after, change, verdict))
+    return rows
+
+
+def _times(baseline: Results, current: Results, limits: Limits) -> list[dict[str, Any]]:
+    before, after = (_log_ratios(results) for results in (baseline, current))
+    tests = {name: _Test.of(before[name], after.get(name, np.array([])), limits) for name in before}
+    corrected = _holm({name: test.p for name, test in tests.items()})
+    rows = []
+    for name, test in tests.items():
+        base = float(np.exp(before[name].mean())) if len(before[name]) else math.nan
+        now = float(np.exp(after[name].mean())) if len(after.get(name, ())) else math.nan
+        row = _row(name, "time ratio to cfg", base, now, math.expm1(test.change), test.verdict(corrected[name], limits))
+        row |= {"change_lo": math.expm1(test.lo), "change_hi": math.expm1(test.hi)}
+        row["repeats_needed"] = test.needed if row["verdict"] == "undecided" else None
+        row["unstable"] = test.spread > UNSTABLE
+        rows.append(row)
+    return rows
+
+
+def _log_ratios(results: Results) -> dict[str, NDArray[np.float64]]:
+    """Logarithm of a variant's loop time over the baseline's of the same repeat, per variant."""
+    repeats = complete_repeats(results.runs)
+    found = {}
+    for variant in results.runs["variant"].unique():
+        if variant != BASELINE:
+            times = paired(repeats, "denoise_s", str(variant))
+            found[str(variant)] = np.log((times[variant] / times[BASELINE]).to_numpy(dtype=float))
+    return found
+
+
+@dataclass(frozen=True)
+class _Test:
+    """Welch's test of one variant's log-ratios in two runs."""
+
+    change: float
+    lo: float
+    hi: float
+    p: float
+    needed: int | None
+    spread: float
+
+    @classmethod
+    def of(cls, before: NDArray[np.float64], after: NDArray[np.float64], limits: Limits) -> "_Test":
+        sizes = len(before), len(after)
+        if min(sizes) == 0:
+            return cls(math.nan, math.nan, math.nan, math.nan, None, 0.0)
+        change = float(after.mean() - before.mean())
+        if min(sizes) < 2:
+            return cls(change, -math.inf, math.inf, 1.0, None, 0.0)
+        spread = float(np.sqrt((before.var(ddof=1) + after.var(ddof=1)) / 2))
+        if spread == 0:
+            return cls(change, change, change, 0.0 if change else 1.0, None, 0.0)
+        test = scipy_stats.ttest_ind(after, before, equal_var=False)
+        interval = test.confidence_interval(1 - limits.level)
+        normal = scipy_stats.norm.ppf([1 - limits.level / 2, limits.power]).sum()
+        needed = math.ceil(2 * (normal * spread / math.log1p(limits.threshold)) ** 2)
+        return cls(change, float(interval.low), float(interval.high), float(test.pvalue), needed, spread)
+
+    def verdict(self, p: float, limits: Limits) -> str:
+        if math.isnan(self.change):
+            return "missing"
+        matters = math.log1p(limits.threshold)
+        if p < limits.level and abs(self.change) > matters:
+            return "regression" if self.change > 0 else "improvement"
+        return "undecided" if self.hi > matters else "same"
+
+
+def _holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Holm's corrected p-values."""
+    order = sorted((name for name in p if not math.isnan(p[name])), key=p.__getitem__)
+    corrected, highest = dict.fromkeys(p, math.nan), 0.0
+    for index, name in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - index) * p[name]))
+        corrected[name] = highest
+    return corrected
+
+
+def _row(variant: str, figure: str, before: float, after: float, change: float, verdict: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"variant": variant, "figure": figure, "baseline": before, "current": after, "change": change}
+    return row | {
+        "change_lo": math.nan,
+        "change_hi": math.nan,
+        "verdict": verdict,
+        "repeats_needed": None,
+        "unstable": False,
+    }

@@ -1,0 +1,139 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from sdbench.analysis.regression import Limits, NotComparable, _times, compare, differing_environment
+
+MASKS = {"cfg": [1, 1, 1, 1], "last:2": [1, 1, 0, 0], "unguided": [0, 0, 0, 0]}
+
+
+@pytest.fixture
+def run(study):
+    """A run of one study; `slower` is a factor of a variant's time, `seed` the noise of its repeats."""
+    made = {}
+
+    def build(*, seed=0, repeats=8, noise=0.01, slower=1.0, changed=lambda row: row, lpips=0.0):
+        if repeats not in made:
+            images = [
+                {"unit": f"{name}/0/0", "variant": name, "prompt_id": f"{pair}", "seed": 0, "lpips": 0.1}
+                for name in MASKS
+                for pair in range(8)
+            ]
+            counts = {"peak_bytes": 100_000, "rows": 8, "flop": 80, "forwards": 4}
+            made[repeats] = study(MASKS, repeats=repeats, changed=lambda row: row | counts, images=images)
+        results = made[repeats]
+        runs = pd.DataFrame([changed(row) for row in results.runs.to_dict("records")]).astype(results.runs.dtypes)
+        factor = np.random.default_rng(seed).lognormal(sigma=noise, size=len(runs))
+        runs["denoise_s"] *= factor * np.where(runs["variant"] == "last:2", slower, 1.0)
+        images = results.images.assign(lpips=np.where(results.images["variant"] == "cfg", np.nan, 0.1 + lpips))
+        fields = {"model": "made-up", "num_steps": 4, "repeats": repeats}
+        return replace(results, runs=runs, images=images, study=fields)
+
+    return build
+
+
+def verdicts(table, figure):
+    return table[table["figure"] == figure].set_index("variant")["verdict"].to_dict()
+
+
+def test_a_run_compared_with_itself_is_the_same(run):
+    table = compare(run(), run())
+    assert set(table["verdict"]) == {"same"}
+    assert {"nfe", "rows", "flop", "peak_bytes", "lpips", "time ratio to cfg"} <= set(table["figure"])
+
+
+def test_a_planted_slowdown_of_five_percent_is_found(run):
+    found = [
+        {
+            row["variant"]: row["verdict"]
+            for row in _times(run(seed=2 * seed), run(seed=2 * seed + 1, slower=1.05), Limits())
+        }
+        for seed in range(20)
+    ]
+    assert sum(verdict["last:2"] == "regression" for verdict in found) >= 19
+    assert sum(verdict["unguided"] == "regression" for verdict in found) == 0
+
+
+def test_a_faster_variant_is_an_improvement(run):
+    assert verdicts(compare(run(), run(seed=1, slower=0.9)), "time ratio to cfg")["last:2"] == "improvement"
+
+
+def test_runs_of_the_same_code_raise_few_alarms(run):
+    """200 pairs of runs that differ in nothing but noise; the level is over both variants together."""
+    alarms = 0
+    for seed in range(200):
+        rows = _times(run(seed=2 * seed, noise=0.03), run(seed=2 * seed + 1, noise=0.03), Limits(threshold=1e-6))
+        alarms += any(row["verdict"] in ("regression", "improvement") for row in rows)
+    assert alarms <= 0.05 * 200 + 2 * np.sqrt(0.05 * 0.95 * 200)
+
+
+def test_the_test_is_welchs(run):
+    first, second = run(), run(seed=1, slower=1.02)
+    table = compare(first, second).set_index(["figure", "variant"])
+
+    def log_ratios(results):
+        times = results.runs.pivot_table("denoise_s", index="repeat", columns="variant")
+        return np.log(times["last:2"] / times["cfg"])
+
+    expected = stats.ttest_ind(log_ratios(second), log_ratios(first), equal_var=False).confidence_interval(0.95)
+    row = table.loc[("time ratio to cfg", "last:2")]
+    assert (np.log1p(row["change_lo"]), np.log1p(row["change_hi"])) == pytest.approx(tuple(expected))
+
+
+def test_few_and_noisy_repeats_are_undecided_and_say_how_many_would_decide(run):
+    table = compare(run(repeats=6, noise=0.1), run(repeats=6, noise=0.1, seed=1))
+    row = table[(table["figure"] == "time ratio to cfg") & (table["variant"] == "last:2")].iloc[0]
+    assert (row["verdict"], row["unstable"]) == ("undecided", True)
+    spread = 0.1 * np.sqrt(2)  # of a ratio of two times
+    expected = 2 * ((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * spread / np.log1p(0.03)) ** 2
+    assert expected / 3 < row["repeats_needed"] < 3 * expected
+
+
+@pytest.mark.parametrize(
+    ("figure", "changed", "verdict"),
+    [
+        ("rows", {"rows": 9}, "regression"),
+        ("flop", {"flop": 79}, "improvement"),
+        ("peak_bytes", {"peak_bytes": 102_000}, "regression"),
+        ("peak_bytes", {"peak_bytes": 98_000}, "improvement"),
+        ("peak_bytes", {"peak_bytes": 100_500}, "same"),
+    ],
+)
+def test_what_a_machine_does_not_change_is_held_to_bounds(run, figure, changed, verdict):
+    table = compare(run(), run(changed=lambda row: row | (changed if row["variant"] == "last:2" else {})))
+    assert verdicts(table, figure) == {"cfg": "same", "last:2": verdict, "unguided": "same"}
+
+
+@pytest.mark.parametrize(("by", "verdict"), [(0.003, "regression"), (-0.003, "regression"), (0.001, "same")])
+def test_a_metric_may_move_to_neither_side(run, by, verdict):
+    assert verdicts(compare(run(), run(lpips=by)), "lpips")["unguided"] == verdict
+
+
+def test_a_figure_that_is_gone_is_missing(run):
+    failed = run(changed=lambda row: row | ({"status": "failed"} if row["variant"] == "last:2" else {}))
+    table = compare(run(), failed)
+    assert set(table[table["variant"] == "last:2"]["verdict"]) == {"missing"}
+
+
+def test_other_studies_are_refused(run):
+    other = replace(run(), study={"model": "another", "num_steps": 5})
+    with pytest.raises(NotComparable, match="the studies differ in model, num_steps"):
+        compare(run(), other)
+
+
+def test_other_machines_are_named(run):
+    first = replace(run(), environment={"a": {"cpu": "x", "commit": "1", "packages": {"torch": "2"}}})
+    second = replace(run(), environment={"b": {"cpu": "y", "commit": "2", "packages": {"torch": "2"}}})
+    assert differing_environment(first, second) == ["cpu"]
+
+
+def test_tables_tell_times_and_what_changed(run):
+    from sdbench.report.tables import comparison_markdown
+
+    text = comparison_markdown(compare(run(), run(seed=1, lpips=0.01)))
+    assert "| last:2 | time ratio to cfg |" in text
+    assert "| unguided | lpips | 0.1 | 0.11 | +0.01 | regression |" in text
+    assert "nfe" not in text
