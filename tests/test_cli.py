@@ -280,7 +280,7 @@ def test_a_method_that_cannot_run_is_shown_with_its_reason(small):
         "pab:2",
         "unguided",
         "steps:1",
-        "random:1@0",
+        "random:50%@0",
         "scale:3.00",
     ]
     assert list(read(folder).runs["variant"].unique()) == expected

@@ -147,8 +147,8 @@ def _log_ratios(results: Results) -> dict[str, NDArray[np.float64]]:
     repeats = complete_repeats(results.runs)
     found = {}
     for variant in results.runs["variant"].unique():
-        if variant != BASELINE:
-            times = paired(repeats, "denoise_s", str(variant))
+        times = paired(repeats, "denoise_s", str(variant))
+        if variant != BASELINE and len(times):
             found[str(variant)] = np.log((times[variant] / times[BASELINE]).to_numpy(dtype=float))
     return found
 
@@ -171,7 +171,7 @@ class _Test:
             return cls(math.nan, math.nan, math.nan, math.nan, None, 0.0)
         change = float(after.mean() - before.mean())
         if min(sizes) < 2:
-            return cls(change, -math.inf, math.inf, 1.0, None, 0.0)
+            return cls(change, math.nan, math.nan, 1.0, None, 0.0)
         spread = float(np.sqrt((before.var(ddof=1) + after.var(ddof=1)) / 2))
         if spread == 0:
             return cls(change, change, change, 0.0 if change else 1.0, None, 0.0)
@@ -187,7 +187,7 @@ class _Test:
         matters = math.log1p(limits.threshold)
         if p < limits.level and abs(self.change) > matters:
             return "regression" if self.change > 0 else "improvement"
-        return "undecided" if self.hi > matters else "same"
+        return "same" if self.hi <= matters else "undecided"
 
 
 def _holm(p: Mapping[str, float]) -> dict[str, float]:

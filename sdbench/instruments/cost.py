@@ -6,7 +6,7 @@ A FLOP count follows from shapes, 2 per multiply-add, whatever the device does w
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -77,7 +77,7 @@ def denoiser_flop(module: nn.Module, *args: Any, **kwargs: Any) -> int:
 
 
 class FlopProbe(Listener):
-    """Counts the work of every evaluation of a call as it runs, which makes it slow.
+    """Counts the work of every evaluation of a call as it runs, which makes it slow; a context manager.
 
     Attributes:
         flop: 2 per multiply-add.
@@ -86,17 +86,23 @@ class FlopProbe(Listener):
     def __init__(self) -> None:
         """Start at zero."""
         self.flop = 0
-        self._counting: ExitStack | None = None
+        self._counting = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Count while the block runs."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop counting, also where an evaluation failed midway."""
+        self._counting.close()
 
     def denoiser_begins(self, step: Step, rows: int) -> None:
         """Count from here on."""
-        self._counting = ExitStack()
         self._counting.enter_context(_EveryOpKnown())
         self._counter = self._counting.enter_context(FlopCounterMode(display=False))
 
     def denoiser_ends(self, step: Step) -> None:
         """Add what was counted."""
-        assert self._counting is not None
         self._counting.close()
         self.flop += self._counter.get_total_flops()
 

@@ -7,6 +7,7 @@ reference. Which sets are compared, and the intervals, are in `study/distances.p
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ def image_features(images: Float[Tensor, "n 3 height width"], kind: str) -> Floa
     return _inception()((images * 255).round().to(torch.uint8))
 
 
+@cache
 def _inception() -> Any:
     try:
         return FrechetInceptionDistance(feature=2048).inception

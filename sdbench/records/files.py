@@ -13,6 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sdbench.records.schema import YOUNGER, columns
+
 PREFIX = ".sdbench-"  # begins the name of the lock and of whatever is not finished; readers pass over it
 _DTYPES = {
     pa.int64(): pd.Int64Dtype(),
@@ -23,7 +25,7 @@ _DTYPES = {
 
 
 def read_table(folder: Path, table: str) -> pd.DataFrame:
-    """Read `TABLE.parquet` with the dtypes of `schema.py`, unchecked.
+    """Read `TABLE.parquet` with the dtypes of `schema.py`, unchecked; columns younger than the file are missing values.
 
     Raises:
         ValueError: the file is missing or not readable as Parquet.
@@ -37,6 +39,9 @@ def read_table(folder: Path, table: str) -> pd.DataFrame:
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
     table_frame: pd.DataFrame = arrow.to_pandas(types_mapper=_DTYPES.get, ignore_metadata=True)
+    for name in YOUNGER.get(table, ()):
+        if name not in table_frame:
+            table_frame[name] = pd.Series(pd.NA, index=table_frame.index, dtype=columns(table)[name].dtype)
     return table_frame
 
 

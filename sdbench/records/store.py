@@ -118,7 +118,8 @@ class StudyFolder:
         if existing is not None and mode == "new":
             raise ValueError(f"{self.path} already holds a study; --resume continues it, --overwrite replaces it")
         if existing is not None and mode == "resume":
-            keys = [key for key in existing | study if existing.get(key) != study.get(key)]
+            # A field younger than the stored study is absent there, and was empty or off.
+            keys = [key for key in existing | study if (existing.get(key) or None) != (study.get(key) or None)]
             if keys:
                 raise ValueError(f"{self.path} holds another study; it differs in {', '.join(keys)}")
             self._sweep()

@@ -31,7 +31,7 @@ WARNING = (
 def distances(results: Results, *, features: str, reference: Path | None = None, fewest: int = FEWEST) -> pd.DataFrame:
     """The Fréchet and the kernel distance of every variant's images, with 95 % intervals, written beside the results.
 
-    Intervals are by leaving out one of 20 groups of prompts at a time, the same groups for every variant, so the
+    Intervals are by leaving out one of up to 20 groups of prompts at a time, the same groups for every variant, so the
     difference to the baseline is paired.
 
     Args:
@@ -44,7 +44,7 @@ def distances(results: Results, *, features: str, reference: Path | None = None,
         The table `distances`.
 
     Raises:
-        ValueError: too few images, or no reference.
+        ValueError: too few images, a variant that lacks some of the baseline's, or no reference.
     """
     runs = results.runs.set_index("unit")
     images = results.images[results.images["unit"].map(runs["repeat"]) == 0]
@@ -54,21 +54,24 @@ def distances(results: Results, *, features: str, reference: Path | None = None,
         ordered = part.sort_values(["prompt_id", "seed"])
         if len(ordered) < fewest:
             raise ValueError(f"a distance between distributions takes {fewest} images; {variant} has {len(ordered)}")
-        paths = list(ordered["path"])
-        chunks = [paths[start : start + 256] for start in range(0, len(paths), 256)]
+        chunks = _chunks(list(ordered["path"]))
         sets[str(variant)] = torch.cat(
             [image_features(read_images(results.folder, chunk), features) for chunk in chunks]
         )
-    prompts = np.sort(images["prompt_id"].unique())
-    group_of = dict(zip(prompts, np.arange(len(prompts)) % GROUPS, strict=True))
-    base = images[images["variant"] == BASELINE].sort_values(["prompt_id", "seed"])
-    groups = torch.tensor([group_of[prompt] for prompt in base["prompt_id"]])
+    pairs = {str(variant): _pairs(part) for variant, part in images.groupby("variant", observed=True)}
+    incomplete = [variant for variant, found in pairs.items() if found != pairs[BASELINE]]
+    if incomplete:
+        raise ValueError(f"'{incomplete[0]}' has not the same prompts and seeds as {BASELINE}: a call of it is missing")
+    prompts = sorted({prompt for prompt, _ in pairs[BASELINE]})
+    count = min(GROUPS, len(prompts))
+    group_of = {prompt: index % count for index, prompt in enumerate(prompts)}
+    groups = torch.tensor([group_of[prompt] for prompt, _ in pairs[BASELINE]])
     rows = []
     for name, distance in KINDS.items():
         values = {
             variant: (
                 distance(found, expected),
-                np.array([distance(found[groups != group], expected) for group in range(GROUPS)]),
+                np.array([distance(found[groups != group], expected) for group in range(count)]),
             )
             for variant, found in sets.items()
         }
@@ -99,7 +102,17 @@ def _reference(features: str, folder: Path | None) -> Tensor:
         raise ValueError(f"'{folder}' holds no images")
     if len({_size(path) for path in paths}) > 1:
         raise ValueError(f"the images in '{folder}' are not of one size")
-    return torch.cat([image_features(read_images(folder, [path.name]), features) for path in paths])
+    return torch.cat(
+        [image_features(read_images(folder, chunk), features) for chunk in _chunks([p.name for p in paths])]
+    )
+
+
+def _pairs(images: pd.DataFrame) -> list[tuple[str, int]]:
+    return sorted(zip(images["prompt_id"], images["seed"], strict=True))
+
+
+def _chunks(paths: list[str], size: int = 256) -> list[list[str]]:
+    return [paths[start : start + size] for start in range(0, len(paths), size)]
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -38,12 +38,11 @@ from sdbench.records.store import Mode, Results, StudyFolder, read
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.plan import BASELINE, Study, Unit, units
 from sdbench.variants.adapters import applied
-from sdbench.variants.external import Unsupported
 from sdbench.variants.guidance import denoiser_of, guidance_arguments, guided_by
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.rows import first_tensor
 from sdbench.variants.schedule import GuidanceSchedule
-from sdbench.variants.trace import Listener
+from sdbench.variants.trace import Listener, MissingPackage, Unsupported
 
 
 def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: Mode = "new") -> Results:
@@ -72,7 +71,6 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
     pipe = loaded(study) if pipe is None else pipe
     work = prepare(pipe, study)
     env = environment() | layout(pipe)
-    digests: dict[str, str] = {}
     record = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
     with (
@@ -87,11 +85,11 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
                 for unit in planned:
                     progress.update(task, what=unit.variant.name)
                     if unit.id not in finished:
-                        digests[unit.id] = _add(folder, unit, pipe, work, environment_key(env))
+                        _add(folder, unit, pipe, work, environment_key(env))
                     progress.advance(task)
         finally:
             folder.compact()
-        folder.rewrite("runs", _inactive_failed(read(out), planned, digests))
+        folder.rewrite("runs", _inactive_failed(read(out).runs, planned))
         if study.output == "image":
             folder.rewrite("images", scored(read(out), study))
     return read(out)
@@ -153,12 +151,15 @@ def prepare(pipe: Any, study: Study) -> Workload:
 
     unsupported = {}
     for variant in map(parse, study.variants):
+        unit = Unit(study, variant, first.pairs, 0, "warmup")
         changes = variant.student is not None or variant.accelerator is not None
-        if changes and study.execution != "eager":
+        if study.execution != "eager" and (changes or _shrinks(unit)):
             raise ValueError(f"variant '{variant.name}' changes what is compiled in: execution must be eager")
         try:
             _require_arguments(pipe, variant)
-            _start(pipe, Unit(study, variant, first.pairs, 0, "warmup"), _StopAtLoop())
+            if variant.accelerator is not None:
+                _try_accelerator(pipe, unit)
+            _start(pipe, unit, _StopAtLoop())
         except Unsupported as error:
             unsupported[variant.name] = str(error)
         except ValueError as error:
@@ -180,6 +181,28 @@ def prepare(pipe: Any, study: Study) -> Workload:
         flop = denoiser_flop(denoiser_of(pipe), *args, **kwargs)
     peak = live.cpu_peak_bytes if pipe.device.type == "cpu" else live.peak_bytes
     return Workload(flop_per_row(flop, rows), peak / rows, weights_bytes(pipe), unsupported)
+
+
+def _shrinks(unit: Unit) -> bool:
+    policy = unit.variant.policy
+    return policy is not None and policy(unit.guidance_scale).shrinks
+
+
+def _try_accelerator(pipe: Any, unit: Unit) -> None:
+    """Two steps, in which a method that does not know the pipeline shows itself.
+
+    Raises:
+        Unsupported: whatever it raised.
+    """
+    two_steps = {"num_inference_steps": 2, "output_type": "latent"}
+    steps = replace(unit.variant, rule=GuidanceSchedule.full, policy=None, student=None)
+    try:
+        with applied(pipe, steps, guidance_scale=unit.guidance_scale):
+            pipe(**call_arguments(unit.study, unit, pipe) | two_steps)
+    except (MissingPackage, Unsupported):
+        raise
+    except Exception as error:
+        raise Unsupported(f"fails on {type(pipe).__name__}: {type(error).__name__}: {error}") from error
 
 
 def _require_arguments(pipe: Any, variant: Variant) -> None:
@@ -214,8 +237,8 @@ def _start(pipe: Any, unit: Unit, listener: Listener | None) -> None:
         return
 
 
-def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -> str:
-    """Run one unit and record it, as a failed row if it fails; the digest of its latents where a study stops there."""
+def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -> None:
+    """Run one unit and record it, as a failed row if it fails."""
     identity = {"unit": unit.id, "variant": unit.variant.name, "repeat": unit.repeat, "phase": unit.phase}
     study = unit.study
     run_row = identity | {
@@ -231,16 +254,13 @@ def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -
     }
     step_rows: list[dict[str, Any]] = []
     image_rows: list[dict[str, Any]] = []
-    digest = ""
     try:
         if unit.variant.name in work.unsupported:
             raise Unsupported(work.unsupported[unit.variant.name])
         measured, step_rows, output = observe(pipe, unit, work)
-        run_row |= measured
+        run_row |= measured | {"sha256": _digest(output, study.output)}
         step_rows = [identity | row for row in step_rows]
-        if study.output == "latent":
-            digest = hashlib.sha256(output.float().cpu().contiguous().numpy().tobytes()).hexdigest()
-        elif unit.keeps_images:
+        if unit.keeps_images and study.output == "image":
             image_rows = _save(folder.path, unit, output)
     except Unsupported as error:
         run_row |= {"status": "unsupported", "message": str(error)}
@@ -252,25 +272,27 @@ def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -
         run_row |= {"status": "failed", "message": message}
     tables = {"runs": [run_row], "steps": step_rows, "images": image_rows}
     folder.add(unit.id, **{table: frame(table, rows) for table, rows in tables.items()})
-    return digest
 
 
-def _inactive_failed(results: Results, planned: list[Unit], digests: dict[str, str]) -> pd.DataFrame:
-    """The runs, those of variants failed that did in no call of the first repeat anything else than the baseline.
+def _digest(output: Tensor, kind: str) -> str:
+    """Of a call's images as they are stored, or of its latents."""
+    values = eight_bit(output) if kind == "image" else output.float().cpu()
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
-    Images are told by their hashes in the table, latents by the digests of what this process ran.
-    """
-    known = digests | results.images.groupby("unit", observed=True)["sha256"].agg("".join).to_dict()
-    runs = results.runs.set_index("unit")
-    first = [unit for unit in planned if unit.phase == "measured" and unit.repeat == 0]
+
+def _inactive_failed(runs: pd.DataFrame, planned: list[Unit]) -> pd.DataFrame:
+    """The runs, those of variants failed that did in no call of the first repeat anything else than the baseline."""
+    known = runs.set_index("unit")
     did: dict[str, dict[Any, tuple[Any, str]]] = {}
-    for unit in first:
-        if runs.loc[unit.id, "status"] == "ok" and known.get(unit.id):
-            did.setdefault(unit.variant.name, {})[unit.pairs] = (runs.loc[unit.id, "rows"], known[unit.id])
+    for unit in planned:
+        row = known.loc[unit.id]
+        first = unit.phase == "measured" and unit.repeat == 0
+        if first and row["status"] == "ok" and isinstance(row["sha256"], str):
+            did.setdefault(unit.variant.name, {})[unit.pairs] = (row["rows"], row["sha256"])
     baseline = did.get(BASELINE)
     inactive = {name for name, calls in did.items() if name != BASELINE and calls == baseline}
-    failed = results.runs["variant"].isin(inactive)
-    changed = results.runs.copy()
+    failed = runs["variant"].isin(inactive)
+    changed = runs.copy()
     changed.loc[failed, "status"] = "failed"
     changed.loc[failed, "message"] = "inactive: as many evaluations as cfg, and the same outcome"
     return changed
@@ -304,6 +326,7 @@ def observe(
         applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, listeners=listeners, sequential=sequential),
         PeakRss() as rss,
         nothing_compiled() if compiled else nullcontext(),
+        counted or nullcontext(),
         trace or nullcontext(),
         probe.call() as record,
     ):

@@ -6,6 +6,7 @@ An odd number of evaluations lies between two numbers of fully guided steps, so 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 from sdbench.variants.registry import parse
@@ -16,27 +17,33 @@ def controls_of(names: Iterable[str], *, num_steps: int, guidance_scale: float) 
     """Controls for variants whose work is known before they run; each once, and none that is there already.
 
     For a schedule of K unguided steps: `unguided`, K unguided steps at random, full guidance with as many evaluations
-    and full guidance at the schedule's mean scale; where no step is guided (a student), full guidance with as many
-    evaluations. A policy decides its work while it runs and an accelerator changes that of an evaluation: none for
-    those, and none for what is a control itself.
+    and full guidance at the schedule's mean scale (which is not tuned); where no step is guided (a student), and for a
+    cached offset, full guidance with as many evaluations. What decides its work while it runs and what changes the work
+    of an evaluation have none, nor has what is a control itself.
 
     Args:
         names: texts of the variant grammar.
-        num_steps: of the study; the loop's own number may differ (PNDM), which moves equal work by a step.
+        num_steps: of the study. Where the loop runs another number (Heun, image-to-image), shares stay shares; a count
+            is taken of `num_steps`.
         guidance_scale: of the study.
+
+    Raises:
+        ValueError: a count of steps that does not fit in `num_steps`.
     """
     names = list(names)
     found = ["unguided"]
     for variant in map(parse, names):
         control = variant.name.partition(":")[0] in ("unguided", "random", "steps", "scale")
-        if not control and variant.policy is None and variant.accelerator is None:
-            schedule = variant.rule(num_steps)
-            unguided = schedule.mask.count(False)
-            if unguided > 0:
-                found += [name for name in fewer_steps(schedule.nfe) if name != f"steps:{num_steps}"]
-            if 0 < unguided < num_steps:
-                found.append(f"random:{unguided}@0")
-                found += lower_scale(schedule, guidance_scale)
+        if control or variant.accelerator is not None:
+            continue
+        schedule = variant.rule(num_steps)
+        unguided = schedule.mask.count(False)
+        if unguided > 0:
+            found += [name for name in fewer_steps(schedule.nfe) if name != f"steps:{num_steps}"]
+        if 0 < unguided < num_steps and variant.policy is None:
+            share = re.fullmatch(r"[a-z-]+:[\d.]+%", variant.name)
+            found.append(f"random:{100 * unguided / num_steps:g}%@0" if share else f"random:{unguided}@0")
+            found += lower_scale(schedule, guidance_scale)
     return [name for name in dict.fromkeys(found) if name not in names]
 
 

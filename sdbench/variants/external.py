@@ -13,12 +13,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sdbench.variants.guidance import denoisers_of
+from sdbench.variants.guidance import denoisers_of, replaced
 from sdbench.variants.rows import first_tensor, halves
-
-
-class Unsupported(ValueError):
-    """A method that cannot run on this pipeline or with these versions: a fact to report, not a mistake."""
+from sdbench.variants.trace import MissingPackage, Unsupported
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ def accelerated(pipe: Any, name: str, number: float) -> Iterator[None]:
     """Attach an accelerator to a pipeline; afterwards its denoiser's modules have the attributes that they had.
 
     Raises:
-        ValueError: its package is missing.
+        MissingPackage: its package is not installed.
         Unsupported: it does not work on this pipeline.
     """
     modules = [module for denoiser in denoisers_of(pipe) for module in denoiser.modules()]
@@ -60,7 +57,7 @@ def _package(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise Unsupported(f"{name} does not import with the installed packages: {error}") from None
-        raise ValueError(f"{name} is not installed: pip install 'sdbench[accelerators]'") from None
+        raise MissingPackage(f"{name} is not installed: pip install 'sdbench[accelerators]'") from None
     except ImportError as error:
         raise Unsupported(f"{name} does not import with the installed packages: {error}") from None
 
@@ -74,30 +71,40 @@ def _unet(pipe: Any, name: str) -> Any:
 
 @contextmanager
 def _deepcache(pipe: Any, interval: float) -> Iterator[None]:
-    """Deep features are computed in one step of `interval`.
+    """Deep features are computed in one evaluation of `interval`.
 
-    The package takes all calls to have the same rows. Where a schedule drops the unconditional half, the kept features
-    are halved with it; where it comes back, they are computed anew.
+    The package finds its place by the timestep, which schedulers of second order repeat, knows no end of a call, and
+    takes all evaluations to have the same rows. So evaluations are counted here, from the start of every loop. Where a
+    schedule drops the unconditional half, the kept features are halved with it; where it comes back, they are computed
+    anew.
     """
     unet = _unet(pipe, "DeepCache")
     helper = _package("DeepCache").DeepCacheSDHelper(pipe=pipe)
     helper.set_params(cache_interval=int(interval), cache_branch_id=0)
     helper.enable()
-    inner, kept = unet.forward, 0
+    inner, set_timesteps, kept = helper.function_dict["unet_forward"], pipe.scheduler.set_timesteps, 0
+
+    @functools.wraps(set_timesteps)
+    def begin(*args: Any, **kwargs: Any) -> Any:
+        nonlocal kept
+        helper.cur_timestep, helper.start_timestep, helper.cached_output, kept = -1, None, {}, 0
+        return set_timesteps(*args, **kwargs)
 
     @functools.wraps(inner)
     def forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal kept
         rows = len(first_tensor((args, kwargs)))
+        helper.cur_timestep += 1
         if kept == 2 * rows:
             helper.cached_output = halves(helper.cached_output, kept)[1]
         elif kept != rows:
-            helper.start_timestep = None  # the next step computes everything
+            helper.start_timestep = None  # this evaluation computes everything
         kept = rows
         return inner(*args, **kwargs)
 
     unet.forward = forward
-    yield
+    with replaced(pipe.scheduler, "set_timesteps", begin):
+        yield
 
 
 @contextmanager
@@ -111,6 +118,8 @@ def _tgate(pipe: Any, gate_step: float) -> Iterator[None]:
     loaders = {"StableDiffusionPipeline": "TgateSDLoader", "StableDiffusionXLPipeline": "TgateSDXLLoader"}
     if kind.__name__ not in loaders:
         raise Unsupported(f"T-GATE has no loop for {kind.__name__}")
+    if getattr(pipe.scheduler, "order", 1) != 1:
+        raise Unsupported(f"T-GATE miscounts the steps of {type(pipe.scheduler).__name__}, which is of second order")
     getattr(package, loaders[kind.__name__])(pipe)
     loop = vars(pipe).pop("tgate")
 
@@ -170,10 +179,27 @@ def _taylor(pipe: Any, interval: float) -> Any:
     return TaylorSeerCacheConfig(cache_interval=int(interval))
 
 
+def _faster(pipe: Any, period: float) -> Any:
+    from diffusers import FasterCacheConfig
+
+    return FasterCacheConfig(
+        spatial_attention_block_skip_range=int(period),
+        spatial_attention_timestep_skip_range=(-1, 681),
+        current_timestep_callback=lambda: pipe.current_timestep,
+        is_guidance_distilled=True,  # its other half, the cached unconditional prediction, is `cached:N,split`
+    )
+
+
+def _magnitudes(pipe: Any, threshold: float) -> Any:
+    raise Unsupported("MagCache needs magnitudes calibrated on the model at this number of steps: there are none here")
+
+
 ACCELERATORS = {
     "deepcache": Accelerator(_deepcache),
     "tgate": Accelerator(_tgate, guides=True),
     "firstblock": Accelerator(_of_diffusers(_first_block)),
     "taylorseer": Accelerator(_of_diffusers(_taylor)),
     "pab": Accelerator(_of_diffusers(_broadcast)),
+    "fastercache": Accelerator(_of_diffusers(_faster)),
+    "magcache": Accelerator(_of_diffusers(_magnitudes)),
 }

@@ -108,6 +108,7 @@ class _Seam:
         self.denoisers, self.scheduler = denoisers_of(pipe), pipe.scheduler
         self.schedule = schedule
         self.images: int | None = None  # rows of the latents of the call in progress
+        self.latents: tuple[int, ...] = ()  # their shape
         self.calls = -1
         self.mask: tuple[bool, ...] | None = None
         self.iterations = 0
@@ -150,7 +151,8 @@ class _Seam:
             if self.pipe.scheduler is not self.scheduler or denoisers_of(self.pipe) != self.denoisers:
                 raise ValueError("the scheduler or the denoiser was replaced while a schedule holds: replace it before")
             out = original(*args, **kwargs)
-            self.images = len(first_tensor(out))
+            self.latents = tuple(first_tensor(out).shape)
+            self.images = self.latents[0]
             return out
 
         return prepare_latents
@@ -184,7 +186,7 @@ class _Seam:
         elif isinstance(self.schedule, Policy):
             timesteps, sigmas = self._levels(timestep)
             cuda = self.pipe.device.type == "cuda"
-            self.schedule.begins(Loop(self.iterations, self.images, timesteps, sigmas, self.scheduler, cuda))
+            self.schedule.begins(Loop(self.iterations, self.latents, timesteps, sigmas, self.scheduler, cuda))
         elif self.schedule is not None:
             schedule = self.schedule if isinstance(self.schedule, GuidanceSchedule) else self.schedule(self.iterations)
             self._require_length(len(schedule.mask))
@@ -303,10 +305,12 @@ class _Seam:
         )
         out, uncond = step.output, None
         if index:
-            if len(index) < rows:
-                args, kwargs = select((args, kwargs), rows, index)
-            out = self._evaluate(original, step, args, kwargs, len(index))
-            found = first_tensor(out)
+            parts = [wanted, index[len(wanted) :]] if self.sequential and both and wanted else [index]
+            outputs = []
+            for part in parts:
+                some, named = self._of_rows(args, kwargs, rows, part)
+                outputs.append(self._evaluate(original, step, some, named, len(part)))
+            out, found = outputs[-1], torch.cat([first_tensor(output) for output in outputs])
             uncond = found[: len(wanted)] if wanted else None
             step.cond = found[len(wanted) :] if both else step.cond
         if sum(1 for _ in tensors(out)) != 1:
@@ -318,6 +322,16 @@ class _Seam:
         step.guided, step.uncond = bool(wanted), uncond if len(wanted) == self.images else None
         passed = torch.cat([step.given, step.cond]) if both else step.given
         return map_tensors(out, lambda _: passed)
+
+    @staticmethod
+    def _of_rows(args: Any, kwargs: Any, rows: int, part: list[int]) -> Any:
+        """Some rows of the arguments; halves are views."""
+        if len(part) == rows:
+            return args, kwargs
+        for half in (0, 1):
+            if rows % 2 == 0 and part == list(range(half * rows // 2, (half + 1) * rows // 2)):
+                return halves((args, kwargs), rows)[half]
+        return select((args, kwargs), rows, part)
 
     def _concatenated(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, drop: bool) -> Any:
         assert self.images is not None

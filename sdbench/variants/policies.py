@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdbench.variants.noise import clean_latent, is_flow
-from sdbench.variants.trace import Listener, Step
+from sdbench.variants.rows import row_index
+from sdbench.variants.trace import Listener, Step, Unsupported
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Loop:
 
     Args:
         iterations: of the loop.
-        images: of the call.
+        shape: of the latents, images first.
         timesteps: of every iteration, in the scheduler's unit.
         sigmas: noise-to-signal ratio at the start of every iteration.
         scheduler: of the pipeline.
@@ -36,15 +37,26 @@ class Loop:
     """
 
     iterations: int
-    images: int
+    shape: tuple[int, ...]
     timesteps: Sequence[float]
     sigmas: Sequence[float]
     scheduler: Any
     on_cuda: bool
 
+    @property
+    def images(self) -> int:
+        """Of the call."""
+        return self.shape[0]
+
 
 class Policy(Listener):
-    """Guides as the pipeline does; others override what they change. An object serves one call after another."""
+    """Guides as the pipeline does; others override what they change. An object serves one call after another.
+
+    Attributes:
+        shrinks: whether it evaluates other numbers of rows than those of one and of both halves.
+    """
+
+    shrinks = False
 
     def begins(self, loop: Loop) -> None:
         """A loop is about to run; forget the last one."""
@@ -93,6 +105,8 @@ class Adaptive(Policy):
     prediction are nearly parallel from the start.
     """
 
+    shrinks = True
+
     def __init__(self, threshold: float) -> None:
         """Take the cosine above which an image is no longer guided."""
         self.threshold = threshold
@@ -103,7 +117,7 @@ class Adaptive(Policy):
         self._stopped: Tensor | None = None
         self._copies: list[Any] = []
         self._active = list(range(loop.images))
-        self._uncond: Tensor | None = None
+        self._predictions: tuple[Tensor, Tensor] | None = None
 
     def evaluated(self, step: int) -> list[int] | None:
         """The images that are not known to have stopped."""
@@ -117,34 +131,40 @@ class Adaptive(Policy):
         self, step: int, cond: Float[Tensor, "images ..."], uncond: Float[Tensor, "evaluated ..."] | None
     ) -> Float[Tensor, "images ..."] | None:
         """Leave the images as they are that are still guided."""
-        self._uncond = uncond
+        self._predictions = None if uncond is None else (self._of_active(cond), uncond)
         if uncond is None:
             return cond
-        filled = cond.clone()
-        filled[self._active] = uncond
+        if len(self._active) == len(cond):
+            filled = uncond
+        else:
+            filled = cond.index_copy(0, row_index(tuple(self._active), cond.device), uncond)
         if self._stopped is None:
             return filled
         return torch.where(self._stopped.reshape(-1, *[1] * (cond.ndim - 1)), cond, filled)
 
-    def step_ends(self, step: Step) -> None:
-        """Decide for each image that was guided."""
-        if self._uncond is None:
+    def _of_active(self, rows: Tensor) -> Tensor:
+        if len(self._active) == len(rows):
+            return rows
+        return rows.index_select(0, row_index(tuple(self._active), rows.device))
+
+    def scheduler_begins(self, step: Step) -> None:
+        """Decide for each image that was guided: within the step, so that its time is the step's."""
+        if self._predictions is None:
             return
-        assert step.cond is not None
         assert step.sample is not None
-        assert step.sigma is not None
-        sample, channels = step.sample[self._active].float(), step.sample.shape[1]
+        sample, channels = self._of_active(step.sample).float(), step.sample.shape[1]
+        sigma = torch.full((), self.loop.sigmas[step.index], device=sample.device)
 
         def clean(prediction: Tensor) -> Tensor:
             prediction = prediction.narrow(1, 0, channels).float()  # learned variances follow it
-            return clean_latent(self.loop.scheduler, prediction, sample, step.sigma).flatten(1)  # type: ignore[arg-type]
+            return clean_latent(self.loop.scheduler, prediction, sample, sigma).flatten(1)
 
-        cosine = torch.nn.functional.cosine_similarity(clean(step.cond[self._active]), clean(self._uncond), dim=1)
-        passed = cosine > self.threshold
-        if self._stopped is None:
-            self._stopped = torch.zeros(self.loop.images, dtype=torch.bool, device=passed.device)
-        self._stopped = self._stopped.clone()
-        self._stopped[self._active] |= passed
+        cond, uncond = self._predictions
+        passed = torch.nn.functional.cosine_similarity(clean(cond), clean(uncond), dim=1) > self.threshold
+        if len(self._active) < self.loop.images:
+            where = row_index(tuple(self._active), passed.device)
+            passed = torch.zeros(self.loop.images, dtype=torch.bool, device=passed.device).index_copy(0, where, passed)
+        self._stopped = passed if self._stopped is None else self._stopped | passed
         self._copies.append(_Copy(self._stopped))
 
 
@@ -179,10 +199,16 @@ class CachedOffset(Policy):
         self.refreshed, self.split = refreshed, split
 
     def begins(self, loop: Loop) -> None:
-        """Forget the last call's difference."""
+        """Forget the last call's difference.
+
+        Raises:
+            Unsupported: frequencies of latents that are packed into tokens.
+        """
         super().begins(loop)
+        if self.split and len(loop.shape) < 4:
+            raise Unsupported("frequencies are those of an image, but these latents are packed into tokens")
         self._steps = self.refreshed(loop.iterations) | {0}
-        self._offset: Tensor | None = None
+        self._parts: tuple[Tensor, ...] = ()
 
     def evaluated(self, step: int) -> list[int] | None:
         """All images where the difference is refreshed, none elsewhere."""
@@ -193,18 +219,13 @@ class CachedOffset(Policy):
     ) -> Float[Tensor, "images ..."] | None:
         """The evaluated prediction, or the conditional one and the kept difference."""
         if uncond is not None:
-            self._offset = uncond - cond
+            self._parts = frequencies(uncond - cond) if self.split else (uncond - cond,)
             return None
-        assert self._offset is not None
-        return cond + (self._weighted(step) if self.split else self._offset)
-
-    def _weighted(self, step: int) -> Tensor:
-        assert self._offset is not None
-        if self._offset.ndim < 4:
-            raise ValueError("frequencies are those of an image, but these latents are packed into tokens")
-        level = self.loop.timesteps[step]
-        low, high = frequencies(self._offset)
-        return (LOW_GAIN if 99 < level < 901 else 1.0) * low + (HIGH_GAIN if -1 < level < 301 else 1.0) * high
+        if self.split:  # the gains add up from step to step, until the next refresh
+            level = self.loop.timesteps[step]
+            low, high = self._parts
+            self._parts = (low * (LOW_GAIN if 99 < level < 901 else 1.0), high * (HIGH_GAIN if level < 301 else 1.0))
+        return cond + sum(self._parts)
 
 
 LOW_GAIN = HIGH_GAIN = 1.1
@@ -278,8 +299,11 @@ class Guider(Policy):
         """The prediction of which the pipeline's own formula makes the guider's."""
         assert uncond is not None
         self._guider.set_state(step=step, num_inference_steps=self.loop.iterations, timestep=None)
-        guided = self._guider.forward(cond, uncond).pred
-        return cond - (guided - cond) / (self.guidance_scale - 1)
+        channels = self.loop.shape[1]
+        learned = cond.ndim > 3 and cond.shape[1] == 2 * channels  # a variance that the formula is not about
+        c, u = (part.narrow(1, 0, channels) if learned else part for part in (cond, uncond))
+        given = c - (self._guider.forward(c, u).pred - c) / (self.guidance_scale - 1)
+        return torch.cat([given, uncond.narrow(1, channels, channels)], dim=1) if learned else given
 
 
 def guider(kind: str, guidance_scale: float, flow: bool) -> Any:

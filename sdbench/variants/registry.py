@@ -29,7 +29,8 @@ class Variant:
         guidance_scale: replaces the study's guidance scale.
         student: file whose weights the denoiser gets; empty for the model's own adapter, None for none.
         content: what the name does not say and a stored call depends on, such as what a file held.
-        policy: from the guidance scale to what decides in place of the rule while the loop runs.
+        policy: from the guidance scale to what decides in place of the rule while the loop runs; the rule then says
+            only what work is to be expected, as far as it is known.
         accelerator: name and number of another project's method.
         arguments: further arguments of the pipeline's call.
     """
@@ -67,7 +68,7 @@ class VariantKind:
 VARIANTS: dict[str, VariantKind] = {}
 GUIDERS = ("apg", "cfg-zero", "tcfg")
 GUIDING = ("tgate",)
-CONSTANT_ROWS = ("firstblock", "taylorseer", "pab")
+CONSTANT_ROWS = ("firstblock", "taylorseer", "pab", "fastercache", "magcache")
 ADDED = ("lora", "deepcache", *GUIDING, *CONSTANT_ROWS)
 """What may stand behind a plus sign."""
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -227,9 +228,9 @@ def _cached(name: str, argument: str | None) -> Variant:
 
     def refreshed(steps: int) -> set[int]:
         start = int(begin or 0)
-        return {*range(min(start, steps)), *range(start, steps, int(period))}
+        return {0, *range(min(start, steps)), *range(start, steps, int(period))}
 
-    return _decided(name, lambda policies, _: policies.CachedOffset(refreshed, split=split is not None))
+    return _refreshing(name, refreshed, split=split is not None)
 
 
 def _compressed(name: str, argument: str | None) -> Variant:
@@ -238,9 +239,22 @@ def _compressed(name: str, argument: str | None) -> Variant:
     def refreshed(steps: int) -> set[int]:
         if int(count) > steps:
             raise ValueError(f"{count} guided steps do not fit in {steps}")
-        return {int(steps * (index / int(count)) ** float(power or 1)) for index in range(int(count))}
+        found: list[int] = []
+        for index in range(int(count)):
+            place = round(steps * (index / int(count)) ** float(power or 1) - 0.5 + 1e-9)
+            found.append(max(place, found[-1] + 1 if found else 0))  # a step that is taken goes to the next one
+        last = steps - 1
+        return {min(step, last - (int(count) - 1 - index)) for index, step in enumerate(found)}
 
-    return _decided(name, lambda policies, _: policies.CachedOffset(refreshed))
+    return _refreshing(name, refreshed, split=False)
+
+
+def _refreshing(name: str, refreshed: Callable[[int], set[int]], *, split: bool) -> Variant:
+    """A cached offset; its rule says which steps evaluate both predictions."""
+    decided = _decided(name, lambda policies, _: policies.CachedOffset(refreshed, split=split))
+    return replace(
+        decided, rule=lambda steps: GuidanceSchedule(tuple(step in refreshed(steps) for step in range(steps)))
+    )
 
 
 def _schedule(name: str, argument: str | None) -> Variant:
@@ -433,6 +447,20 @@ for _kind in (
         "a transformer's attention computed in one step of 2 (diffusers)",
         _accelerator("pab", r"([2-9]|[1-9]\d+)", "pab:PERIOD of at least 2"),
         "Zhao et al. 2024, arXiv 2408.12588",
+    ),
+    VariantKind(
+        "fastercache",
+        "fastercache:2",
+        "a transformer's attention reused in one step of 2; its other half is `cached:N,split` (diffusers)",
+        _accelerator("fastercache", r"([2-9]|[1-9]\d+)", "fastercache:PERIOD of at least 2"),
+        "Lv et al. 2024, arXiv 2410.19355",
+    ),
+    VariantKind(
+        "magcache",
+        "magcache:0.06",
+        "MagCache (diffusers): unsupported, it needs magnitudes calibrated on each model",
+        _accelerator("magcache", rf"({_NUMBER})", "magcache:THRESHOLD"),
+        "Ma et al. 2025, arXiv 2506.09045",
     ),
     VariantKind("plan", "plan:FILE", "a schedule that `sdbench plan` found", _plan),
     VariantKind("scale", "scale:3.5", "full guidance at another scale: a control", _scale),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -53,7 +54,20 @@ def halves(tree: Any, rows: int) -> tuple[Any, Any]:
 
 def select(tree: Any, rows: int, index: list[int]) -> Any:
     """Nested arguments with some rows of every tensor that has this many rows, in the given order."""
-    return map_tensors(tree, lambda tensor: tensor[index] if tensor.ndim > 0 and len(tensor) == rows else tensor)
+    chosen = tuple(index)
+
+    def pick(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 0 or len(tensor) != rows:
+            return tensor
+        return tensor.index_select(0, row_index(chosen, tensor.device))
+
+    return map_tensors(tree, pick)
+
+
+@lru_cache(maxsize=64)
+def row_index(rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """Rows as an index on a device, made once: making it anew would wait for the device."""
+    return torch.tensor(rows, dtype=torch.long, device=device)
 
 
 def joined(first: Any, second: Any) -> Any:

@@ -12,6 +12,14 @@ import pandas as pd
 from torch import Tensor
 
 
+class Unsupported(ValueError):
+    """A method that cannot run on this pipeline or with these versions: a fact to report, not a mistake."""
+
+
+class MissingPackage(ValueError):
+    """A method whose package is not installed: the message names the extra that brings it."""
+
+
 @dataclass
 class Step:
     """One iteration of a denoising loop, filled in as it runs.

@@ -4,7 +4,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 
-from sdbench.instruments.cost import denoiser_flop, flop_per_row
+from sdbench.instruments.cost import FlopProbe, denoiser_flop, flop_per_row
 
 
 def test_linear():
@@ -87,3 +87,13 @@ def test_light_operations_count_as_zero():
 def test_flop_per_row_refuses_no_rows():
     with pytest.raises(ValueError, match="rows must be at least 1"):
         flop_per_row(10, 0)
+
+
+def test_counting_ends_with_a_call_that_fails_midway():
+    def fail(probe):
+        probe.denoiser_begins(None, 1)
+        raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"), FlopProbe() as probe:
+        fail(probe)
+    assert torch.utils._python_dispatch._get_current_dispatch_mode_stack() == []

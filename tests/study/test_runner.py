@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,9 @@ from sdbench.models.registry import load
 from sdbench.records.store import read
 from sdbench.study import runner
 from sdbench.study.plan import Study, units
-from sdbench.variants.external import Unsupported
+from sdbench.variants import external
 from sdbench.variants.registry import parse
+from sdbench.variants.trace import Unsupported
 from tests import tiny
 
 PROMPTS = ["a large red circle on a white background", "a small blue ring on a black background"]
@@ -97,7 +99,7 @@ def test_the_baseline_is_what_the_plain_pipeline_makes(results, pipe):
         num_inference_steps=4,
         guidance_scale=5.0,
     )
-    stored = runner._read_images(results.folder, results.images.query("variant == 'cfg'")["path"].head(2))
+    stored = runner.read_images(results.folder, results.images.query("variant == 'cfg'")["path"].head(2))
     assert np.array_equal(
         np.stack([np.asarray(image) for image in plain.images]) / np.float32(255), stored.permute(0, 2, 3, 1)
     )
@@ -106,7 +108,7 @@ def test_the_baseline_is_what_the_plain_pipeline_makes(results, pipe):
 def test_an_image_does_not_depend_on_its_batch(pipe, tmp_path, results):
     single = runner.run(dataclasses.replace(SMALL, batch=1, repeats=1, metrics=()), tmp_path / "one", pipe=pipe)
     pixels = [
-        runner._read_images(
+        runner.read_images(
             found.folder,
             found.images.drop_duplicates(["variant", "prompt_id"]).sort_values(["variant", "prompt_id"])["path"],
         )
@@ -249,8 +251,9 @@ def test_a_variant_that_changes_nothing_fails_as_inactive(pipe, tmp_path, output
     assert set(failed["message"]) == {"inactive: as many evaluations as cfg, and the same outcome"}
 
 
-def test_an_inactive_variant_is_known_when_a_study_is_resumed(pipe, tmp_path):
-    study = dataclasses.replace(SMALL, variants=["cfg", "last:0"], metrics=())
+@pytest.mark.parametrize("output", ["image", "latent"])
+def test_an_inactive_variant_is_known_when_a_study_is_resumed(pipe, tmp_path, output):
+    study = dataclasses.replace(SMALL, variants=["cfg", "last:0"], metrics=(), output=output, height=64, width=64)
     runner.run(study, tmp_path / "study", pipe=pipe)
     runs = runner.run(study, tmp_path / "study", pipe=pipe, mode="resume").runs
     assert set(runs.loc[runs["status"] == "failed", "variant"]) == {"last:0"}
@@ -262,3 +265,31 @@ def test_work_within_an_evaluation_is_counted_in_the_warm_up(pipe, tmp_path):
     assert runs.loc[("deepcache:2", "warmup"), "flop"] < 0.9 * runs.loc[("cfg", "warmup"), "flop"]
     assert pd.isna(runs.loc[("deepcache:2", "measured"), "flop"])
     assert runs.loc[("deepcache:2", "measured"), "rows"] == runs.loc[("cfg", "measured"), "rows"]
+
+
+def test_what_compiles_for_fixed_rows_refuses_a_batch_that_shrinks(pipe, tmp_path):
+    study = dataclasses.replace(SMALL, variants=["cfg", "adaptive:0.9"], execution="compile")
+    with pytest.raises(ValueError, match=r"variant 'adaptive:0\.9' changes what is compiled in"):
+        runner.run(study, tmp_path / "study", pipe=pipe)
+
+
+def test_an_accelerator_that_fails_in_its_first_steps_is_unsupported(pipe, tmp_path, monkeypatch):
+    def fails(*args):
+        raise IndexError("no timestep")
+
+    monkeypatch.setitem(external.ACCELERATORS, "deepcache", external.Accelerator(fails))
+    study = dataclasses.replace(SMALL, variants=["cfg", "deepcache:2"], metrics=())
+    runs = runner.run(study, tmp_path / "study", pipe=pipe).runs
+    messages = set(runs.loc[runs["status"] == "unsupported", "message"])
+    assert messages == {"fails on StableDiffusionPipeline: IndexError: no timestep"}
+
+
+def test_a_study_stored_before_a_field_existed_is_resumed(pipe, tmp_path):
+    study = dataclasses.replace(SMALL, variants=["cfg", "last:1"], metrics=())
+    runner.run(study, tmp_path / "study", pipe=pipe)
+    stored = json.loads((tmp_path / "study" / "study.json").read_text())
+    del stored["controls"]
+    (tmp_path / "study" / "study.json").write_text(json.dumps(stored))
+    runs = pd.read_parquet(tmp_path / "study" / "runs.parquet").drop(columns="sha256")
+    runs.to_parquet(tmp_path / "study" / "runs.parquet", index=False)
+    assert (runner.run(study, tmp_path / "study", pipe=pipe, mode="resume").runs["status"] == "ok").all()

@@ -2,12 +2,13 @@ import pytest
 
 from sdbench.study.plan import Study
 from sdbench.variants.controls import controls_of
+from sdbench.variants.registry import parse
 
 ALIKE = {"num_steps": 50, "guidance_scale": 5.0}
 
 
 def test_a_schedule_gets_every_control_at_its_work():
-    assert controls_of(["cfg", "last:20%"], **ALIKE) == ["unguided", "steps:45", "random:10@0", "scale:4.20"]
+    assert controls_of(["cfg", "last:20%"], **ALIKE) == ["unguided", "steps:45", "random:20%@0", "scale:4.20"]
 
 
 def test_odd_work_lies_between_two_numbers_of_steps():
@@ -22,7 +23,7 @@ def test_a_student_is_compared_with_as_many_evaluations():
     assert controls_of(["cfg", "lora"], **ALIKE) == ["unguided", "steps:25"]
 
 
-@pytest.mark.parametrize("name", ["adaptive:0.99", "cached:5", "deepcache:3", "steps:30", "scale:3.0", "interval:0-5"])
+@pytest.mark.parametrize("name", ["adaptive:0.99", "deepcache:3", "steps:30", "scale:3.0", "interval:0-5"])
 def test_what_decides_its_own_work_has_none_but_no_guidance(name):
     assert controls_of(["cfg", name], **ALIKE) == ["unguided"]
 
@@ -35,5 +36,14 @@ def test_controls_are_there_once():
 def test_a_study_with_controls_has_them_among_its_variants():
     fields = {"model": "mini-sd", "prompts": ["a"], "seeds": [0]} | ALIKE
     study = Study(variants=["cfg", "last:20%"], controls=True, **fields)
-    assert study.variants == ("cfg", "last:20%", "unguided", "steps:45", "random:10@0", "scale:4.20")
+    assert study.variants == ("cfg", "last:20%", "unguided", "steps:45", "random:20%@0", "scale:4.20")
     assert Study.from_fields(study.as_json(), source="itself") == study
+
+
+def test_a_cached_offset_is_compared_with_as_many_evaluations():
+    assert controls_of(["cfg", "cached:5,from=12", "compressed:20^2"], **ALIKE) == ["unguided", "steps:35"]
+
+
+def test_a_share_stays_a_share_where_the_loop_is_longer():
+    (name,) = (name for name in controls_of(["cfg", "step-ag:40%"], **ALIKE) if name.startswith("random"))
+    assert parse(name).rule(99).mask.count(False) == parse("step-ag:40%").rule(99).mask.count(False) == 59

@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import sdbench
 from sdbench.models.students import DENOISER_FILE
 from sdbench.variants.adapters import applied
-from sdbench.variants.external import Unsupported
 from sdbench.variants.guidance import call_replaced
 from sdbench.variants.registry import ADDED, VARIANTS, parse
 from sdbench.variants.rows import first_tensor
+from sdbench.variants.trace import Unsupported
 
 STEPS = 8
 PROMPTS = ["a small dotted green cross on a black background", "a large blue ring on a white background"]
@@ -51,7 +51,7 @@ QUALITY_ONLY = [
     "guider:cfg-zero",
     "guider:tcfg",
 ]
-OF_TRANSFORMERS = {"firstblock", "taylorseer", "pab"}
+OF_TRANSFORMERS = {"firstblock", "taylorseer", "pab", "fastercache", "magcache"}
 
 
 @pytest.fixture(scope="module")

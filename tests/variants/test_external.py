@@ -3,13 +3,15 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from diffusers import HeunDiscreteScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdbench.variants.adapters import applied
-from sdbench.variants.external import ACCELERATORS, Unsupported, accelerated
+from sdbench.variants.external import ACCELERATORS, accelerated
 from sdbench.variants.guidance import denoiser_of, guided_by
 from sdbench.variants.registry import ADDED, CONSTANT_ROWS, GUIDING, parse
 from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.trace import Unsupported
 from tests import tiny
 
 UNETS = {"sd": tiny.stable_diffusion, "sdxl": tiny.stable_diffusion_xl}
@@ -67,6 +69,30 @@ def test_kept_features_follow_the_rows_of_a_schedule(make):
     assert torch.equal(*found)
 
 
+def test_features_are_kept_by_evaluations_whatever_the_scheduler_calls_a_step():
+    """Heun has two evaluations in a step, at the same timestep."""
+    pipe = tiny.stable_diffusion(HeunDiscreteScheduler)
+    whole = []
+    forward = pipe.unet.mid_block.forward
+
+    def counted(*args, **kwargs):
+        whole.append(1)
+        return forward(*args, **kwargs)
+
+    pipe.unet.mid_block.forward = counted
+    with accelerated(pipe, "deepcache", 3), guided_by(pipe, None) as trace:
+        tiny.run(pipe, num_inference_steps=5)
+    assert len(trace.steps) == 9
+    assert len(whole) == 3
+
+
+@pytest.mark.parametrize("text", ["first:2+deepcache:3", "deepcache:4"])
+def test_nothing_is_kept_from_call_to_call(text):
+    pipe = tiny.stable_diffusion()
+    with applied(pipe, parse(text), guidance_scale=7.5):
+        assert torch.equal(tiny.run(pipe, num_inference_steps=5), tiny.run(pipe, num_inference_steps=5))
+
+
 @every_unet
 def test_the_gate_drops_guidance(make):
     _, rows, _ = under(make(), "tgate:3")
@@ -82,7 +108,7 @@ def test_after_an_exception_the_pipeline_is_as_before():
     assert torch.equal(tiny.run(pipe), plain)
 
 
-@pytest.mark.parametrize("text", ["firstblock:0.5", "taylorseer:3", "pab:2"])
+@pytest.mark.parametrize("text", ["firstblock:0.5", "taylorseer:3", "pab:2", "fastercache:2"])
 def test_caches_of_diffusers_run_on_the_transformers_they_know(text):
     pipe = tiny.flux()
     plain, _, work = under(pipe, "cfg")
@@ -99,6 +125,8 @@ def test_caches_of_diffusers_run_on_the_transformers_they_know(text):
     [
         (tiny.flux, "deepcache:3", "DeepCache works on UNets, but FluxPipeline has none"),
         (tiny.flux, "tgate:3", "T-GATE works on UNets"),
+        (lambda: tiny.stable_diffusion(HeunDiscreteScheduler), "tgate:3", "T-GATE miscounts the steps of HeunDiscrete"),
+        (tiny.flux, "magcache:0.06", "MagCache needs magnitudes calibrated"),
         (tiny.image_to_image, "tgate:3", "T-GATE has no loop for StableDiffusionImg2ImgPipeline"),
         (tiny.stable_diffusion, "firstblock:0.1", "diffusers has no caches for UNet2DConditionModel"),
     ],

@@ -10,6 +10,7 @@ from sdbench.variants import policies
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.policies import Adaptive, CachedOffset, Guider, Interval, Policy, WeightSchedule, frequencies
 from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.trace import Listener, Unsupported
 from tests import tiny
 
 FAMILIES = {
@@ -89,7 +90,7 @@ def test_a_guider_changes_the_latents_and_no_evaluation(kind):
 def test_a_guided_prediction_is_what_the_guider_says():
     cond, uncond = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     policy = Guider(lambda scale, flow: policies.guider("tcfg", scale, flow), 3.0)
-    policy.begins(policies.Loop(4, 2, [1.0] * 4, [1.0] * 4, tiny.scheduler(), False))
+    policy.begins(policies.Loop(4, (2, 4, 8, 8), [1.0] * 4, [1.0] * 4, tiny.scheduler(), False))
     given = policy.unconditional(0, cond, uncond)
     guider = policies.guider("tcfg", 3.0, False)
     guider.set_state(step=0, num_inference_steps=4, timestep=None)
@@ -114,7 +115,7 @@ def test_a_cached_step_costs_the_conditional_rows(make):
 
 def test_a_cached_step_reuses_the_last_difference():
     policy = CachedOffset(lambda steps: {0})
-    policy.begins(policies.Loop(2, 1, [900.0, 500.0], [9.0, 1.0], None, False))
+    policy.begins(policies.Loop(2, (1, 4, 8, 8), [900.0, 500.0], [9.0, 1.0], None, False))
     cond, uncond = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert policy.unconditional(0, cond, uncond) is None
     assert torch.allclose(policy.unconditional(1, 2 * cond, None), 2 * cond + (uncond - cond))
@@ -133,7 +134,7 @@ def test_frequencies_are_split_as_diffusers_splits_them():
 @pytest.mark.parametrize(("timestep", "low_gain", "high_gain"), [(950, 1.0, 1.0), (500, 1.1, 1.0), (50, 1.0, 1.1)])
 def test_split_weights_depend_on_the_timestep(timestep, low_gain, high_gain):
     policy = CachedOffset(lambda steps: {0}, split=True)
-    policy.begins(policies.Loop(2, 1, [999.0, timestep], [9.0, 1.0], None, False))
+    policy.begins(policies.Loop(2, (1, 4, 16, 16), [999.0, timestep], [9.0, 1.0], None, False))
     cond, uncond = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     policy.unconditional(0, cond, uncond)
     low, high = frequencies(uncond - cond)
@@ -141,8 +142,32 @@ def test_split_weights_depend_on_the_timestep(timestep, low_gain, high_gain):
     assert torch.allclose(policy.unconditional(1, cond, None), expected, atol=1e-6)
 
 
+def test_gains_add_up_until_the_next_refresh():
+    policy = CachedOffset(lambda steps: {0, 3}, split=True)
+    policy.begins(policies.Loop(4, (1, 4, 16, 16), [999.0, 500.0, 400.0, 350.0], [1.0] * 4, None, False))
+    cond, uncond = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    policy.unconditional(0, cond, uncond)
+    low, high = frequencies(uncond - cond)
+    assert torch.allclose(policy.unconditional(1, cond, None), cond + 1.1 * low + high, atol=1e-6)
+    assert torch.allclose(policy.unconditional(2, cond, None), cond + 1.21 * low + high, atol=1e-6)
+    policy.unconditional(3, cond, uncond)
+    assert torch.equal(policy._parts[0], low)
+
+
+def test_a_learned_variance_is_no_part_of_the_formula():
+    """PixArt predicts it beside the noise, and drops it after guiding."""
+    cond, uncond = torch.randn(2, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    given = []
+    for channels, part in ((4, slice(None)), (4, slice(4))):
+        policy = Guider(lambda scale, flow: policies.guider("apg", scale, flow), 3.0)
+        policy.begins(policies.Loop(4, (2, channels, 8, 8), [1.0] * 4, [1.0] * 4, tiny.scheduler(), False))
+        given.append(policy.unconditional(0, cond[:, part], uncond[:, part]))
+    assert torch.equal(given[0][:, :4], given[1])
+    assert torch.equal(given[0][:, 4:], uncond[:, 4:])
+
+
 def test_packed_latents_have_no_frequencies():
-    with pytest.raises(ValueError, match="these latents are packed into tokens"):
+    with pytest.raises(Unsupported, match="these latents are packed into tokens"):
         under(tiny.flux(), CachedOffset(lambda steps: {0}, split=True))
 
 
@@ -173,7 +198,7 @@ def _cosines(pipe):
     seen = []
 
     class Watching(Adaptive):
-        def step_ends(self, step):
+        def scheduler_begins(self, step):
             before = torch.nn.functional.cosine_similarity
 
             def kept(*args, **kwargs):
@@ -182,7 +207,7 @@ def _cosines(pipe):
 
             torch.nn.functional.cosine_similarity = kept
             try:
-                super().step_ends(step)
+                super().scheduler_begins(step)
             finally:
                 torch.nn.functional.cosine_similarity = before
 
@@ -217,3 +242,38 @@ def test_weights_rise_and_keep_their_mean():
         assert (scales.diff() > 0).all()
         assert scales[0] == 1.0
         assert scales.mean() == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    "policy", [CachedOffset(lambda steps: {0, 2}), Adaptive(-1.0), Policy()], ids=lambda it: type(it).__name__
+)
+def test_halves_one_after_the_other_are_two_evaluations(policy):
+    pipe = tiny.stable_diffusion()
+    together, steps = under(pipe, policy)
+    with guided_by(pipe, policy, sequential=True) as trace:
+        apart = tiny.run(pipe)
+    tiny.assert_same_latents(apart, together)
+    assert trace.steps["rows"].tolist() == steps["rows"].tolist()
+    assert trace.steps["forwards"].tolist() == [2 if guided else 1 for guided in steps["guided"]]
+
+
+def test_deciding_is_part_of_a_steps_time():
+    """The policy decides between the denoiser and the scheduler, where the step's clock runs."""
+    order = []
+
+    class Watched(Adaptive):
+        def scheduler_begins(self, step):
+            super().scheduler_begins(step)
+            order.append("decided")
+
+    class Probe(Listener):
+        def denoiser_ends(self, step):
+            order.append("denoiser")
+
+        def scheduler_ends(self, step):
+            order.append("end")
+
+    pipe = tiny.stable_diffusion()
+    with guided_by(pipe, Watched(0.999), listeners=[Probe()]):
+        tiny.run(pipe)
+    assert order[:3] == ["denoiser", "decided", "end"]
