@@ -172,7 +172,10 @@ def lpips_network(device: str) -> torch.nn.Module:
 
 
 def _lpips_provenance() -> dict[str, str]:
-    return {"package": f"lpips {version('lpips')}", "heads": "v0.1"} | weights.describe()
+    """The network by its digest: where it was found is this machine's affair, and stands in `sdbench weights`."""
+    known = weights.describe()
+    identity = {name: known[name] for name in ("network", "sha256")}
+    return {"package": f"lpips {version('lpips')}", "heads": "v0.1"} | identity
 
 
 def _flip(images: Tensor, reference: Tensor) -> Scores:

@@ -217,7 +217,8 @@ def curves_figure(
             style = {"color": BASELINE_COLOUR if index == 0 else PALETTE[(index - 1) % len(PALETTE)], "label": name}
             axes.errorbar(part[across], part[column], yerr=bars, marker="o", markersize=4, elinewidth=0.8, **style)
         axes.set_ylabel(text)
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.margins(y=0.12)
+        axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
         axes.spines[["top", "right"]].set_visible(False)
     if log:
         rows[-1].set_xscale("log", base=2)
