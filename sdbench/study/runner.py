@@ -192,14 +192,14 @@ def _try_accelerator(pipe: Any, unit: Unit) -> None:
     """Two steps, in which a method that does not know the pipeline shows itself.
 
     Raises:
-        Unsupported: whatever it raised.
+        Unsupported: what it raised; a missing package and a lack of memory or disk are no property of the method.
     """
     two_steps = {"num_inference_steps": 2, "output_type": "latent"}
     steps = replace(unit.variant, rule=GuidanceSchedule.full, policy=None, student=None)
     try:
         with applied(pipe, steps, guidance_scale=unit.guidance_scale):
             pipe(**call_arguments(unit.study, unit, pipe) | two_steps)
-    except (MissingPackage, Unsupported):
+    except (MissingPackage, Unsupported, OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise Unsupported(f"fails on {type(pipe).__name__}: {type(error).__name__}: {error}") from error

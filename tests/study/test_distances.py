@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sdbench.analysis.ranking import ranking
+from sdbench.instruments.distribution import image_features, kernel_distance
 from sdbench.models.mini_sd import scenes
 from sdbench.records.schema import validate
 from sdbench.study.distances import distances
@@ -47,14 +51,25 @@ def test_every_variant_has_both_distances_with_intervals(results):
     assert (results.folder / "distances.parquet").exists()
 
 
-def test_images_of_the_reference_are_near_to_it(results, tmp_path):
-    """Drawn scenes of another seed lie nearer than what the model makes."""
+def test_drawn_scenes_lie_nearer_to_drawn_scenes_than_what_the_model_makes(results, tmp_path):
     rng = np.random.default_rng(1)
-    drawn = scenes.draw(scenes.sample(64, rng, split="test"), rng)
-    for index, image in enumerate(drawn):
+    drawn = scenes.draw(scenes.sample(2 * 64, rng, split="test"), rng)
+    for index, image in enumerate(drawn[:64]):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     table = distances(results, features="reader", reference=tmp_path, fewest=24)
     assert (table["reference_images"] == 64).all()
+    first, second = (
+        image_features(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255, "reader")
+        for part in (drawn[:64], drawn[64:])
+    )
+    kernel = table[table["distance"] == "kernel"].set_index("variant")["value"]
+    assert kernel_distance(second, first) < kernel["cfg"]
+
+
+def test_a_variant_that_lacks_images_of_the_baseline_is_refused(results):
+    images = results.images[(results.images["variant"] == "cfg") | (results.images["prompt_id"] != "003")]
+    with pytest.raises(ValueError, match="'unguided' has not the same prompts and seeds as cfg"):
+        distances(replace(results, images=images), features="reader", fewest=23)
 
 
 def test_too_few_images_are_refused(results):
