@@ -8,7 +8,7 @@ what an uninterrupted one would have seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -26,7 +26,7 @@ from sdbench.variants.rows import UNBATCHED, first_tensor, halves, map_tensors
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener, Step
 
-ANCHORED = 0.1  # share of the rows of a student of many scales that are taught w = 1
+ANCHORED = 0.25  # share of the rows of a student of many scales that are taught w = 1
 Teaching = Callable[[], AbstractContextManager[Any]]
 """Makes a block in which the pipeline is the teacher's and nothing is recorded for gradients."""
 
@@ -89,8 +89,10 @@ class Source(Protocol):
 class Trajectories:
     """The teacher's own guided trajectories: needs prompts and nothing else, for any guided pipeline.
 
-    The rows of one pipeline call are shuffled over its steps, so that a batch holds many noise levels. Of a range of
-    scales a call is guided by one, and each of its rows is taught another.
+    They come in rounds of one whole trajectory and others, of other prompts, that end after half of its steps, a
+    quarter and so on down to one: guidance changes the noisiest latents most, and they decide what an image shows. The
+    rows of a round are shuffled, so that a batch holds many noise levels. Of a range of scales a trajectory is guided
+    by one, and each of its rows is taught another.
 
     Args:
         pipe: a guided pipeline.
@@ -117,7 +119,7 @@ class Trajectories:
         self.pipe, self.captions, self.scales, self.rows = pipe, captions, scales, rows
         self.seed = tuple(seed)
         self.arguments = {**(arguments or {}), "num_inference_steps": num_steps, "output_type": "latent"}
-        self._call = -1
+        self._round = -1
         self._steps: list[Examples] = []
 
     def at(self, step: int, *, teaching: Teaching) -> Examples:
@@ -125,40 +127,51 @@ class Trajectories:
         if not self._steps:
             self._record(0, teaching)
         length = len(self._steps)
-        call, index = divmod(step, length)
-        if call != self._call:
-            self._record(call, teaching)
-        order = np.random.default_rng([*self.seed, call, 1]).permutation(length * self.rows)
+        number, index = divmod(step, length)
+        if number != self._round:
+            self._record(number, teaching)
+        order = np.random.default_rng([*self.seed, number, 1]).permutation(length * self.rows)
         picked = order[index * self.rows : (index + 1) * self.rows]
-        scale = self.scales.rows(np.random.default_rng([*self.seed, call, 2, index]), self.rows)
+        scale = self.scales.rows(np.random.default_rng([*self.seed, number, 2, index]), self.rows)
         return _picked(self._steps, [divmod(int(pick), self.rows) for pick in picked], scale)
 
-    def _record(self, call: int, teaching: Teaching) -> None:
-        rng = np.random.default_rng([*self.seed, call, 0])
+    def _record(self, number: int, teaching: Teaching) -> None:
+        rng = np.random.default_rng([*self.seed, number, 0])
+        self._round, self._steps = number, self._trajectory(rng, teaching, length=None)
+        length = len(self._steps)
+        while length > 1:
+            length = (length + 1) // 2
+            self._steps += self._trajectory(rng, teaching, length=length)
+
+    def _trajectory(self, rng: np.random.Generator, teaching: Teaching, *, length: int | None) -> list[Examples]:
+        """The steps of one pipeline call, which ends after `length` of them."""
         prompts = list(self.captions(rng, self.rows))
         noise = [torch.Generator("cpu").manual_seed(int(seed)) for seed in rng.integers(2**62, size=self.rows)]
         guidance = guidance_arguments(self.pipe, self.scales.trajectory(rng), rows=self.rows)
-        recorder = _Recorder()
-        with ExitStack() as undo:
+        recorder = _Recorder(length)
+        with suppress(_Seen), ExitStack() as undo:
             undo.enter_context(teaching())
             for denoiser in denoisers_of(self.pipe):
                 undo.enter_context(call_replaced(denoiser, recorder.recording))
             undo.enter_context(guided_by(self.pipe, GuidanceSchedule.full, listeners=[recorder]))
             self.pipe(**{"prompt": prompts, "generator": noise} | guidance | self.arguments)
-        self._call, self._steps = call, recorder.steps
+        return recorder.steps
 
 
 class _Recorder(Listener):
     """Keeps what the denoiser is given in every step, and the two predictions that it makes of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, length: int | None) -> None:
         self.steps: list[Examples] = []
+        self.length = length
         self._given: list[tuple[Any, Any]] = []
 
     def recording(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Beneath the seam, so that only what is evaluated is seen."""
+        """Beneath the seam, so that only what is evaluated is seen; ends the pipeline's call after the last step."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if len(self.steps) == self.length:
+                raise _Seen
             self._given.append((args, kwargs))
             return original(*args, **kwargs)
 
@@ -259,9 +272,8 @@ class Images:
         guidance = guidance_arguments(self.pipe, self.scales.hi, rows=self.rows)
         hook = denoiser_of(self.pipe).register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            self.pipe(**{"prompt": prompts} | guidance | self.arguments)
-        except _Seen:
-            pass
+            with suppress(_Seen):
+                self.pipe(**{"prompt": prompts} | guidance | self.arguments)
         finally:
             hook.remove()
         return seen[0]
@@ -274,7 +286,7 @@ class Images:
 
 
 class _Seen(Exception):
-    """Ends a pipeline call before its first evaluation."""
+    """Ends a pipeline call of which enough was seen."""
 
 
 def noised(

@@ -85,7 +85,7 @@ class Student:
         return replaced(self.pipe, name, self.denoiser)
 
     def save(self, folder: Path) -> None:
-        """Write the weights as `student_in` reads them; a LoRA also as stock `load_lora_weights` does."""
+        """Write the weights as `student_in` reads them; a LoRA also as stock `load_lora_weights` does, in float16."""
         folder.mkdir(parents=True, exist_ok=True)
         if self.alpha is None:
             weights = {name: weight.detach().contiguous() for name, weight in self.denoiser.state_dict().items()}
@@ -95,7 +95,7 @@ class Student:
         found: dict[str, Tensor] = get_peft_model_state_dict(self.denoiser, adapter_name=NAME)
         # Loaders take W + B A where no alpha stands beside it.
         scaled = {key: weight * self.alpha if ".lora_B." in key else weight for key, weight in found.items()}
-        weights = {f"{prefix}.{key}": weight.detach().contiguous() for key, weight in scaled.items()}
+        weights = {f"{prefix}.{key}": weight.detach().half().contiguous() for key, weight in scaled.items()}
         write_whole(folder / LORA_FILE, lambda file: file.write(save(weights, metadata={"format": "pt"})))
         if self.projection is not None:
             state = {"weight": self.projection.weight.detach().contiguous()}

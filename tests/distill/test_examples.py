@@ -11,6 +11,7 @@ from sdbench.variants.rows import first_tensor
 from tests import tiny
 
 ROWS, STEPS, SCALE = 2, 3, 4.0
+LENGTH = 3 + 2 + 1  # batches of a round: a whole trajectory, half of one (up), a quarter
 FAMILIES = {
     "sd": tiny.stable_diffusion,
     "sdxl": tiny.stable_diffusion_xl,
@@ -44,9 +45,9 @@ def test_a_trajectory_gives_conditional_rows_and_what_guidance_makes_of_them(fam
         ),
     )
     source = trajectories(pipe)
-    batches = [source.at(step, teaching=torch.no_grad) for step in range(STEPS)]
+    batches = [source.at(step, teaching=torch.no_grad) for step in range(LENGTH)]
     called.remove()
-    two_calls = len(given) == 2 * STEPS
+    two_calls = len(given) == 2 * LENGTH
     with torch.no_grad():
         for examples in batches:
             assert len(examples.target) == len(first_tensor((examples.args, examples.kwargs))) == ROWS
@@ -76,19 +77,26 @@ def halves_of(pipe, calls):
 def test_a_batch_depends_on_its_step_alone():
     pipe = tiny.stable_diffusion()
     straight, late = trajectories(pipe), trajectories(pipe)
-    for step in range(STEPS + 2):
+    for step in range(LENGTH + 2):
         expected = straight.at(step, teaching=torch.no_grad)
-    found = late.at(STEPS + 1, teaching=torch.no_grad)
+    found = late.at(LENGTH + 1, teaching=torch.no_grad)
     assert torch.equal(found.target, expected.target)
     assert torch.equal(found.sigma, expected.sigma)
-    other = trajectories(pipe, seed=[0, 0, 1]).at(STEPS + 1, teaching=torch.no_grad)
+    other = trajectories(pipe, seed=[0, 0, 1]).at(LENGTH + 1, teaching=torch.no_grad)
     assert not torch.equal(other.target, expected.target)
 
 
-def test_a_trajectory_is_used_up_once():
+def test_a_round_is_used_up_once():
     source = trajectories(tiny.stable_diffusion())
-    rows = torch.cat([source.at(step, teaching=torch.no_grad).target for step in range(STEPS)])
-    assert len({tuple(row.flatten().tolist()) for row in rows}) == STEPS * ROWS
+    rows = torch.cat([source.at(step, teaching=torch.no_grad).target for step in range(LENGTH)])
+    assert len({tuple(row.flatten().tolist()) for row in rows}) == LENGTH * ROWS
+
+
+def test_the_noisiest_steps_are_taught_more_often_than_the_last():
+    source = trajectories(tiny.stable_diffusion())
+    sigma = torch.cat([source.at(step, teaching=torch.no_grad).sigma for step in range(LENGTH)])
+    _, counts = sigma.unique(return_counts=True)  # from the least noise up
+    assert counts.tolist() == [ROWS, 2 * ROWS, 3 * ROWS]
 
 
 def scenes(rng, count):
@@ -147,7 +155,7 @@ def test_every_row_is_taught_a_scale_of_its_own_and_some_are_taught_none():
     scales, rng = Scales(2.0, 10.0), np.random.default_rng(0)
     drawn = scales.rows(rng, 4000).numpy()
     beyond = drawn[drawn != 1.0]
-    assert 0.08 < np.mean(drawn == 1.0) < 0.12
+    assert 0.23 < np.mean(drawn == 1.0) < 0.27
     assert beyond.min() >= 2.0
     assert beyond.max() <= 10.0
     assert abs(beyond.mean() - 6.0) < 0.1

@@ -29,7 +29,7 @@ FILES = {"lora": LORA_FILE, "full": DENOISER_FILE}
 
 
 def saved(folder, *, method="lora", card=True, **changes):
-    """A student with random weights, which change the images."""
+    """A student with random weights, which change the images and are none that the file would round."""
     pipe = tiny.stable_diffusion()
     base = base_record(pipe.unet)
     settings = {"rank": 2, "alpha": 4, "targets": ("attention", "convolutions")} | changes
@@ -38,6 +38,8 @@ def saved(folder, *, method="lora", card=True, **changes):
     with torch.no_grad():
         for weight in student.learnt.values():
             weight.add_(0.1 * torch.randn_like(weight))
+            if method == "lora":
+                weight.copy_(weight.half())
     student.save(folder)
     if card:
         scales = {"guidance_scale": None, "w_range": [2.0, 8.0]} if student.projection else {"guidance_scale": SCALE}
@@ -305,7 +307,7 @@ def told_by_its_input(folder):
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in student.learnt.values():
-            weight.add_(0.1 * torch.randn_like(weight))
+            weight.add_(0.1 * torch.randn_like(weight)).copy_(weight.half())  # the file holds float16
     student.save(folder)
     write_json(folder / CARD_FILE, {"model": "tiny", "base": base, "guidance_scale": None, "w_range": [2.0, 8.0]})
     return student
