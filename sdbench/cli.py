@@ -272,18 +272,13 @@ def cost(
 
 def _print_footprints(model: str, sides: list[tuple[int, int]], batches: list[int], dtype: str) -> None:
     """Counted, not run: what a guided and an unguided step of the denoiser take."""
-    from sdbench.instruments.footprint import footprint, meta_denoiser
-    from sdbench.models.architectures import ARCHITECTURES
-    from sdbench.models.registry import DTYPES
+    from sdbench.study.cost import footprint_table
 
-    denoiser = meta_denoiser(ARCHITECTURES[model])
     rows = []
-    for height, width in sides:
-        for batch in batches:
-            for kind, count in (("guided", 2 * batch), ("unguided", batch)):
-                found = footprint(denoiser, rows=count, height=height, width=width, dtype=DTYPES[dtype], vae_factor=8)
-                figures = (found.flop / 1e12, found.weights_bytes / 1e9, found.activation_peak_bytes / 1e9)
-                rows.append((f"{height} x {width}", f"{batch}", kind, f"{count}", *(f"{x:.3g}" for x in figures)))
+    for _, row in footprint_table([model], sides=sides, batches=batches, dtype=dtype).iterrows():
+        figures = (row["flop"] / 1e12, row["weights_bytes"] / 1e9, row["activation_peak_bytes"] / 1e9)
+        known = (f"{row['height']} x {row['width']}", f"{row['batch']}", row["step"], f"{row['rows']}")
+        rows.append((*known, *(f"{x:.3g}" for x in figures)))
     headings = ("pixels", "batch", "step", "rows", "TFLOP", "weights GB", "peak activations GB")
     _print_table(headings, rows)
 

@@ -4,13 +4,13 @@ A call is text, loop and decoding; only the loop gets shorter. A step that evalu
 the time when something in it does not depend on the rows: reading the weights, or launching the kernels.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from sdbench.analysis.stats import Interval, ratio_interval
-from sdbench.analysis.tables import BASELINE, denoise_share, step_medians
+from sdbench.analysis.tables import BASELINE, denoise_share, spread, step_medians
 from sdbench.records.store import Results
 
 NEGLIGIBLE = 0.05  # of an unguided step: a fixed time below it is no reason worth naming
@@ -51,6 +51,22 @@ def step_cost(results: Results) -> StepCost:
         fixed_s=max(0.0, 2 * unguided_s - guided_s),
         denoise_share=denoise_share(results),
     )
+
+
+def cost_point(results: Results) -> dict[str, Any]:
+    """One study's place in a sweep over batches, sizes and models.
+
+    Returns:
+        `model`, `batch`, `height`, `width`, `ratio` (R) with `ratio_lo` and `ratio_hi`, `guided_s`, `unguided_s`,
+        `fixed_s`, `denoise_share`.
+
+    Raises:
+        ValueError: as `step_cost` says.
+    """
+    cost, study = step_cost(results), results.study
+    point: dict[str, Any] = {name: study[name] for name in ("model", "batch", "height", "width")}
+    point |= spread("ratio", cost.ratio)
+    return point | {name: getattr(cost, name) for name in ("guided_s", "unguided_s", "fixed_s", "denoise_share")}
 
 
 def reason(cost: StepCost, *, read_s: float) -> str:

@@ -100,6 +100,11 @@ def denoise_share(results: Results) -> float:
     return float((runs["denoise_s"] / runs["latency_s"])[runs["variant"] == BASELINE].median())
 
 
+def unguided_share(results: Results) -> "pd.Series[float]":
+    """Share of the steps that ran unguided, by variant, in measured calls that finished."""
+    return 1 - _finished_steps(results).groupby("variant")["guided"].mean()
+
+
 def step_profile(results: Results) -> pd.DataFrame:
     """The course of every variant over its steps, from measured calls that finished.
 

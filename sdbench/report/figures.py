@@ -6,6 +6,7 @@ Every function returns a `matplotlib.figure.Figure` to save or show; none touche
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -226,6 +227,56 @@ def curves_figure(
     rows[-1].set_xlabel(label)
     if by is not None:
         rows[0].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def saving_figure(table: pd.DataFrame, *, published: str) -> Figure:
+    """Time saved against the share of unguided steps: measured, predicted, ideal, and what a paper says.
+
+    Args:
+        table: from `sdbench.analysis.tables.summarise`, with `unguided_share`, and with what the paper says in percent.
+        published: name of that column; NaN where the paper has no figure.
+    """
+    table = table.sort_values("unguided_share")
+    share = 100 * table["unguided_share"]
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    axes.plot(share, 100 * table["ideal_saving"], color="0.6", linestyle=":", label="ideal: as many evaluations less")
+    axes.plot(
+        share, 100 * table["predicted_saving"], color=PALETTE[4], linestyle="--", label="predicted from the steps"
+    )
+    bars = _bars(table, "saving", 100)
+    measured: dict[str, Any] = {"color": BASELINE_COLOUR, "marker": "o", "markersize": 4, "elinewidth": 0.8, "linewidth": 0}
+    axes.errorbar(share, 100 * table["saving"], yerr=bars, label="measured, 95 % interval", **measured)
+    axes.plot(share, table[published], color=PALETTE[3], marker="D", linewidth=0, label="the paper, another machine")
+    axes.set(xlabel="last steps without guidance (%)", ylabel=f"time of a call saved against {BASELINE} (%)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def ledger_figure(ledger: pd.DataFrame) -> Figure:
+    """Memory at its peak, part by part: one bar per method.
+
+    Args:
+        ledger: the table of that name.
+    """
+    wide = ledger.pivot_table("at_peak_bytes", index="method", columns="part", sort=False, fill_value=0) / 1e9
+    parts = wide.sum().sort_values(ascending=False).index
+    figure = _figure(8, 1.2 + 0.4 * len(wide))
+    axes = figure.subplots()
+    left = np.zeros(len(wide))
+    for index, part in enumerate(parts):
+        hatch = ("", "///", "...")[index // len(PALETTE) % 3]
+        colour = PALETTE[index % len(PALETTE)]
+        axes.barh(wide.index, wide[part], left=left, color=colour, hatch=hatch, edgecolor="white", label=part)
+        left = left + wide[part].to_numpy()
+    for place, total in enumerate(left):
+        axes.annotate(f"{total:.3g}", (total, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="memory at the peak (GB)", xlim=(0, 1.1 * left.max()))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -10,14 +10,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from sdbench.analysis.cost import reason, saving_table, step_cost
+from sdbench.analysis.cost import cost_point, reason, saving_table, step_cost
 from sdbench.analysis.tables import summarise
+from sdbench.instruments.footprint import footprint, meta_denoiser
+from sdbench.models.architectures import ARCHITECTURES
+from sdbench.models.registry import DTYPES
 from sdbench.study.plan import Study
 from sdbench.study.runner import loaded, run
 from sdbench.variants.guidance import denoiser_of
@@ -75,8 +79,7 @@ def sweep(
         out: gets a study folder per point; temporary ones when not given.
 
     Yields:
-        Per point the rows of `saving_table`, with `batch`, `height`, `width`, `ratio` (R) and its interval,
-        `guided_s`, `unguided_s`, `fixed_s`, `denoise_share`, `compile_s` and `reason`.
+        Per point the rows of `saving_table`, with the columns of `cost_point`, `compile_s` and `reason`.
 
     Raises:
         ValueError: anything that cannot run, before the first call of its point; a point in which a call failed.
@@ -93,12 +96,34 @@ def sweep(
                 raise ValueError(f"{folder.name}: {failed['message'].iloc[0]}")
             cost = step_cost(results)
             table = saving_table(summarise(results), cost)
-            known: dict[str, Any] = {"batch": batch, "height": height, "width": width}
-            known |= {"ratio": cost.ratio.estimate, "ratio_lo": cost.ratio.lo, "ratio_hi": cost.ratio.hi}
-            known |= {name: getattr(cost, name) for name in ("guided_s", "unguided_s", "fixed_s", "denoise_share")}
-            known["compile_s"] = results.runs["compile_s"].sum()
-            known["reason"] = reason(cost, read_s=read_s)
-            yield table.assign(**known)
+            compile_s = results.runs["compile_s"].sum()
+            yield table.assign(**cost_point(results), compile_s=compile_s, reason=reason(cost, read_s=read_s))
+
+
+def footprint_table(
+    models: Sequence[str], *, sides: Sequence[tuple[int, int]], batches: Sequence[int], dtype: str
+) -> pd.DataFrame:
+    """What a guided and an unguided step of full-size denoisers take: counted, nothing runs and nothing is loaded.
+
+    Args:
+        models: names in `ARCHITECTURES`.
+        sides: (height, width) in pixels.
+        batches: images per call.
+        dtype: of weights and activations, "float32", "float16" or "bfloat16".
+
+    Returns:
+        Per model, size, batch and step ("guided" or "unguided"): `model`, `height`, `width`, `batch`, `step`, `rows`,
+        `flop` (2 per multiply-add), `weights_bytes`, `activation_peak_bytes`.
+    """
+    rows = []
+    for model in models:
+        denoiser = meta_denoiser(ARCHITECTURES[model])
+        for (height, width), batch, (step, each) in product(sides, batches, (("guided", 2), ("unguided", 1))):
+            size: dict[str, Any] = {"height": height, "width": width}
+            found = footprint(denoiser, rows=each * batch, dtype=DTYPES[dtype], vae_factor=8, **size)
+            counted = {name: getattr(found, name) for name in ("flop", "weights_bytes", "activation_peak_bytes")}
+            rows.append({"model": model, **size, "batch": batch, "step": step, "rows": each * batch} | counted)
+    return pd.DataFrame(rows)
 
 
 def read_bandwidth(device: torch.device, *, megabytes: int = 256, rounds: int = 5) -> float:

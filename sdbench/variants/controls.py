@@ -43,7 +43,7 @@ def controls_of(names: Iterable[str], *, num_steps: int, guidance_scale: float) 
         if 0 < unguided < num_steps and variant.policy is None:
             share = re.fullmatch(r"[a-z-]+:[\d.]+%", variant.name)
             found.append(f"random:{100 * unguided / num_steps:g}%@0" if share else f"random:{unguided}@0")
-            found += lower_scale(schedule, guidance_scale)
+            found += lower_scale(schedule, variant.guidance_scale or guidance_scale)
     return [name for name in dict.fromkeys(found) if name not in names]
 
 

@@ -69,7 +69,7 @@ VARIANTS: dict[str, VariantKind] = {}
 GUIDERS = ("apg", "cfg-zero", "tcfg")
 GUIDING = ("tgate",)
 CONSTANT_ROWS = ("firstblock", "taylorseer", "pab", "fastercache", "magcache")
-ADDED = ("lora", "deepcache", *GUIDING, *CONSTANT_ROWS)
+ADDED = ("scale", "lora", "deepcache", *GUIDING, *CONSTANT_ROWS)
 """What may stand behind a plus sign."""
 _NUMBER = r"\d+(?:\.\d+)?"
 
@@ -176,29 +176,47 @@ def _lora(name: str, argument: str | None) -> Variant:
 
 
 def _together(name: str, first: Variant, added: Variant) -> Variant:
-    """A variant with a student in its unguided steps, or with an accelerator in all of them."""
-
-    def refuse(reason: str) -> None:
+    """A variant at another scale, with a student in its unguided steps, or with an accelerator in all of them."""
+    reason = _exclusion(first, added)
+    if reason is not None:
         raise ValueError(f"variant '{name}': {reason}")
-
     content = " ".join(filter(None, (first.content, added.content)))
+    if added.guidance_scale is not None:
+        return replace(first, name=name, guidance_scale=added.guidance_scale)
     if added.accelerator is not None:
-        if first.accelerator is not None:
-            refuse("two accelerators exclude each other: both replace what the denoiser computes")
-        if added.accelerator[0] in GUIDING and first.name != "cfg":
-            refuse(f"{added.accelerator[0]} decides itself which steps are guided")
-        if added.accelerator[0] in CONSTANT_ROWS and (first.policy is not None or first.rule != GuidanceSchedule.full):
-            refuse(f"{added.accelerator[0]} keeps what a call of as many rows computed, so every step must be guided")
         return replace(first, name=name, content=content, accelerator=added.accelerator)
-    if first.student is not None:
-        refuse(f"'{first.name}' is a student already")
-    if first.accelerator is not None:
-        refuse("a student stands before an accelerator: lora+deepcache:3")
-    if first.policy is not None:
-        refuse(f"'{first.name}' compares both predictions, of which a student makes one")
-    if first.rule == GuidanceSchedule.full:
-        refuse(f"'{first.name}' leaves no step unguided, where the student would run")
     return replace(first, name=name, student=added.student, content=content)
+
+
+def _exclusion(first: Variant, added: Variant) -> str | None:
+    """Why two variants cannot run together; None where they can."""
+    if added.guidance_scale is not None:
+        if first.guidance_scale is not None:
+            return f"'{first.name}' has a scale of its own"
+        if first.student is not None or first.rule == GuidanceSchedule.none:
+            return f"'{first.name}' guides no step, or has a student of one scale"
+        return None
+    if added.accelerator is not None:
+        return _exclusion_of_accelerator(first, added.accelerator[0])
+    if first.student is not None:
+        return f"'{first.name}' is a student already"
+    if first.accelerator is not None:
+        return "a student stands before an accelerator: lora+deepcache:3"
+    if first.policy is not None:
+        return f"'{first.name}' compares both predictions, of which a student makes one"
+    if first.rule == GuidanceSchedule.full:
+        return f"'{first.name}' leaves no step unguided, where the student would run"
+    return None
+
+
+def _exclusion_of_accelerator(first: Variant, accelerator: str) -> str | None:
+    if first.accelerator is not None:
+        return "two accelerators exclude each other: both replace what the denoiser computes"
+    if accelerator in GUIDING and first.name != "cfg":
+        return f"{accelerator} decides itself which steps are guided"
+    if accelerator in CONSTANT_ROWS and (first.policy is not None or first.rule != GuidanceSchedule.full):
+        return f"{accelerator} keeps what a call of as many rows computed, so every step must be guided"
+    return None
 
 
 def _interval(name: str, argument: str | None) -> Variant:
@@ -463,7 +481,12 @@ for _kind in (
         "Ma et al. 2025, arXiv 2506.09045",
     ),
     VariantKind("plan", "plan:FILE", "a schedule that `sdbench plan` found", _plan),
-    VariantKind("scale", "scale:3.5", "full guidance at another scale: a control", _scale),
+    VariantKind(
+        "scale",
+        "scale:3.5|last:50%+scale:6",
+        "another scale: with full guidance a control, with fewer guided steps a scale tuned anew",
+        _scale,
+    ),
     VariantKind("steps", "steps:35", "full guidance with fewer steps: the control at equal work", _steps),
 ):
     register_variant(_kind)

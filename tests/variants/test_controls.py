@@ -40,6 +40,10 @@ def test_a_study_with_controls_has_them_among_its_variants():
     assert Study.from_fields(study.as_json(), source="itself") == study
 
 
+def test_the_mean_scale_is_that_of_the_variants_own_scale():
+    assert controls_of(["cfg", "last:25+scale:9"], **ALIKE)[-2:] == ["random:25@0", "scale:5.00"]
+
+
 def test_a_cached_offset_is_compared_with_as_many_evaluations():
     assert controls_of(["cfg", "cached:5,from=12", "compressed:20^2"], **ALIKE) == ["unguided", "steps:35"]
 

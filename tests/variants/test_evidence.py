@@ -35,6 +35,7 @@ SAVES_ROWS = [
     "steps:6",
     "lora",
     "last:50%+lora",
+    "last:50%+scale:6",
     "plan:FILE",
     "full:PATH",
     "tgate:3",

@@ -73,6 +73,26 @@ def test_controls_change_the_settings_of_the_study_and_nothing_else():
     assert (parse("last:10").num_steps, parse("last:10").guidance_scale) == (None, None)
 
 
+def test_a_schedule_can_have_a_scale_tuned_anew():
+    variant = parse("last:20%+scale:6.5")
+    assert variant.rule(50) == GuidanceSchedule.last(50, 10)
+    assert variant.guidance_scale == 6.5
+    assert parse("last:20%+scale:6.5+deepcache:3").accelerator == ("deepcache", 3.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("scale:3+scale:4", "'scale:3' has a scale of its own"),
+        ("unguided+scale:4", "'unguided' guides no step"),
+        ("lora+scale:4", "'lora' guides no step"),
+    ],
+)
+def test_a_scale_goes_with_guided_steps_that_have_none(text, reason):
+    with pytest.raises(ValueError, match=reason):
+        parse(text)
+
+
 def test_space_around_a_text_is_no_part_of_its_name():
     assert parse(" last:20%\n").name == "last:20%"
 
