@@ -246,8 +246,8 @@ def saving_figure(table: pd.DataFrame, *, published: str) -> Figure:
         share, 100 * table["predicted_saving"], color=PALETTE[4], linestyle="--", label="predicted from the steps"
     )
     bars = _bars(table, "saving", 100)
-    measured: dict[str, Any] = {"color": BASELINE_COLOUR, "marker": "o", "markersize": 4, "elinewidth": 0.8, "linewidth": 0}
-    axes.errorbar(share, 100 * table["saving"], yerr=bars, label="measured, 95 % interval", **measured)
+    style: dict[str, Any] = {"color": BASELINE_COLOUR, "marker": "o", "markersize": 4, "elinewidth": 0.8}
+    axes.errorbar(share, 100 * table["saving"], yerr=bars, linewidth=0, label="measured, 95 % interval", **style)
     axes.plot(share, table[published], color=PALETTE[3], marker="D", linewidth=0, label="the paper, another machine")
     axes.set(xlabel="last steps without guidance (%)", ylabel=f"time of a call saved against {BASELINE} (%)")
     axes.spines[["top", "right"]].set_visible(False)
@@ -256,20 +256,20 @@ def saving_figure(table: pd.DataFrame, *, published: str) -> Figure:
 
 
 def ledger_figure(ledger: pd.DataFrame) -> Figure:
-    """Memory at its peak, part by part: one bar per method.
+    """Memory at its peak, part by part: one bar per method; what is small everywhere is one part, "rest".
 
     Args:
         ledger: the table of that name.
     """
     wide = ledger.pivot_table("at_peak_bytes", index="method", columns="part", sort=False, fill_value=0) / 1e9
-    parts = wide.sum().sort_values(ascending=False).index
+    largest = wide.max().nlargest(len(PALETTE))
+    parts = largest[largest > 0.01 * wide.sum(axis=1).max()].index
+    wide["rest"] = wide.drop(columns=parts).sum(axis=1)
     figure = _figure(8, 1.2 + 0.4 * len(wide))
     axes = figure.subplots()
     left = np.zeros(len(wide))
-    for index, part in enumerate(parts):
-        hatch = ("", "///", "...")[index // len(PALETTE) % 3]
-        colour = PALETTE[index % len(PALETTE)]
-        axes.barh(wide.index, wide[part], left=left, color=colour, hatch=hatch, edgecolor="white", label=part)
+    for part, colour in zip([*parts, "rest"], [*PALETTE[: len(parts)], "0.6"], strict=True):
+        axes.barh(wide.index, wide[part], left=left, color=colour, edgecolor="white", label=part)
         left = left + wide[part].to_numpy()
     for place, total in enumerate(left):
         axes.annotate(f"{total:.3g}", (total, place), (4, 0), textcoords="offset points", va="center", fontsize=8)

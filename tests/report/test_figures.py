@@ -13,7 +13,9 @@ from sdbench.report.figures import (
     curves_figure,
     frontier_figure,
     image_grid,
+    ledger_figure,
     plan_figure,
+    saving_figure,
     sensitivity_figure,
     step_figure,
 )
@@ -150,3 +152,26 @@ def test_curves_have_a_panel_per_column_and_a_line_per_group():
     assert [axes.get_ylabel() for axes in figure.axes] == ["LPIPS", "MB"]
     assert [len(axes.containers) for axes in figure.axes] == [2, 2]
     assert figure.axes[-1].get_xlabel() == "scale w"
+
+
+def test_saving_figure_puts_what_a_paper_says_beside_what_was_measured():
+    table = pd.DataFrame({"variant": ["unguided", "last:50%", "cfg"], "unguided_share": [1.0, 0.5, 0.0]})
+    for name, factor in {"saving": 0.4, "saving_lo": 0.3, "saving_hi": 0.5, "predicted_saving": 0.4}.items():
+        table[name] = factor * table["unguided_share"]
+    table["ideal_saving"], table["said"] = 0.5 * table["unguided_share"], [np.nan, 20.3, np.nan]
+    (axes,) = saving_figure(table, published="said").axes
+    lines = {line.get_label(): list(line.get_xydata().flatten()) for line in axes.lines}
+    assert lines["ideal: as many evaluations less"] == [0, 0, 50, 25, 100, 50]
+    assert lines["the paper, another machine"][2:4] == [50, 20.3]
+    assert list(axes.containers[0].lines[0].get_ydata()) == [0, 20, 40]
+
+
+def test_ledger_figure_stacks_the_parts_to_the_peak_and_joins_the_small_ones():
+    parts = {"weights": 3e9, "optimiser state": 6e9, "inputs": 1e6, "scratch": 2e6}
+    ledger = pd.DataFrame(
+        [{"method": method, "part": part, "at_peak_bytes": size} for method in "ab" for part, size in parts.items()]
+    )
+    (axes,) = ledger_figure(ledger).axes
+    widths = {bars.get_label(): bars[0].get_width() for bars in axes.containers}
+    assert widths == pytest.approx({"optimiser state": 6.0, "weights": 3.0, "rest": 0.003})
+    assert [text.get_text() for text in axes.texts] == ["9", "9"]
