@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 
 def default_study() -> str:
     """What `sdbench run` prints, as it was measured."""
-    return markdown(sdbench.summarise(sdbench.read(ROOT / "results" / "mini-sd-default")))
+    return markdown(sdbench.summarise(sdbench.read(ROOT / "results" / "mini-sd" / "default")))
 
 
 def variants() -> str:
