@@ -45,6 +45,20 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def notebooks(session: nox.Session) -> None:
+    """Run every notebook anew on mini-sd at a small size; fail on an error, a warning or a missing figure."""
+    session.install("-e", ".[notebooks,accelerators]")
+    session.run("python", "tools/notebooks.py", *session.posargs)
+
+
+@nox.session(default=False, name="notebooks-refresh")
+def notebooks_refresh(session: nox.Session) -> None:
+    """Rewrite the committed notebooks from `results/`."""
+    session.install("-e", ".[notebooks,accelerators]")
+    session.run("python", "tools/notebooks.py", "--refresh", *session.posargs)
+
+
+@nox.session(default=False)
 def overhead(session: nox.Session) -> None:
     """Print what the hooks cost over the plain pipeline."""
     session.install("-e", ".")

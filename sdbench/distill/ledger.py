@@ -230,6 +230,38 @@ def _bytes(weights: Iterable[Tensor]) -> int:
     return sum(weight.nbytes for weight in weights)
 
 
+def ledger_of(
+    model: str, *, height: int, batch: int, rank: int, targets: Sequence[str], **options: Any
+) -> Iterator[pd.DataFrame]:
+    """The ledger of a full-size architecture or of mini-sd, in float32 on the CPU.
+
+    Args:
+        model: a name in `ARCHITECTURES`, or "mini-sd".
+        height: pixels, and as many across.
+        batch: images of a step.
+        rank: of the LoRA.
+        targets: of the LoRA.
+        **options: `methods` and `checkpoint_gradients` of `ledger`.
+
+    Yields:
+        Per method the rows of the table `ledger`.
+    """
+    mini = model == "mini-sd"
+    parts = {} if mini else ARCHITECTURES[model].networks
+    part = None if mini else parts.get("unet") or parts["transformer"]
+    size: dict[str, Any] = {"height": height, "width": height, "dtype": torch.float32, "vae_factor": 4 if mini else 8}
+    if mini:
+        size["tokens"] = networks.TOKENS
+    for rows in ledger(
+        lambda: (networks.denoiser() if part is None else part.make()).eval(),
+        lambda denoiser: arguments(denoiser, rows=2 * batch, **size),
+        rank=rank,
+        targets=targets,
+        **options,
+    ):
+        yield frame("ledger", rows)
+
+
 def main(
     model: Annotated[str, typer.Option(help="an architecture, or mini-sd")] = "sd15",
     height: Annotated[int, typer.Option(help="pixels, and as many across")] = 256,
@@ -241,24 +273,12 @@ def main(
     out: Annotated[Path | None, typer.Option(help="gets the table")] = None,
 ) -> None:
     """Print every method's memory at its peak, part by part, and the seconds of a step, in float32 on the CPU."""
-    mini = model == "mini-sd"
-    parts = {} if mini else ARCHITECTURES[model].networks
-    part = None if mini else parts.get("unet") or parts["transformer"]
-    size: dict[str, Any] = {"height": height, "width": height, "dtype": torch.float32, "vae_factor": 4 if mini else 8}
-    if mini:
-        size["tokens"] = networks.TOKENS
-    record = {"model": model, "height": height, "batch": batch, "rank": rank, "targets": targets}
+    record: dict[str, Any] = {"height": height, "batch": batch, "rank": rank}
     out = out or Path(tempfile.mkdtemp(prefix="sdbench-"))
-    with StudyFolder.create(out, record, environment=environment(), tables=LEDGER) as folder:
-        for rows in ledger(
-            lambda: (networks.denoiser() if part is None else part.make()).eval(),
-            lambda denoiser: arguments(denoiser, rows=2 * batch, **size),
-            methods=methods.split(";"),
-            rank=rank,
-            targets=targets.split(","),
-            checkpoint_gradients=checkpoint_gradients,
-        ):
-            table = frame("ledger", rows)
+    settings = {"model": model, **record, "targets": targets}
+    with StudyFolder.create(out, settings, environment=environment(), tables=LEDGER) as folder:
+        options = {"methods": methods.split(";"), "checkpoint_gradients": checkpoint_gradients}
+        for table in ledger_of(model, **record, targets=targets.split(","), **options):
             folder.add(str(table["unit"].iloc[0]), ledger=table)
             folder.compact()
             typer.echo(_text(table))

@@ -1,0 +1,84 @@
+"""Runs the notebooks: `python tools/notebooks.py` anew at a small size, `--refresh` from `results/`.
+
+Anew, every notebook computes on mini-sd all that it shows and the committed file stays as it is; `--refresh` rewrites
+it. Either way an error, a warning, or another number of figures than the committed file has is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Of all code cells."""
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def figures(notebook: nbformat.NotebookNode) -> int:
+    """How many pictures a notebook shows."""
+    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+
+
+def warnings(notebook: nbformat.NotebookNode) -> str:
+    """What its cells wrote to stderr."""
+    return "".join(output["text"] for output in outputs(notebook) if output.get("name") == "stderr")
+
+
+def executed(path: Path, out: Path, *, recompute: bool) -> nbformat.NotebookNode:
+    """A notebook, run in its own folder; an error ends the program with the cell's traceback."""
+    papermill.execute_notebook(path, out, {"recompute": recompute}, cwd=path.parent, progress_bar=False)
+    return nbformat.read(out, as_version=4)
+
+
+def bare(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The executed notebook as it is committed: without papermill's cell, its notes and the times of cells."""
+    kept = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for cell, original in zip(kept, source.cells, strict=True):
+        cell.metadata, cell.id = original.metadata, original.id
+    notebook.cells, notebook.metadata = kept, source.metadata
+    return notebook
+
+
+def run(path: Path, *, refresh: bool, expected: int) -> list[str]:
+    """Run one notebook; what is wrong with it comes back."""
+    started, source = time.perf_counter(), nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = executed(path, Path(folder) / path.name, recompute=not refresh)
+    wrong = [f"warning: {line}" for line in warnings(notebook).splitlines() if line.strip()]
+    if figures(notebook) != expected and not refresh:
+        wrong.append(f"{figures(notebook)} figures, {expected} expected")
+    if not figures(notebook):
+        wrong.append("no figure")
+    if refresh and not wrong:
+        nbformat.write(bare(notebook, source), path)
+    print(f"{path.name}: {time.perf_counter() - started:.0f} s, {figures(notebook)} figures", *wrong, sep="\n  ")  # noqa: T201 (a program's output)
+    return wrong
+
+
+def main() -> None:
+    """Run the notebooks that were named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="beginnings of names, such as 01; all when none is given")
+    parser.add_argument("--refresh", action="store_true", help="rewrite the committed notebooks from results/")
+    asked = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a hub
+    paths = [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(tuple(asked.names or [""]))]
+    if not paths:
+        sys.exit(f"no notebook is called {', '.join(asked.names)}")
+    failed = [path.name for path in paths if run(path, refresh=asked.refresh, expected=figures(nbformat.read(path, 4)))]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
