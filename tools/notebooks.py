@@ -36,16 +36,16 @@ def warnings(notebook: nbformat.NotebookNode) -> str:
 
 def executed(path: Path, out: Path, *, recompute: bool) -> nbformat.NotebookNode:
     """A notebook, run in its own folder; an error ends the program with the cell's traceback."""
-    papermill.execute_notebook(path, out, {"recompute": recompute}, cwd=path.parent, progress_bar=False)
+    given = {"recompute": True} if recompute else {}
+    papermill.execute_notebook(path, out, given, cwd=path.parent, progress_bar=False)
     return nbformat.read(out, as_version=4)
 
 
 def bare(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The executed notebook as it is committed: without papermill's cell, its notes and the times of cells."""
-    kept = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    for cell, original in zip(kept, source.cells, strict=True):
+    """The executed notebook as it is committed: without papermill's notes and the times of cells."""
+    for cell, original in zip(notebook.cells, source.cells, strict=True):
         cell.metadata, cell.id = original.metadata, original.id
-    notebook.cells, notebook.metadata = kept, source.metadata
+    notebook.metadata = source.metadata
     return notebook
 
 

@@ -154,6 +154,6 @@ def test_two_calls_for_one_step_are_refused():
 
 
 def test_the_grammar_knows_every_accelerator():
-    assert set(ADDED) - {"lora"} == set(ACCELERATORS)
+    assert set(ADDED) - {"lora", "scale"} == set(ACCELERATORS)
     assert {name for name, kind in ACCELERATORS.items() if kind.guides} == set(GUIDING)
     assert set(CONSTANT_ROWS) < set(ACCELERATORS)
