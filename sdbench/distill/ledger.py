@@ -277,7 +277,7 @@ def main(
     out = out or Path(tempfile.mkdtemp(prefix="sdbench-"))
     settings = {"model": model, **record, "targets": targets}
     with StudyFolder.create(out, settings, environment=environment(), tables=LEDGER) as folder:
-        options = {"methods": methods.split(";"), "checkpoint_gradients": checkpoint_gradients}
+        options: dict[str, Any] = {"methods": methods.split(";"), "checkpoint_gradients": checkpoint_gradients}
         for table in ledger_of(model, **record, targets=targets.split(","), **options):
             folder.add(str(table["unit"].iloc[0]), ledger=table)
             folder.compact()
