@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--refresh", action="store_true", help="rewrite the committed notebooks from results/")
     asked = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a hub
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler says on stderr that it starts and stops
     paths = [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(tuple(asked.names or [""]))]
     if not paths:
         sys.exit(f"no notebook is called {', '.join(asked.names)}")
