@@ -1,7 +1,8 @@
 """Runs the notebooks: `python tools/notebooks.py` anew at a small size, `--refresh` from `results/`.
 
 Anew, every notebook computes on mini-sd all that it shows and the committed file stays as it is; `--refresh` rewrites
-it. Either way an error, a warning, or another number of figures than the committed file has is a failure.
+it. Either way an error, a warning or no figure is a failure; anew, so is another number of figures than the committed
+file has.
 """
 
 from __future__ import annotations
@@ -49,19 +50,20 @@ def bare(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbfo
     return notebook
 
 
-def run(path: Path, *, refresh: bool, expected: int) -> list[str]:
+def run(path: Path, *, refresh: bool) -> list[str]:
     """Run one notebook; what is wrong with it comes back."""
     started, source = time.perf_counter(), nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         notebook = executed(path, Path(folder) / path.name, recompute=not refresh)
     wrong = [f"warning: {line}" for line in warnings(notebook).splitlines() if line.strip()]
-    if figures(notebook) != expected and not refresh:
-        wrong.append(f"{figures(notebook)} figures, {expected} expected")
+    if figures(notebook) != figures(source) and not refresh:
+        wrong.append(f"{figures(source)} figures expected")
     if not figures(notebook):
         wrong.append("no figure")
     if refresh and not wrong:
         nbformat.write(bare(notebook, source), path)
-    print(f"{path.name}: {time.perf_counter() - started:.0f} s, {figures(notebook)} figures", *wrong, sep="\n  ")  # noqa: T201 (a program's output)
+    heading = f"{path.name}: {time.perf_counter() - started:.0f} s, {figures(notebook)} figures"
+    sys.stdout.write("\n  ".join([heading, *wrong]) + "\n")
     return wrong
 
 
@@ -76,7 +78,7 @@ def main() -> None:
     paths = [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(tuple(asked.names or [""]))]
     if not paths:
         sys.exit(f"no notebook is called {', '.join(asked.names)}")
-    failed = [path.name for path in paths if run(path, refresh=asked.refresh, expected=figures(nbformat.read(path, 4)))]
+    failed = [path.name for path in paths if run(path, refresh=asked.refresh)]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sdbench.analysis.tables import guidance_ratio, step_profile, summarise
+from sdbench.analysis.tables import guidance_ratio, step_profile, summarise, unguided_share
 
 MASKS = {"last:1": [1, 1, 1, 0], "cfg": [1, 1, 1, 1], "unguided": [0, 0, 0, 0]}
 
@@ -87,6 +87,11 @@ def test_ideal_saving_counts_evaluations(study):
     summary = by_variant(study(MASKS))
     assert list(summary["nfe"]) == [8, 7, 4]
     assert list(summary["ideal_saving"]) == [0, 1 / 8, 1 / 2]
+
+
+def test_the_unguided_share_is_of_the_steps_that_ran(study):
+    share = unguided_share(study(MASKS))
+    assert share.to_dict() == pytest.approx({"cfg": 0, "last:1": 1 / 4, "unguided": 1})
 
 
 def test_predicted_saving_is_that_of_the_published_formula(study):

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from sdbench.analysis.cost import cost_point
+from sdbench.records.store import read
 from sdbench.study import cost
-from sdbench.study.cost import cost_study, read_bandwidth, sweep
+from sdbench.study.cost import cost_study, footprint_table, read_bandwidth, sweep
 from tests import tiny
 
 
@@ -25,6 +27,27 @@ def test_a_sweep_measures_every_batch_and_keeps_its_tables(points):
         assert table["ideal_saving"].tolist() == pytest.approx([0.1, 0.25, 0.5])
         assert (table["ratio"] > 0).all()
         assert (table["reason"] != "").all()
+
+
+def test_a_stored_point_is_what_the_sweep_gave(points):
+    tables, folder = points
+    point = cost_point(read(folder / "16x16-batch2"))
+    assert (point["model"], point["batch"], point["height"], point["width"]) == ("tiny", 2, 16, 16)
+    for name in ("ratio", "guided_s", "unguided_s", "fixed_s", "denoise_share"):
+        assert (tables[1][name] == point[name]).all()
+
+
+def test_a_guided_step_is_counted_with_twice_the_rows_and_the_same_weights():
+    table = footprint_table(["pixart-sigma"], sides=[(256, 256), (512, 512)], batches=[3], dtype="bfloat16")
+    assert table[["height", "step", "rows"]].to_numpy().tolist() == [
+        [256, "guided", 6],
+        [256, "unguided", 3],
+        [512, "guided", 6],
+        [512, "unguided", 3],
+    ]
+    guided, unguided = (table[table["step"] == step].reset_index() for step in ("guided", "unguided"))
+    assert (guided["flop"] == 2 * unguided["flop"]).all()
+    assert (guided["weights_bytes"] == unguided["weights_bytes"]).all()
 
 
 def test_bandwidth_is_that_of_the_fastest_reading(monkeypatch):
