@@ -29,7 +29,9 @@ def distill(
     warmup: Annotated[int, typer.Option(help="steps in which it rises")] = 50,
     rank: Annotated[int, typer.Option(help="of the low-rank layers")] = 8,
     alpha: Annotated[int | None, typer.Option(help="their update is scaled by alpha / rank; by default 1")] = None,
-    targets: Annotated[str, typer.Option(help="attention, feed-forward, convolutions")] = "attention,feed-forward",
+    targets: Annotated[
+        str, typer.Option(help="attention, feed-forward, convolutions, timestep")
+    ] = "attention,feed-forward",
     num_steps: Annotated[int, typer.Option(help="denoising steps of trajectories and of the images judged")] = 50,
     min_snr_gamma: Annotated[float | None, typer.Option(help="limit of a row's weight, such as 5")] = None,
     accumulate: Annotated[int, typer.Option(help="batches before each step")] = 1,

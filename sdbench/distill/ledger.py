@@ -267,7 +267,9 @@ def main(
     height: Annotated[int, typer.Option(help="pixels, and as many across")] = 256,
     batch: Annotated[int, typer.Option(help="images of a step")] = 1,
     rank: Annotated[int, typer.Option(help="of the LoRA")] = 4,
-    targets: Annotated[str, typer.Option(help="of the LoRA: attention, feed-forward, convolutions")] = "attention",
+    targets: Annotated[
+        str, typer.Option(help="of the LoRA: attention, feed-forward, convolutions, timestep")
+    ] = "attention",
     checkpoint_gradients: Annotated[bool, typer.Option("--checkpoint-gradients", help="less memory, slower")] = False,
     methods: Annotated[str, typer.Option(help="with ; between them")] = ";".join((*TRAINING, *INFERENCE)),
     out: Annotated[Path | None, typer.Option(help="gets the table")] = None,

@@ -33,8 +33,10 @@ from sdbench.records.files import write_whole
 from sdbench.variants.adapters import told
 from sdbench.variants.guidance import denoisers_of, replaced
 
-TARGETS = ("attention", "feed-forward", "convolutions")
+TARGETS = ("attention", "feed-forward", "convolutions", "timestep")
 NAME = "student"
+_KINDS = {"attention": "Attention", "feed-forward": "FeedForward", "timestep": "TimestepEmbedding"}
+"""How the class of the module that holds a target's linear layers ends."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +186,9 @@ def layers(denoiser: nn.Module, target: str) -> list[str]:
                 found.append(name)
         elif target != "convolutions" and isinstance(module, nn.Linear):
             above = [denoiser.get_submodule(name.rsplit(".", depth)[0]) for depth in range(1, name.count(".") + 1)]
-            kind = "Attention" if target == "attention" else "FeedForward"
             # An attention layer's own projections, not those of a whole block that has one.
-            if any(type(module).__name__.endswith(kind) for module in above):
+            named = any(type(module).__name__.endswith(_KINDS[target]) for module in above)
+            if named or (target == "timestep" and name.endswith("time_emb_proj")):
                 found.append(name)
     if not found:
         raise ValueError(f"{type(denoiser).__name__} has no layers for the target '{target}'")

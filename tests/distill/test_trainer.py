@@ -100,7 +100,7 @@ def test_the_teacher_is_the_student_with_its_adapter_off():
 
 CHANGES = {
     "full": {"method": "full"},
-    "many scales": {"w_range": (2.0, 10.0), "targets": ("convolutions",)},
+    "many scales": {"w_range": (2.0, 10.0), "targets": ("convolutions", "timestep")},
     "bf16, accumulated": {"precision": "bf16", "accumulate": 2, "targets": ("convolutions",)},
 }
 
@@ -325,7 +325,9 @@ def test_a_base_without_attention_is_refused():
 
 def test_layers_are_found_by_what_they_are_part_of():
     unet = tiny.stable_diffusion().unet
-    kinds = {kind: layers(unet, kind) for kind in ("attention", "feed-forward", "convolutions")}
+    kinds = {kind: layers(unet, kind) for kind in ("attention", "feed-forward", "convolutions", "timestep")}
+    timed = kinds.pop("timestep")
+    assert {name.rsplit(".", 1)[-1] for name in timed} == {"linear_1", "linear_2", "time_emb_proj"}
     assert {name.rsplit(".", 1)[-1] for name in kinds["attention"]} == {"to_q", "to_k", "to_v", "0"}
     assert all(".ff.net." in name for name in kinds["feed-forward"])
     assert "conv_in" in kinds["convolutions"]
