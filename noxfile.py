@@ -59,6 +59,13 @@ def notebooks_refresh(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Compare this code with its baseline; `nox -s bench -- --accept "reason"` makes the run the new one."""
+    session.install("-e", ".")
+    session.run("sdbench", "bench", *session.posargs)
+
+
+@nox.session(default=False)
 def overhead(session: nox.Session) -> None:
     """Print what the hooks cost over the plain pipeline."""
     session.install("-e", ".")

@@ -104,6 +104,8 @@ def run(
     output: Annotated[str | None, typer.Option(help="image, or latent to stop before decoding")] = None,
     execution: Annotated[str | None, typer.Option(help="of the denoiser: eager, compile or cudagraph")] = None,
     guidance_execution: Annotated[str | None, typer.Option(help="of a guided step: batched or sequential")] = None,
+    memory_format: Annotated[str | None, typer.Option(help="of the denoiser: contiguous or channels_last")] = None,
+    threads: Annotated[int | None, typer.Option(help="of torch on the CPU")] = None,
     random_weights: Annotated[
         bool | None, typer.Option("--random-weights", help="build an architecture without its weights, to see its cost")
     ] = None,
@@ -139,6 +141,8 @@ def run(
             "output": output,
             "execution": execution,
             "guidance_execution": guidance_execution,
+            "memory_format": memory_format,
+            "threads": threads,
             "random_weights": random_weights,
             "negative_prompt": negative_prompt,
             "arguments": _json_object(arguments),
@@ -470,36 +474,127 @@ def report(
             console.print(tables.legend(summary), markup=False, highlight=False)
 
 
+_Threshold = Annotated[str, typer.Option(help="the smallest change of time that matters")]
+_Absolute = Annotated[bool, typer.Option("--absolute", help="compare times themselves, too: on one machine only")]
+_Accept = Annotated[str | None, typer.Option(help="make the run the baseline, for this reason, whatever changed")]
+_Markdown = Annotated[Path | None, typer.Option(help="write the table for a pull request")]
+_Json = Annotated[Path | None, typer.Option("--json", help="write every figure")]
+
+
 @app.command()
 def compare(
     baseline: Annotated[Path, typer.Argument(help="folder of the study that is known to be right")],
     current: Annotated[Path, typer.Argument(help="folder of the same study, run again")],
-    threshold: Annotated[str, typer.Option(help="the smallest change of time that matters")] = "3%",
-    markdown: Annotated[Path | None, typer.Option(help="write the table for a pull request")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write every figure")] = None,
+    threshold: _Threshold = "3%",
+    absolute: _Absolute = False,
+    accept: _Accept = None,
+    markdown: _Markdown = None,
+    json_file: _Json = None,
 ) -> None:
-    """Compare two runs of a study: exit code 1 with a regression or a missing figure, 2 where they do not compare."""
+    """Compare two runs of a study: exit code 1 where a figure is worse, moved or missing, 2 if they do not compare."""
     with _one_line_errors():
-        from sdbench.analysis.regression import BAD, Limits, differing_environment
-        from sdbench.analysis.regression import compare as compared
-        from sdbench.records.store import read
-        from sdbench.report.tables import comparison_markdown, comparison_text
-
-        known, found = read(baseline), read(current)
-        table = compared(known, found, Limits(threshold=_share("--threshold", threshold)))
-        console.print(comparison_text(table))
-        same = int((table["verdict"] == "same").sum())
-        console.print(f"{same} of {len(table)} figures are the same.")
-        if keys := differing_environment(known, found):
-            console.print(f"Another machine or other versions ({', '.join(keys)}): absolute times are not compared.")
-        if (table["verdict"] == "undecided").any():
-            typer.echo("warning: too few repeats to decide every time", err=True)
-        if markdown is not None:
-            markdown.write_text(comparison_markdown(table), encoding="utf-8")
-        if json_file is not None:
-            json_file.write_text(table.to_json(orient="records", indent=1), encoding="utf-8")
-    if table["verdict"].isin(BAD).any():
+        bad = _compare(
+            baseline, current, threshold, absolute=absolute, markdown=markdown, json_file=json_file, accept=accept
+        )
+    if bad:
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    study: Annotated[Path | None, typer.Argument(help="a study file (TOML); without one, mini-sd's benchmark")] = None,
+    model: Annotated[str | None, typer.Option(help="name, hub id or folder; see `sdbench models`")] = None,
+    variants: Annotated[str | None, typer.Option(help="with commas between them; see `sdbench variants`")] = None,
+    baselines: Annotated[Path, typer.Option(help="folder of the baselines, one for each study and model")] = Path(
+        "results/baselines"
+    ),
+    out: Annotated[Path | None, typer.Option(help="the run's folder; a new one under sdbench-results/")] = None,
+    threshold: _Threshold = "3%",
+    absolute: _Absolute = False,
+    accept: _Accept = None,
+    markdown: _Markdown = None,
+    json_file: _Json = None,
+) -> None:
+    """Run the regression benchmark and compare it with its baseline; exit codes are those of `compare`."""
+    _quiet()
+    with _one_line_errors():
+        from sdbench.study.plan import Study
+
+        options = {"model": model, "variants": _variants(variants)}
+        given = {key: value for key, value in options.items() if value is not None}
+        planned = Study.from_toml(study, **given) if study else Study.protocol("mini-sd-bench", **given)
+        baseline = baselines / re.sub(r"[^\w.-]+", "-", f"{planned.name}-{planned.model}")
+        if accept is None and not baseline.exists():
+            raise ValueError(f"there is no baseline in {baseline}; make this run one: --accept REASON")
+        folder = out or Path("sdbench-results") / f"{planned.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        _run(planned, folder, "new")
+        bad = _compare(
+            baseline, folder, threshold, absolute=absolute, markdown=markdown, json_file=json_file, accept=accept
+        )
+    if bad:
+        raise typer.Exit(1)
+
+
+def _compare(
+    baseline: Path,
+    current: Path,
+    threshold: str,
+    *,
+    absolute: bool,
+    accept: str | None,
+    markdown: Path | None,
+    json_file: Path | None,
+) -> bool:
+    """Print and write the comparison of two runs; whether it is bad and was not accepted."""
+    from sdbench.analysis.regression import BAD, Limits, NotComparable, compare, differing_environment
+    from sdbench.records.baselines import accept as make_baseline
+    from sdbench.records.store import read
+    from sdbench.report.tables import comparison_markdown, comparison_text
+
+    limits = Limits(threshold=_share("--threshold", threshold))
+    found = read(current)
+    known = read(baseline) if accept is None or baseline.exists() else found  # the first baseline has no past
+    try:
+        table = compare(known, found, limits, absolute=absolute)
+    except NotComparable:
+        if accept is None:
+            raise
+        known, table = found, compare(found, found, limits)  # another study takes the baseline's place
+    console.print(comparison_text(table))
+    same = int((table["verdict"] == "same").sum())
+    console.print(f"{same} of {len(table)} figures are the same.")
+    if keys := differing_environment(known, found):
+        console.print(f"Another machine or other versions ({', '.join(keys)}): absolute times do not compare.")
+    if (table["verdict"] == "undecided").any():
+        typer.echo("warning: too few repeats to decide every time", err=True)
+    if (table["unstable"] != "").any():
+        typer.echo("warning: a run was disturbed; the table says by what", err=True)
+    if markdown is not None:
+        markdown.write_text(comparison_markdown(table), encoding="utf-8")
+    if json_file is not None:
+        json_file.write_text(table.to_json(orient="records", indent=1), encoding="utf-8")
+    if accept is not None:
+        make_baseline(baseline, found, table, accept, at=datetime.now(UTC))
+        console.print(f"{baseline} is now this run.")
+    return accept is None and bool(table["verdict"].isin(BAD).any())
+
+
+@app.command()
+def history(
+    baseline: Annotated[Path, typer.Argument(help="folder of a baseline")],
+    out: Annotated[Path | None, typer.Option(help="where the picture goes; history.png by default")] = None,
+) -> None:
+    """List when and why a baseline was accepted, and plot its figures."""
+    with _one_line_errors():
+        from sdbench.records.baselines import read_history
+        from sdbench.report.history import history_figure
+
+        past = read_history(baseline)
+        for accepted, reason in past[["accepted", "reason"]].drop_duplicates().itertuples(index=False):
+            typer.echo(f"{accepted}  {reason}")
+        path = out or Path("history.png")
+        history_figure(past).savefig(path)
+        typer.echo(f"plotted in {path}")
 
 
 @app.command()

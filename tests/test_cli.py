@@ -331,3 +331,62 @@ def test_a_missing_variant_fails_a_comparison_and_another_study_cannot_compare(s
     done = invoke("compare", small[0], folder)
     assert done.exit_code == 2
     assert "the studies differ in num_steps" in done.output
+
+
+@pytest.fixture(scope="module")
+def quick_bench(tmp_path_factory):
+    """A study file of seconds, its run accepted as the first baseline."""
+    place = tmp_path_factory.mktemp("bench")
+    lines = ['model = "mini-sd"', 'variants = ["cfg", "last:50%"]', 'prompts = ["a red circle"]', "seeds = [0]"]
+    lines += ["num_steps = 2", "guidance_scale = 5.0", "repeats = 2", "threads = 1", 'metrics = ["ssim"]']
+    (place / "quick.toml").write_text("\n".join(lines))
+    done = bench(place, "first", "--accept", "the first")
+    assert done.exit_code == 0, done.output
+    return place
+
+
+def bench(place, out, *options):
+    return invoke("bench", place / "quick.toml", "--baselines", place / "base", "--out", place / out, *options)
+
+
+def test_a_benchmark_runs_against_its_baseline(quick_bench):
+    done = bench(quick_bench, "second", "--json", quick_bench / "second.json")
+    assert done.exit_code == 0, done.output
+    told = pd.read_json(quick_bench / "second.json")
+    assert set(told.loc[~told["figure"].str.startswith("time"), "verdict"]) == {"same"}
+
+
+def test_a_benchmark_fails_where_more_is_evaluated(quick_bench):
+    worse = quick_bench / "worse"
+    shutil.copytree(quick_bench / "base", worse)
+    baseline = next(worse.iterdir())
+    runs = pd.read_parquet(baseline / "runs.parquet")
+    runs.loc[runs["variant"] == "last:50%", "rows"] -= 1
+    runs.to_parquet(baseline / "runs.parquet", index=False)
+    done = bench(quick_bench, "third", "--baselines", worse)
+    assert done.exit_code == 1, done.output
+    assert "regression" in done.output
+
+
+def test_a_benchmark_without_a_baseline_says_how_to_make_one(quick_bench):
+    done = bench(quick_bench, "fourth", "--baselines", quick_bench / "nowhere")
+    assert done.exit_code == 2
+    assert "make this run one: --accept REASON" in done.output
+    assert not (quick_bench / "fourth").exists()
+
+
+def test_a_baselines_history_is_told_and_plotted(quick_bench, tmp_path):
+    past = shutil.copytree(quick_bench / "base", tmp_path / "base")
+    baseline = next(past.iterdir())
+    assert invoke("compare", baseline, quick_bench / "first", "--accept", "again").exit_code == 0
+    done = invoke("history", baseline, "--out", tmp_path / "past.png")
+    assert done.exit_code == 0, done.output
+    assert [line.split("  ")[1] for line in done.output.splitlines()[:2]] == ["the first", "again"]
+    assert (tmp_path / "past.png").stat().st_size > 1000
+
+
+def test_another_study_takes_a_baselines_place_only_for_a_reason(quick_bench, folder, tmp_path):
+    baseline = next(shutil.copytree(quick_bench / "base", tmp_path / "base").iterdir())
+    assert invoke("compare", baseline, folder).exit_code == 2
+    assert invoke("compare", baseline, folder, "--accept", "another study").exit_code == 0
+    assert read(baseline).study["name"] == read(folder).study["name"]

@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
+
 import sdbench
+from sdbench.analysis.frontier import frontier
 from sdbench.instruments.quality import METRICS
-from sdbench.report.tables import markdown
+from sdbench.report.tables import frontier_markdown, markdown
 from sdbench.variants.registry import VARIANTS
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +23,23 @@ README = ROOT / "README.md"
 def default_study() -> str:
     """What `sdbench run` prints, as it was measured."""
     return markdown(sdbench.summarise(sdbench.read(ROOT / "results" / "mini-sd" / "default")))
+
+
+MAIN = (
+    "cfg", "last:20%", "last:50%", "random:50%@0", "interval:1.8-9.4", "adaptive:0.997", "cached:5,from=12",
+    "compressed:20", "deepcache:3", "last:20%+deepcache:3", "lora", "lora+deepcache:3", "steps:38", "steps:25",
+    "unguided",
+)  # fmt: skip
+
+
+def results() -> str:
+    """The main variants of the study of methods, in time, LPIPS and alignment."""
+    folder = ROOT / "results" / "mini-sd" / "methods"
+    quality, *times = (sdbench.summarise(sdbench.read(folder / name)) for name in ("quality", "time", "time-2"))
+    timing = pd.concat(times).drop_duplicates("variant", ignore_index=True)
+    table = frontier(quality, "lpips", higher_is_better=False, timing=timing)
+    shown = table[table["variant"].isin(MAIN)].drop(columns=["flip", "ssim", "psnr"])
+    return frontier_markdown(shown) + "\n"
 
 
 def variants() -> str:
@@ -41,7 +61,7 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS = {"default study": default_study, "variants": variants, "metrics": metrics}
+BLOCKS = {"default study": default_study, "results": results, "variants": variants, "metrics": metrics}
 
 
 def written(text: str) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
+from sdbench.analysis.stability import disturbances
 from sdbench.analysis.tables import BASELINE, complete_repeats, paired, summarise
 from sdbench.records.store import Results
 
@@ -22,7 +23,8 @@ BOUNDS = {"psnr": 0.1}  # dB
 METRIC_BOUND = 0.002  # of any other metric, absolute
 MEMORY_BOUND = 0.01  # relative
 UNSTABLE = 0.05  # spread of the ratios of one run
-BAD = ("regression", "missing")
+BAD = ("regression", "changed", "missing")
+RATIO, ABSOLUTE = "time ratio to cfg", "time of the loop"
 FREE = {"repeats", "name", "schema_version", "device"}
 """Fields in which two runs of one study may differ."""
 
@@ -46,35 +48,56 @@ class Limits:
     power: float = 0.8
 
 
-def compare(baseline: Results, current: Results, limits: Limits = Limits()) -> pd.DataFrame:
+def compare(baseline: Results, current: Results, limits: Limits = Limits(), *, absolute: bool = False) -> pd.DataFrame:
     """Every figure of the baseline beside the current run's.
+
+    Args:
+        baseline: the run that is known to be right.
+        current: another run of the same study.
+        limits: when a change of time counts.
+        absolute: compare the times themselves, too.
 
     Returns:
         One row per variant and figure: `variant`, `figure`, `baseline`, `current`; `change` (relative for times and
         memory, else the difference), of times with `change_lo` and `change_hi`; `verdict`: "same", "regression",
-        "improvement", "undecided" or "missing" (a metric out of its bounds is a regression to whichever side it moved);
-        `repeats_needed`, where more repeats would decide; `unstable`, where a run's own
-        ratios spread by more than 5 %.
+        "improvement" (of a time), "changed" (less work or memory, or another metric: what should not move, and has to
+        be accepted), "undecided" or "missing"; `repeats_needed`, where more repeats would decide; `unstable`, what
+        speaks against a time in either run, else empty.
 
     Raises:
-        NotComparable: the studies differ; names the fields.
+        NotComparable: the studies differ; absolute times of other machines or versions; names what differs.
     """
     fields = _differing(baseline.study, current.study, ignore=FREE)
     if fields:
         raise NotComparable(f"the studies differ in {', '.join(fields)}")
+    keys = differing_environment(baseline, current)
+    if absolute and keys:
+        raise NotComparable(f"absolute times need one machine and the same versions; these differ: {', '.join(keys)}")
     known, found = summarise(baseline).set_index("variant"), summarise(current).set_index("variant")
     rows: list[dict[str, Any]] = []
     for variant in known.index:
         gone = variant not in found.index or found.loc[variant, "failed"] > 0 or bool(found.loc[variant, "unsupported"])
         rows += _counts(variant, baseline, current, missing=gone)
         rows += _bounded(variant, known, found, missing=gone)
-    return pd.DataFrame([*rows, *_times(baseline, current, limits)])
+    return pd.DataFrame([*rows, *_times(baseline, current, limits, absolute=absolute)])
 
 
 def differing_environment(baseline: Results, current: Results) -> list[str]:
-    """Keys in which the machines and versions of two runs differ; absolute times need there to be none."""
-    first, second = (next(iter(results.environment.values())) for results in (baseline, current))
-    return _differing(first, second, ignore={"commit"})
+    """Keys in which the machines and versions of two runs differ; absolute times need there to be none.
+
+    What is compared is sdbench itself, so its own version and commit may differ.
+    """
+    first, second = ([_flat(env) for _, env in sorted(results.environment.items())] for results in (baseline, current))
+    pairs = [(one, other) for one in first for other in second]
+    return sorted({key for pair in pairs for key in _differing(*pair, ignore={"commit", "packages.sdbench"})})
+
+
+def _flat(env: Mapping[str, Any]) -> dict[str, Any]:
+    """An environment with `packages.torch` for its entries of entries."""
+    flat: dict[str, Any] = {}
+    for key, value in env.items():
+        flat |= {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any], *, ignore: set[str]) -> list[str]:
@@ -89,9 +112,7 @@ def _counts(variant: str, baseline: Results, current: Results, *, missing: bool)
         if math.isnan(before):
             continue
         gone = missing or math.isnan(after)
-        verdict = (
-            "missing" if gone else "same" if after == before else "regression" if after > before else "improvement"
-        )
+        verdict = "missing" if gone else "same" if after == before else "regression" if after > before else "changed"
         rows.append(_row(variant, figure, before, after, after - before, verdict))
     return rows
 
@@ -121,36 +142,57 @@ def _bounded(variant: str, known: pd.DataFrame, found: pd.DataFrame, *, missing:
         elif abs(change) <= bound:
             verdict = "same"
         else:
-            verdict = ("regression" if change > 0 else "improvement") if memory else "regression"
+            verdict = "regression" if memory and change > 0 else "changed"
         rows.append(_row(variant, figure, before, after, change, verdict))
     return rows
 
 
-def _times(baseline: Results, current: Results, limits: Limits) -> list[dict[str, Any]]:
-    before, after = (_log_ratios(results) for results in (baseline, current))
-    tests = {name: _Test.of(before[name], after.get(name, np.array([])), limits) for name in before}
-    corrected = _holm({name: test.p for name, test in tests.items()})
+def _times(baseline: Results, current: Results, limits: Limits, *, absolute: bool = False) -> list[dict[str, Any]]:
+    before, after = _log_ratios(baseline), _log_ratios(current)
+    if absolute:
+        before, after = before | _log_times(baseline), after | _log_times(current)
+    nothing = np.array([])
+    tests = {key: _Test.of(before[key], after.get(key, nothing), limits) for key in before}
+    corrected = _holm({key: test.p for key, test in tests.items()})
+    disturbed = [disturbances(results.runs) for results in (baseline, current)]
     rows = []
-    for name, test in tests.items():
-        base = float(np.exp(before[name].mean())) if len(before[name]) else math.nan
-        now = float(np.exp(after[name].mean())) if len(after.get(name, ())) else math.nan
-        row = _row(name, "time ratio to cfg", base, now, math.expm1(test.change), test.verdict(corrected[name], limits))
+    for key, test in tests.items():
+        figure, variant = key
+        base, now = (
+            float(np.exp(logs.mean())) if len(logs) else math.nan for logs in (before[key], after.get(key, nothing))
+        )
+        row = _row(variant, figure, base, now, math.expm1(test.change), test.verdict(corrected[key], limits))
         row |= {"change_lo": math.expm1(test.lo), "change_hi": math.expm1(test.hi)}
         row["repeats_needed"] = test.needed if row["verdict"] == "undecided" else None
-        row["unstable"] = test.spread > UNSTABLE
+        spread = [f"times spread by {test.spread:.0%}"] if test.spread > UNSTABLE else []
+        row["unstable"] = "; ".join(
+            [*spread, *dict.fromkeys(reason for run in disturbed for reason in run.get(variant, []))]
+        )
         rows.append(row)
     return rows
 
 
-def _log_ratios(results: Results) -> dict[str, NDArray[np.float64]]:
-    """Logarithm of a variant's loop time over the baseline's of the same repeat, per variant."""
+_Logs = dict[tuple[str, str], NDArray[np.float64]]
+"""Logarithms of times by figure and variant, one per repeat."""
+
+
+def _log_ratios(results: Results) -> _Logs:
+    """Of a variant's loop time over the baseline's of the same repeat."""
     repeats = complete_repeats(results.runs)
     found = {}
     for variant in results.runs["variant"].unique():
         times = paired(repeats, "denoise_s", str(variant))
         if variant != BASELINE and len(times):
-            found[str(variant)] = np.log((times[variant] / times[BASELINE]).to_numpy(dtype=float))
+            found[RATIO, str(variant)] = np.log((times[variant] / times[BASELINE]).to_numpy(dtype=float))
     return found
+
+
+def _log_times(results: Results) -> _Logs:
+    """Of every variant's loop time."""
+    times = complete_repeats(results.runs)["denoise_s"].dropna()
+    return {
+        (ABSOLUTE, str(variant)): np.log(group.to_numpy(dtype=float)) for variant, group in times.groupby("variant")
+    }
 
 
 @dataclass(frozen=True)
@@ -190,7 +232,7 @@ class _Test:
         return "same" if self.hi <= matters else "undecided"
 
 
-def _holm(p: Mapping[str, float]) -> dict[str, float]:
+def _holm(p: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
     """Holm's corrected p-values."""
     order = sorted((name for name in p if not math.isnan(p[name])), key=p.__getitem__)
     corrected, highest = dict.fromkeys(p, math.nan), 0.0
@@ -207,5 +249,5 @@ def _row(variant: str, figure: str, before: float, after: float, change: float, 
         "change_hi": math.nan,
         "verdict": verdict,
         "repeats_needed": None,
-        "unstable": False,
+        "unstable": "",
     }

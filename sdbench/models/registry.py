@@ -129,6 +129,15 @@ def layout(pipe: Any) -> dict[str, Any]:
     }
 
 
+def set_layout(pipe: Any, *, memory_format: str | None, threads: int | None) -> None:
+    """Give a pipeline's denoiser a memory format and torch a number of threads; None leaves what was chosen."""
+    if memory_format is not None:
+        denoiser = getattr(pipe, "unet", None) or pipe.transformer
+        denoiser.to(memory_format=torch.channels_last if memory_format == "channels_last" else torch.contiguous_format)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 def choose_layout(denoiser: torch.nn.Module, step: Callable[[], None], *, margin: float = 0.05) -> None:
     """Set the memory format and the number of threads under which a step is fastest on this CPU.
 

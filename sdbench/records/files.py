@@ -41,7 +41,8 @@ def read_table(folder: Path, table: str) -> pd.DataFrame:
     table_frame: pd.DataFrame = arrow.to_pandas(types_mapper=_DTYPES.get, ignore_metadata=True)
     for name in YOUNGER.get(table, ()):
         if name not in table_frame:
-            table_frame[name] = pd.Series(pd.NA, index=table_frame.index, dtype=columns(table)[name].dtype)
+            missing = [None] * len(table_frame)
+            table_frame[name] = pd.Series(missing, index=table_frame.index, dtype=columns(table)[name].dtype)
     return table_frame
 
 

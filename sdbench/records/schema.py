@@ -96,6 +96,8 @@ TABLES: dict[str, dict[str, Column]] = {
         "reserved_bytes": _count("bytes", "peak of memory that the allocator reserved", nullable=True),
         "rss_peak_bytes": _count("bytes", "peak resident memory of the process", nullable=True),
         "compile_s": _seconds("time of the compiler before the call, which has none in it", nullable=True),
+        "foreign_load": _real("cores", "processors that others kept busy during the call", nullable=True, minimum=0),
+        "throttled": Column("boolean", "", "whether the processor was held back during the call", nullable=True),
         "environment": _text("key of the environment in environment.json"),
         "sha256": _text("hash of what the call returned: 8-bit images, or latents", nullable=True),
         "status": _text("whether the call finished, or why not", choices=("ok", "failed", "unsupported")),
@@ -174,6 +176,15 @@ TABLES: dict[str, dict[str, Column]] = {
         "difference": _real("1", "to the baseline's distance, above 0 where the baseline is nearer"),
         **{f"difference_{end}": _real("1", f"{end} end of its 95 % interval", nullable=True) for end in ("lo", "hi")},
     },
+    "history": {
+        "accepted": _text("when the figures became the baseline, UTC"),
+        "reason": _text("why"),
+        "commit": _text("of the code that they were measured with", nullable=True),
+        "environment": _text("key of the environment"),
+        "variant": _text("way of running the pipeline"),
+        "figure": _text("what was measured"),
+        "value": _real("that of the figure", "as `compare` gives it"),
+    },
     "ledger": {
         "unit": _text("identifier of the run"),
         "method": _text("what was run: a way of training or of inference"),
@@ -186,7 +197,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "step_s": _seconds("wall time of one step, without tracing"),
     },
 }
-YOUNGER = {"runs": ("sha256",)}
+YOUNGER = {"runs": ("foreign_load", "throttled", "sha256")}
 """Columns that tables stored before them lack."""
 STUDY = ("runs", "steps", "images")
 """The tables of a study; every unit has one row in the first."""
@@ -196,6 +207,8 @@ PLANS = ("judged",)
 """The table of planned schedules."""
 TRAINING = ("training",)
 """The table of a distillation."""
+HISTORY = ("history",)
+"""The table of a baseline's past."""
 LEDGER = ("ledger",)
 """The table of what training and inference hold in memory."""
 WITH_METRICS = ("images", "sensitivity", "judged")
@@ -210,6 +223,7 @@ KEYS = {
     "judged": ["unit", "variant", "prompt_id", "seed"],
     "training": ["step"],
     "distances": ["variant", "features", "distance"],
+    "history": ["accepted", "variant", "figure"],
     "ledger": ["unit", "part"],
 }
 

@@ -31,9 +31,9 @@ def step_figure(profile: pd.DataFrame) -> Figure:
     Args:
         profile: from `sdbench.analysis.tables.step_profile`.
     """
-    figure = _figure(8, 5.5)
+    figure = new_figure(8, 5.5)
     time, cosine = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    for variant, (colour, dash) in _styles(profile["variant"]).items():
+    for variant, (colour, dash) in variant_styles(profile["variant"]).items():
         steps = profile[profile["variant"] == variant]
         style = {"color": colour, "linestyle": dash, "drawstyle": "steps-mid", "linewidth": 1.2}
         time.plot(steps["step"], 1e3 * steps["latency_s"], label=variant, **style)
@@ -66,8 +66,8 @@ def image_grid(results: Results, *, pairs: Sequence[tuple[str, int]]) -> Figure:
     if unknown or not pairs:
         raise ValueError(f"no images of {unknown or 'no pairs'}; there are {', '.join(map(str, prompts.index))}")
     paths = images.set_index(["variant", "prompt_id", "seed"])["path"]
-    variants = list(_styles(results.runs["variant"]))
-    figure = _figure(1.6 + 1.3 * len(variants), 0.3 + 1.3 * len(pairs))
+    variants = list(variant_styles(results.runs["variant"]))
+    figure = new_figure(1.6 + 1.3 * len(variants), 0.3 + 1.3 * len(pairs))
     grid = figure.subplots(len(pairs), len(variants), squeeze=False)
     for line, pair in zip(grid, pairs, strict=True):
         for axes, variant in zip(line, variants, strict=True):
@@ -89,12 +89,12 @@ def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
     """
     marked = "efficient" in summary
     time = "denoise_saving" if marked else "saving"
-    figure = _figure(9, 6) if marked else _figure(7, 4.5)
+    figure = new_figure(9, 6) if marked else new_figure(7, 4.5)
     axes = figure.subplots()
     points = summary.dropna(subset=[time, metric])
     points = points[np.isfinite(points[metric])]
     axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
-    styles = _styles(points["variant"])
+    styles = variant_styles(points["variant"])
     for index, variant in points["variant"].items():
         point = points.loc[[index]]
         grey = marked and not point["efficient"].item()
@@ -137,7 +137,7 @@ def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure
     """
     if next(iter(curves.values()))["kind"].iloc[0] == "interval":
         return _interval_maps(curves)
-    figure = _figure(8, 0.6 + 2.4 * len(curves))
+    figure = new_figure(8, 0.6 + 2.4 * len(curves))
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     first = next(iter(curves.values()))
     kind = first["kind"].iloc[0]
@@ -169,7 +169,7 @@ def plan_figure(table: pd.DataFrame, metric: str) -> Figure:
         table: from `sdbench.analysis.frontier.plan_table`.
         metric: the one that it was made for.
     """
-    figure = _figure(7.5, 4.5)
+    figure = new_figure(7.5, 4.5)
     axes = figure.subplots()
     kinds = table["variant"].str.split(":").str[0]
     for index, (kind, part) in enumerate(table.groupby(kinds, sort=False)):
@@ -209,7 +209,7 @@ def curves_figure(
         by: column whose values have a line each.
         log: the horizontal axis doubles.
     """
-    figure = _figure(7, 0.6 + 2.2 * len(panels))
+    figure = new_figure(7, 0.6 + 2.2 * len(panels))
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     groups = [("", table)] if by is None else list(table.groupby(by, sort=False))
     for axes, (column, text) in zip(rows, panels.items(), strict=True):
@@ -239,7 +239,7 @@ def saving_figure(table: pd.DataFrame, *, published: str) -> Figure:
     """
     table = table.sort_values("unguided_share")
     share = 100 * table["unguided_share"]
-    figure = _figure(7, 4.5)
+    figure = new_figure(7, 4.5)
     axes = figure.subplots()
     axes.plot(share, 100 * table["ideal_saving"], color="0.6", linestyle=":", label="ideal: as many evaluations less")
     axes.plot(
@@ -265,7 +265,7 @@ def ledger_figure(ledger: pd.DataFrame) -> Figure:
     largest = wide.max().nlargest(len(PALETTE))
     parts = largest[largest > 0.01 * wide.sum(axis=1).max()].index
     wide["rest"] = wide.drop(columns=parts).sum(axis=1)
-    figure = _figure(8, 1.2 + 0.4 * len(wide))
+    figure = new_figure(8, 1.2 + 0.4 * len(wide))
     axes = figure.subplots()
     left = np.zeros(len(wide))
     for part, colour in zip([*parts, "rest"], [*PALETTE[: len(parts)], "0.6"], strict=True):
@@ -281,7 +281,7 @@ def ledger_figure(ledger: pd.DataFrame) -> Figure:
 
 
 def _interval_maps(curves: dict[str, pd.DataFrame]) -> Figure:
-    figure = _figure(0.6 + 4.2 * len(curves), 3.8)
+    figure = new_figure(0.6 + 4.2 * len(curves), 3.8)
     for axes, (metric, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         grid = curve.astype({"start": int, "length": int}).pivot_table(metric, index="length", columns="start")
         drawn = axes.pcolormesh(grid.columns, grid.index, grid, shading="nearest", cmap="viridis")
@@ -295,12 +295,12 @@ def _meaning(metric: str) -> str:
     return f"{metric} to prompt, change" if metric in WITHOUT_REFERENCE else f"{metric} to guided image"
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure in the one style; width and height in inches."""
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
-def _styles(variants: "pd.Series[str]") -> dict[str, tuple[str, str]]:
+def variant_styles(variants: "pd.Series[str]") -> dict[str, tuple[str, str]]:
     """Colour and dash of every variant, the baseline first and black; each round of colours has its own dash."""
     names = list(variants.unique())
     others = [name for name in names if name != BASELINE]

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from sdbench.records.store import Results
 from sdbench.report.figures import PALETTE
 from sdbench.report.tables import Cell, failures, legend, summary_cells
 
-SIDE = 256  # pixels; larger images are shown this large
+FORMS = ((256, 85), (256, 60), (192, 60), (128, 60), (64, 60))  # most pixels of a side, and WebP's quality
+PICTURES_BYTES = 3_000_000  # of all images in the page, which with plotly's script stays below 8 MB
 MAX_PROMPTS = 16
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -140,15 +142,12 @@ def _pictures(results: Results) -> dict[str, Any]:
     images = images[images["repeat"] == images.groupby("variant")["repeat"].transform("min")]
     prompts = images.drop_duplicates("prompt_id").head(MAX_PROMPTS).set_index("prompt_id")["prompt"].to_dict()
     kept = images[images["prompt_id"].isin(list(prompts)) & images["path"].notna()]
+    kept = kept[kept["path"].map(lambda path: (results.folder / path).is_file()).astype(bool)]
+    data = _fitting([results.folder / path for path in kept["path"]])
     shown = [
-        {
-            "prompt": str(row["prompt_id"]),
-            "seed": str(row["seed"]),
-            "variant": str(row["variant"]),
-            "data": _webp(results.folder / row["path"]),
-        }
-        for row in kept.to_dict("records")
-        if (results.folder / row["path"]).is_file()
+        {name: str(row[column]) for name, column in (("prompt", "prompt_id"), ("seed", "seed"), ("variant", "variant"))}
+        | {"data": one}
+        for row, one in zip(kept.to_dict("records"), data, strict=True)
     ]
     return {
         "prompts": prompts,
@@ -157,10 +156,20 @@ def _pictures(results: Results) -> dict[str, Any]:
     }
 
 
-def _webp(path: Path) -> str:
+def _fitting(paths: Sequence[Path]) -> list[str]:
+    """Images in the first form in which they fit into the page together; else in the last."""
+    data: list[str] = []
+    for side, quality in FORMS:
+        data = [_webp(path, side, quality) for path in paths]
+        if sum(map(len, data)) <= PICTURES_BYTES:
+            break
+    return data
+
+
+def _webp(path: Path, side: int, quality: int) -> str:
     file = io.BytesIO()
     with Image.open(path) as image:
         small = image.convert("RGB")
-        small.thumbnail((SIDE, SIDE))
-        small.save(file, "WEBP", quality=85, method=4)
+        small.thumbnail((side, side))
+        small.save(file, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -251,7 +251,7 @@ def _compared(row: "pd.Series[Any]") -> list[str]:
     if row["repeats_needed"] is not None and not pd.isna(row["repeats_needed"]):
         verdict += f", {row['repeats_needed']:g} repeats would decide"
     if row["unstable"]:
-        verdict += ", unstable"
+        verdict += f", unstable: {row['unstable']}"
     return [row["variant"], row["figure"], f"{row['baseline']:.6g}", f"{row['current']:.6g}", change, verdict]
 
 

@@ -21,6 +21,7 @@ PROTOCOLS = {
     "mini-sd": "what `sdbench run` runs when told nothing: eight pairs, seven variants",
     "mini-sd-selective": "every tenth of the steps without guidance",
     "mini-sd-methods": "every method and control, 256 pairs",
+    "mini-sd-bench": "the regression benchmark of `sdbench bench`, on one thread",
     "selective-guidance": "arXiv 2305.09847 on Stable Diffusion 1.5",
     "lora-distillation": "arXiv 2312.06899 on Stable Diffusion 2.1 base",
 }
@@ -28,6 +29,7 @@ CHOICES = {
     "output": ("image", "latent"),
     "execution": ("eager", "compile", "cudagraph"),
     "guidance_execution": (None, "batched", "sequential"),
+    "memory_format": (None, "contiguous", "channels_last"),
 }
 # Fields younger than the studies that are stored, whose units must keep their names.
 _ONCE_IMPLIED = {
@@ -36,6 +38,8 @@ _ONCE_IMPLIED = {
     "guidance_execution": None,
     "random_weights": False,
     "controls": False,
+    "memory_format": None,
+    "threads": None,
 }
 
 
@@ -66,6 +70,8 @@ class Study:
         random_weights: `model` is an architecture, built without its weights: time, memory and work are measured.
         negative_prompt: of every image.
         arguments: further arguments of the pipeline's call, such as `guidance_rescale`.
+        memory_format: of the denoiser's kernels: "contiguous" or "channels_last"; on the CPU by default the faster.
+        threads: of torch on the CPU; by default as many as are fastest.
         controls: add what every comparison needs to the variants (`sdbench.variants.controls`).
         name: of the study in the tables.
 
@@ -93,6 +99,8 @@ class Study:
     random_weights: bool = False
     negative_prompt: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    memory_format: str | None = None
+    threads: int | None = None
     controls: bool = False
     name: str = "study"
 
@@ -102,6 +110,8 @@ class Study:
             object.__setattr__(self, name, _entries(name, getattr(self, name)))
         for name in ("num_steps", "batch", "repeats", "warmups"):
             _require_whole(name, getattr(self, name), minimum=1)
+        if self.threads is not None:
+            _require_whole("threads", self.threads, minimum=1)
         for seed in self.seeds:
             _require_whole("each of seeds", seed, minimum=0)
         if any(not isinstance(prompt, str) or not prompt.strip() for prompt in self.prompts):

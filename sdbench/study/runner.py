@@ -26,12 +26,13 @@ from torch.utils._pytree import tree_leaves
 
 from sdbench.instruments.clock import clock_for
 from sdbench.instruments.cost import FlopProbe, denoiser_flop, flop_per_row
+from sdbench.instruments.disturbance import Disturbance
 from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace, PeakRss, check_order, weights_bytes
 from sdbench.instruments.quality import find_metric, provenance, score
 from sdbench.instruments.steps import GUIDANCE_SPACE, CallRecord, MemoryProbe, StepProbe
 from sdbench.models.random_weights import has_random_weights
-from sdbench.models.registry import layout, load
+from sdbench.models.registry import layout, load, set_layout
 from sdbench.records.environment import environment, environment_key
 from sdbench.records.schema import frame
 from sdbench.records.store import Mode, Results, StudyFolder, read
@@ -97,7 +98,9 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
 
 def loaded(study: Study) -> Any:
     """The pipeline of a study, opened as its fields say."""
-    return load(study.model, dtype=study.dtype, device=study.device, random_weights=study.random_weights)
+    pipe = load(study.model, dtype=study.dtype, device=study.device, random_weights=study.random_weights)
+    set_layout(pipe, memory_format=study.memory_format, threads=study.threads)
+    return pipe
 
 
 @dataclass(frozen=True)
@@ -325,13 +328,14 @@ def observe(
     with (
         applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, listeners=listeners, sequential=sequential),
         PeakRss() as rss,
+        Disturbance() as disturbance,
         nothing_compiled() if compiled else nullcontext(),
         counted or nullcontext(),
         trace or nullcontext(),
         probe.call() as record,
     ):
         images = pipe(**arguments).images
-    measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes}
+    measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes} | disturbance.columns
     if unit.variant.accelerator is not None:  # its rows differ in work, which only the untimed warm-up can count
         measured["flop"] = counted.flop if counted else None
     if compiled:

@@ -1,12 +1,16 @@
+import base64
+import io
 import json
 import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sdbench.records.store import read
-from sdbench.report.page import page
+from sdbench.report.page import _fitting, page
 from sdbench.study import runner
 from sdbench.study.plan import Study
 from tests import tiny
@@ -52,6 +56,16 @@ def test_a_page_without_images_has_no_comparer(results, tmp_path):
     bare = replace(results, folder=tmp_path)
     assert '<div class="pair">' not in page(bare)
     assert "Time of every step" in page(bare)
+
+
+def test_images_that_are_too_many_bytes_are_shown_smaller(monkeypatch, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    for budget, side in ((1_000_000, 256), (40_000, 128), (0, 64)):
+        monkeypatch.setattr("sdbench.report.page.PICTURES_BYTES", budget)
+        data = _fitting([tmp_path / "noise.png"] * 2)
+        assert budget == 0 or sum(map(len, data)) <= budget
+        assert Image.open(io.BytesIO(base64.b64decode(data[0].partition(",")[2]))).size == (side, side)
 
 
 @pytest.mark.browser

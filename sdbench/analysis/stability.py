@@ -1,0 +1,24 @@
+"""What the records say of how undisturbed a run was; how it is watched is in `sdbench.instruments.disturbance`."""
+
+import pandas as pd
+
+FOREIGN = 0.1  # cores
+
+
+def disturbances(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """What speaks against the times of every variant, from its measured calls that finished.
+
+    Returns:
+        By variant one text for each kind of disturbance; a variant without any is not in it, nor is one whose calls
+        did not record it.
+    """
+    measured = runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
+    found: dict[str, list[str]] = {}
+    for variant, calls in measured.groupby("variant"):
+        load = calls["foreign_load"].mean()
+        held = int(calls["throttled"].fillna(False).sum())
+        reasons = [f"others took {load:.1f} cores"] if load > FOREIGN else []
+        reasons += [f"the processor was held back in {held} of {len(calls)} calls"] if held else []
+        if reasons:
+            found[str(variant)] = reasons
+    return found

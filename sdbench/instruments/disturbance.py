@@ -1,0 +1,85 @@
+"""What disturbed a call from outside: other processes on the processor, and a clock that was held back.
+
+It is recorded and nothing is left out; what it says of a run is decided in `sdbench.analysis.stability`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import psutil
+
+IDLE = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in the user's as well
+COUNTERS = (
+    "sys/fs/cgroup/cpu.stat",  # a quota of the container: `nr_throttled`
+    "sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count",
+)
+
+
+class Reading(NamedTuple):
+    """The machine's counters at one moment.
+
+    Attributes:
+        wall_s: a monotonic clock.
+        busy_s: processor time of everything that runs.
+        own_s: that of this process.
+        throttled: how often the processor was held back; None where nothing tells.
+    """
+
+    wall_s: float
+    busy_s: float
+    own_s: float
+    throttled: int | None
+
+
+class Disturbance:
+    """Watches the machine while a block runs; afterwards `columns` are those of the table `runs`.
+
+    `foreign_load` is the processor time that others took (other processes, and what a hypervisor gave away), in
+    cores. Counters tick in hundredths of a second, so that of a short call is coarse. `throttled` is missing where the
+    machine does not tell.
+    """
+
+    def __init__(self, read: Callable[[], Reading] | None = None) -> None:
+        """Take what reads the counters; this machine's by default."""
+        self._read = read or reading
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._before = self._read()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Compare."""
+        before, after = self._before, self._read()
+        foreign = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+        known = before.throttled is not None and after.throttled is not None
+        self.columns: dict[str, Any] = {
+            "foreign_load": max(0.0, foreign / max(after.wall_s - before.wall_s, 1e-9)),
+            "throttled": after.throttled != before.throttled if known else None,
+        }
+
+
+def reading(root: Path = Path("/")) -> Reading:
+    """This machine's counters, of this process those of its threads."""
+    busy = sum(seconds for kind, seconds in psutil.cpu_times()._asdict().items() if kind not in IDLE)
+    own = os.times()
+    return Reading(time.perf_counter(), busy, own.user + own.system, throttle_count(root))
+
+
+def throttle_count(root: Path) -> int | None:
+    """How often the processor was held back so far, by heat or by a container's quota; None where nothing tells."""
+    found = [int(count) for name in COUNTERS for path in root.glob(name) for count in _counts(path)]
+    return sum(found) if found else None
+
+
+def _counts(path: Path) -> list[str]:
+    try:
+        return re.findall(r"^(?:nr_throttled )?(\d+)$", path.read_text(), re.MULTILINE)
+    except OSError:
+        return []

@@ -1,0 +1,32 @@
+import pandas as pd
+
+from sdbench.analysis.stability import disturbances
+
+
+def runs(**columns):
+    base = {"variant": "cfg", "phase": "measured", "status": "ok", "foreign_load": 0.0, "throttled": False}
+    rows = pd.DataFrame(
+        [base | dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    )
+    return rows.astype({"foreign_load": "float64", "throttled": "boolean"})
+
+
+def test_a_calm_run_has_nothing_against_it():
+    assert disturbances(runs(foreign_load=[0.0, 0.05])) == {}
+
+
+def test_warmups_and_failed_calls_do_not_count():
+    table = runs(foreign_load=[0.9, 0.9, 0.0], phase=["warmup", "measured", "measured"], status=["ok", "failed", "ok"])
+    assert disturbances(table) == {}
+
+
+def test_every_variant_has_its_own():
+    table = runs(variant=["cfg", "last:2"], foreign_load=[0.3, 0.0], throttled=[False, True])
+    assert disturbances(table) == {
+        "cfg": ["others took 0.3 cores"],
+        "last:2": ["the processor was held back in 1 of 1 calls"],
+    }
+
+
+def test_what_was_not_recorded_is_no_disturbance():
+    assert disturbances(runs(foreign_load=[None, None], throttled=[None, None])) == {}
