@@ -163,10 +163,14 @@ def run(
 
 
 def _run(planned: Study, folder: Path, mode: Mode) -> Results:
-    from sdbench.study.runner import run as run_study
+    """Run a study; of its tables no more is read than the report shows."""
+    from sdbench.analysis.tables import SUMMARY
+    from sdbench.records.store import read
+    from sdbench.study.runner import record
 
+    shown = {"steps": (*SUMMARY["steps"], "guidance_cosine"), "images": (*SUMMARY["images"], "prompt", "path")}
     try:
-        return run_study(planned, folder, mode=mode)
+        return read(record(planned, folder, mode=mode), columns=SUMMARY | shown)
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. What was finished is in {folder}; continue with --resume --out {folder}")
         raise typer.Exit(INTERRUPTED) from None
@@ -449,16 +453,15 @@ def report(
     """Write a study's table and its page; without an option the table is printed."""
     with _one_line_errors():
         from sdbench.analysis.tables import summarise
-        from sdbench.records.store import read
         from sdbench.report import tables
 
-        found = read(results)
-        summary = summarise(found)
+        summary = summarise(results)
         written = {markdown: tables.markdown, latex: tables.latex, csv: lambda frame: frame.to_csv(index=False)}
         if html is not None:
+            from sdbench.records.store import read
             from sdbench.report.page import page
 
-            html.write_text(page(found), encoding="utf-8")
+            html.write_text(page(read(results)), encoding="utf-8")
         for path, content in written.items():
             if path is not None:
                 path.write_text(content(summary), encoding="utf-8")
@@ -480,12 +483,12 @@ def compare(
 ) -> None:
     """Compare two runs of a study: exit code 1 with a regression or a missing figure, 2 where they do not compare."""
     with _one_line_errors():
-        from sdbench.analysis.regression import BAD, Limits, differing_environment
+        from sdbench.analysis.regression import BAD, COMPARED, Limits, differing_environment
         from sdbench.analysis.regression import compare as compared
         from sdbench.records.store import read
         from sdbench.report.tables import comparison_markdown, comparison_text
 
-        known, found = read(baseline), read(current)
+        known, found = (read(folder, columns=COMPARED) for folder in (baseline, current))
         table = compared(known, found, Limits(threshold=_share("--threshold", threshold)))
         console.print(comparison_text(table))
         same = int((table["verdict"] == "same").sum())
@@ -510,12 +513,13 @@ def rank(
     """Order a study's variants by a metric, and say which differences between them are clear."""
     with _one_line_errors():
         from sdbench.analysis.ranking import ranking
+        from sdbench.analysis.tables import PAIRS
         from sdbench.instruments.quality import find_metric
         from sdbench.records.store import read
         from sdbench.report.tables import ranking_text
 
         kind, _ = find_metric(metric)
-        found = ranking(read(results), kind.name, higher_is_better=bool(kind.higher_is_better))
+        found = ranking(read(results, columns=PAIRS), kind.name, higher_is_better=bool(kind.higher_is_better))
         console.print(ranking_text(found, kind.name))
 
 
@@ -532,13 +536,12 @@ def frontier(
         from sdbench.analysis.frontier import frontier as ordered
         from sdbench.analysis.tables import summarise
         from sdbench.instruments.quality import find_metric
-        from sdbench.records.store import read
         from sdbench.report.figures import frontier_figure
         from sdbench.report.tables import frontier_markdown
 
         kind, _ = find_metric(metric)
-        other = None if timing is None else summarise(read(timing))
-        found = ordered(summarise(read(results)), kind.name, higher_is_better=bool(kind.higher_is_better), timing=other)
+        other = None if timing is None else summarise(timing)
+        found = ordered(summarise(results), kind.name, higher_is_better=bool(kind.higher_is_better), timing=other)
         typer.echo(frontier_markdown(found))
         path = (out or results) / f"frontier-{kind.name}.png"
         frontier_figure(found, metric=kind.name).savefig(path)
