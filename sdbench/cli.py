@@ -168,7 +168,10 @@ def _run(planned: Study, folder: Path, mode: Mode) -> Results:
     from sdbench.records.store import read
     from sdbench.study.runner import record
 
-    shown = {"steps": (*SUMMARY["steps"], "guidance_cosine"), "images": (*SUMMARY["images"], "prompt", "path")}
+    shown = {
+        "steps": (*SUMMARY["steps"], "variant", "guidance_cosine"),
+        "images": (*SUMMARY["images"], "prompt", "path"),
+    }
     try:
         return read(record(planned, folder, mode=mode), columns=SUMMARY | shown)
     except KeyboardInterrupt:

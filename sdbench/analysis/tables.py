@@ -4,7 +4,6 @@ Which rows belong together is decided here; the intervals are in `stats.py`, uni
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +32,7 @@ SUMMARY = {
         "flop",
         "peak_bytes",
     ),
-    "steps": ("variant", "repeat", "guided", "rows", "latency_s"),
+    "steps": ("repeat", "guided", "rows", "latency_s"),
     "images": PAIRS["images"],
 }
 """Columns that `summarise` needs."""
@@ -107,7 +106,7 @@ def guidance_ratio(results: Results) -> float:
     """
     medians = step_medians(results)
     if medians.empty:
-        medians = _step_medians(_finished_steps(results, "repeat", "guided", "latency_s"))
+        medians = _step_medians(results, _finished_steps(results))
     return float((medians[True] / medians[False]).median())
 
 
@@ -118,14 +117,15 @@ def step_medians(results: Results) -> pd.DataFrame:
     unguided steps cost more) and a slow machine slows both; not from those of an accelerator, whose steps differ among
     themselves, nor are steps in which only some images were guided. No row where no call is left.
     """
-    steps = _finished_steps(results, "repeat", "guided", "rows", "latency_s")
-    runs = _finished(results).astype({"unit": "string"}).set_index("unit")
+    units, runs = _units(results), _calls(results)
     counted = runs["flop"].notna()
-    plain = counted if counted.any() else ~counted  # an accelerator's work is counted in its warm-up alone
-    whole = steps["rows"].to_numpy() % _of_call(steps, runs["batch"]) == 0
-    steps = steps.loc[whole & _of_call(steps, plain), ["unit", "repeat", "guided", "latency_s"]]
-    share = steps.groupby("unit")["guided"].transform("mean")
-    return _step_medians(steps[(share > 0) & (share < 1)])
+    plain = runs[counted] if counted.any() else runs  # an accelerator's work is counted in its warm-up alone
+    batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int64")[units.codes]
+    known = plain.index.get_indexer(units.categories) >= 0
+    whole = known[units.codes] & (results.steps["rows"].to_numpy("int64") % batch == 0)
+    count = _counts(units, results.steps["guided"], whole)
+    both = (count["guided"] > 0) & (count["guided"] < count["steps"])
+    return _step_medians(results, whole & both.to_numpy()[units.codes])
 
 
 def denoise_share(results: Results) -> float:
@@ -136,7 +136,8 @@ def denoise_share(results: Results) -> float:
 
 def unguided_share(results: Results) -> "pd.Series[float]":
     """Share of the steps that ran unguided, by variant, in measured calls that finished."""
-    return 1 - _finished_steps(results, "variant", "guided").groupby("variant")["guided"].mean()
+    steps = results.steps.loc[_finished_steps(results), ["variant", "guided"]].astype({"guided": bool})
+    return 1 - steps.groupby("variant")["guided"].mean()
 
 
 def step_profile(results: Results) -> pd.DataFrame:
@@ -146,7 +147,8 @@ def step_profile(results: Results) -> pd.DataFrame:
         One row per variant and step: `variant`, `step`, `guided` (in at least half of the calls), `latency_s` (median),
         `guidance_cosine` (median) with `guidance_cosine_q25` and `guidance_cosine_q75` (NaN on unguided steps).
     """
-    steps = _finished_steps(results, "variant", "step", "guided", "latency_s", "guidance_cosine")
+    shown = ["variant", "step", "guided", "latency_s", "guidance_cosine"]
+    steps = results.steps.loc[_finished_steps(results), shown].astype({"guided": bool})
     groups = steps.groupby(["variant", "step"])
     cosine = groups["guidance_cosine"]
     profile = pd.DataFrame(
@@ -163,9 +165,10 @@ def step_profile(results: Results) -> pd.DataFrame:
     return profile.reindex(order, level="variant").reset_index().astype({"variant": "string"})
 
 
-def _step_medians(steps: pd.DataFrame) -> pd.DataFrame:
-    medians = steps.pivot_table("latency_s", index="repeat", columns="guided", aggfunc="median")
-    return medians.reindex(columns=[True, False])
+def _step_medians(results: Results, kept: NDArray[np.bool_]) -> pd.DataFrame:
+    steps = results.steps.loc[kept, ["repeat", "guided", "latency_s"]].astype({"guided": bool})
+    medians = steps.groupby(["repeat", "guided"])["latency_s"].median().reset_index()
+    return medians.pivot_table("latency_s", index="repeat", columns="guided").reindex(columns=[True, False])
 
 
 def _variants(results: Results) -> list[str]:
@@ -193,17 +196,29 @@ def _peak_bytes(runs: pd.DataFrame) -> "pd.Series[float]":
     return by_phase["measured"].fillna(by_phase["warmup"])
 
 
-def _finished_steps(results: Results, *names: str) -> pd.DataFrame:
-    """Some columns of the steps of measured calls that finished; units are categories, none of which is unused."""
-    steps = results.steps[["unit", *names]].astype({"unit": "category", "guided": bool})
-    steps = steps[steps["unit"].isin(_finished(results)["unit"])]
-    return steps.assign(unit=steps["unit"].cat.remove_unused_categories())
+def _calls(results: Results) -> pd.DataFrame:
+    """Measured calls that finished, by unit."""
+    return _finished(results).astype({"unit": "string"}).set_index("unit")
 
 
-def _of_call(steps: pd.DataFrame, values: "pd.Series[Any]") -> NDArray[Any]:
-    """The value of every step's call, from values by unit: looked up once per call, not once per step."""
-    units = steps["unit"].cat
-    return values.loc[units.categories].to_numpy()[units.codes.to_numpy()]
+def _units(results: Results) -> pd.Categorical:
+    """The unit of every step as a category, so that what holds for a call is looked up once per call, not per step."""
+    return pd.Categorical(results.steps["unit"])
+
+
+def _counts(units: pd.Categorical, guided: "pd.Series[bool]", kept: NDArray[np.bool_]) -> pd.DataFrame:
+    """Number of `steps` and of `guided` ones by unit, of those that are kept."""
+    size = len(units.categories)
+    steps = np.bincount(units.codes[kept], minlength=size)
+    of_them = np.bincount(units.codes[kept & guided.to_numpy(bool)], minlength=size)
+    return pd.DataFrame({"steps": steps, "guided": of_them}, index=units.categories)
+
+
+def _finished_steps(results: Results) -> NDArray[np.bool_]:
+    """Which steps are of measured calls that finished."""
+    units = _units(results)
+    finished: NDArray[np.bool_] = _calls(results).index.get_indexer(units.categories) >= 0
+    return finished[units.codes]
 
 
 def complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
@@ -237,9 +252,10 @@ def _predicted_saving(results: Results) -> "pd.Series[float]":
     step count is `fraction * denoise_share * (1 - 1 / R)`.
     """
     ratio = guidance_ratio(results)
-    per_call = _finished_steps(results, "variant", "guided").groupby(["variant", "unit"])["guided"].agg(["sum", "size"])
-    counts = per_call.groupby("variant").mean()
-    guided, unguided = counts["sum"], counts["size"] - counts["sum"]
+    units, runs = _units(results), _calls(results)
+    per_call = _counts(units, results.steps["guided"], np.ones(len(units), bool)).reindex(runs.index)
+    counts = per_call[per_call["steps"] > 0].groupby(runs["variant"]).mean()
+    guided, unguided = counts["guided"], counts["steps"] - counts["guided"]
     full = guided.reindex([BASELINE]).item() * ratio
     saving: pd.Series[float] = denoise_share(results) * (1 - (guided * ratio + unguided) / full)
     return saving

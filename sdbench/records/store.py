@@ -319,12 +319,12 @@ def _whole(
     folder: Path, tables: tuple[str, ...], asked: Mapping[str, tuple[str, ...] | None]
 ) -> dict[str, pd.DataFrame]:
     """The merged tables; a row of a unit that the first table does not know is an error."""
-    whole = {}
+    whole: dict[str, pd.DataFrame] = {}
     for table in tables:
         source = str(folder / f"{table}.parquet")
         whole[table] = validate(read_table(folder, table, asked[table]), table, asked=asked[table], source=source)
-        units = whole[table]["unit"].unique()
-        strangers = units[~units.isin(whole[tables[0]]["unit"])]
+        units, known = (pd.Index(whole[name]["unit"].unique()).astype("string") for name in (table, tables[0]))
+        strangers = units[known.get_indexer(units) < 0]
         if len(strangers):
             raise ValueError(f"{source}: column 'unit' holds {min(strangers)!r}, not in {tables[0]}.parquet")
     return whole

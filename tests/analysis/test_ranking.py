@@ -44,6 +44,6 @@ def test_a_metric_that_no_image_has_is_refused(results):
 
 
 def test_a_stored_study_is_ranked_alike_from_the_columns_that_are_needed():
-    folder = Path(__file__).parents[2] / "results" / "mini-sd" / "methods" / "quality"
+    folder = Path(__file__).parents[2] / "results" / "mini-sd" / "default"
     some, whole = (ranking(read(folder, columns=columns), "lpips", higher_is_better=False) for columns in (PAIRS, None))
     pd.testing.assert_frame_equal(some, whole, check_exact=True)

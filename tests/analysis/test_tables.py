@@ -208,13 +208,13 @@ def test_the_ratio_is_not_of_steps_in_which_other_things_differ(study):
     assert guidance_ratio(results) == pytest.approx(0.4 / 0.25, rel=0.05)
 
 
-STORED = ("mini-sd/default", "mini-sd/methods/quality", "mini-sd/selective/time", "sd15-cpu/cost/512x512-batch1")
+STORED = ("mini-sd/default", "mini-sd/distill-full/quality", "mini-sd/selective/time", "sd15-cpu/cost/512x512-batch1")
 
 
 def same_from_its_folder(folder):
     whole = read(folder)
     pd.testing.assert_frame_equal(summarise(folder), summarise(whole), check_exact=True)
-    steps = {"steps": (*SUMMARY["steps"], "guidance_cosine")}
+    steps = {"steps": (*SUMMARY["steps"], "variant", "guidance_cosine")}
     profile = step_profile(read(folder, columns=SUMMARY | steps))
     pd.testing.assert_frame_equal(profile, step_profile(whole), check_exact=True)
 
