@@ -77,3 +77,10 @@ def branching(session: nox.Session) -> None:
     """Print how much faster a sensitivity sweep is than one call per mask."""
     session.install("-e", ".")
     session.run("python", "-m", "sdbench.study.branch_timing", *session.posargs)
+
+
+@nox.session(default=False)
+def reading(session: nox.Session) -> None:
+    """Print how long the summary of a study takes, and how much memory, at 10^5, 10^6 and 10^7 step rows."""
+    session.install("-e", ".")
+    session.run("python", "-m", "sdbench.study.reading_scale", *session.posargs)

@@ -167,10 +167,17 @@ def run(
 
 
 def _run(planned: Study, folder: Path, mode: Mode) -> Results:
-    from sdbench.study.runner import run as run_study
+    """Run a study; of its tables no more is read than the report shows."""
+    from sdbench.analysis.tables import SUMMARY
+    from sdbench.records.store import read
+    from sdbench.study.runner import record
 
+    shown = {
+        "steps": (*SUMMARY["steps"], "variant", "guidance_cosine"),
+        "images": (*SUMMARY["images"], "prompt", "path"),
+    }
     try:
-        return run_study(planned, folder, mode=mode)
+        return read(record(planned, folder, mode=mode), columns=SUMMARY | shown)
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. What was finished is in {folder}; continue with --resume --out {folder}")
         raise typer.Exit(INTERRUPTED) from None
@@ -453,16 +460,15 @@ def report(
     """Write a study's table and its page; without an option the table is printed."""
     with _one_line_errors():
         from sdbench.analysis.tables import summarise
-        from sdbench.records.store import read
         from sdbench.report import tables
 
-        found = read(results)
-        summary = summarise(found)
+        summary = summarise(results)
         written = {markdown: tables.markdown, latex: tables.latex, csv: lambda frame: frame.to_csv(index=False)}
         if html is not None:
+            from sdbench.records.store import read
             from sdbench.report.page import page
 
-            html.write_text(page(found), encoding="utf-8")
+            html.write_text(page(read(results)), encoding="utf-8")
         for path, content in written.items():
             if path is not None:
                 path.write_text(content(summary), encoding="utf-8")
@@ -546,14 +552,17 @@ def _compare(
     json_file: Path | None,
 ) -> bool:
     """Print and write the comparison of two runs; whether it is bad and was not accepted."""
-    from sdbench.analysis.regression import BAD, Limits, NotComparable, compare, differing_environment
+    from sdbench.analysis.regression import BAD, COMPARED, Limits, NotComparable, compare, differing_environment
     from sdbench.records.baselines import accept as make_baseline
     from sdbench.records.store import read
     from sdbench.report.tables import comparison_markdown, comparison_text
 
     limits = Limits(threshold=_share("--threshold", threshold))
-    found = read(current)
-    known = read(baseline) if accept is None or baseline.exists() else found  # the first baseline has no past
+    needed = COMPARED if accept is None else None
+    found = read(current, columns=needed)
+    known = (
+        read(baseline, columns=needed) if accept is None or baseline.exists() else found
+    )  # the first baseline has no past
     try:
         table = compare(known, found, limits, absolute=absolute)
     except NotComparable:
@@ -605,12 +614,13 @@ def rank(
     """Order a study's variants by a metric, and say which differences between them are clear."""
     with _one_line_errors():
         from sdbench.analysis.ranking import ranking
+        from sdbench.analysis.tables import PAIRS
         from sdbench.instruments.quality import find_metric
         from sdbench.records.store import read
         from sdbench.report.tables import ranking_text
 
         kind, _ = find_metric(metric)
-        found = ranking(read(results), kind.name, higher_is_better=bool(kind.higher_is_better))
+        found = ranking(read(results, columns=PAIRS), kind.name, higher_is_better=bool(kind.higher_is_better))
         console.print(ranking_text(found, kind.name))
 
 
@@ -627,13 +637,12 @@ def frontier(
         from sdbench.analysis.frontier import frontier as ordered
         from sdbench.analysis.tables import summarise
         from sdbench.instruments.quality import find_metric
-        from sdbench.records.store import read
         from sdbench.report.figures import frontier_figure
         from sdbench.report.tables import frontier_markdown
 
         kind, _ = find_metric(metric)
-        other = None if timing is None else summarise(read(timing))
-        found = ordered(summarise(read(results)), kind.name, higher_is_better=bool(kind.higher_is_better), timing=other)
+        other = None if timing is None else summarise(timing)
+        found = ordered(summarise(results), kind.name, higher_is_better=bool(kind.higher_is_better), timing=other)
         typer.echo(frontier_markdown(found))
         path = (out or results) / f"frontier-{kind.name}.png"
         frontier_figure(found, metric=kind.name).savefig(path)

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
 from sdbench.analysis.stability import disturbances
-from sdbench.analysis.tables import BASELINE, complete_repeats, paired, summarise
+from sdbench.analysis.tables import BASELINE, SUMMARY, complete_repeats, paired, summarise
 from sdbench.records.store import Results
 
 EXACT = ("nfe", "rows", "forwards", "flop")
+COMPARED = SUMMARY | {"runs": (*SUMMARY["runs"], *EXACT, "foreign_load", "throttled")}
+"""Columns that `compare` needs."""
 BOUNDS = {"psnr": 0.1}  # dB
 METRIC_BOUND = 0.002  # of any other metric, absolute
 MEMORY_BOUND = 0.01  # relative

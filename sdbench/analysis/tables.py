@@ -3,21 +3,51 @@
 Which rows belong together is decided here; the intervals are in `stats.py`, units and rounding in `sdbench.report`.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sdbench.analysis.stats import Interval, cluster_bootstrap, ratio_interval
-from sdbench.records.store import Results
+from sdbench.records.schema import columns
+from sdbench.records.store import Results, read
 
 BASELINE = "cfg"
+PAIRS = {
+    "runs": ("phase", "status"),
+    "images": ("variant", *(name for name, column in columns("images").items() if column.dtype == "float64")),
+}
+"""Columns that `pair_means` needs."""
+SUMMARY = {
+    "runs": (
+        *PAIRS["runs"],
+        "variant",
+        "repeat",
+        "message",
+        "batch",
+        "latency_s",
+        "denoise_s",
+        "nfe",
+        "flop",
+        "peak_bytes",
+    ),
+    "steps": ("repeat", "guided", "rows", "latency_s"),
+    "images": PAIRS["images"],
+}
+"""Columns that `summarise` needs."""
 
 
-def summarise(results: Results) -> pd.DataFrame:
+def summarise(results: Results | str | Path) -> pd.DataFrame:
     """One row per variant, the baseline `cfg` first, then as they first ran.
 
     Times are of measured calls that finished. A repeat counts for a variant when all its batches finished; it is paired
     with the baseline's same repeat. Metrics are averaged over (prompt, seed) pairs, with intervals clustered by prompt.
     The baseline's own metrics compare its later repeats with its first: the noise floor.
+
+    Args:
+        results: of a study, or the study's folder: then no more is read than is needed here, which lets the tables have
+            millions of rows.
 
     Returns:
         `variant`, `nfe`, `repeats` (paired with the baseline), `pairs` (with images), `failed` (calls), `unsupported`
@@ -29,12 +59,15 @@ def summarise(results: Results) -> pd.DataFrame:
         measured is NaN; so are the baseline's intervals against itself.
 
     Raises:
-        ValueError: the study has no `cfg` calls.
+        ValueError: the study has no `cfg` calls; as `read` says.
     """
+    if not isinstance(results, Results):
+        results = read(results, columns=SUMMARY)
     order = _variants(results)
     runs = _finished(results)
     repeats = complete_repeats(results.runs)
-    pairs = pair_means(results)
+    pairs = pair_means(results).set_index(["prompt_id", "seed"])
+    images = {variant: pairs[pairs["variant"] == variant] for variant in order}
     cost = pd.DataFrame(
         {
             "nfe": runs.groupby("variant")["nfe"].mean(),
@@ -46,12 +79,11 @@ def summarise(results: Results) -> pd.DataFrame:
     ).reindex(order)
     rows = []
     for variant in order:
-        images = pairs[pairs["variant"] == variant].set_index(["prompt_id", "seed"])
         row = {
             "variant": variant,
             "nfe": cost["nfe"][variant],
             "repeats": len(paired(repeats, "latency_s", variant)),
-            "pairs": len(images),
+            "pairs": len(images[variant]),
             "failed": int(cost["failed"][variant]),
             "unsupported": _unsupported(results.runs, variant),
             "latency_s": cost["latency_s"][variant],
@@ -62,8 +94,8 @@ def summarise(results: Results) -> pd.DataFrame:
             "peak_bytes": cost["peak_bytes"][variant],
         }
         for metric in _metrics(results.images):
-            row |= spread(metric, pair_interval(images[metric]))
-        rows.append(row | spread("alignment_difference", _alignment_difference(pairs, variant)))
+            row |= spread(metric, pair_interval(images[variant][metric]))
+        rows.append(row | spread("alignment_difference", _alignment_difference(images, variant)))
     return pd.DataFrame(rows)
 
 
@@ -74,7 +106,7 @@ def guidance_ratio(results: Results) -> float:
     """
     medians = step_medians(results)
     if medians.empty:
-        medians = _step_medians(_finished_steps(results))
+        medians = _step_medians(results, _finished_steps(results))
     return float((medians[True] / medians[False]).median())
 
 
@@ -85,13 +117,15 @@ def step_medians(results: Results) -> pd.DataFrame:
     unguided steps cost more) and a slow machine slows both; not from those of an accelerator, whose steps differ among
     themselves, nor are steps in which only some images were guided. No row where no call is left.
     """
-    steps = _finished_steps(results)
-    runs = _finished(results).set_index("unit")
+    units, runs = _units(results), _calls(results)
     counted = runs["flop"].notna()
-    plain = counted if counted.any() else ~counted  # an accelerator's work is counted in its warm-up alone
-    whole = steps["rows"] % steps["unit"].map(runs["batch"]) == 0
-    steps = steps[whole & steps["unit"].map(plain)]
-    return _step_medians(steps[steps.groupby("unit")["guided"].transform("nunique") == 2])
+    plain = runs[counted] if counted.any() else runs  # an accelerator's work is counted in its warm-up alone
+    batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int64")[units.codes]
+    known = plain.index.get_indexer(units.categories) >= 0
+    whole = known[units.codes] & (results.steps["rows"].to_numpy("int64") % batch == 0)
+    count = _counts(units, results.steps["guided"], whole)
+    both = (count["guided"] > 0) & (count["guided"] < count["steps"])
+    return _step_medians(results, whole & both.to_numpy()[units.codes])
 
 
 def denoise_share(results: Results) -> float:
@@ -102,7 +136,8 @@ def denoise_share(results: Results) -> float:
 
 def unguided_share(results: Results) -> "pd.Series[float]":
     """Share of the steps that ran unguided, by variant, in measured calls that finished."""
-    return 1 - _finished_steps(results).groupby("variant")["guided"].mean()
+    steps = results.steps.loc[_finished_steps(results), ["variant", "guided"]].astype({"guided": bool})
+    return 1 - steps.groupby("variant")["guided"].mean()
 
 
 def step_profile(results: Results) -> pd.DataFrame:
@@ -112,7 +147,8 @@ def step_profile(results: Results) -> pd.DataFrame:
         One row per variant and step: `variant`, `step`, `guided` (in at least half of the calls), `latency_s` (median),
         `guidance_cosine` (median) with `guidance_cosine_q25` and `guidance_cosine_q75` (NaN on unguided steps).
     """
-    steps = _finished_steps(results)
+    shown = ["variant", "step", "guided", "latency_s", "guidance_cosine"]
+    steps = results.steps.loc[_finished_steps(results), shown].astype({"guided": bool})
     groups = steps.groupby(["variant", "step"])
     cosine = groups["guidance_cosine"]
     profile = pd.DataFrame(
@@ -124,13 +160,15 @@ def step_profile(results: Results) -> pd.DataFrame:
             "guidance_cosine_q75": cosine.quantile(0.75),
         }
     )
-    ran = [variant for variant in _variants(results) if variant in set(steps["variant"])]
-    return profile.reindex(ran, level="variant").reset_index()
+    ran = set(steps["variant"].unique())
+    order = [variant for variant in _variants(results) if variant in ran]
+    return profile.reindex(order, level="variant").reset_index().astype({"variant": "string"})
 
 
-def _step_medians(steps: pd.DataFrame) -> pd.DataFrame:
-    medians = steps.pivot_table("latency_s", index="repeat", columns="guided", aggfunc="median")
-    return medians.reindex(columns=[True, False])
+def _step_medians(results: Results, kept: NDArray[np.bool_]) -> pd.DataFrame:
+    steps = results.steps.loc[kept, ["repeat", "guided", "latency_s"]].astype({"guided": bool})
+    medians = steps.groupby(["repeat", "guided"])["latency_s"].median().reset_index()
+    return medians.pivot_table("latency_s", index="repeat", columns="guided").reindex(columns=[True, False])
 
 
 def _variants(results: Results) -> list[str]:
@@ -158,9 +196,29 @@ def _peak_bytes(runs: pd.DataFrame) -> "pd.Series[float]":
     return by_phase["measured"].fillna(by_phase["warmup"])
 
 
-def _finished_steps(results: Results) -> pd.DataFrame:
-    steps = results.steps[results.steps["unit"].isin(_finished(results)["unit"])]
-    return steps.astype({"guided": bool})
+def _calls(results: Results) -> pd.DataFrame:
+    """Measured calls that finished, by unit."""
+    return _finished(results).astype({"unit": "string"}).set_index("unit")
+
+
+def _units(results: Results) -> pd.Categorical:
+    """The unit of every step as a category, so that what holds for a call is looked up once per call, not per step."""
+    return pd.Categorical(results.steps["unit"])
+
+
+def _counts(units: pd.Categorical, guided: "pd.Series[bool]", kept: NDArray[np.bool_]) -> pd.DataFrame:
+    """Number of `steps` and of `guided` ones by unit, of those that are kept."""
+    size = len(units.categories)
+    steps = np.bincount(units.codes[kept], minlength=size)
+    of_them = np.bincount(units.codes[kept & guided.to_numpy(bool)], minlength=size)
+    return pd.DataFrame({"steps": steps, "guided": of_them}, index=units.categories)
+
+
+def _finished_steps(results: Results) -> NDArray[np.bool_]:
+    """Which steps are of measured calls that finished."""
+    units = _units(results)
+    finished: NDArray[np.bool_] = _calls(results).index.get_indexer(units.categories) >= 0
+    return finished[units.codes]
 
 
 def complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
@@ -194,9 +252,10 @@ def _predicted_saving(results: Results) -> "pd.Series[float]":
     step count is `fraction * denoise_share * (1 - 1 / R)`.
     """
     ratio = guidance_ratio(results)
-    per_call = _finished_steps(results).groupby(["variant", "unit"])["guided"].agg(["sum", "size"])
-    counts = per_call.groupby("variant").mean()
-    guided, unguided = counts["sum"], counts["size"] - counts["sum"]
+    units, runs = _units(results), _calls(results)
+    per_call = _counts(units, results.steps["guided"], np.ones(len(units), bool)).reindex(runs.index)
+    counts = per_call[per_call["steps"] > 0].groupby(runs["variant"]).mean()
+    guided, unguided = counts["guided"], counts["steps"] - counts["guided"]
     full = guided.reindex([BASELINE]).item() * ratio
     saving: pd.Series[float] = denoise_share(results) * (1 - (guided * ratio + unguided) / full)
     return saving
@@ -212,17 +271,17 @@ def pair_means(results: Results) -> pd.DataFrame:
     return images.groupby(["variant", "prompt_id", "seed"])[_metrics(images)].mean().reset_index()
 
 
-def _alignment_difference(pairs: pd.DataFrame, variant: str) -> Interval:
-    alignment = pairs.set_index(["variant", "prompt_id", "seed"])["alignment"]
-    if variant == BASELINE or not {variant, BASELINE} <= set(pairs["variant"]):
+def _alignment_difference(images: dict[str, pd.DataFrame], variant: str) -> Interval:
+    if variant == BASELINE:
         return Interval(np.nan, np.nan, np.nan)
-    return pair_interval(alignment.loc[variant] - alignment.loc[BASELINE])
+    return pair_interval(images[variant]["alignment"] - images[BASELINE]["alignment"])
 
 
 def pair_interval(values: "pd.Series[float]") -> Interval:
     """Mean over (prompt, seed) pairs, which are the index, with the interval clustered by prompt."""
     known = values.dropna()
-    return cluster_bootstrap(known, known.index.get_level_values("prompt_id").astype(str))
+    clusters, _ = pd.factorize(known.index.get_level_values("prompt_id"), sort=True)
+    return cluster_bootstrap(known, clusters)
 
 
 def spread(name: str, interval: Interval) -> dict[str, float]:

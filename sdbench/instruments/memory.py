@@ -1,4 +1,4 @@
-"""Memory of a run: allocator peaks per step on CUDA and CPU, bytes of the weights, peak size of the process.
+"""Memory of a run: allocator peaks per step on CUDA and CPU, bytes of the weights.
 
 Both traces share one use: `mark(label)` closes the interval since the previous mark and names it; the interval's peak
 includes what was alive when it began. Time is not measured here: the CPU trace is slow and belongs in an untimed pass.
@@ -6,11 +6,8 @@ includes what was alive when it began. Time is not measured here: the CPU trace 
 
 from __future__ import annotations
 
-import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -67,7 +64,7 @@ class AllocatorTrace:
     """Peaks of torch's CPU allocator, in bytes allocated since the trace began.
 
     Memory from before the trace counts as zero, and so does giving it back. Scratch memory that a library takes past
-    torch's allocator (BLAS) is not seen, but by `PeakRss`; that of oneDNN's convolutions is taken from it and is in the
+    torch's allocator (BLAS) is not seen, but by `rss.py`; that of oneDNN's convolutions is taken from it and is in the
     peaks. Runs torch's profiler: slow, no place for a timing.
     After exit: `peaks`, and over the whole trace `peak_bytes` and `live_bytes` (alive at the end), and `events`.
     """
@@ -209,35 +206,3 @@ def weights_bytes(pipe: Any) -> int:
 def check_order(*, peak_bytes: int, live_bytes: int, weights_bytes: int) -> None:
     """Assert `peak >= live >= weights`, all absolute: a trace that breaks it missed something."""
     assert peak_bytes >= live_bytes >= weights_bytes >= 0, f"{peak_bytes=} >= {live_bytes=} >= {weights_bytes=} fails"
-
-
-class PeakRss:
-    """Peak resident memory of this process during a block, and where the figure comes from.
-
-    After exit `peak_bytes` and `source`: `VmHWM` is the peak since the block began (Linux, counter reset on entry);
-    `ru_maxrss` is the peak since the process began, where the system allows no reset.
-    """
-
-    status = Path("/proc/self/status")
-    clear_refs = Path("/proc/self/clear_refs")
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        try:
-            self.clear_refs.write_text("5")  # proc(5): 5 resets the peak to the present size
-            self.source = "VmHWM"
-        except OSError:
-            self.source = "ru_maxrss"
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Sum up."""
-        if self.source == "VmHWM":
-            found = re.search(r"^VmHWM:\s+(\d+) kB$", self.status.read_text(), re.MULTILINE)
-            assert found, f"{self.status} has no VmHWM"
-            self.peak_bytes = int(found[1]) * 1024
-        else:
-            import resource  # absent on Windows
-
-            unit_bytes = 1 if sys.platform == "darwin" else 1024
-            self.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes

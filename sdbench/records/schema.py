@@ -4,14 +4,11 @@ Nothing here reads or writes files (`store.py`). One dtype per kind, whether or 
 `Int64` and `boolean` (missing is `pd.NA`) and `float64` (missing is `NaN`), so tables concatenate without a cast.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import pandas as pd
-import pandera.pandas as pandera
-from pandera.errors import SchemaErrors
 
 
 @dataclass(frozen=True)
@@ -213,6 +210,7 @@ LEDGER = ("ledger",)
 """The table of what training and inference hold in memory."""
 WITH_METRICS = ("images", "sensitivity", "judged")
 """Tables that may carry further float64 columns, one per registered metric."""
+_METRIC = _real("1", "", nullable=True)
 
 KEYS = {
     "runs": ["unit"],
@@ -239,24 +237,43 @@ def columns(table: str) -> dict[str, Column]:
     return TABLES[table]
 
 
-def validate(table_frame: pd.DataFrame, table: str, *, source: str | None = None) -> pd.DataFrame:
+def with_key(table: str, names: Collection[str]) -> tuple[str, ...]:
+    """Some columns of a table with its key and its unit, without which no doubled or strange row is seen; in order.
+
+    Raises:
+        ValueError: there is no such table or column.
+    """
+    registered = columns(table)
+    unknown = [name for name in names if name not in registered]
+    if unknown:
+        raise ValueError(f"{table} has no column {unknown[0]!r}; there are {', '.join(registered)}")
+    return tuple(name for name in registered if name in {"unit", *KEYS[table], *names})
+
+
+def validate(
+    table_frame: pd.DataFrame, table: str, *, asked: Collection[str] | None = None, source: str | None = None
+) -> pd.DataFrame:
     """Check a frame against the registry; it comes back with its columns in the registry's order.
 
     Args:
         table_frame: the frame.
         table: its name in `TABLES`.
+        asked: the registered columns that were read, by `with_key`, text as categories; all, as text, when not given.
         source: what to call the frame in an error, usually its file.
 
     Raises:
         ValueError: names the source, the first wrong column, and what was expected of it.
     """
     registered = columns(table)
-    metrics = tuple(name for name in table_frame if name not in registered) if table in WITH_METRICS else ()
-    try:
-        _schema(table, metrics).validate(table_frame, lazy=True)
-    except SchemaErrors as error:
-        raise ValueError(f"{source or table}: {_first_failure(error, table_frame, table)}") from None
-    return table_frame[[*registered, *metrics]]
+    expected = {name: column for name, column in registered.items() if asked is None or name in asked}
+    if table in WITH_METRICS:
+        expected |= {str(name): _METRIC for name in table_frame if name not in registered}
+    fault = _frame_fault(table_frame, expected, text="string" if asked is None else "category")
+    if fault is None and table_frame.duplicated(KEYS[table]).any():
+        fault = f"a row is there twice; {', '.join(KEYS[table])} must differ"
+    if fault is not None:
+        raise ValueError(f"{source or table}: {fault}")
+    return table_frame[list(expected)]
 
 
 def frame(table: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -291,41 +308,30 @@ def describe(table: str) -> pd.DataFrame:
     )
 
 
-@cache
-def _schema(table: str, metrics: tuple[str, ...]) -> pandera.DataFrameSchema:
-    return pandera.DataFrameSchema(
-        {name: _check(column) for name, column in TABLES[table].items()}
-        | {name: pandera.Column("float64", nullable=True) for name in metrics},
-        strict=True,
-        unique=KEYS[table],
-    )
+def _frame_fault(table_frame: pd.DataFrame, expected: Mapping[str, Column], *, text: str) -> str | None:
+    """The first thing that is wrong with a frame's columns, in words; `text` is the dtype of text."""
+    for name, column in expected.items():
+        if name not in table_frame:
+            return f"column {name!r} is missing; expected {column.dtype}"
+    for name in table_frame:
+        if name not in expected:
+            return f"column {name!r} is not one of the table's"
+    for name, column in expected.items():
+        fault = _column_fault(table_frame[name], column, text)
+        if fault is not None:
+            return f"column {name!r} {fault}"
+    return None
 
 
-def _check(column: Column) -> pandera.Column:
-    checks = []
-    if column.minimum is not None:
-        checks.append(pandera.Check.ge(column.minimum))
-    if column.choices:
-        checks.append(pandera.Check.isin(column.choices))
-    return pandera.Column(column.dtype, checks=checks, nullable=column.nullable)
-
-
-def _first_failure(error: SchemaErrors, table_frame: pd.DataFrame, table: str) -> str:
-    """One line about the first failure; of a column too few or too many the failure case is its name."""
-    failure = error.failure_cases.iloc[0]
-    check, value = str(failure["check"]), failure["failure_case"]
-    name = value if check.startswith("column_in") else failure["column"]
-    column = TABLES[table].get(name, Column("float64", "", ""))
-    if check == "column_in_dataframe":
-        return f"column {name!r} is missing; expected {column.dtype}"
-    if check == "column_in_schema":
-        return f"column {name!r} is not one of the table's"
-    if check == "multiple_fields_uniqueness":
-        return f"a row is there twice; {', '.join(KEYS[table])} must differ"
-    if check == "not_nullable":
-        return f"column {name!r} has missing values; expected {column.dtype} in every row"
-    if check.startswith("isin"):
-        return f"column {name!r} holds {str(value)!r}; expected one of {', '.join(column.choices)}"
-    if check.startswith("greater_than"):
-        return f"column {name!r} holds {value}; expected at least {column.minimum:g}"
-    return f"column {name!r} is {table_frame[name].dtype!r}; expected {column.dtype}"
+def _column_fault(values: "pd.Series[Any]", column: Column, text: str) -> str | None:
+    """The first thing that is wrong with one column; each check passes over its values once."""
+    if str(values.dtype) != (text if column.dtype == "string" else column.dtype):
+        return f"is {values.dtype!r}; expected {column.dtype}"
+    if not column.nullable and values.isna().any():
+        return f"has missing values; expected {column.dtype} in every row"
+    if column.minimum is not None and (values < column.minimum).any():
+        return f"holds {values.min()}; expected at least {column.minimum:g}"
+    strange = [value for value in values.unique() if value not in column.choices] if column.choices else []
+    if strange:
+        return f"holds {str(strange[0])!r}; expected one of {', '.join(column.choices)}"
+    return None

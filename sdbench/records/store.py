@@ -9,21 +9,24 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 from sdbench.records.environment import environment_key
 from sdbench.records.files import PREFIX, read_json, read_table, sync, write_json, write_table
-from sdbench.records.schema import STUDY, SWEEP, TABLES, empty, validate
+from sdbench.records.schema import STUDY, SWEEP, TABLES, columns, empty, validate, with_key
 
 SCHEMA_VERSION = 1
 Mode = Literal["new", "resume", "overwrite"]
 MODES = get_args(Mode)
+Columns = Mapping[str, Collection[str]]
+"""Names of columns by table."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,19 @@ class Results:
     study: dict[str, Any]
 
 
-def read(folder: str | Path) -> Results:
+def read(folder: str | Path, columns: Columns | None = None) -> Results:
     """Read and check a study's folder, including units that are not merged yet.
+
+    Args:
+        folder: of the study.
+        columns: what to read of each table, with its key; all of every table when not given. They are checked as
+            ever, but their text becomes categories, which take a few bytes per row and group quickly. Metrics that the
+            schema does not know are always read.
 
     Raises:
         ValueError: the folder or a file is missing, unreadable or of another form; names the file and the column.
     """
-    return Results(**_contents(Path(folder), STUDY))
+    return Results(**_contents(Path(folder), STUDY, columns))
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,9 @@ class StudyFolder:
 
     def finished(self) -> set[str]:
         """Units that ran and did not fail."""
-        units = _merged(self.path, self._tables)[self._tables[0]]
+        first = self._tables[0]
+        needed = {first: {"status"} & columns(first).keys()}
+        units = _merged(self.path, self._tables, needed)[first]
         return set(units.loc[units["status"] == "ok", "unit"] if "status" in units else units["unit"])
 
     def compact(self) -> None:
@@ -176,6 +187,10 @@ class StudyFolder:
         # One rename drops all parts at once: a part that had lost a file would be unreadable.
         (self.path / "parts").rename(self.path / f"{PREFIX}parts")
         self._sweep()
+
+    def read(self, *tables: str) -> dict[str, pd.DataFrame]:
+        """Some of the folder's tables, whole; the first of them must be its first."""
+        return _merged(self.path, tables)
 
     def rewrite(self, table: str, table_frame: pd.DataFrame) -> None:
         """Replace a whole table, for example after its images were scored.
@@ -256,20 +271,29 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(part for part in folder.glob("parts/*") if not part.name.startswith(PREFIX))
 
 
-def _contents(folder: Path, tables: tuple[str, ...]) -> dict[str, Any]:
+def _contents(folder: Path, tables: tuple[str, ...], needed: Columns | None = None) -> dict[str, Any]:
     """The folder itself, its tables, its environments and its study, by name."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     study = _read_study(folder)
     environments = read_json(folder / "environment.json")
-    return {"folder": folder, **_merged(folder, tables), "environment": environments, "study": study}
+    return {"folder": folder, **_merged(folder, tables, needed), "environment": environments, "study": study}
 
 
-def _merged(folder: Path, tables: tuple[str, ...]) -> dict[str, pd.DataFrame]:
-    """The folder's tables; of a unit recorded more than once the newest part counts, in every table."""
+def _merged(folder: Path, tables: tuple[str, ...], needed: Columns | None = None) -> dict[str, pd.DataFrame]:
+    """The folder's tables; of a unit recorded more than once the newest part counts, in every table.
+
+    Args:
+        folder: of a study.
+        tables: every unit is in the first.
+        needed: columns by table, as for `read`.
+    """
+    asked: dict[str, tuple[str, ...] | None] = dict.fromkeys(tables)
+    if needed is not None:
+        asked |= {table: with_key(table, needed.get(table, ())) for table in dict.fromkeys((*tables, *needed))}
     # Parts before tables: a part that is merged meanwhile is then seen twice rather than not at all.
-    parts = [{table: read_table(part, table) for table in tables} for part in _parts(folder)]
-    sources = [_whole(folder, tables), *parts]
+    parts = [{table: read_table(part, table, asked[table]) for table in tables} for part in _parts(folder)]
+    sources = [_whole(folder, tables, asked), *parts]
     if not parts:
         return sources[0]
     newest = {unit: index for index, source in enumerate(sources) for unit in source[tables[0]]["unit"]}
@@ -277,21 +301,32 @@ def _merged(folder: Path, tables: tuple[str, ...]) -> dict[str, pd.DataFrame]:
     for table in tables:
         kept = [source[table][source[table]["unit"].map(newest) == index] for index, source in enumerate(sources)]
         filled = [table_frame for table_frame in kept if len(table_frame)] or kept[:1]
-        # Each part was checked when it was added; checking each again would take a second per ten parts.
-        merged[table] = validate(pd.concat(filled, ignore_index=True), table, source=f"{folder}, {table}")
+        # Each part was checked when it was added; this is about all of them together.
+        merged[table] = validate(_joined(filled), table, asked=asked[table], source=f"{folder}, {table}")
     return merged
 
 
-def _whole(folder: Path, tables: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Frames below each other; `pd.concat` alone makes objects of categories that differ."""
+    joined = pd.concat(frames, ignore_index=True)
+    for name, dtype in frames[0].dtypes.items():
+        if dtype == "category":
+            joined[name] = union_categoricals([part[name] for part in frames], sort_categories=True)
+    return joined
+
+
+def _whole(
+    folder: Path, tables: tuple[str, ...], asked: Mapping[str, tuple[str, ...] | None]
+) -> dict[str, pd.DataFrame]:
     """The merged tables; a row of a unit that the first table does not know is an error."""
-    whole = {
-        table: validate(read_table(folder, table), table, source=str(folder / f"{table}.parquet")) for table in tables
-    }
-    for table in tables[1:]:
-        strangers = set(whole[table]["unit"]) - set(whole[tables[0]]["unit"])
-        if strangers:
-            first = f"{tables[0]}.parquet"
-            raise ValueError(f"{folder / table}.parquet: column 'unit' holds {min(strangers)!r}, not in {first}")
+    whole: dict[str, pd.DataFrame] = {}
+    for table in tables:
+        source = str(folder / f"{table}.parquet")
+        whole[table] = validate(read_table(folder, table, asked[table]), table, asked=asked[table], source=source)
+        units, known = (pd.Index(whole[name]["unit"].unique()).astype("string") for name in (table, tables[0]))
+        strangers = units[known.get_indexer(units) < 0]
+        if len(strangers):
+            raise ValueError(f"{source}: column 'unit' holds {min(strangers)!r}, not in {tables[0]}.parquet")
     return whole
 
 

@@ -28,8 +28,9 @@ from sdbench.instruments.clock import clock_for
 from sdbench.instruments.cost import FlopProbe, denoiser_flop, flop_per_row
 from sdbench.instruments.disturbance import Disturbance
 from sdbench.instruments.footprint import LiveBytes
-from sdbench.instruments.memory import AllocatorTrace, CudaTrace, PeakRss, check_order, weights_bytes
+from sdbench.instruments.memory import AllocatorTrace, CudaTrace, check_order, weights_bytes
 from sdbench.instruments.quality import find_metric, provenance, score
+from sdbench.instruments.rss import PeakRss
 from sdbench.instruments.steps import GUIDANCE_SPACE, CallRecord, MemoryProbe, StepProbe
 from sdbench.models.random_weights import has_random_weights
 from sdbench.models.registry import layout, load, set_layout
@@ -66,17 +67,22 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
     Raises:
         ValueError: anything that cannot run, before the first image; a folder that does not fit the mode.
     """
+    return read(record(study, out, pipe=pipe, mode=mode))
+
+
+def record(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: Mode = "new") -> Path:
+    """Run a study as `run` does, and return its folder: its tables may be large, and need not be read whole."""
     if has_random_weights(pipe):
         study = replace(study, random_weights=True)
     quality = provenance(study.metrics or ())
     pipe = loaded(study) if pipe is None else pipe
     work = prepare(pipe, study)
     env = environment() | layout(pipe)
-    record = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
+    settings = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
     with (
         executed(pipe, study.execution),  # first, since it may refuse
-        StudyFolder.create(out, record, environment=env, mode=mode) as folder,
+        StudyFolder.create(out, settings, environment=env, mode=mode) as folder,
     ):
         finished = folder.finished()
         planned = units(study)
@@ -90,10 +96,12 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
                     progress.advance(task)
         finally:
             folder.compact()
-        folder.rewrite("runs", _inactive_failed(read(out).runs, planned))
+        runs = _inactive_failed(folder.read("runs")["runs"], planned)
+        folder.rewrite("runs", runs)
         if study.output == "image":
-            folder.rewrite("images", scored(read(out), study))
-    return read(out)
+            images = folder.read("runs", "images")["images"]
+            folder.rewrite("images", scored(images, runs, study, out))
+    return out
 
 
 def loaded(study: Study) -> Any:
@@ -404,17 +412,17 @@ def _save(folder: Path, unit: Unit, images: Float[Tensor, "n 3 height width"]) -
     return rows
 
 
-def scored(results: Results, study: Study, *, chunk: int = 64) -> pd.DataFrame:
-    """The images table with every metric of the study.
+def scored(images: pd.DataFrame, runs: pd.DataFrame, study: Study, folder: Path, *, chunk: int = 64) -> pd.DataFrame:
+    """The images table with every metric of the study; at most `2 * chunk` images are open at a time.
 
     Each image is compared with the one that the baseline's first repeat made of the same prompt and seed; the
     baseline's second repeat, compared like any other, is the noise floor.
     """
-    images = results.images.merge(results.runs[["unit", "repeat"]], on="unit")
+    images = images.merge(runs[["unit", "repeat"]], on="unit")
     is_reference = (images["variant"] == BASELINE) & (images["repeat"] == 0)
     reference = images[is_reference].set_index(["prompt_id", "seed"])["path"]
     images = images.drop(columns="repeat")
-    against = pd.Series([reference.get((p, s)) for p, s in zip(images["prompt_id"], images["seed"], strict=True)])
+    against = images[["prompt_id", "seed"]].join(reference, on=["prompt_id", "seed"])["path"]
     comparable = ~is_reference & against.notna()
     images.loc[comparable, "reference_variant"] = BASELINE
     for name in study.metrics or ():
@@ -423,13 +431,17 @@ def scored(results: Results, study: Study, *, chunk: int = 64) -> pd.DataFrame:
         values = np.full(len(images), np.nan)
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
-            pixels = read_images(results.folder, images.loc[part, "path"])
-            if metric.needs == "prompt":
-                values[part] = score(name, pixels, list(images.loc[part, "prompt"]))
-            else:
-                values[part] = score(name, pixels, read_images(results.folder, against[part]))
+            values[part] = _scores(name, images.loc[part], against[part], folder)
         images[metric.name] = values
     return images
+
+
+def _scores(name: str, images: pd.DataFrame, against: pd.Series[str], folder: Path) -> Float[Tensor, " n"]:
+    """A metric of some images; their pixels are gone when it returns."""
+    pixels = read_images(folder, images["path"])
+    if find_metric(name)[0].needs == "prompt":
+        return score(name, pixels, list(images["prompt"]))
+    return score(name, pixels, read_images(folder, against))
 
 
 def read_images(folder: Path, paths: Iterable[str]) -> Float[Tensor, "n 3 height width"]:

@@ -1,7 +1,12 @@
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from sdbench.analysis.ranking import ranking
+from sdbench.analysis.tables import PAIRS
+from sdbench.records.store import read
 
 
 @pytest.fixture
@@ -36,3 +41,9 @@ def test_the_direction_turns_the_order(results):
 def test_a_metric_that_no_image_has_is_refused(results):
     with pytest.raises(ValueError, match="has clip_score"):
         ranking(results, "clip_score", higher_is_better=True)
+
+
+def test_a_stored_study_is_ranked_alike_from_the_columns_that_are_needed():
+    folder = Path(__file__).parents[2] / "results" / "mini-sd" / "default"
+    some, whole = (ranking(read(folder, columns=columns), "lpips", higher_is_better=False) for columns in (PAIRS, None))
+    pd.testing.assert_frame_equal(some, whole, check_exact=True)

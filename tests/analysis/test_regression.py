@@ -1,11 +1,21 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from sdbench.analysis.regression import Limits, NotComparable, _Test, _times, compare, differing_environment
+from sdbench.analysis.regression import (
+    COMPARED,
+    Limits,
+    NotComparable,
+    _Test,
+    _times,
+    compare,
+    differing_environment,
+)
+from sdbench.records.store import read
 
 MASKS = {"cfg": [1, 1, 1, 1], "last:2": [1, 1, 0, 0], "unguided": [0, 0, 0, 0]}
 
@@ -161,3 +171,9 @@ def test_tables_tell_times_and_what_changed(run):
     assert "| last:2 | time ratio to cfg |" in text
     assert "| unguided | lpips | 0.1 | 0.11 | +0.01 | changed |" in text
     assert "nfe" not in text
+
+
+def test_stored_runs_compare_alike_from_the_columns_that_are_needed():
+    folder = Path(__file__).parents[2] / "results" / "mini-sd" / "default"
+    some, whole = (compare(*(read(folder, columns=columns) for _ in range(2))) for columns in (COMPARED, None))
+    pd.testing.assert_frame_equal(some, whole, check_exact=True)

@@ -1,13 +1,17 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from sdbench.analysis.tables import guidance_ratio, step_profile, summarise, unguided_share
+from sdbench.analysis.tables import SUMMARY, guidance_ratio, step_profile, summarise, unguided_share
+from sdbench.records.schema import STUDY
+from sdbench.records.store import StudyFolder, read
 
 MASKS = {"last:1": [1, 1, 1, 0], "cfg": [1, 1, 1, 1], "unguided": [0, 0, 0, 0]}
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def by_variant(results):
@@ -202,3 +206,41 @@ def test_the_ratio_is_not_of_steps_in_which_other_things_differ(study):
     results.steps["rows"] = rows.mask(odd, 3)
     results.steps["latency_s"] = results.steps["latency_s"].mask(slow, 50.0)
     assert guidance_ratio(results) == pytest.approx(0.4 / 0.25, rel=0.05)
+
+
+STORED = ("mini-sd/default", "mini-sd/distill-full/quality", "mini-sd/selective/time", "sd15-cpu/cost/512x512-batch1")
+
+
+def same_from_its_folder(folder):
+    whole = read(folder)
+    pd.testing.assert_frame_equal(summarise(folder), summarise(whole), check_exact=True)
+    steps = {"steps": (*SUMMARY["steps"], "variant", "guidance_cosine")}
+    profile = step_profile(read(folder, columns=SUMMARY | steps))
+    pd.testing.assert_frame_equal(profile, step_profile(whole), check_exact=True)
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_a_stored_study_says_the_same_from_its_folder(stored):
+    same_from_its_folder(RESULTS / stored)
+
+
+def test_a_study_with_gaps_says_the_same_from_its_folder(study, tmp_path):
+    """Failed, unsupported and warm-up calls, pairs that some variants lack, a metric of one's own, one image only."""
+
+    def changed(row):
+        states = {"last:1/2/1": "failed", "unguided/0/0": "failed", "unguided/1/0": "unsupported"}
+        row |= {"status": states.get(row["unit"], "ok"), "message": "so it is", "peak_bytes": 5, "flop": 8}
+        return row | ({"phase": "warmup"} if row["repeat"] == 0 else {})
+
+    random = np.random.default_rng(0)
+    images = [
+        image(variant, f"p{n}", seed=n % 2, repeat=1, lpips=random.uniform(), alignment=random.uniform(), extra=1.0 * n)
+        for variant, missing in (("cfg", ()), ("last:1", (3, 11)))
+        for n in reversed(range(12))
+        if n not in missing
+    ]
+    results = study(MASKS, batches=2, changed=changed, images=[*images, image("unguided", "p1", repeat=2)])
+    with StudyFolder.create(tmp_path / "x", {}, environment={}) as folder:
+        for table in STUDY:
+            folder.rewrite(table, getattr(results, table))
+    same_from_its_folder(tmp_path / "x")

@@ -10,7 +10,6 @@ from sdbench.instruments.memory import (
     CudaTrace,
     MemoryEvent,
     Peak,
-    PeakRss,
     check_order,
     interval_peaks,
     weights_bytes,
@@ -144,27 +143,3 @@ def test_order_of_figures_is_asserted():
     check_order(peak_bytes=3, live_bytes=2, weights_bytes=2)
     with pytest.raises(AssertionError, match="peak_bytes=1"):
         check_order(peak_bytes=1, live_bytes=2, weights_bytes=0)
-
-
-def touch(mib):
-    bytearray(b"x") * (mib * MIB)
-
-
-@pytest.mark.skipif(not PeakRss.clear_refs.exists(), reason="needs Linux's /proc")
-def test_peak_rss_forgets_what_was_before():
-    touch(256)
-    with PeakRss() as before:
-        pass
-    with PeakRss() as during:
-        touch(128)
-    assert (before.source, during.source) == ("VmHWM", "VmHWM")
-    assert during.peak_bytes - before.peak_bytes >= 100 * MIB
-    assert before.peak_bytes < during.peak_bytes < before.peak_bytes + 156 * MIB
-
-
-def test_peak_rss_says_when_it_cannot_be_reset(monkeypatch, tmp_path):
-    monkeypatch.setattr(PeakRss, "clear_refs", tmp_path / "absent" / "clear_refs")
-    with PeakRss() as rss:
-        pass
-    assert rss.source == "ru_maxrss"
-    assert rss.peak_bytes > 10 * MIB

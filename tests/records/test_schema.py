@@ -70,3 +70,16 @@ def test_rows_that_do_not_fit_are_refused(row, message):
 def test_unknown_table_names_what_exists():
     with pytest.raises(ValueError, match="unknown table 'walks'; there are runs, steps, images"):
         schema.empty("walks")
+
+
+def test_a_choice_of_columns_has_the_key_and_the_unit_in_the_order_of_the_table():
+    assert schema.with_key("images", ["lpips", "variant"]) == ("unit", "variant", "prompt_id", "seed", "lpips")
+    assert schema.with_key("growth", [])[0] == "unit"
+
+
+def test_of_a_choice_of_columns_the_others_are_not_missed(rows):
+    asked = schema.with_key("runs", ["batch"])
+    runs = rows("runs", {"unit": "a"})[["batch", "unit"]].astype({"unit": "category"})
+    assert list(schema.validate(runs, "runs", asked=asked)) == ["unit", "batch"]
+    with pytest.raises(ValueError, match=r"'unit' is .*StringDtype.*; expected string"):
+        schema.validate(runs.astype({"unit": "string"}), "runs", asked=asked)

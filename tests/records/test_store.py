@@ -50,6 +50,86 @@ def test_units_read_the_same_before_and_after_compaction(path, parts):
     assert not (path / "parts").exists()
 
 
+NEEDED = {"runs": ["variant", "latency_s"], "images": ["variant", "lpips"]}
+
+
+def test_some_columns_come_with_the_key_and_text_as_ordered_categories(path, parts):
+    with create(path) as folder:
+        for unit in "ba":
+            folder.add(unit, **parts(unit, latency_s=0.5))
+        folder.compact()
+    whole, some = read(path), read(path, columns=NEEDED)
+    assert list(some.runs) == ["unit", "variant", "latency_s"]
+    assert list(some.steps) == ["unit", "step"]
+    assert list(some.images) == ["unit", "variant", "prompt_id", "seed", "lpips"]
+    assert list(some.runs["unit"].cat.categories) == ["a", "b"]
+    for table in schema.STUDY:
+        found = getattr(some, table)
+        text = found.select_dtypes("category").columns
+        pd.testing.assert_frame_equal(found.astype(dict.fromkeys(text, "string")), getattr(whole, table)[list(found)])
+
+
+def test_some_columns_read_the_same_before_and_after_compaction(path, parts):
+    with create(path) as folder:
+        folder.add("b", **parts("b", message="first"))
+        folder.compact()
+        folder.add("b", **parts("b", num_steps=3))
+        folder.add("a", **parts("a", message="last"))
+        before = read(path, columns=NEEDED | {"runs": ["message"]})
+        folder.compact()
+    after = read(path, columns=NEEDED | {"runs": ["message"]})
+    assert list(after.runs["message"].dropna()) == ["last"]
+    for table in schema.STUDY:
+        pd.testing.assert_frame_equal(getattr(before, table), getattr(after, table), check_categorical=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda steps: steps.assign(latency_s=-1.0), "'latency_s' holds -1.0; expected at least 0"),
+        (lambda steps: steps.assign(latency_s=1), "'latency_s' is Int64.*; expected float64"),
+        (lambda steps: steps.assign(phase="rest"), "'phase' holds 'rest'; expected one of warmup, measured"),
+        (lambda steps: steps.assign(variant=pd.NA), "'variant' .*; expected string"),
+        (lambda steps: steps.assign(step=0), "a row is there twice; unit, step must differ"),
+        (lambda steps: steps.assign(unit="ghost"), "'unit' holds 'ghost', not in runs"),
+        (lambda steps: steps.drop(columns="phase"), "'phase' is missing; expected string"),
+        (lambda steps: steps.assign(colour=1.0), "'colour' is not one of the table's"),
+    ],
+)
+def test_what_is_read_of_a_table_is_checked_as_ever(path, parts, change, message):
+    with create(path) as folder:
+        folder.add("a", **parts("a"))
+        folder.compact()
+    change(read(path).steps).to_parquet(path / "steps.parquet")
+    with pytest.raises(ValueError, match=rf"steps\.parquet: .*{message}"):
+        read(path, columns={"steps": ["variant", "phase", "latency_s"]})
+
+
+def test_a_column_that_is_not_read_is_not_missed(path, parts):
+    with create(path) as folder:
+        folder.add("a", **parts("a"))
+        folder.compact()
+    read(path).steps.drop(columns="sigma").to_parquet(path / "steps.parquet")
+    assert len(read(path, columns={"steps": ["latency_s"]}).steps) == 2
+
+
+def test_a_metric_that_the_schema_does_not_know_is_always_read(path, parts):
+    with create(path) as folder:
+        folder.add("a", **parts("a"))
+        folder.rewrite("images", read(path).images.assign(sharpness=2.0))
+    assert list(read(path, columns={}).images["sharpness"]) == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [({"runs": ["lpips"]}, "runs has no column 'lpips'; there are study"), ({"walks": []}, "unknown table 'walks'")],
+)
+def test_columns_that_there_are_not_are_named(path, columns, message):
+    create(path).close()
+    with pytest.raises(ValueError, match=message):
+        read(path, columns=columns)
+
+
 row = st.fixed_dictionaries(
     {
         "message": st.none() | st.text(st.characters(exclude_categories=["Cs"])),

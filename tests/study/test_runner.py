@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -293,3 +294,43 @@ def test_a_study_stored_before_a_field_existed_is_resumed(pipe, tmp_path):
     runs = pd.read_parquet(tmp_path / "study" / "runs.parquet").drop(columns="sha256")
     runs.to_parquet(tmp_path / "study" / "runs.parquet", index=False)
     assert (runner.run(study, tmp_path / "study", pipe=pipe, mode="resume").runs["status"] == "ok").all()
+
+
+class Open:
+    """Counts images whose pixels are in memory."""
+
+    now = most = 0
+
+    def track(self, pixels):
+        self.now += len(pixels)
+        self.most = max(self.most, self.now)
+        weakref.finalize(pixels, self.close, len(pixels))
+        return pixels
+
+    def close(self, count):
+        self.now -= count
+
+
+@pytest.mark.parametrize("copies", [1, 5])
+def test_scoring_opens_no_more_images_at_a_time_in_a_larger_study(results, monkeypatch, copies):
+    opened, read_images = Open(), runner.read_images
+    monkeypatch.setattr(runner, "read_images", lambda *arguments: opened.track(read_images(*arguments)))
+    parts = [results.images.assign(prompt_id=results.images["prompt_id"] + f"-{n}") for n in range(copies)]
+    images = pd.concat(parts, ignore_index=True)
+    found = runner.scored(images, results.runs, SMALL, results.folder, chunk=4)
+    assert opened.most == 2 * 4
+    assert opened.now == 0
+    for name in ("reference_variant", "ssim", "alignment"):
+        pd.testing.assert_series_equal(found[name], images[name])
+
+
+def test_the_images_of_a_call_are_gone_before_the_next_is_done(pipe, tmp_path, monkeypatch):
+    opened, observe = Open(), runner.observe
+
+    def watched(*arguments):
+        measured, steps, images = observe(*arguments)
+        return measured, steps, opened.track(images)
+
+    monkeypatch.setattr(runner, "observe", watched)
+    runner.run(dataclasses.replace(SMALL, variants=["cfg", "unguided"], metrics=()), tmp_path / "study", pipe=pipe)
+    assert (opened.most, opened.now) == (len(PROMPTS), 0)
