@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sdbench.analysis.stats import jackknife
 from sdbench.instruments.distribution import frechet_distance, image_features, kernel_distance
 from sdbench.models.mini_sd import scenes
-from sdbench.records.files import write_table
+from sdbench.records.files import read_image, write_table
 from sdbench.records.schema import frame
 from sdbench.records.store import Results
 from sdbench.study.plan import BASELINE
@@ -100,7 +99,7 @@ def _reference(features: str, folder: Path | None) -> Tensor:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     if not paths:
         raise ValueError(f"'{folder}' holds no images")
-    if len({_size(path) for path in paths}) > 1:
+    if len({read_image(path).size for path in paths}) > 1:
         raise ValueError(f"the images in '{folder}' are not of one size")
     return torch.cat(
         [image_features(read_images(folder, chunk), features) for chunk in _chunks([p.name for p in paths])]
@@ -114,7 +113,3 @@ def _pairs(images: pd.DataFrame) -> list[tuple[str, int]]:
 def _chunks(paths: list[str], size: int = 256) -> list[list[str]]:
     return [paths[start : start + size] for start in range(0, len(paths), size)]
 
-
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
