@@ -186,6 +186,21 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"'{file}' cannot be read: {first_line(error)}") from None
 
 
+def load_lora(pipe: Any, file: Path) -> None:
+    """Put the layers of a LoRA on a pipeline, as its adapter `student`.
+
+    Raises:
+        ValueError: a file that holds none for this pipeline.
+    """
+    try:
+        with of_denoiser_alone():
+            pipe.load_lora_weights(
+                str(file.parent), weight_name=file.name, adapter_name="student", use_safetensors=True
+            )
+    except Exception as error:  # noqa: BLE001 - what is wrong with a file from elsewhere shows in errors of every kind
+        raise ValueError(f"'{file}' is no adapter for {type(pipe).__name__}: {first_line(error)}") from error
+
+
 def load_projection(pipe: Any, denoiser: Any, file: Path) -> None:
     """Give a UNet the projection of a student.
 
@@ -208,8 +223,7 @@ def open_student(pipe: Any, folder: Path) -> None:
     """
     denoiser: Any = getattr(pipe, "unet", None) or pipe.transformer
     check_card(denoiser, folder / LORA_FILE)
-    with of_denoiser_alone():
-        pipe.load_lora_weights(str(folder), weight_name=LORA_FILE, use_safetensors=True)
+    load_lora(pipe, folder / LORA_FILE)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     if told_by_guidance(folder / LORA_FILE):

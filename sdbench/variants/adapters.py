@@ -23,8 +23,8 @@ from sdbench.models.students import (
     LORA_FILE,
     check_card,
     embedded,
+    load_lora,
     load_projection,
-    of_denoiser_alone,
     read_weights,
     remove_projection,
     told_by_guidance,
@@ -130,7 +130,7 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
         for weight in (weight for module in modules for weight in module.parameters()):
             undo.callback(weight.requires_grad_, weight.requires_grad)  # peft freezes what it is put on
         undo.callback(pipe.unload_lora_weights)
-        _load(pipe, file)
+        load_lora(pipe, file)
         layers = _low_rank(modules)
         if not layers:
             raise ValueError(f"the adapter '{file}' fits no layer of {type(pipe).__name__}")
@@ -203,16 +203,6 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
     if not file.is_file():
         raise ValueError(f"'{path}' holds no {'LoRA' if of_lora else 'whole denoiser'}: {file.name} is missing")
     return file
-
-
-def _load(pipe: Any, file: Path) -> None:
-    try:
-        with of_denoiser_alone():
-            pipe.load_lora_weights(
-                str(file.parent), weight_name=file.name, adapter_name="student", use_safetensors=True
-            )
-    except Exception as error:  # noqa: BLE001 - what is wrong with a file from elsewhere shows in errors of every kind
-        raise ValueError(f"'{file}' is no adapter for {type(pipe).__name__}: {first_line(error)}") from error
 
 
 @contextmanager
