@@ -47,13 +47,15 @@ def distances(results: Results, *, features: str, reference: Path | None = None,
     """
     runs = results.runs.set_index("unit")
     images = results.images[results.images["unit"].map(runs["repeat"]) == 0]
+    counts = images["variant"].value_counts()
+    for variant in dict.fromkeys([BASELINE, *counts.index]):
+        if counts.get(variant, 0) < fewest:
+            count = counts.get(variant, 0)
+            raise ValueError(f"a distance between distributions takes {fewest} images; {variant} has {count}")
     expected = _reference(features, reference)
     sets: dict[str, Tensor] = {}
     for variant, part in images.groupby("variant", sort=False, observed=True):
-        ordered = part.sort_values(["prompt_id", "seed"])
-        if len(ordered) < fewest:
-            raise ValueError(f"a distance between distributions takes {fewest} images; {variant} has {len(ordered)}")
-        chunks = _chunks(list(ordered["path"]))
+        chunks = _chunks(list(part.sort_values(["prompt_id", "seed"])["path"]))
         sets[str(variant)] = torch.cat(
             [image_features(read_images(results.folder, chunk), features) for chunk in chunks]
         )

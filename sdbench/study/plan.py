@@ -177,7 +177,7 @@ class Study:
         if "prompts_file" in values:
             if "prompts" in values:
                 raise ValueError(f"{source}: give prompts or prompts_file, not both")
-            _require_texts("prompts_file", (values["prompts_file"],))
+            _require_text("prompts_file", values["prompts_file"])
             values["prompts"] = read_prompts(Path(values.pop("prompts_file")))
         missing = [
             name
@@ -238,7 +238,7 @@ def _require_kinds(study: Study) -> None:
     for name in ("variants", "prompts"):
         _require_texts(name, getattr(study, name))
     for name in ("model", "dtype", "output", "execution", "name"):
-        _require_texts(name, (getattr(study, name),))
+        _require_text(name, getattr(study, name))
     for name in ("device", "guidance_execution", "negative_prompt"):
         if not isinstance(getattr(study, name), str | None):
             raise ValueError(f"{name} must be a text, not {getattr(study, name)!r}")
@@ -256,6 +256,11 @@ def _require_kinds(study: Study) -> None:
 def _require_texts(name: str, values: Iterable[Any]) -> None:
     if any(not isinstance(value, str) or not value.strip() for value in values):
         raise ValueError(f"{name} must be texts that are not empty")
+
+
+def _require_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} must be a text that is not empty, not {value!r}")
 
 
 def _require_json(name: str, value: Any) -> None:
