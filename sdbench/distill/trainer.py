@@ -488,7 +488,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any] | None:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - a file that torch did not write fails in ways that torch does not list
-        raise ValueError(f"the checkpoint '{path}' cannot be read: {first_line(error)}; --overwrite starts anew") from None
+        raise ValueError(
+            f"the checkpoint '{path}' cannot be read: {first_line(error)}; --overwrite starts anew"
+        ) from None
     return saved
 
 

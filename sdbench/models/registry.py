@@ -196,7 +196,7 @@ def _open(source: str, dtype: str) -> Any:
     _refuse_pickles(Path(source))
     try:
         return DiffusionPipeline.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True)
-    except Exception as error:  # noqa: BLE001 - what a folder from elsewhere lacks shows in errors of every kind
+    except Exception as error:
         raise ValueError(f"model '{source}' cannot be opened: {type(error).__name__}: {first_line(error)}") from error
 
 
@@ -205,8 +205,8 @@ def _refuse_pickles(folder: Path) -> None:
     for file in sorted(folder.glob("*/*.bin")):
         if not any(file.parent.glob("*.safetensors")):
             raise ValueError(
-                f"model '{folder}' cannot be opened: {file.parent.name}/{file.name} is a pickle, which can run code when "
-                "it is opened; only safetensors are, as `save_pretrained` writes them"
+                f"model '{folder}' cannot be opened: {file.parent.name}/{file.name} is a pickle, which can run code "
+                "when it is opened; only safetensors are, as `save_pretrained` writes them"
             )
 
 

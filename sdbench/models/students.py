@@ -56,7 +56,8 @@ def check_card(denoiser: nn.Module, file: Path, guidance_scale: float | None = N
     card = read_card(file)
     if guidance_scale is not None:
         made_for = card.get("guidance_scale")
-        lo, hi = card.get("w_range") or (made_for, made_for)
+        between: Any = card.get("w_range") or (made_for, made_for)
+        lo, hi = between
         if lo is not None and not lo <= guidance_scale <= hi:
             scales = f"a guidance scale of {lo:g}" if lo == hi else f"guidance scales of {lo:g} to {hi:g}"
             raise ValueError(f"the student '{file}' is made for {scales}, not {guidance_scale:g}")
@@ -197,7 +198,7 @@ def load_lora(pipe: Any, file: Path) -> None:
             pipe.load_lora_weights(
                 str(file.parent), weight_name=file.name, adapter_name="student", use_safetensors=True
             )
-    except Exception as error:  # noqa: BLE001 - what is wrong with a file from elsewhere shows in errors of every kind
+    except Exception as error:
         raise ValueError(f"'{file}' is no adapter for {type(pipe).__name__}: {first_line(error)}") from error
 
 

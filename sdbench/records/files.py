@@ -1,4 +1,4 @@
-"""One file at a time: Parquet tables, JSON objects, images, lists of prompts; errors name the file; written whole or never.
+"""One file at a time: tables, JSON objects, images, lists of prompts; errors name the file; written whole or never.
 
 What is read may come from anyone: whatever it holds, the reader gives it or raises a `ValueError`. Which files make a
 study is in `store.py`.

@@ -27,7 +27,13 @@ from sdbench.report.tables import Cell, failures, legend, summary_cells
 SIDE = 256  # pixels; larger images are shown this large
 MAX_PROMPTS = 16
 TEMPLATE = Path(__file__).with_name("page.html")
-_STUDY: dict[str, tuple[type, ...]] = {"name": (str,), "model": (str,), "num_steps": (int,), "guidance_scale": NUMBER, "prompts": (list,)}
+_STUDY: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "model": (str,),
+    "num_steps": (int,),
+    "guidance_scale": NUMBER,
+    "prompts": (list,),
+}
 _STUDY |= {"seeds": (list,), "batch": (int,), "repeats": (int,), "warmups": (int,)}
 
 
@@ -116,7 +122,12 @@ def _frontier(summary: pd.DataFrame, metric: str) -> go.Figure:
             if not math.isnan(row[f"{name}_lo"])
         }
         figure.add_scatter(
-            x=[100 * row["saving"]], y=[row[metric]], name=_literal(row["variant"]), mode="markers", marker=marker, **bars
+            x=[100 * row["saving"]],
+            y=[row[metric]],
+            name=_literal(row["variant"]),
+            mode="markers",
+            marker=marker,
+            **bars,
         )
     figure.update_xaxes(title=f"time of a call saved against {BASELINE} (%)")
     figure.update_yaxes(title=metric)

@@ -114,4 +114,3 @@ def _pairs(images: pd.DataFrame) -> list[tuple[str, int]]:
 
 def _chunks(paths: list[str], size: int = 256) -> list[list[str]]:
     return [paths[start : start + size] for start in range(0, len(paths), size)]
-

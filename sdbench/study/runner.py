@@ -148,7 +148,7 @@ def prepare(pipe: Any, study: Study) -> Workload:
         return _tried(pipe, study)
     except (ValueError, OSError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - a pipeline says in errors of every kind what it cannot do
+    except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"{type(pipe).__name__} cannot run this study: {reason}") from error
 

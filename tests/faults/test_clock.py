@@ -52,7 +52,9 @@ def ticking(monkeypatch):
 def measured(folder, **options):
     found = runner.run(STUDY, folder, pipe=tiny.stable_diffusion(), **options)
     times = [name for name in found.runs if name.endswith("_s")]
-    return found.runs[["unit", "sha256", *times]], found.steps[["unit", "step", "latency_s", "denoiser_s", "scheduler_s"]]
+    return found.runs[["unit", "sha256", *times]], found.steps[
+        ["unit", "step", "latency_s", "denoiser_s", "scheduler_s"]
+    ]
 
 
 def test_a_jump_changes_no_measured_time(tmp_path, ticking, request):

@@ -1,4 +1,4 @@
-"""Whatever a file from elsewhere holds, a reader gives it or raises a ValueError that names it; a command says one line.
+"""Whatever a file from elsewhere holds, a reader gives it or raises a ValueError that names it; commands say one line.
 
 `nox -s faults` runs a thousand cases of each.
 """
@@ -48,7 +48,14 @@ SMALL = {
     "metrics": ["ssim", "psnr"],
 }
 MORE = {"dtype": "float32", "height": 64, "width": 64, "output": "image", "execution": "eager", "controls": True}
-MORE |= {"arguments": {"eta": 0.5}, "negative_prompt": "grey", "device": "cpu", "name": "mine", "batch": 2, "warmups": 1}
+MORE |= {
+    "arguments": {"eta": 0.5},
+    "negative_prompt": "grey",
+    "device": "cpu",
+    "name": "mine",
+    "batch": 2,
+    "warmups": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +90,16 @@ def says_one_line(*arguments, names=""):
 
 
 def gives_or_names(read, path):
+    said = error_of(read)
+    assert said is None or path.name in said
+
+
+def error_of(read):
     try:
         read()
     except (ValueError, OSError) as error:
-        assert path.name in str(error)
+        return str(error)
+    return None
 
 
 def commands(folder, study):
@@ -239,10 +252,8 @@ def test_cards_of_students(pipe, tmp_path, data):
     file.with_name(CARD_FILE).write_text(data.draw(broken.json_texts(card)), encoding="utf-8")
     for read in (lambda: read_card(file), lambda: told_by_guidance(file)):
         gives_or_names(read, file.with_name(CARD_FILE))
-    try:
-        check_card(pipe.unet, file, 7.5)
-    except ValueError as error:
-        assert str(tmp_path) in str(error)
+    said = error_of(lambda: check_card(pipe.unet, file, 7.5))
+    assert said is None or str(tmp_path) in said
 
 
 @pytest.fixture(scope="module")
@@ -259,14 +270,15 @@ def test_weights_of_students(pipe, lora, tmp_path, data):
     file, before = tmp_path / LORA_FILE, {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
     content = data.draw(broken.damaged(lora) | _headers())
     file.write_bytes(content)
-    try:
-        with student_in(pipe, file, guidance_scale=7.5):
-            pass
-    except (ValueError, OSError) as error:
-        assert file.name in str(error)
+    gives_or_names(lambda: put_in(pipe, file), file)
     after = pipe.unet.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+def put_in(pipe, file):
+    with student_in(pipe, file, guidance_scale=7.5):
+        pass
 
 
 def _headers():
@@ -281,7 +293,9 @@ def _headers():
         ]
     )
     shapes = st.lists(st.integers(0, 16), max_size=4)
-    metadata = st.dictionaries(st.sampled_from(["format", "lora_adapter_metadata", "alpha"]), broken.json_texts({"r": 1}))
+    metadata = st.dictionaries(
+        st.sampled_from(["format", "lora_adapter_metadata", "alpha"]), broken.json_texts({"r": 1})
+    )
     tensors = st.dictionaries(names | broken.TEXT, shapes.map(torch.zeros), max_size=3)
     return st.builds(save, tensors, metadata=metadata)
 
@@ -316,10 +330,10 @@ names = st.sampled_from([part for kind in VARIANTS.values() for part in kind.gra
 
 
 @fuzzed
-@given(st.lists(names | st.text("0123456789.%:+@^,-einfcg٣ ", max_size=8), min_size=1, max_size=4), st.text(":+,", max_size=1))
+@given(
+    st.lists(names | st.text("0123456789.%:+@^,-einfcg٣ ", max_size=8), min_size=1, max_size=4),
+    st.text(":+,", max_size=1),
+)
 def test_variants(parts, between):
     """Their rules are held against a loop of four steps."""
-    try:
-        parse(between.join(parts)).rule(4)
-    except ValueError as error:
-        assert str(error)
+    assert error_of(lambda: parse(between.join(parts)).rule(4)) != ""

@@ -1,4 +1,4 @@
-"""A folder that cannot be written, a disk that is full, and two processes on one study: said in one line, nothing lost."""
+"""A closed folder, a full disk, two processes on one study: said in one line, and nothing is lost."""
 
 import os
 import signal
@@ -120,7 +120,7 @@ with StudyFolder.create(sys.argv[1], {}, environment={"cores": 1}) as folder:
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, 2**15))
     long = [{"unit": "b", "prompt_id": f"{i}", "prompt": f"{i * 7919:x}" * 20} for i in range(5_000)]
     try:
-        folder.add("b", runs=rows("runs", {"unit": "b"}), steps=rows("steps", {"unit": "b"}), images=rows("images", *long))
+        folder.add("b", runs=rows("runs", {"unit": "b"}), steps=rows("steps"), images=rows("images", *long))
     except OSError as error:
         print(type(error).__name__, error.errno)
 """

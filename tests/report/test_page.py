@@ -75,7 +75,7 @@ class Parsed(HTMLParser):
     "text", ["<script>alert(1)</script>", HOSTILE, '"><img src=x onerror=alert(1)>', "<!--<script>", "{{ 7 * 7 }}"]
 )
 def test_whatever_a_study_holds_is_text(results, html, text):
-    """A prompt, the names of study, model and variant, messages, machines: in the page, in its plots and its pictures."""
+    """A prompt, names of study, model, variant and machine, a message: in the page, its plots and its pictures."""
     renamed = {"last:50%": text}
     frames = {name: getattr(results, name).replace({"variant": renamed}) for name in ("runs", "steps", "images")}
     frames["images"]["prompt"] = text
