@@ -132,7 +132,7 @@ class StudyFolder:
         self._start(study, environment)
 
     def _start(self, study: dict[str, Any], environment: dict[str, Any]) -> None:
-        """Put an empty study in the place of what is there; killed meanwhile, it leaves what counts as an empty folder."""
+        """Put an empty study in the place of what is there; killed meanwhile, it leaves what counts as empty."""
         starting = self.path / _STARTING
         starting.touch()
         sync(self.path)

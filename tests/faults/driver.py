@@ -205,7 +205,7 @@ def found_after(family: Family, folder: Path, before: Tables) -> Tables:
 
 
 def started(folder: Path) -> bool:
-    """Whether there is a study: a folder without one, or with one that was only being started, says so when it is read."""
+    """Whether there is a study; reading says where there is none, or one that was only being started."""
     try:
         read(folder)
     except ValueError as error:

@@ -43,7 +43,8 @@ def hostile(ran):
 
     def write(path, state=None):
         torch.save({"payload": Payload(ran), **(state or {})}, path)
-        torch.load(path, weights_only=False)
+        with path.open("rb") as file:  # by a name torch would take it for safetensors
+            torch.load(file, weights_only=False)
         assert ran.exists()  # so it would
         ran.unlink()
         return path
@@ -133,7 +134,7 @@ def calls(name):
         {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
         for tree in SOURCES.values()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(f".{name}")
+        if isinstance(node, ast.Call) and f".{ast.unparse(node.func)}".endswith(f".{name}")
     ]
 
 
