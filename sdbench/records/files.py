@@ -39,13 +39,14 @@ def read_table(folder: Path, table: str) -> pd.DataFrame:
     path = folder / f"{table}.parquet"
     try:
         with path.open("rb") as file:
+            schema = pq.read_schema(file)
             arrow = pq.read_table(file)
         arrow.validate(full=True)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a readable Parquet file: {first_line(error)}") from None
-    _require_plain(arrow.schema, path)
+    _require_plain(schema, path)
     table_frame: pd.DataFrame = arrow.to_pandas(types_mapper=_DTYPES.get, ignore_metadata=True)
     for name in YOUNGER.get(table, ()):
         if name not in table_frame:
