@@ -73,6 +73,22 @@ def overhead(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Kill every writer fifty times, and give the readers some 10,000 broken files."""
+    session.install("-e", ".[test]")
+    harder = ("--hypothesis-profile", "faults", "--hypothesis-show-statistics")
+    kills = {"SDBENCH_KILLS": "50"}
+    session.run("pytest", "-n", "0", "-m", "not gpu", *harder, "tests/faults", *session.posargs, env=kills)
+
+
+@nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """Run 2,000 units on mini-sd; fail where memory grows by over 5 % after the first 200."""
+    session.install("-e", ".")
+    session.run("python", "-m", "sdbench.study.soak", *session.posargs)
+
+
+@nox.session(default=False)
 def branching(session: nox.Session) -> None:
     """Print how much faster a sensitivity sweep is than one call per mask."""
     session.install("-e", ".")

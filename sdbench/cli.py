@@ -6,6 +6,7 @@ The library is imported inside the commands, so that `sdbench --help` loads no t
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(markup=False)  # names of variants and folders may hold brackets
 INTERRUPTED = 130
 
 
@@ -67,13 +68,22 @@ def _numbers(text: str | None) -> list[int] | None:
 def _json_object(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
+    from sdbench.records.files import parsed
+
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = parsed(json.loads, text)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise ValueError(f"--arguments takes a JSON object, not '{text}'")
     return value
+
+
+def _new_folder(name: str) -> Path:
+    """A folder that is not there yet: a clock that was set back gives the same stamp again."""
+    stamped = Path("sdbench-results") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    others = (stamped.with_name(f"{stamped.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([stamped], others) if not folder.exists())
 
 
 @app.command()
@@ -156,7 +166,7 @@ def run(
         if dry_run:
             _say_estimate(planned)
             return
-        folder = out or Path("sdbench-results") / f"{planned.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        folder = out or _new_folder(planned.name)
         results = _run(planned, folder, mode)
         _report(results)
     failed = results.runs[results.runs["status"] == "failed"]
@@ -351,7 +361,7 @@ def sensitivity(
         given = {key: value for key, value in options.items() if value is not None}
         study = Study.protocol("mini-sd", **given, variants=["cfg"], name="sensitivity")
         plan = SweepPlan(kind, length, stride, tuple(_split(masks) or ()), max_rows, growth)
-        folder = out or Path("sdbench-results") / f"sensitivity-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        folder = out or _new_folder("sensitivity")
         try:
             found = sweep(loaded(study), study, plan, folder, mode=mode)
         except KeyboardInterrupt:
@@ -434,7 +444,7 @@ def plan(
         study = Study.protocol("mini-sd", **given, variants=["cfg"], metrics=[metric], name="plan")
         tuning, held_out = plan_studies(study, prompts_file, held_out_file, pairs=pairs)
         tried = [_positive("--scales", text) for text in _split(scales) or ()]
-        folder = out or Path("sdbench-results") / f"plan-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        folder = out or _new_folder("plan")
         mode = _mode(resume=False, overwrite=overwrite, out=out)
         limits: dict[str, Any] = {"scales": tried, "rounds": rounds, "max_rows": max_rows}
         found = find_plans(loaded(study), tuning, held_out, target, folder, metric=metric, mode=mode, **limits)

@@ -13,6 +13,9 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in several processes, on small tensors
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("faults", max_examples=1_000)  # `nox -s faults`: a dozen readers together take over 10,000
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

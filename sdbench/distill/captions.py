@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from sdbench.models.mini_sd import scenes
+from sdbench.records.files import inside, parsed, read_image
 
 Captions = Callable[[np.random.Generator, int], Sequence[str]]
 """Draws this many prompts."""
@@ -68,7 +69,7 @@ class ImageFolder:
     ) -> tuple[list[str], UInt8[np.ndarray, "count side side 3"]]:
         """Draw this many captions, with an image for each."""
         chosen = [self.known[index] for index in rng.integers(len(self.known), size=count)]
-        images = [ImageOps.fit(Image.open(path).convert("RGB"), (self.side, self.side)) for path, _ in chosen]
+        images = [ImageOps.fit(read_image(path), (self.side, self.side)) for path, _ in chosen]
         return [text for _, text in chosen], np.stack([np.asarray(image) for image in images])
 
     def __str__(self) -> str:
@@ -80,13 +81,13 @@ def image_folder(folder: Path, *, side: int) -> ImageFolder:
     """Draws from a folder of images whose `metadata.jsonl` has a line with `file_name` and `text` for each of them.
 
     Raises:
-        ValueError: the list is missing or has another form, or one of its images is missing.
+        ValueError: the list is missing or has another form, or one of its images is missing or out of the folder.
     """
     listed = folder / "metadata.jsonl"
     try:
-        content = listed.read_text()
-        lines = [json.loads(line) for line in content.splitlines() if line.strip()]
-        known = [(folder / line["file_name"], str(line["text"])) for line in lines]
+        content = listed.read_text(encoding="utf-8")
+        lines = [parsed(json.loads, line) for line in content.splitlines() if line.strip()]
+        known = [(inside(folder, line["file_name"]), str(line["text"])) for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{listed}' does not list images with their captions: {error!r}") from None
     missing = [path for path, _ in known if not path.is_file()]

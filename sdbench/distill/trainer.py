@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -36,7 +35,7 @@ from sdbench.models.random_weights import has_random_weights
 from sdbench.models.registry import layout
 from sdbench.models.students import CARD_FILE, base_record, remove_projection
 from sdbench.records.environment import environment
-from sdbench.records.files import read_table, write_json, write_whole
+from sdbench.records.files import first_line, read_table, write_json, write_whole
 from sdbench.records.schema import TRAINING, frame
 from sdbench.records.store import Mode, StudyFolder
 from sdbench.variants.guidance import call_replaced, denoiser_of, guidance_arguments, guided_by
@@ -46,6 +45,7 @@ from sdbench.variants.schedule import GuidanceSchedule
 METHODS = ("lora", "full")
 DATA = ("images", "trajectories")
 HELD_OUT_BATCHES = 4
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -271,13 +271,13 @@ class _Run:
     def __init__(
         self, accelerator: Accelerator, student: Student, settings: Settings, out: Path, *, channels_last: bool
     ) -> None:
-        self.accelerator, self.student, self.settings, self.path = accelerator, student, settings, out / "checkpoint.pt"
+        self.accelerator, self.student, self.settings, self.path = accelerator, student, settings, out / CHECKPOINT
         learnt = student.learnt
         optimiser = torch.optim.AdamW(learnt.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
         self.schedule = get_cosine_schedule_with_warmup(optimiser, settings.warmup, settings.steps)
         self.done, self.saved, self.seconds, self.losses = 0, 0, 0.0, []
         self.channels_last = channels_last
-        saved = torch.load(self.path, map_location="cpu", weights_only=True) if self.path.exists() else None
+        saved = _read_checkpoint(self.path)
         if saved is not None:
             # Sums depend on them to the last bit, and they are chosen anew by measurement in every process.
             torch.set_num_threads(saved["threads"])
@@ -483,12 +483,23 @@ def _folder(
     with ExitStack() as opened:
         folder = None
         if accelerator.is_main_process:
-            folder = opened.enter_context(StudyFolder.create(out, record, environment=env, mode=mode, tables=TRAINING))
-            if mode != "resume":
-                (out / "checkpoint.pt").unlink(missing_ok=True)
-                shutil.rmtree(out / "student", ignore_errors=True)
+            options: dict[str, Any] = {"mode": mode, "tables": TRAINING, "beside": (CHECKPOINT, "student")}
+            folder = opened.enter_context(StudyFolder.create(out, record, environment=env, **options))
         accelerator.wait_for_everyone()
         yield folder
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The last checkpoint; None where there is none yet."""
+    if not path.exists():
+        return None
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - a file that torch did not write fails in ways that torch does not list
+        raise ValueError(
+            f"the checkpoint '{path}' cannot be read: {first_line(error)}; --overwrite starts anew"
+        ) from None
+    return saved
 
 
 def _or_none(value: float) -> float | None:

@@ -244,7 +244,7 @@ def _clip(model: str) -> tuple[Any, Any]:
             return getattr(found, "pooler_output", found)
 
     try:
-        return Clip.from_pretrained(model).eval(), CLIPProcessor.from_pretrained(model)
+        return Clip.from_pretrained(model, use_safetensors=True).eval(), CLIPProcessor.from_pretrained(model)
     except OSError as error:
         raise ValueError(f"no CLIP model at {model!r}: {str(error).splitlines()[0]}") from error
 

@@ -14,8 +14,8 @@ from diffusers import DiffusionPipeline
 
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.random_weights import build
-from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, LORA_FILE, open_student, told_by_guidance
-from sdbench.records.files import read_json
+from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, LORA_FILE, open_student, read_card, told_by_guidance
+from sdbench.records.files import first_line
 
 MINI_SD = Path(__file__).parent / "mini_sd" / "weights" / "pipeline"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -96,7 +96,10 @@ def load(model: Any, *, dtype: str = "float32", device: str | None = None, rando
 
 def _base_of(student: Path) -> str:
     """The model that a student of a range of scales belongs to."""
-    return str(read_json(student.with_name(CARD_FILE))["model"])
+    model = read_card(student).get("model")
+    if model is None:
+        raise ValueError(f"{student.with_name(CARD_FILE)} does not say which model the student belongs to")
+    return str(model)
 
 
 def own_adapter(pipe: Any) -> str:
@@ -195,15 +198,25 @@ def _require_dtype(dtype: str, device: str) -> None:
         torch.nn.functional.conv2d(torch.nn.functional.group_norm(ones, 1), ones)
         torch.nn.functional.scaled_dot_product_attention(ones, ones, ones) @ ones
     except (RuntimeError, TypeError, AssertionError) as error:  # the last where torch was built without the device
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{dtype} does not run on device '{device}': {reason}") from None
+        raise ValueError(f"{dtype} does not run on device '{device}': {first_line(error)}") from None
 
 
 def _open(source: str, dtype: str) -> Any:
+    _refuse_pickles(Path(source))
     try:
-        return DiffusionPipeline.from_pretrained(source, dtype=DTYPES[dtype])
-    except OSError as error:
-        raise ValueError(f"model '{source}' cannot be opened: {str(error).splitlines()[0]}") from None
+        return DiffusionPipeline.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True)
+    except Exception as error:
+        raise ValueError(f"model '{source}' cannot be opened: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Say of a local pipeline what the loader would not: that weights are there, in a form that is not opened."""
+    for file in sorted(folder.glob("*/*.bin")):
+        if not any(file.parent.glob("*.safetensors")):
+            raise ValueError(
+                f"model '{folder}' cannot be opened: {file.parent.name}/{file.name} is a pickle, which can run code "
+                "when it is opened; only safetensors are, as `save_pretrained` writes them"
+            )
 
 
 def _source(model: str) -> str:

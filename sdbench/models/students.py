@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sdbench.records.files import read_json
+from sdbench.records.files import NONE, NUMBER, first_line, read_json, require
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 DENOISER_FILE = "diffusion_pytorch_model.safetensors"
@@ -53,7 +53,7 @@ def check_card(denoiser: nn.Module, file: Path, guidance_scale: float | None = N
     Raises:
         ValueError: another base, or a scale that the student was not made for.
     """
-    card = read_json(file.with_name(CARD_FILE)) if file.with_name(CARD_FILE).exists() else {}
+    card = read_card(file)
     if guidance_scale is not None:
         made_for = card.get("guidance_scale")
         between: Any = card.get("w_range") or (made_for, made_for)
@@ -61,17 +61,48 @@ def check_card(denoiser: nn.Module, file: Path, guidance_scale: float | None = N
         if lo is not None and not lo <= guidance_scale <= hi:
             scales = f"a guidance scale of {lo:g}" if lo == hi else f"guidance scales of {lo:g} to {hi:g}"
             raise ValueError(f"the student '{file}' is made for {scales}, not {guidance_scale:g}")
-    if "base" in card and not _same_base(base_record(denoiser), card["base"]):
-        base = f"{card['base']['denoiser']} of {card['model']}"
+    if card.get("base") is not None and not _same_base(base_record(denoiser), card["base"]):
+        base = f"{card['base']['denoiser']} of {card.get('model')}"
         raise ValueError(f"the student '{file}' is made for another base: {base}")
+
+
+def read_card(file: Path) -> dict[str, Any]:
+    """The card beside a student's weights, empty where there is none.
+
+    Raises:
+        ValueError: it cannot be read, or one of the fields that matter here is of another kind.
+    """
+    path = file.with_name(CARD_FILE)
+    if not path.exists():
+        return {}
+    card = read_json(path)
+    optional = {"model": (str, NONE), "guidance_scale": (*NUMBER, NONE), "w_range": (list, NONE), "base": (dict, NONE)}
+    require(card, optional, source=str(path))
+    scale, between, base = (card.get(name) for name in ("guidance_scale", "w_range", "base"))
+    if base is not None:
+        require(base, {"denoiser": (str,), "parameters": (int,), "values": (dict,)}, source=f"{path}, base")
+    lists = {"guidance_scale": [scale or 0], "w_range": between or [0]} | (base["values"] if base else {})
+    wrong = [name for name, values in lists.items() if not _are_numbers(values)]
+    if wrong or (between is not None and len(between) != 2):
+        raise ValueError(f"{path}: {(wrong or ['w_range'])[0]!r} does not hold the numbers that it should")
+    return card
+
+
+def _are_numbers(values: Any) -> bool:
+    """Whether it is a list of numbers of a size that floats can hold."""
+    return isinstance(values, list) and all(
+        isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) < 1e30 for value in values
+    )
 
 
 def _same_base(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Equal but for the rounding of a dtype."""
     if any(found[name] != wanted[name] for name in ("denoiser", "parameters")):
         return False
+    known = found["values"]
     return all(
-        name in found["values"] and np.allclose(found["values"][name], values, rtol=4e-3, atol=1e-5)  # bfloat16's 2^-9
+        len(known.get(name, ())) == len(values) > 0
+        and np.allclose(known[name], values, rtol=4e-3, atol=1e-5)  # bfloat16's 2^-9
         for name, values in wanted["values"].items()
     )
 
@@ -83,8 +114,7 @@ def takes_guidance(denoiser: Any) -> bool:
 
 def told_by_guidance(file: Path) -> bool:
     """Whether the student in a file is one of a range of scales without a projection."""
-    card = read_json(file.with_name(CARD_FILE)) if file.with_name(CARD_FILE).exists() else {}
-    return card.get("w_range") is not None and not file.with_name(EMBEDDING_FILE).is_file()
+    return read_card(file).get("w_range") is not None and not file.with_name(EMBEDDING_FILE).is_file()
 
 
 def place_of_projection(pipe: Any, denoiser: Any) -> Any:
@@ -154,7 +184,22 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"'{file}' cannot be read: {error}") from None
+        raise ValueError(f"'{file}' cannot be read: {first_line(error)}") from None
+
+
+def load_lora(pipe: Any, file: Path) -> None:
+    """Put the layers of a LoRA on a pipeline, as its adapter `student`.
+
+    Raises:
+        ValueError: a file that holds none for this pipeline.
+    """
+    try:
+        with of_denoiser_alone():
+            pipe.load_lora_weights(
+                str(file.parent), weight_name=file.name, adapter_name="student", use_safetensors=True
+            )
+    except Exception as error:
+        raise ValueError(f"'{file}' is no adapter for {type(pipe).__name__}: {first_line(error)}") from error
 
 
 def load_projection(pipe: Any, denoiser: Any, file: Path) -> None:
@@ -179,8 +224,7 @@ def open_student(pipe: Any, folder: Path) -> None:
     """
     denoiser: Any = getattr(pipe, "unet", None) or pipe.transformer
     check_card(denoiser, folder / LORA_FILE)
-    with of_denoiser_alone():
-        pipe.load_lora_weights(str(folder), weight_name=LORA_FILE)
+    load_lora(pipe, folder / LORA_FILE)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     if told_by_guidance(folder / LORA_FILE):

@@ -1,10 +1,12 @@
-"""One file at a time: Parquet tables, JSON objects, lists of prompts; errors name the file; written whole or never.
+"""One file at a time: tables, JSON objects, images, lists of prompts; errors name the file; written whole or never.
 
-Which files make a study is in `store.py`.
+What is read may come from anyone: whatever it holds, the reader gives it or raises a `ValueError`. Which files make a
+study is in `store.py`.
 """
 
 import json
 import os
+import reprlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,16 +14,20 @@ from typing import Any, BinaryIO
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from sdbench.records.schema import YOUNGER, columns
 
 PREFIX = ".sdbench-"  # begins the name of the lock and of whatever is not finished; readers pass over it
+NUMBER = (int, float)
+NONE = type(None)
 _DTYPES = {
     pa.int64(): pd.Int64Dtype(),
     pa.bool_(): pd.BooleanDtype(),
     pa.string(): pd.StringDtype(),
     pa.large_string(): pd.StringDtype(),
 }
+_TYPES = (*_DTYPES, pa.float64())
 
 
 def read_table(folder: Path, table: str, asked: Collection[str] | None = None) -> pd.DataFrame:
@@ -34,20 +40,23 @@ def read_table(folder: Path, table: str, asked: Collection[str] | None = None) -
             order: a few bytes per row, and quickly grouped. What is not registered is always read.
 
     Raises:
-        ValueError: the file is missing or not readable as Parquet.
+        ValueError: the file is missing, not readable as Parquet, or holds a column of a kind that no table has.
     """
     path = folder / f"{table}.parquet"
     registered = columns(table)
     texts = [name for name in asked or () if registered[name].dtype == "string"]
     try:
         with path.open("rb") as file:
-            names = pq.read_schema(file).names
-            chosen = [name for name in names if asked is None or name in asked or name not in registered]
-            arrow = pq.ParquetFile(file, read_dictionary=[name for name in texts if name in names]).read(chosen)
+            schema = pq.read_schema(file)
+            chosen = [name for name in schema.names if asked is None or name in asked or name not in registered]
+            dictionaries = [name for name in texts if name in schema.names]
+            arrow = pq.ParquetFile(file, read_dictionary=dictionaries).read(chosen)
+        arrow.validate(full=True)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable Parquet file: {first_line(error)}") from None
+    _require_plain(schema, path)
     table_frame: pd.DataFrame = arrow.to_pandas(types_mapper=_DTYPES.get, ignore_metadata=True)
     for name in YOUNGER.get(table, ()):
         if name not in table_frame and (asked is None or name in asked):
@@ -65,6 +74,15 @@ def _in_order(values: "pd.Series[Any]") -> "pd.Series[Any]":
     return values.astype(pd.CategoricalDtype(categories))
 
 
+def _require_plain(schema: Any, path: Path) -> None:
+    """Refuse what pandas would make objects of, which no check of a column could compare."""
+    for field in schema:
+        if field.type not in _TYPES:
+            raise ValueError(f"{path}: column {field.name!r} is {field.type}; expected {', '.join(map(str, _TYPES))}")
+        if schema.names.count(field.name) > 1:
+            raise ValueError(f"{path}: column {field.name!r} is there twice")
+
+
 def write_table(folder: Path, table: str, table_frame: pd.DataFrame) -> None:
     """Write `TABLE.parquet`."""
     arrow = pa.Table.from_pandas(table_frame, preserve_index=False)
@@ -78,8 +96,8 @@ def read_prompts(file: Path) -> tuple[str, ...]:
         ValueError: the file cannot be read.
     """
     try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
         raise ValueError(f"prompts file '{file}' cannot be read: {error}") from None
     return tuple(line.strip() for line in lines if line.strip())
 
@@ -91,7 +109,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: the file is missing or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(json.loads, path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except ValueError as error:
@@ -99,6 +117,65 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected an object")
     return content
+
+
+def parsed(parse: Callable[[str], Any], text: str) -> Any:
+    """What a parser makes of a text.
+
+    Raises:
+        ValueError: as the parser says; a text that is nested deeper than the parser can follow.
+    """
+    try:
+        return parse(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def require(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], *, source: str) -> None:
+    """Check the kinds of an object's fields; `NONE` among them allows null and a missing field, a flag is no number.
+
+    Raises:
+        ValueError: names the source and the first field that is of another kind.
+    """
+    for name, allowed in kinds.items():
+        value = content.get(name)
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            expected = " or ".join(kind.__name__ for kind in allowed)
+            raise ValueError(f"{source}: {name!r} is {reprlib.repr(value)}; expected {expected}")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file that a table or a list names by its path within their folder.
+
+    Raises:
+        ValueError: the path is absolute or leads out of the folder, be it through a link.
+    """
+    path = folder / name
+    try:
+        within = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    except ValueError:  # a null character
+        within = False
+    if not within or Path(name).is_absolute():
+        raise ValueError(f"{folder}: the path {name!r} leads out of the folder: refused")
+    return path
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image in RGB.
+
+    Raises:
+        ValueError: it is missing, or not readable as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image '{path}' cannot be read: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line; its class where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from sdbench.records.environment import environment_key
-from sdbench.records.files import PREFIX, read_json, read_table, sync, write_json, write_table
+from sdbench.records.files import PREFIX, read_json, read_table, require, sync, write_json, write_table
 from sdbench.records.schema import STUDY, SWEEP, TABLES, columns, empty, validate, with_key
 
 SCHEMA_VERSION = 1
@@ -27,6 +27,7 @@ Mode = Literal["new", "resume", "overwrite"]
 MODES = get_args(Mode)
 Columns = Mapping[str, Collection[str]]
 """Names of columns by table."""
+_STARTING = f"{PREFIX}starting"  # there while a study's files are not all there yet, or no longer
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,12 @@ def read_sweep(folder: str | Path) -> Sweep:
 class StudyFolder:
     """A study's folder, locked for this process; a context manager."""
 
-    def __init__(self, path: Path, lock: int, tables: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, lock: int, tables: tuple[str, ...], beside: Sequence[str]) -> None:
         """Use `create`."""
         self.path = path
         self._lock = lock
         self._tables = tables
+        self._beside = beside
 
     @classmethod
     def create(
@@ -94,6 +96,7 @@ class StudyFolder:
         environment: Mapping[str, Any],
         mode: Mode = "new",
         tables: tuple[str, ...] = STUDY,
+        beside: Sequence[str] = (),
     ) -> Self:
         """Lock a folder for a study, and start, continue or replace the study in it.
 
@@ -104,17 +107,17 @@ class StudyFolder:
             mode: `new` refuses a folder that holds a study, `resume` continues the same study, `overwrite` removes the
                 old study's files; all three start a study in an empty folder.
             tables: what the folder holds; every unit has rows in the first of them.
+            beside: names of files and folders that the caller keeps in it, which go when the study is replaced.
 
         Raises:
-            ValueError: the folder does not fit the mode, holds something else, or is in use.
+            ValueError: the folder does not fit the mode, holds something else, is in use, or cannot be written.
         """
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}; there are {', '.join(MODES)}")
         path = Path(path)
         wanted = json.loads(json.dumps(dict(study)))
         _existing_study(path)
-        path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, _lock(path), tables)
+        folder = cls(path, _lock(path), tables, beside)
         try:
             folder._open(wanted, dict(environment), mode)
         except BaseException:
@@ -135,15 +138,25 @@ class StudyFolder:
             known = read_json(self.path / "environment.json")
             write_json(self.path / "environment.json", known | {environment_key(environment): environment})
             return
+        self._start(study, environment)
+
+    def _start(self, study: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Put an empty study in the place of what is there; killed meanwhile, it leaves what counts as empty."""
+        starting = self.path / _STARTING
+        starting.touch()
+        sync(self.path)
         self._remove()
         try:
-            write_json(self.path / "study.json", {"schema_version": SCHEMA_VERSION} | study)
             write_json(self.path / "environment.json", {environment_key(environment): environment})
             for table in self._tables:
                 write_table(self.path, table, empty(table))
+            write_json(self.path / "study.json", {"schema_version": SCHEMA_VERSION} | study)
         except BaseException:
             self._remove()
             raise
+        finally:
+            starting.unlink()
+            sync(self.path)
 
     def add(self, unit: str, **frames: pd.DataFrame) -> None:
         """Record a finished or failed unit, whole or not at all; it replaces what an earlier try recorded.
@@ -221,20 +234,24 @@ class StudyFolder:
         for leftover in [*self.path.glob(f"{PREFIX}*"), *self.path.glob(f"parts/{PREFIX}*")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover)
-            elif leftover != _lock_file(self.path):
+            elif leftover not in (_lock_file(self.path), self.path / _STARTING):
                 leftover.unlink()
 
     def _remove(self) -> None:
-        """Remove the study's own files and no others; `study.json` last, so that a crash leaves a study."""
+        """Remove the study's own files and no others."""
         self._sweep()
-        shutil.rmtree(self.path / "parts", ignore_errors=True)
+        for name in ("parts", *self._beside):
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
         images = self.path / "images"
+        if images.is_symlink():
+            raise ValueError(f"{images} is a link: what is behind it is not the study's to remove")
         for image in images.rglob("*.png"):
             image.unlink()
         for folder in sorted([images, *images.rglob("*")], reverse=True):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        for name in [*(f"{table}.parquet" for table in TABLES), "environment.json", "study.json"]:
+        for name in [*(f"{table}.parquet" for table in TABLES), "environment.json", "study.json", *self._beside]:
             (self.path / name).unlink(missing_ok=True)
 
 
@@ -244,7 +261,11 @@ def _lock_file(folder: Path) -> Path:
 
 def _lock(folder: Path) -> int:
     """Descriptor that holds the folder's lock until it is closed, at the latest when the process ends."""
-    descriptor = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to: {error.strerror}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -259,6 +280,8 @@ def _existing_study(folder: Path) -> dict[str, Any] | None:
         return None
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
+    if (folder / _STARTING).exists():
+        return None
     if (folder / "study.json").exists():
         return _read_study(folder)
     if any(not entry.name.startswith(PREFIX) for entry in folder.iterdir()):
@@ -268,7 +291,7 @@ def _existing_study(folder: Path) -> dict[str, Any] | None:
 
 def _parts(folder: Path) -> list[Path]:
     """Parts from the oldest to the newest."""
-    return sorted(part for part in folder.glob("parts/*") if not part.name.startswith(PREFIX))
+    return sorted(part for part in folder.glob("parts/*") if part.name.isdecimal())
 
 
 def _contents(folder: Path, tables: tuple[str, ...], needed: Columns | None = None) -> dict[str, Any]:
@@ -277,6 +300,9 @@ def _contents(folder: Path, tables: tuple[str, ...], needed: Columns | None = No
         raise ValueError(f"{folder}: no such folder")
     study = _read_study(folder)
     environments = read_json(folder / "environment.json")
+    require(environments, dict.fromkeys(environments, (dict,)), source=str(folder / "environment.json"))
+    if not environments:
+        raise ValueError(f"{folder / 'environment.json'} describes no environment")
     return {"folder": folder, **_merged(folder, tables, needed), "environment": environments, "study": study}
 
 
@@ -292,7 +318,7 @@ def _merged(folder: Path, tables: tuple[str, ...], needed: Columns | None = None
     if needed is not None:
         asked |= {table: with_key(table, needed.get(table, ())) for table in dict.fromkeys((*tables, *needed))}
     # Parts before tables: a part that is merged meanwhile is then seen twice rather than not at all.
-    parts = [{table: read_table(part, table, asked[table]) for table in tables} for part in _parts(folder)]
+    parts = [{table: _part(part, table, asked[table]) for table in tables} for part in _parts(folder)]
     sources = [_whole(folder, tables, asked), *parts]
     if not parts:
         return sources[0]
@@ -315,6 +341,15 @@ def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
     return joined
 
 
+def _part(folder: Path, table: str, asked: Collection[str] | None) -> pd.DataFrame:
+    """A table of a part, which has at least the columns that are asked for."""
+    part = read_table(folder, table, asked)
+    missing = [name for name in (columns(table) if asked is None else asked) if name not in part]
+    if missing:
+        raise ValueError(f"{folder / table}.parquet: column {missing[0]!r} is missing")
+    return part
+
+
 def _whole(
     folder: Path, tables: tuple[str, ...], asked: Mapping[str, tuple[str, ...] | None]
 ) -> dict[str, pd.DataFrame]:
@@ -331,6 +366,8 @@ def _whole(
 
 
 def _read_study(folder: Path) -> dict[str, Any]:
+    if (folder / _STARTING).exists():
+        raise ValueError(f"{folder} holds no study yet: its writer is starting, or was killed when it was")
     study = read_json(folder / "study.json")
     version = study.pop("schema_version", None)
     if version != SCHEMA_VERSION:

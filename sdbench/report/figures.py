@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 from matplotlib.transforms import Bbox
 
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.tables import BASELINE
+from sdbench.records.files import inside, read_image
 from sdbench.records.store import Results
 
 # Okabe and Ito's palette, told apart with any colour vision; black is the baseline's.
@@ -317,7 +317,7 @@ def _show_image(axes: Axes, folder: Path, path: str | None) -> None:
         axes.set_box_aspect(1)
         axes.text(0.5, 0.5, "no image", ha="center", va="center", fontsize=7, color="0.5", transform=axes.transAxes)
     else:
-        axes.imshow(imread(folder / path), interpolation="nearest")
+        axes.imshow(np.asarray(read_image(inside(folder, path))) / np.float32(255), interpolation="nearest")
 
 
 def _bars(rows: pd.DataFrame, name: str, factor: float) -> "list[pd.Series[float]]":

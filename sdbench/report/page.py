@@ -6,6 +6,7 @@ Figures are plotly's, the page jinja's, and both are inside the file: opening it
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import math
@@ -16,10 +17,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 import plotly.graph_objects as go
-from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from sdbench.analysis.tables import BASELINE, step_profile, summarise
+from sdbench.records.files import NUMBER, inside, read_image, require
 from sdbench.records.store import Results
 from sdbench.report.figures import PALETTE
 from sdbench.report.tables import Cell, failures, legend, summary_cells
@@ -28,6 +29,14 @@ FORMS = ((256, 85), (256, 60), (192, 60), (128, 60), (64, 60))  # most pixels of
 PICTURES_BYTES = 3_000_000  # of all images in the page, which with plotly's script stays below 8 MB
 MAX_PROMPTS = 16
 TEMPLATE = Path(__file__).with_name("page.html")
+_STUDY: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "model": (str,),
+    "num_steps": (int,),
+    "guidance_scale": NUMBER,
+    "prompts": (list,),
+}
+_STUDY |= {"seeds": (list,), "batch": (int,), "repeats": (int,), "warmups": (int,)}
 
 
 def page(results: Results) -> str:
@@ -35,7 +44,11 @@ def page(results: Results) -> str:
 
     Args:
         results: of a study; images that were not kept are left out.
+
+    Raises:
+        ValueError: no measured call, a record of another form, or an image that is not the study's own.
     """
+    require(results.study, _STUDY, source=str(results.folder / "study.json"))
     summary = summarise(results)
     head, rows = summary_cells(summary)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -61,6 +74,8 @@ def _sortable(cell: Cell) -> dict[str, Any]:
 def _facts(results: Results) -> list[tuple[str, str]]:
     """What was measured and where."""
     study, measured = results.study, results.runs[results.runs["phase"] == "measured"]
+    if measured.empty:
+        raise ValueError(f"{results.folder}: no measured calls to show")
     facts = [
         ("pipeline", f"{study['model']}, {measured['dtype'].iloc[0]}, {measured['scheduler'].iloc[0]}"),
         ("asked", f"{study['num_steps']} steps, guidance scale {study['guidance_scale']:g}"),
@@ -68,11 +83,13 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("repeats", f"{study['repeats']} measured, {study['warmups']} before them"),
     ]
     for key, env in results.environment.items():
-        gpus = ", ".join(gpu["name"] for gpu in env["gpus"]) or "no GPU"
+        require(env, {"gpus": (list,), "packages": (dict,)}, source=f"{results.folder / 'environment.json'}, {key!r}")
+        gpus = ", ".join(str(gpu.get("name")) for gpu in env["gpus"] if isinstance(gpu, dict)) or "no GPU"
         packages = ", ".join(
             f"{name} {env['packages'][name]}" for name in ("torch", "diffusers") if name in env["packages"]
         )
-        facts.append((f"machine {key}", f"{env['cpu']}, {env['cores']} cores, {gpus}; {packages}; {env['os']}"))
+        machine = f"{env.get('cpu')}, {env.get('cores')} cores, {gpus}; {packages}; {env.get('os')}"
+        facts.append((f"machine {key}", machine))
     return facts
 
 
@@ -107,7 +124,12 @@ def _frontier(summary: pd.DataFrame, metric: str) -> go.Figure:
             if not math.isnan(row[f"{name}_lo"])
         }
         figure.add_scatter(
-            x=[100 * row["saving"]], y=[row[metric]], name=row["variant"], mode="markers", marker=marker, **bars
+            x=[100 * row["saving"]],
+            y=[row[metric]],
+            name=_literal(row["variant"]),
+            mode="markers",
+            marker=marker,
+            **bars,
         )
     figure.update_xaxes(title=f"time of a call saved against {BASELINE} (%)")
     figure.update_yaxes(title=metric)
@@ -118,10 +140,15 @@ def _lines(profile: pd.DataFrame, column: str, title: str) -> go.Figure:
     figure = go.Figure()
     for index, (variant, part) in enumerate(profile.groupby("variant", sort=False)):
         line = {"color": _colour(index), "width": 1.5, "dash": ("solid", "dash", "dot")[index // len(PALETTE) % 3]}
-        figure.add_scatter(x=part["step"], y=part[column], name=variant, mode="lines", line=line)
+        figure.add_scatter(x=part["step"], y=part[column], name=_literal(variant), mode="lines", line=line)
     figure.update_xaxes(title="step")
     figure.update_yaxes(title=title)
     return figure
+
+
+def _literal(text: Any) -> str:
+    """A text for plotly, which reads some tags in what it shows."""
+    return html.escape(str(text), quote=False)
 
 
 def _colour(index: int) -> str:
@@ -142,7 +169,7 @@ def _pictures(results: Results) -> dict[str, Any]:
     images = images[images["repeat"] == images.groupby("variant")["repeat"].transform("min")]
     prompts = images.drop_duplicates("prompt_id").head(MAX_PROMPTS).set_index("prompt_id")["prompt"].to_dict()
     kept = images[images["prompt_id"].isin(list(prompts)) & images["path"].notna()]
-    kept = kept[kept["path"].map(lambda path: (results.folder / path).is_file()).astype(bool)]
+    kept = kept[kept["path"].map(lambda path: inside(results.folder, path).is_file()).astype(bool)]
     data = _fitting([results.folder / path for path in kept["path"]])
     shown = [
         {name: str(row[column]) for name, column in (("prompt", "prompt_id"), ("seed", "seed"), ("variant", "variant"))}
@@ -167,9 +194,7 @@ def _fitting(paths: Sequence[Path]) -> list[str]:
 
 
 def _webp(path: Path, side: int, quality: int) -> str:
-    file = io.BytesIO()
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((side, side))
-        small.save(file, "WEBP", quality=quality, method=4)
+    file, small = io.BytesIO(), read_image(path)
+    small.thumbnail((side, side))
+    small.save(file, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

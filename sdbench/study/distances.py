@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sdbench.analysis.stats import jackknife
 from sdbench.instruments.distribution import frechet_distance, image_features, kernel_distance
 from sdbench.models.mini_sd import scenes
-from sdbench.records.files import write_table
+from sdbench.records.files import read_image, write_table
 from sdbench.records.schema import frame
 from sdbench.records.store import Results
 from sdbench.study.plan import BASELINE
@@ -48,13 +47,15 @@ def distances(results: Results, *, features: str, reference: Path | None = None,
     """
     runs = results.runs.set_index("unit")
     images = results.images[results.images["unit"].map(runs["repeat"]) == 0]
+    counts = images["variant"].value_counts()
+    for variant in dict.fromkeys([BASELINE, *counts.index]):
+        if counts.get(variant, 0) < fewest:
+            count = counts.get(variant, 0)
+            raise ValueError(f"a distance between distributions takes {fewest} images; {variant} has {count}")
     expected = _reference(features, reference)
     sets: dict[str, Tensor] = {}
     for variant, part in images.groupby("variant", sort=False, observed=True):
-        ordered = part.sort_values(["prompt_id", "seed"])
-        if len(ordered) < fewest:
-            raise ValueError(f"a distance between distributions takes {fewest} images; {variant} has {len(ordered)}")
-        chunks = _chunks(list(ordered["path"]))
+        chunks = _chunks(list(part.sort_values(["prompt_id", "seed"])["path"]))
         sets[str(variant)] = torch.cat(
             [image_features(read_images(results.folder, chunk), features) for chunk in chunks]
         )
@@ -100,7 +101,7 @@ def _reference(features: str, folder: Path | None) -> Tensor:
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     if not paths:
         raise ValueError(f"'{folder}' holds no images")
-    if len({_size(path) for path in paths}) > 1:
+    if len({read_image(path).size for path in paths}) > 1:
         raise ValueError(f"the images in '{folder}' are not of one size")
     return torch.cat(
         [image_features(read_images(folder, chunk), features) for chunk in _chunks([p.name for p in paths])]
@@ -113,8 +114,3 @@ def _pairs(images: pd.DataFrame) -> list[tuple[str, int]]:
 
 def _chunks(paths: list[str], size: int = 256) -> list[list[str]]:
     return [paths[start : start + size] for start in range(0, len(paths), size)]
-
-
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sdbench.instruments.quality import find_metric
-from sdbench.records.files import read_prompts
+from sdbench.records.files import parsed, read_prompts
 from sdbench.variants.controls import controls_of
 from sdbench.variants.registry import Variant, parse
 
@@ -31,6 +31,7 @@ CHOICES = {
     "guidance_execution": (None, "batched", "sequential"),
     "memory_format": (None, "contiguous", "channels_last"),
 }
+LARGEST = 1_000_000  # of any count: what is larger is a slip, and would only be found when memory is full
 # Fields younger than the studies that are stored, whose units must keep their names.
 _ONCE_IMPLIED = {
     "output": "image",
@@ -108,15 +109,14 @@ class Study:
         """Make sequences immutable and check every field."""
         for name in ("variants", "prompts", "seeds"):
             object.__setattr__(self, name, _entries(name, getattr(self, name)))
+        _require_kinds(self)
         for name in ("num_steps", "batch", "repeats", "warmups"):
             _require_whole(name, getattr(self, name), minimum=1)
         if self.threads is not None:
             _require_whole("threads", self.threads, minimum=1)
         for seed in self.seeds:
-            _require_whole("each of seeds", seed, minimum=0)
-        if any(not isinstance(prompt, str) or not prompt.strip() for prompt in self.prompts):
-            raise ValueError("prompts must be texts that are not empty")
-        if not isinstance(self.guidance_scale, int | float) or not self.guidance_scale > 1:
+            _require_whole("each of seeds", seed, minimum=0, maximum=2**63 - 1)
+        if not isinstance(self.guidance_scale, int | float) or not 1 < self.guidance_scale <= LARGEST:
             raise ValueError(f"guidance_scale must be above 1, not {self.guidance_scale!r}: at 1 there is no guidance")
         names = [parse(variant).name for variant in self.variants]
         if BASELINE not in names:
@@ -136,6 +136,7 @@ class Study:
         if self.output == "latent":
             _refuse(self.metrics or (), "the study stops at latents")
         if self.metrics is not None:
+            _require_texts("metrics", _listed("metrics", self.metrics))
             for metric in self.metrics:
                 find_metric(metric)
             return tuple(self.metrics)
@@ -156,18 +157,24 @@ class Study:
         """
         path = Path(path)
         try:
-            given = tomllib.loads(path.read_text())
+            given = parsed(tomllib.loads, path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"study file '{path}' cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise ValueError(f"study file '{path}' is not TOML: {error}") from None
         given.setdefault("name", path.stem)
-        if "prompts_file" in given:
+        if isinstance(given.get("prompts_file"), str):
             given["prompts_file"] = str(path.parent / given["prompts_file"])
         if "prompts" in changes or "prompts_file" in changes:
             given.pop("prompts", None)
             given.pop("prompts_file", None)
-        return cls.from_fields({**given, **changes}, source=f"study file '{path}'")
+        source = f"study file '{path}'"
+        try:
+            return cls.from_fields({**given, **changes}, source=source)
+        except ValueError as error:
+            if changes or str(error).startswith(source):
+                raise  # what is wrong may be the change
+            raise ValueError(f"{source}: {error}") from None
 
     @classmethod
     def from_fields(cls, given: Mapping[str, Any], *, source: str) -> Study:
@@ -180,6 +187,7 @@ class Study:
         if "prompts_file" in values:
             if "prompts" in values:
                 raise ValueError(f"{source}: give prompts or prompts_file, not both")
+            _require_text("prompts_file", values["prompts_file"])
             values["prompts"] = read_prompts(Path(values.pop("prompts_file")))
         missing = [
             name
@@ -221,14 +229,55 @@ def _refuse(metrics: tuple[str, ...], reason: str) -> None:
 
 
 def _entries(name: str, value: Any) -> tuple[Any, ...]:
-    if isinstance(value, str | int):
-        raise ValueError(f"{name} must be a list, not {value!r}")
-    entries = tuple(value)
+    entries = _listed(name, value)
     if not entries:
         raise ValueError(f"{name} must not be empty")
-    if len(set(entries)) < len(entries):
+    if len(set(map(repr, entries))) < len(entries):
         raise ValueError(f"{name} holds an entry twice")
     return entries
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a list, not {value!r}")
+    return tuple(value)
+
+
+def _require_kinds(study: Study) -> None:
+    """Refuse what a study file can hold and a field cannot."""
+    for name in ("variants", "prompts"):
+        _require_texts(name, getattr(study, name))
+    for name in ("model", "dtype", "output", "execution", "name"):
+        _require_text(name, getattr(study, name))
+    for name in ("device", "guidance_execution", "negative_prompt"):
+        if not isinstance(getattr(study, name), str | None):
+            raise ValueError(f"{name} must be a text, not {getattr(study, name)!r}")
+    for name in ("random_weights", "controls"):
+        if not isinstance(getattr(study, name), bool):
+            raise ValueError(f"{name} must be true or false, not {getattr(study, name)!r}")
+    for name in ("height", "width"):
+        if getattr(study, name) is not None:
+            _require_whole(name, getattr(study, name), minimum=1)
+    if {"/", "\\", "\0"} & set(study.name):
+        raise ValueError(f"name must be fit for the name of a folder, not {study.name!r}")
+    _require_json("arguments", study.arguments)
+
+
+def _require_texts(name: str, values: Iterable[Any]) -> None:
+    if any(not isinstance(value, str) or not value.strip() for value in values):
+        raise ValueError(f"{name} must be texts that are not empty")
+
+
+def _require_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} must be a text that is not empty, not {value!r}")
+
+
+def _require_json(name: str, value: Any) -> None:
+    try:
+        json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} must be an object of JSON values: {error}") from None
 
 
 def _require_choices(study: Study) -> None:
@@ -237,9 +286,11 @@ def _require_choices(study: Study) -> None:
             raise ValueError(f"unknown {name} '{getattr(study, name)}'; there are: {', '.join(filter(None, values))}")
 
 
-def _require_whole(name: str, value: Any, *, minimum: int) -> None:
+def _require_whole(name: str, value: Any, *, minimum: int, maximum: int = LARGEST) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ValueError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
+    if value > maximum:
+        raise ValueError(f"{name} must be a whole number of at most {maximum}, not {value!r}")
 
 
 @dataclass(frozen=True)

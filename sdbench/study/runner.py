@@ -35,6 +35,7 @@ from sdbench.instruments.steps import GUIDANCE_SPACE, CallRecord, MemoryProbe, S
 from sdbench.models.random_weights import has_random_weights
 from sdbench.models.registry import layout, load, set_layout
 from sdbench.records.environment import environment, environment_key
+from sdbench.records.files import first_line, inside, read_image
 from sdbench.records.schema import frame
 from sdbench.records.store import Mode, Results, StudyFolder, read
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
@@ -151,8 +152,19 @@ def prepare(pipe: Any, study: Study) -> Workload:
     """Check without generating an image that a pipeline can run a study, and count the work of a denoiser row.
 
     Raises:
-        ValueError: a pipeline without guidance, or a schedule that does not fit the loop.
+        ValueError: a pipeline without guidance, a schedule that does not fit the loop, or arguments that the pipeline
+            does not take.
     """
+    try:
+        return _tried(pipe, study)
+    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{type(pipe).__name__} cannot run this study: {reason}") from error
+
+
+def _tried(pipe: Any, study: Study) -> Workload:
     first = units(study)[0]
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -445,8 +457,14 @@ def _scores(name: str, images: pd.DataFrame, against: pd.Series[str], folder: Pa
 
 
 def read_images(folder: Path, paths: Iterable[str]) -> Float[Tensor, "n 3 height width"]:
-    """Images of one size, by their paths in a folder, in [0, 1]."""
-    arrays = [np.asarray(Image.open(folder / path).convert("RGB")) for path in paths]
+    """Images of one size, by their paths in a folder, in [0, 1].
+
+    Raises:
+        ValueError: a path that leads out of the folder, an image that cannot be read, or one of another size.
+    """
+    arrays = [np.asarray(read_image(inside(folder, path))) for path in paths]
+    if len({array.shape for array in arrays}) != 1:
+        raise ValueError(f"{folder}: the images are not of one size, or there are none")
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
 
@@ -481,4 +499,5 @@ def estimate(study: Study, *, pipe: Any = None, steps: int = 4) -> Estimate:
 def progress_bar() -> Progress:
     """A bar with the time taken and left, and a field `what` for what is running."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(elapsed_when_finished=False), TextColumn("{task.fields[what]}"))
+    what = TextColumn("{task.fields[what]}", markup=False)  # a variant may name a file in brackets
+    return Progress(*columns, TimeRemainingColumn(elapsed_when_finished=False), what)

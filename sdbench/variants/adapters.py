@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sdbench.models.registry import own_adapter
@@ -24,12 +23,13 @@ from sdbench.models.students import (
     LORA_FILE,
     check_card,
     embedded,
+    load_lora,
     load_projection,
-    of_denoiser_alone,
     read_weights,
     remove_projection,
     told_by_guidance,
 )
+from sdbench.records.files import first_line
 from sdbench.variants.external import ACCELERATORS, accelerated
 from sdbench.variants.guidance import call_replaced, denoiser_of, guided_by
 from sdbench.variants.registry import Variant
@@ -120,8 +120,8 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
             try:
                 denoiser_of(pipe).load_state_dict(read_weights(file))
             except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"'{file}' does not fit a {type(denoiser_of(pipe)).__name__}: {reason}") from None
+                kind = type(denoiser_of(pipe)).__name__
+                raise ValueError(f"'{file}' does not fit a {kind}: {first_line(error)}") from None
             yield
         return
     if not hasattr(pipe, "load_lora_weights"):
@@ -130,7 +130,7 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
         for weight in (weight for module in modules for weight in module.parameters()):
             undo.callback(weight.requires_grad_, weight.requires_grad)  # peft freezes what it is put on
         undo.callback(pipe.unload_lora_weights)
-        _load(pipe, file)
+        load_lora(pipe, file)
         layers = _low_rank(modules)
         if not layers:
             raise ValueError(f"the adapter '{file}' fits no layer of {type(pipe).__name__}")
@@ -194,23 +194,15 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
     """The file that holds a student's weights: in its folder, or a LoRA by itself.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is no safetensors file.
     """
     path = Path(path)
-    if of_lora and path.is_file():
-        return path
-    file = path / (LORA_FILE if of_lora else DENOISER_FILE)
+    file = path if of_lora and path.is_file() else path / (LORA_FILE if of_lora else DENOISER_FILE)
+    if file.suffix != ".safetensors":
+        raise ValueError(f"'{file}' is no safetensors file; others can run code when they are opened, so they are not")
     if not file.is_file():
         raise ValueError(f"'{path}' holds no {'LoRA' if of_lora else 'whole denoiser'}: {file.name} is missing")
     return file
-
-
-def _load(pipe: Any, file: Path) -> None:
-    try:
-        with of_denoiser_alone():
-            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="student")
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"'{file}' is no adapter for {type(pipe).__name__}: {str(error).splitlines()[0]}") from None
 
 
 @contextmanager
@@ -223,5 +215,5 @@ def _kept(weights: Sequence[Tensor]) -> Iterator[None]:
         finally:
             file.seek(0)
             with torch.no_grad():
-                for weight, value in zip(weights, torch.load(file, map_location="cpu"), strict=True):
+                for weight, value in zip(weights, torch.load(file, map_location="cpu", weights_only=True), strict=True):
                     weight.copy_(value)

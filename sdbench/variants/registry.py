@@ -91,6 +91,8 @@ def parse(text: str) -> Variant:
     Raises:
         ValueError: an unknown name (the message lists what exists) or an argument that does not fit.
     """
+    if text.count("+") > len(ADDED):
+        raise ValueError(f"variant '{text}' adds more than there is to add")
     together = re.fullmatch(rf"(.+)\+((?:{'|'.join(ADDED)})(?::.+)?)", text.strip())
     if together:
         return _together(text.strip(), parse(together[1]), parse(together[2]))

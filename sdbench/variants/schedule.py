@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sdbench.records.files import NONE, NUMBER, parsed, require
 
 Mask = tuple[bool, ...]
 
@@ -126,11 +129,13 @@ def _checked(count: int, steps: int, name: str) -> int:
 def read_schedule(path: str | Path) -> dict[str, Any]:
     """What stands in a schedule file: `mask` (1 guided, 0 unguided), `scheduler`, and how they were found.
 
+    `guided_scale` is there where the guided steps have a scale of their own.
+
     Raises:
         ValueError: the file cannot be read or is no schedule file.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parsed(json.loads, Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"schedule file '{path}' cannot be read: {error.strerror}") from None
     except ValueError:
@@ -139,6 +144,10 @@ def read_schedule(path: str | Path) -> dict[str, Any]:
     mask, scheduler = known.get("mask"), known.get("scheduler")
     if not isinstance(mask, str) or not mask or set(mask) - {"0", "1"} or not isinstance(scheduler, str):
         raise ValueError(f"schedule file '{path}' does not hold a mask of 0 and 1 and the scheduler it is for")
+    require(known, {"guided_scale": (*NUMBER, NONE)}, source=f"schedule file '{path}'")
+    scale = known.get("guided_scale")
+    if scale is not None and not 1 < scale < 1e6:
+        raise ValueError(f"schedule file '{path}': a guided_scale of {scale} is no guidance")
     return known
 
 
@@ -158,7 +167,8 @@ class StepCount:
         """
         percent = text.endswith("%")
         try:
-            value = Fraction(text.removesuffix("%"))
+            # Fraction knows exponents too: a short text would stand for a number of any length.
+            value = Fraction(re.sub(r"[^\d./-]", "x", text.removesuffix("%")))
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"'{text}' is neither a number of steps nor a percentage") from None
         if percent and not 0 <= value <= 100:

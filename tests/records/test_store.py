@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,7 +90,7 @@ def test_some_columns_read_the_same_before_and_after_compaction(path, parts):
         (lambda steps: steps.assign(latency_s=-1.0), "'latency_s' holds -1.0; expected at least 0"),
         (lambda steps: steps.assign(latency_s=1), "'latency_s' is Int64.*; expected float64"),
         (lambda steps: steps.assign(phase="rest"), "'phase' holds 'rest'; expected one of warmup, measured"),
-        (lambda steps: steps.assign(variant=pd.NA), "'variant' .*; expected string"),
+        (lambda steps: steps.assign(variant=pd.NA), "'variant' is null; expected .*string"),
         (lambda steps: steps.assign(step=0), "a row is there twice; unit, step must differ"),
         (lambda steps: steps.assign(unit="ghost"), "'unit' holds 'ghost', not in runs"),
         (lambda steps: steps.drop(columns="phase"), "'phase' is missing; expected string"),
@@ -194,6 +195,26 @@ def test_killed_writer_leaves_a_readable_study_that_resumes(path, parts):
         "study.json",
         "environment.json",
         *(f"{t}.parquet" for t in schema.STUDY),
+    }
+
+
+@pytest.mark.parametrize("mode", store.MODES)
+@pytest.mark.parametrize("gone", [["runs.parquet"], ["study.json", "steps.parquet"]])
+def test_what_was_killed_while_it_started_is_no_study_and_starts_anew(path, parts, mode, gone):
+    with create(path) as folder:
+        folder.add("a", **parts("a"))
+    (path / ".sdbench-starting").touch()
+    (path / "mine.bin").touch()
+    for name in gone:
+        (path / name).unlink()
+    with pytest.raises(ValueError, match="study holds no study yet"):
+        read(path)
+    StudyFolder.create(path, {"model": "other"}, environment={"cores": 2}, mode=mode, beside=("mine.bin",)).close()
+    assert (len(read(path).runs), read(path).study) == (0, {"model": "other"})
+    assert {file.name for file in path.glob("*") if "parquet" not in file.name} == {
+        ".sdbench-lock",
+        "environment.json",
+        "study.json",
     }
 
 
@@ -350,6 +371,31 @@ def test_broken_study_is_named(path, content, message):
     create(path).close()
     (path / "study.json").write_text(content)
     with pytest.raises(ValueError, match=rf"study\.json.*{message}"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{}", "describes no environment"), ('{"a": 5}', "'a' is 5; expected dict"), ("[" * 100_000, "nested too deeply")],
+)
+def test_broken_environments_are_named(path, content, message):
+    create(path).close()
+    (path / "environment.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"environment\.json.*{message}"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([[1]]), r"column 'unit' is list<.*>; expected int64"),
+        (pa.array([b"\xff"]).cast(pa.binary()).view(pa.string()), "is not a readable Parquet file"),
+    ],
+)
+def test_columns_that_cannot_be_compared_are_named(path, column, message):
+    create(path).close()
+    files.pq.write_table(pa.table({"unit": column}), path / "images.parquet")
+    with pytest.raises(ValueError, match=rf"images\.parquet.* {message}"):
         read(path)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -46,6 +47,65 @@ def test_every_variant_prompt_and_seed_is_in_the_comparer(html):
     assert found == {(v, p, s) for v in ("cfg", "last:50%", "steps:2") for p in ("000", "001") for s in "01"}
     assert len(pictures["images"]) == len(found)
     assert all(one["data"].startswith("data:image/webp;base64,") for one in pictures["images"])
+
+
+class Parsed(HTMLParser):
+    """The elements of a page with their attributes, the content of its scripts, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.scripts, self.text, self.open = [], [], "", None
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.open = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_endtag(self, tag):
+        self.open = None
+
+    def handle_data(self, data):
+        if self.open == "script":
+            attrs, content = self.scripts[-1]
+            self.scripts[-1] = (attrs, content + data)
+        else:
+            self.text += data
+
+
+@pytest.mark.parametrize(
+    "text", ["<script>alert(1)</script>", HOSTILE, '"><img src=x onerror=alert(1)>', "<!--<script>", "{{ 7 * 7 }}"]
+)
+def test_whatever_a_study_holds_is_text(results, html, text):
+    """A prompt, names of study, model, variant and machine, a message: in the page, its plots and its pictures."""
+    renamed = {"last:50%": text}
+    frames = {name: getattr(results, name).replace({"variant": renamed}) for name in ("runs", "steps", "images")}
+    frames["images"]["prompt"] = text
+    frames["runs"].loc[frames["runs"]["status"] != "ok", "message"] = text
+    frames["runs"][["dtype", "scheduler"]] = text
+    machine = {"cpu": text, "cores": text, "os": text, "gpus": [{"name": text}], "packages": {"torch": text}}
+    told = {"study": results.study | {"name": text, "model": text}, "environment": {text: machine}}
+    plain, hostile = Parsed(html), Parsed(page(replace(results, **frames, **told)))
+
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in plain.elements]
+    assert not [name for _, attrs in hostile.elements for name in attrs if name.startswith("on")]
+    assert hostile.text.count(text) >= 8
+    code, data = ([s for s in hostile.scripts if ("type" in s[0]) == typed] for typed in (False, True))
+    assert [s for s in plain.scripts if "type" not in s[0]] == code
+    figures, pictures = (json.loads(content) for _, content in data)
+    assert pictures["prompts"] == {"000": text, "001": text}
+    assert text in pictures["variants"]
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # as plotly reads text
+    assert [escaped in {trace["name"] for trace in figure["data"]} for figure in figures] == [True, False]
+
+
+def test_a_study_of_another_form_is_named(results):
+    with pytest.raises(ValueError, match=r"study\.json: 'prompts' is 5; expected list"):
+        page(replace(results, study=results.study | {"prompts": 5}))
+    with pytest.raises(ValueError, match=r"environment\.json, 'a': 'gpus' is None; expected list"):
+        page(replace(results, environment={"a": {}}))
 
 
 def test_what_cannot_run_is_said(html):

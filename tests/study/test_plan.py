@@ -102,6 +102,20 @@ def test_alignment_is_measured_on_mini_sd_only():
         ({"batch": 1.5}, "batch must be a whole number of at least 1, not 1.5"),
         ({"guidance_scale": 1.0}, "guidance_scale must be above 1"),
         ({"metrics": ["lpip"]}, "unknown metric 'lpip'; there are: lpips"),
+        ({"metrics": "lpips"}, "metrics must be a list, not 'lpips'"),
+        ({"metrics": [1]}, "metrics must be texts"),
+        ({"variants": ["cfg", 5]}, "variants must be texts"),
+        ({"prompts": {"a": "b"}}, "prompts must be a list"),
+        ({"seeds": [2**63]}, "each of seeds must be a whole number of at most"),
+        ({"num_steps": 10**9}, "num_steps must be a whole number of at most 1000000"),
+        ({"guidance_scale": float("inf")}, "guidance_scale must be above 1"),
+        ({"model": 5}, "model must be a text that is not empty, not 5"),
+        ({"negative_prompt": 5}, "negative_prompt must be a text, not 5"),
+        ({"controls": "no"}, "controls must be true or false, not 'no'"),
+        ({"width": 0}, "width must be a whole number of at least 1, not 0"),
+        ({"name": "../mine"}, "name must be fit for the name of a folder"),
+        ({"arguments": {"eta": float("nan")}}, "arguments must be an object of JSON values"),
+        ({"arguments": [1]}, "arguments must be an object of JSON values"),
     ],
 )
 def test_what_could_not_run_is_refused_at_once(changes, message):
@@ -141,6 +155,10 @@ def test_prompts_given_beside_a_file_replace_its_own(tmp_path):
         (TOML + 'prompts_file = "missing.txt"', "cannot be read"),
         (TOML + 'prompts = ["a"]\nprompts_file = "p.txt"', "not both"),
         ("model = ", "is not TOML"),
+        ("model = " + "[" * 100_000, "is not TOML: it is nested too deeply"),
+        (TOML + "prompts_file = 5", "prompts_file must be a text"),
+        (TOML + 'prompts = ["a"]\nheight = "tall"', r"wrong\.toml': height must be a whole number"),
+        (TOML + 'prompts = ["a"]\narguments = { when = 2026-01-01 }', "must be an object of JSON values"),
     ],
 )
 def test_a_wrong_study_file_is_refused_with_its_name(tmp_path, content, message):

@@ -159,6 +159,12 @@ def test_a_planned_schedule_brings_its_scheduler_and_its_scale(tmp_path):
         ("[1]", "does not hold a mask"),
         ('{"mask": "1021", "scheduler": "DDIMScheduler"}', "does not hold a mask"),
         ('{"mask": "101"}', "does not hold a mask"),
+        (
+            '{"mask": "101", "scheduler": "DDIMScheduler", "guided_scale": "6"}',
+            "'guided_scale' is '6'; expected int or",
+        ),
+        ('{"mask": "101", "scheduler": "DDIMScheduler", "guided_scale": 0.5}', "a guided_scale of 0.5 is no guidance"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_a_file_that_is_no_schedule_is_named(tmp_path, content, message):

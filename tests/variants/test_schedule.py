@@ -163,6 +163,7 @@ def test_a_share_is_rounded_exactly(hundredths, steps):
         ("2.5", "not a whole number"),
         ("1/2", "not a whole number"),
         ("ten", "neither a number of steps nor a percentage"),
+        ("1e999999999", "neither a number of steps nor a percentage"),
         ("", "neither a number of steps nor a percentage"),
         ("%", "neither a number of steps nor a percentage"),
         ("nan", "neither a number of steps nor a percentage"),

@@ -115,7 +115,7 @@ def reconstruction_psnr(vae: Any, count: int = 512) -> float:
 
 def measure(weights: Path, count: int) -> tuple[dict[str, Any], Image.Image]:
     """All figures of the card, and a grid of 6 x 8 images: two captions a row, each at the four scales."""
-    pipe = StableDiffusionPipeline.from_pretrained(weights / "pipeline")
+    pipe = StableDiffusionPipeline.from_pretrained(weights / "pipeline", use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.to(memory_format=torch.channels_last)
     network = reader.Reader().eval()
