@@ -32,7 +32,7 @@ SUMMARY = {
         "flop",
         "peak_bytes",
     ),
-    "steps": ("repeat", "guided", "rows", "latency_s"),
+    "steps": ("guided", "rows", "latency_s"),
     "images": PAIRS["images"],
 }
 """Columns that `summarise` needs."""
@@ -120,9 +120,9 @@ def step_medians(results: Results) -> pd.DataFrame:
     units, runs = _units(results), _calls(results)
     counted = runs["flop"].notna()
     plain = runs[counted] if counted.any() else runs  # an accelerator's work is counted in its warm-up alone
-    batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int64")[units.codes]
+    batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int32")
     known = plain.index.get_indexer(units.categories) >= 0
-    whole = known[units.codes] & (results.steps["rows"].to_numpy("int64") % batch == 0)
+    whole = known[units.codes] & (results.steps["rows"].to_numpy("int64") % batch[units.codes] == 0)
     count = _counts(units, results.steps["guided"], whole)
     both = (count["guided"] > 0) & (count["guided"] < count["steps"])
     return _step_medians(results, whole & both.to_numpy()[units.codes])
@@ -166,7 +166,9 @@ def step_profile(results: Results) -> pd.DataFrame:
 
 
 def _step_medians(results: Results, kept: NDArray[np.bool_]) -> pd.DataFrame:
-    steps = results.steps.loc[kept, ["repeat", "guided", "latency_s"]].astype({"guided": bool})
+    units = _units(results)
+    repeat = _calls(results)["repeat"].reindex(units.categories, fill_value=0).to_numpy("int64")[units.codes[kept]]
+    steps = results.steps.loc[kept, ["guided", "latency_s"]].astype({"guided": bool}).assign(repeat=repeat)
     medians = steps.groupby(["repeat", "guided"])["latency_s"].median().reset_index()
     return medians.pivot_table("latency_s", index="repeat", columns="guided").reindex(columns=[True, False])
 

@@ -313,9 +313,9 @@ def _frame_fault(table_frame: pd.DataFrame, expected: Mapping[str, Column], *, t
     for name, column in expected.items():
         if name not in table_frame:
             return f"column {name!r} is missing; expected {column.dtype}"
-    for name in table_frame:
-        if name not in expected:
-            return f"column {name!r} is not one of the table's"
+    strange = [name for name in table_frame if name not in expected]
+    if strange:
+        return f"column {strange[0]!r} is not one of the table's"
     for name, column in expected.items():
         fault = _column_fault(table_frame[name], column, text)
         if fault is not None:
