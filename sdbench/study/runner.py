@@ -165,6 +165,9 @@ def prepare(pipe: Any, study: Study) -> Workload:
 
 
 def _tried(pipe: Any, study: Study) -> Workload:
+    unknown = set(study.arguments) - set(inspect.signature(type(pipe).__call__).parameters)
+    if unknown:  # some pipelines pass over what they do not know
+        raise ValueError(f"{type(pipe).__name__} takes no argument '{min(unknown)}'")
     first = units(study)[0]
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 

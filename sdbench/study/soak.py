@@ -27,7 +27,7 @@ def soak(repeats: int, out: Path) -> list[int]:
     The study has a warm-up and `repeats` measured calls of each of `VARIANTS`, and goes through `run` like any other.
     """
     study = Study.protocol(
-        "mini-sd", variants=VARIANTS, prompts=["a red ring"], num_steps=4, repeats=repeats, metrics=["ssim"]
+        "mini-sd", variants=VARIANTS, prompts=["a red ring"], num_steps=2, repeats=repeats, metrics=["ssim"]
     )
     taken: list[int] = []
     add = StudyFolder.add

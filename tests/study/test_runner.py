@@ -195,9 +195,16 @@ def test_a_pipeline_without_guidance_is_refused(tmp_path):
     refused(pipe, tmp_path / "x", "runs without guidance")
 
 
-@pytest.mark.parametrize("arguments", [{"guidance_rescal": 0.2}, {"output_type": "pil"}, {"guidance_rescale": "much"}])
-def test_arguments_that_the_pipeline_does_not_take_are_refused(pipe, tmp_path, arguments):
-    refused(pipe, tmp_path / "x", "StableDiffusionPipeline cannot run this study: TypeError", arguments=arguments)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"guidance_rescal": 0.2}, "StableDiffusionPipeline takes no argument 'guidance_rescal'"),
+        ({"output_type": "pil"}, "StableDiffusionPipeline cannot run this study: TypeError"),
+        ({"guidance_rescale": "much"}, "StableDiffusionPipeline cannot run this study: TypeError"),
+    ],
+)
+def test_arguments_that_the_pipeline_does_not_take_are_refused(pipe, tmp_path, arguments, message):
+    refused(pipe, tmp_path / "x", message, arguments=arguments)
 
 
 def test_an_unreachable_lpips_network_stops_before_the_first_image(pipe, tmp_path, monkeypatch):
