@@ -15,9 +15,9 @@ BASELINE = "cfg"
 def summarise(results: Results) -> pd.DataFrame:
     """One row per variant, the baseline `cfg` first, then as they first ran.
 
-    Times are of measured calls that finished. A repeat counts for a variant when all its batches finished; it is paired
-    with the baseline's same repeat. Metrics are averaged over (prompt, seed) pairs, with intervals clustered by prompt.
-    The baseline's own metrics compare its later repeats with its first: the noise floor.
+    Times are of measured calls that finished and had the device to themselves. A repeat counts for a variant when all
+    its batches did; it is paired with the baseline's same repeat. Metrics are averaged over (prompt, seed) pairs, with
+    intervals clustered by prompt. The baseline's own metrics compare its later repeats with its first: the noise floor.
 
     Returns:
         `variant`, `nfe`, `repeats` (paired with the baseline), `pairs` (with images), `failed` (calls), `unsupported`
@@ -146,8 +146,15 @@ def _unsupported(runs: pd.DataFrame, variant: str) -> str:
 
 
 def _finished(results: Results) -> pd.DataFrame:
+    """Measured calls that finished; times are missing where another call ran beside one."""
     runs = results.runs
-    return runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
+    runs = runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
+    return runs.assign(**{name: runs[name].mask(_beside(runs)) for name in ("latency_s", "denoise_s")})
+
+
+def _beside(runs: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether other calls ran beside a call on its device; a table that does not say so is of calls in turn."""
+    return ~runs["exclusive"].fillna(True).astype(bool)
 
 
 def _peak_bytes(runs: pd.DataFrame) -> "pd.Series[float]":
@@ -159,13 +166,16 @@ def _peak_bytes(runs: pd.DataFrame) -> "pd.Series[float]":
 
 
 def _finished_steps(results: Results) -> pd.DataFrame:
-    steps = results.steps[results.steps["unit"].isin(_finished(results)["unit"])]
-    return steps.astype({"guided": bool})
+    runs = _finished(results)
+    steps = results.steps[results.steps["unit"].isin(runs["unit"])].astype({"guided": bool})
+    beside = steps["unit"].isin(runs.loc[_beside(runs), "unit"])
+    return steps.assign(latency_s=steps["latency_s"].mask(beside))
 
 
 def complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
-    """Time per (repeat, variant), summed over batches, where every batch of the study ran and finished."""
-    measured = runs[runs["phase"] == "measured"].assign(failed=lambda frame: frame["status"] != "ok")
+    """Time per (repeat, variant), summed over batches, where every batch of the study ran alone and finished."""
+    measured = runs[runs["phase"] == "measured"]
+    measured = measured.assign(failed=(measured["status"] != "ok") | _beside(measured))
     totals = measured.groupby(["repeat", "variant"])[["latency_s", "denoise_s"]].sum(min_count=1)
     groups = measured.groupby(["repeat", "variant"])
     calls, images = groups.size(), groups["batch"].sum()

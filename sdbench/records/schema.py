@@ -96,6 +96,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "reserved_bytes": _count("bytes", "peak of memory that the allocator reserved", nullable=True),
         "rss_peak_bytes": _count("bytes", "peak resident memory of the process", nullable=True),
         "compile_s": _seconds("time of the compiler before the call, which has none in it", nullable=True),
+        "exclusive": Column("boolean", "", "whether no other call of the run shared the device", nullable=True),
         "environment": _text("key of the environment in environment.json"),
         "sha256": _text("hash of what the call returned: 8-bit images, or latents", nullable=True),
         "status": _text("whether the call finished, or why not", choices=("ok", "failed", "unsupported")),
@@ -186,7 +187,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "step_s": _seconds("wall time of one step, without tracing"),
     },
 }
-YOUNGER = {"runs": ("sha256",)}
+YOUNGER = {"runs": ("exclusive", "sha256")}
 """Columns that tables stored before them lack."""
 STUDY = ("runs", "steps", "images")
 """The tables of a study; every unit has one row in the first."""
