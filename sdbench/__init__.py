@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sdbench.study.plan import Study as Study
     from sdbench.study.runner import run as run
     from sdbench.study.sensitivity import sensitivity as sensitivity
+    from sdbench.study.shards import gather as gather
     from sdbench.variants.guidance import guided_by as guided_by
     from sdbench.variants.registry import register_variant as register_variant
     from sdbench.variants.schedule import GuidanceSchedule as GuidanceSchedule
@@ -24,6 +25,7 @@ _HOME = {
     "GuidanceSchedule": "sdbench.variants.schedule",
     "Results": "sdbench.records.store",
     "Study": "sdbench.study.plan",
+    "gather": "sdbench.study.shards",
     "guided_by": "sdbench.variants.guidance",
     "load": "sdbench.models.registry",
     "read": "sdbench.records.store",

@@ -92,7 +92,9 @@ def run(
     protocol: Annotated[
         str | None, typer.Option(help="a study that ships with sdbench; a wrong name lists them")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="the study's folder; a new one under sdbench-results/")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="the study's folder, or a URL (s3://...); a new one under sdbench-results/")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the study in --out")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the study in --out")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say how long it takes and how much memory")] = False,
@@ -125,6 +127,9 @@ def run(
         bool | None, typer.Option("--controls", help="add the controls: as many evaluations, spent otherwise")
     ] = None,
     name: Annotated[str | None, typer.Option(help="of the study in the tables")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: workers with a GPU or a share of the CPU each")] = "local",
+    workers: Annotated[int | None, typer.Option(help="of the Ray engine; one per GPU, or two, by default")] = None,
+    shard: Annotated[str | None, typer.Option(help="run only this part, such as 2/8; see `sdbench gather`")] = None,
 ) -> None:
     """Run a study: every variant on every prompt and seed, timed step by step and compared with full guidance."""
     _quiet()
@@ -166,9 +171,9 @@ def run(
         if dry_run:
             _say_estimate(planned)
             return
-        folder = out or _new_folder(planned.name)
-        results = _run(planned, folder, mode)
-        _report(results)
+        folder = out or str(_new_folder(planned.name))
+        results = _run(planned, folder, mode=mode, engine=engine, workers=workers, shard=shard)
+        _report(results, folder)
     failed = results.runs[results.runs["status"] == "failed"]
     if len(failed):
         for variant, message in failed[["variant", "message"]].drop_duplicates().itertuples(index=False):
@@ -176,7 +181,7 @@ def run(
         raise typer.Exit(1)
 
 
-def _run(planned: Study, folder: Path, mode: Mode) -> Results:
+def _run(planned: Study, folder: str, **how: Any) -> Results:
     """Run a study; of its tables no more is read than the report shows."""
     from sdbench.analysis.tables import SUMMARY
     from sdbench.records.store import read
@@ -187,15 +192,16 @@ def _run(planned: Study, folder: Path, mode: Mode) -> Results:
         "images": (*SUMMARY["images"], "prompt", "path"),
     }
     try:
-        return read(record(planned, folder, mode=mode), columns=SUMMARY | shown)
+        return read(record(planned, folder, **how), columns=SUMMARY | shown)
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. What was finished is in {folder}; continue with --resume --out {folder}")
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _report(results: Results) -> None:
+def _report(results: Results, place: str) -> None:
     """The table with its legend, the pictures, and where everything is."""
     from sdbench.analysis.tables import step_profile, summarise
+    from sdbench.records.remote import Remote
     from sdbench.report.figures import frontier_figure, image_grid, step_figure
     from sdbench.report.tables import legend, summary_table
 
@@ -221,7 +227,9 @@ def _report(results: Results) -> None:
         meaning["frontier.png"] = "time saved against distance to the baseline's image"
     for name, figure in figures.items():
         figure.savefig(results.folder / name)
-    console.print(f"\nTables and pictures are in {results.folder}:", soft_wrap=True)
+    if remote := Remote.of(place):
+        remote.put(results.folder, figures)
+    console.print(f"\nTables and pictures are in {place}:", soft_wrap=True)
     for name, text in meaning.items():
         console.print(f"  {name:13} {text}")
 
@@ -234,6 +242,21 @@ def _say_estimate(planned: Study) -> None:
         f"{expected.calls} calls, about {expected.seconds / 60:.1f} minutes of computing here, "
         f"peak memory of the process about {expected.rss_peak_bytes / 1e9:.1f} GB (not counting image metrics)"
     )
+
+
+@app.command()
+def gather(
+    out: Annotated[Path, typer.Argument(help="gets the whole study")],
+    shards: Annotated[list[Path], typer.Argument(help="the folder of every shard, in any order")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the study in OUT")] = False,
+) -> None:
+    """Put together what `sdbench run --shard` left in several folders."""
+    _quiet()
+    with _one_line_errors():
+        from sdbench.study.shards import gather as gathered
+
+        results = gathered(out, shards, mode=_mode(resume=False, overwrite=overwrite, out=out))
+        console.print(f"{len(results.runs)} calls of {len(shards)} shards are in {out}", soft_wrap=True)
 
 
 @app.command()
@@ -542,8 +565,8 @@ def bench(
         baseline = baselines / re.sub(r"[^\w.-]+", "-", f"{planned.name}-{planned.model}")
         if accept is None and not baseline.exists():
             raise ValueError(f"there is no baseline in {baseline}; make this run one: --accept REASON")
-        folder = out or Path("sdbench-results") / f"{planned.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        _run(planned, folder, "new")
+        folder = out or _new_folder(planned.name)
+        _run(planned, str(folder), mode="new")
         bad = _compare(
             baseline, folder, threshold, absolute=absolute, markdown=markdown, json_file=json_file, accept=accept
         )
@@ -691,7 +714,7 @@ def _positive(option: str, text: str) -> float:
     return value
 
 
-def _mode(*, resume: bool, overwrite: bool, out: Path | None) -> Mode:
+def _mode(*, resume: bool, overwrite: bool, out: str | Path | None) -> Mode:
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     if resume and out is None:

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from sdbench.cli import app
 from sdbench.models import registry
+from sdbench.records.remote import Remote
 from sdbench.records.store import read
 from sdbench.study import runner
 
@@ -390,3 +391,40 @@ def test_another_study_takes_a_baselines_place_only_for_a_reason(quick_bench, fo
     assert invoke("compare", baseline, folder).exit_code == 2
     assert invoke("compare", baseline, folder, "--accept", "another study").exit_code == 0
     assert read(baseline).study["name"] == read(folder).study["name"]
+
+
+def test_shards_run_apart_and_are_put_together(tmp_path):
+    pairs = ["--seeds", "0,1", "--prompt", "a small blue ring on a black background", "--batch", 1]
+    for number in (1, 2):
+        done = invoke(*QUICK, *pairs, "--shard", f"{number}/2", "--out", tmp_path / str(number))
+        assert done.exit_code == 0, done.output
+    done = invoke("gather", tmp_path / "whole", tmp_path / "1", tmp_path / "2")
+    assert done.exit_code == 0, done.output
+    assert "6 calls of 2 shards" in done.output  # a warm-up of each variant, and two batches
+    done = invoke("gather", tmp_path / "half", tmp_path / "1")
+    assert done.exit_code == 2
+    assert "shard 2/2 is missing" in done.stderr
+
+
+def test_a_run_at_a_url_leaves_tables_and_pictures_there():
+    url = "memory://cli/study"
+    done = invoke(*QUICK, "--out", url)
+    assert done.exit_code == 0, done.output
+    assert f"Tables and pictures are in {url}" in done.output
+    assert {"runs.parquet", "grid.png", "steps.png", "frontier.png"} <= set(Remote(url).files())
+    assert len(read(url).runs) == 2 * 2
+    assert invoke(*QUICK, "--out", url).exit_code == 2
+    assert invoke(*QUICK, "--out", url, "--resume").exit_code == 0
+
+
+def test_a_study_without_times_is_reported(small, tmp_path):
+    folder = tmp_path / "x"
+    shutil.copytree(small[0], folder)
+    runs = pd.read_parquet(folder / "runs.parquet").assign(exclusive=False)
+    runs["exclusive"] = runs["exclusive"].astype("boolean")
+    runs.to_parquet(folder / "runs.parquet", index=False)
+    for command in (["report", folder, "--html", tmp_path / "page.html"], ["report", folder], ["rank", folder]):
+        done = invoke(*command, *(["--metric", "ssim"] if command[0] == "rank" else []))
+        assert done.exit_code == 0, done.output
+    frontier = invoke("frontier", folder, "--metric", "ssim", "--out", tmp_path)
+    assert frontier.exit_code == 0, frontier.output

@@ -31,6 +31,7 @@ SUMMARY = {
         "nfe",
         "flop",
         "peak_bytes",
+        "exclusive",
     ),
     "steps": ("guided", "rows", "latency_s"),
     "images": PAIRS["images"],
@@ -41,9 +42,9 @@ SUMMARY = {
 def summarise(results: Results | str | Path) -> pd.DataFrame:
     """One row per variant, the baseline `cfg` first, then as they first ran.
 
-    Times are of measured calls that finished. A repeat counts for a variant when all its batches finished; it is paired
-    with the baseline's same repeat. Metrics are averaged over (prompt, seed) pairs, with intervals clustered by prompt.
-    The baseline's own metrics compare its later repeats with its first: the noise floor.
+    Times are of measured calls that finished and had the device to themselves. A repeat counts for a variant when all
+    its batches did; it is paired with the baseline's same repeat. Metrics are averaged over (prompt, seed) pairs, with
+    intervals clustered by prompt. The baseline's own metrics compare its later repeats with its first: the noise floor.
 
     Args:
         results: of a study, or the study's folder: then no more is read than is needed here, which lets the tables have
@@ -72,7 +73,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         {
             "nfe": runs.groupby("variant")["nfe"].mean(),
             "failed": (results.runs["status"] == "failed").groupby(results.runs["variant"]).sum(),
-            "latency_s": runs.groupby("variant")["latency_s"].median(),
+            "latency_s": _timed(results).groupby("variant")["latency_s"].median(),
             "predicted_saving": _predicted_saving(results),
             "peak_bytes": _peak_bytes(results.runs),
         }
@@ -106,7 +107,7 @@ def guidance_ratio(results: Results) -> float:
     """
     medians = step_medians(results)
     if medians.empty:
-        medians = _step_medians(results, _finished_steps(results))
+        medians = _step_medians(results, _steps_of(_timed(results), results))
     return float((medians[True] / medians[False]).median())
 
 
@@ -117,7 +118,7 @@ def step_medians(results: Results) -> pd.DataFrame:
     unguided steps cost more) and a slow machine slows both; not from those of an accelerator, whose steps differ among
     themselves, nor are steps in which only some images were guided. No row where no call is left.
     """
-    units, runs = _units(results), _calls(results)
+    units, runs = _units(results), _by_unit(_timed(results))
     counted = runs["flop"].notna()
     plain = runs[counted] if counted.any() else runs  # an accelerator's work is counted in its warm-up alone
     batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int32")
@@ -130,13 +131,13 @@ def step_medians(results: Results) -> pd.DataFrame:
 
 def denoise_share(results: Results) -> float:
     """Share of the denoising loop in a call of the baseline: the median over its measured calls that finished."""
-    runs = _finished(results)
+    runs = _timed(results)
     return float((runs["denoise_s"] / runs["latency_s"])[runs["variant"] == BASELINE].median())
 
 
 def unguided_share(results: Results) -> "pd.Series[float]":
     """Share of the steps that ran unguided, by variant, in measured calls that finished."""
-    steps = results.steps.loc[_finished_steps(results), ["variant", "guided"]].astype({"guided": bool})
+    steps = results.steps.loc[_steps_of(_finished(results), results), ["variant", "guided"]].astype({"guided": bool})
     return 1 - steps.groupby("variant")["guided"].mean()
 
 
@@ -148,7 +149,8 @@ def step_profile(results: Results) -> pd.DataFrame:
         `guidance_cosine` (median) with `guidance_cosine_q25` and `guidance_cosine_q75` (NaN on unguided steps).
     """
     shown = ["variant", "step", "guided", "latency_s", "guidance_cosine"]
-    steps = results.steps.loc[_finished_steps(results), shown].astype({"guided": bool})
+    steps = results.steps.loc[_steps_of(_finished(results), results), shown].astype({"guided": bool})
+    steps["latency_s"] = steps["latency_s"].where(_steps_of(_timed(results), results)[steps.index])
     groups = steps.groupby(["variant", "step"])
     cosine = groups["guidance_cosine"]
     profile = pd.DataFrame(
@@ -167,7 +169,9 @@ def step_profile(results: Results) -> pd.DataFrame:
 
 def _step_medians(results: Results, kept: NDArray[np.bool_]) -> pd.DataFrame:
     units = _units(results)
-    repeat = _calls(results)["repeat"].reindex(units.categories, fill_value=0).to_numpy("int64")[units.codes[kept]]
+    repeat = (
+        _by_unit(_timed(results))["repeat"].reindex(units.categories, fill_value=0).to_numpy("int64")[units.codes[kept]]
+    )
     steps = results.steps.loc[kept, ["guided", "latency_s"]].astype({"guided": bool}).assign(repeat=repeat)
     medians = steps.groupby(["repeat", "guided"])["latency_s"].median().reset_index()
     return medians.pivot_table("latency_s", index="repeat", columns="guided").reindex(columns=[True, False])
@@ -190,6 +194,17 @@ def _finished(results: Results) -> pd.DataFrame:
     return runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
 
 
+def _timed(results: Results) -> pd.DataFrame:
+    """Measured calls that finished and had the device to themselves."""
+    runs = _finished(results)
+    return runs[~_beside(runs)]
+
+
+def _beside(runs: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether other calls ran beside a call on its device; a table that does not say so is of calls in turn."""
+    return ~runs["exclusive"].fillna(True).astype(bool)
+
+
 def _peak_bytes(runs: pd.DataFrame) -> "pd.Series[float]":
     """Highest peak per variant over its measured calls; on the CPU only the untimed warm-up traces the allocator."""
     done = runs[runs["status"] == "ok"].astype({"peak_bytes": "float64"})
@@ -198,9 +213,8 @@ def _peak_bytes(runs: pd.DataFrame) -> "pd.Series[float]":
     return by_phase["measured"].fillna(by_phase["warmup"])
 
 
-def _calls(results: Results) -> pd.DataFrame:
-    """Measured calls that finished, by unit."""
-    return _finished(results).astype({"unit": "string"}).set_index("unit")
+def _by_unit(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs.astype({"unit": "string"}).set_index("unit")
 
 
 def _units(results: Results) -> pd.Categorical:
@@ -216,16 +230,17 @@ def _counts(units: pd.Categorical, guided: "pd.Series[bool]", kept: NDArray[np.b
     return pd.DataFrame({"steps": steps, "guided": of_them}, index=units.categories)
 
 
-def _finished_steps(results: Results) -> NDArray[np.bool_]:
-    """Which steps are of measured calls that finished."""
+def _steps_of(runs: pd.DataFrame, results: Results) -> NDArray[np.bool_]:
+    """Which steps are of some calls."""
     units = _units(results)
-    finished: NDArray[np.bool_] = _calls(results).index.get_indexer(units.categories) >= 0
-    return finished[units.codes]
+    found: NDArray[np.bool_] = _by_unit(runs).index.get_indexer(units.categories) >= 0
+    return found[units.codes]
 
 
 def complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
-    """Time per (repeat, variant), summed over batches, where every batch of the study ran and finished."""
-    measured = runs[runs["phase"] == "measured"].assign(failed=lambda frame: frame["status"] != "ok")
+    """Time per (repeat, variant), summed over batches, where every batch of the study ran alone and finished."""
+    measured = runs[runs["phase"] == "measured"]
+    measured = measured.assign(failed=(measured["status"] != "ok") | _beside(measured))
     totals = measured.groupby(["repeat", "variant"])[["latency_s", "denoise_s"]].sum(min_count=1)
     groups = measured.groupby(["repeat", "variant"])
     calls, images = groups.size(), groups["batch"].sum()
@@ -254,7 +269,7 @@ def _predicted_saving(results: Results) -> "pd.Series[float]":
     step count is `fraction * denoise_share * (1 - 1 / R)`.
     """
     ratio = guidance_ratio(results)
-    units, runs = _units(results), _calls(results)
+    units, runs = _units(results), _by_unit(_finished(results))
     per_call = _counts(units, results.steps["guided"], np.ones(len(units), bool)).reindex(runs.index)
     counts = per_call[per_call["steps"] > 0].groupby(runs["variant"]).mean()
     guided, unguided = counts["guided"], counts["steps"] - counts["guided"]

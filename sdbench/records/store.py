@@ -2,14 +2,15 @@
 
 A finished unit becomes one folder in `parts/` by a single rename. `compact` merges the parts into the tables and only
 then drops them; until it has, a part overrides the table for its unit, so that a crash loses and doubles nothing.
-What a table holds is in `schema.py`.
+A folder at a URL is written here, and copied there as it grows (`remote.py`). What a table holds is in `schema.py`.
 """
 
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from pandas.api.types import union_categoricals
 
 from sdbench.records.environment import environment_key
 from sdbench.records.files import PREFIX, read_json, read_table, require, sync, write_json, write_table
+from sdbench.records.remote import Remote, is_own
 from sdbench.records.schema import STUDY, SWEEP, TABLES, columns, empty, validate, with_key
 
 SCHEMA_VERSION = 1
@@ -45,6 +47,8 @@ class Results:
 def read(folder: str | Path, columns: Columns | None = None) -> Results:
     """Read and check a study's folder, including units that are not merged yet.
 
+    Of a URL (`s3://bucket/prefix`) the tables are read from a temporary copy, which has no images.
+
     Args:
         folder: of the study.
         columns: what to read of each table, with its key; all of every table when not given. They are checked as
@@ -54,7 +58,7 @@ def read(folder: str | Path, columns: Columns | None = None) -> Results:
     Raises:
         ValueError: the folder or a file is missing, unreadable or of another form; names the file and the column.
     """
-    return Results(**_contents(Path(folder), STUDY, columns))
+    return Results(**_contents(folder, STUDY, columns))
 
 
 @dataclass(frozen=True)
@@ -74,18 +78,21 @@ def read_sweep(folder: str | Path) -> Sweep:
     Raises:
         ValueError: the folder or a file is missing, unreadable or of another form; names the file and the column.
     """
-    return Sweep(**_contents(Path(folder), SWEEP))
+    return Sweep(**_contents(folder, SWEEP))
 
 
 class StudyFolder:
     """A study's folder, locked for this process; a context manager."""
 
-    def __init__(self, path: Path, lock: int, tables: tuple[str, ...], beside: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, lock: int, tables: tuple[str, ...], beside: Sequence[str], remote: Remote | None
+    ) -> None:
         """Use `create`."""
         self.path = path
         self._lock = lock
         self._tables = tables
         self._beside = beside
+        self._remote = remote
 
     @classmethod
     def create(
@@ -101,9 +108,9 @@ class StudyFolder:
         """Lock a folder for a study, and start, continue or replace the study in it.
 
         Args:
-            path: made if it does not exist.
+            path: made if it does not exist; a folder, or a URL of fsspec's, of which this is a temporary copy.
             study: what is studied, as JSON values; a resumed study must equal it.
-            environment: added to the environments that the folder knows.
+            environment: as `add_environment` takes it.
             mode: `new` refuses a folder that holds a study, `resume` continues the same study, `overwrite` removes the
                 old study's files; all three start a study in an empty folder.
             tables: what the folder holds; every unit has rows in the first of them.
@@ -114,10 +121,11 @@ class StudyFolder:
         """
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}; there are {', '.join(MODES)}")
-        path = Path(path)
+        remote = Remote.of(path)
+        path = Path(path) if remote is None else _working_copy(remote, mode, tables)
         wanted = json.loads(json.dumps(dict(study)))
         _existing_study(path)
-        folder = cls(path, _lock(path), tables, beside)
+        folder = cls(path, _lock(path), tables, beside, remote)
         try:
             folder._open(wanted, dict(environment), mode)
         except BaseException:
@@ -128,15 +136,16 @@ class StudyFolder:
     def _open(self, study: dict[str, Any], environment: dict[str, Any], mode: str) -> None:
         existing = _existing_study(self.path)
         if existing is not None and mode == "new":
-            raise ValueError(f"{self.path} already holds a study; --resume continues it, --overwrite replaces it")
+            raise ValueError(
+                f"{self._remote or self.path} already holds a study; --resume continues it, --overwrite replaces it"
+            )
         if existing is not None and mode == "resume":
             # A field younger than the stored study is absent there, and was empty or off.
             keys = [key for key in existing | study if (existing.get(key) or None) != (study.get(key) or None)]
             if keys:
-                raise ValueError(f"{self.path} holds another study; it differs in {', '.join(keys)}")
+                raise ValueError(f"{self._remote or self.path} holds another study; it differs in {', '.join(keys)}")
             self._sweep()
-            known = read_json(self.path / "environment.json")
-            write_json(self.path / "environment.json", known | {environment_key(environment): environment})
+            self.add_environment(environment)
             return
         self._start(study, environment)
 
@@ -151,12 +160,23 @@ class StudyFolder:
             for table in self._tables:
                 write_table(self.path, table, empty(table))
             write_json(self.path / "study.json", {"schema_version": SCHEMA_VERSION} | study)
+            self._put(*map(_file, self._tables), "environment.json")
+            self._put("study.json")
         except BaseException:
             self._remove()
             raise
         finally:
             starting.unlink()
             sync(self.path)
+
+    def add_environment(self, environment: Mapping[str, Any]) -> str:
+        """Add to the environments that the folder knows; returns its key, which runs name."""
+        key = environment_key(environment)
+        known = read_json(self.path / "environment.json")
+        if key not in known:
+            write_json(self.path / "environment.json", known | {key: dict(environment)})
+            self._put("environment.json")
+        return key
 
     def add(self, unit: str, **frames: pd.DataFrame) -> None:
         """Record a finished or failed unit, whole or not at all; it replaces what an earlier try recorded.
@@ -183,6 +203,14 @@ class StudyFolder:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         sync(part.parent)
+        first, *others = (f"parts/{part.name}/{_file(table)}" for table in self._tables)
+        images = frames["images"]["path"].dropna() if "images" in frames else ()
+        self._put(*images, *others)
+        self._put(first)
+
+    def recorded(self) -> set[str]:
+        """Units that have rows, finished or not."""
+        return set(_merged(self.path, self._tables)[self._tables[0]]["unit"])
 
     def finished(self) -> set[str]:
         """Units that ran and did not fail."""
@@ -200,6 +228,8 @@ class StudyFolder:
         # One rename drops all parts at once: a part that had lost a file would be unreadable.
         (self.path / "parts").rename(self.path / f"{PREFIX}parts")
         self._sweep()
+        self._put(*map(_file, self._tables))
+        self._remove_there(lambda name: name.startswith("parts/"))
 
     def read(self, *tables: str) -> dict[str, pd.DataFrame]:
         """Some of the folder's tables, whole; the first of them must be its first."""
@@ -214,6 +244,7 @@ class StudyFolder:
         validate(table_frame, table)
         self.compact()
         write_table(self.path, table, table_frame)
+        self._put(_file(table))
 
     def close(self) -> None:
         """Release the lock."""
@@ -228,6 +259,21 @@ class StudyFolder:
     ) -> None:
         """Release the lock."""
         self.close()
+
+    def _put(self, *names: str) -> None:
+        """Copy files to the remote place, if there is one."""
+        if self._remote is not None:
+            self._remote.put(self.path, names)
+
+    def _remove_there(self, chosen: Callable[[str], bool]) -> None:
+        """Remove files from the remote place, if there is one: first what makes parts count, last the study itself."""
+        if self._remote is None:
+            return
+        names = [name for name in self._remote.files() if chosen(name)]
+        firsts = {name for name in names if name.endswith(f"/{_file(self._tables[0])}")}
+        self._remote.remove(firsts)
+        self._remote.remove(name for name in names if name not in firsts and name != "study.json")
+        self._remote.remove(name for name in names if name == "study.json")
 
     def _sweep(self) -> None:
         """Remove what a killed writer left unfinished."""
@@ -251,8 +297,20 @@ class StudyFolder:
         for folder in sorted([images, *images.rglob("*")], reverse=True):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        for name in [*(f"{table}.parquet" for table in TABLES), "environment.json", "study.json", *self._beside]:
+        for name in [*map(_file, TABLES), "environment.json", "study.json", *self._beside]:
             (self.path / name).unlink(missing_ok=True)
+        self._remove_there(is_own)
+
+
+def _file(table: str) -> str:
+    return f"{table}.parquet"
+
+
+def _working_copy(remote: Remote, mode: str, tables: tuple[str, ...]) -> Path:
+    """A local folder to write in: with what is at the remote place, if anything is."""
+    if remote.files():
+        return remote.copied(tables[0], images=mode == "resume")
+    return Path(tempfile.mkdtemp(prefix="sdbench-"))
 
 
 def _lock_file(folder: Path) -> Path:
@@ -294,8 +352,10 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(part for part in folder.glob("parts/*") if part.name.isdecimal())
 
 
-def _contents(folder: Path, tables: tuple[str, ...], needed: Columns | None = None) -> dict[str, Any]:
+def _contents(place: str | Path, tables: tuple[str, ...], needed: Columns | None = None) -> dict[str, Any]:
     """The folder itself, its tables, its environments and its study, by name."""
+    remote = Remote.of(place)
+    folder = Path(place) if remote is None else remote.copied(tables[0], images=False)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     study = _read_study(folder)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdbench.instruments.quality import find_metric
 from sdbench.records.files import parsed, read_prompts
+from sdbench.records.store import SCHEMA_VERSION
 from sdbench.variants.controls import controls_of
 from sdbench.variants.registry import Variant, parse
 
@@ -32,16 +36,6 @@ CHOICES = {
     "memory_format": (None, "contiguous", "channels_last"),
 }
 LARGEST = 1_000_000  # of any count: what is larger is a slip, and would only be found when memory is full
-# Fields younger than the studies that are stored, whose units must keep their names.
-_ONCE_IMPLIED = {
-    "output": "image",
-    "execution": "eager",
-    "guidance_execution": None,
-    "random_weights": False,
-    "controls": False,
-    "memory_format": None,
-    "threads": None,
-}
 
 
 @dataclass(frozen=True)
@@ -305,13 +299,11 @@ class Unit:
 
     @property
     def id(self) -> str:
-        """Short hash of everything that decides what the call computes."""
+        """Short hash of everything that decides what the call computes and how it is stored."""
         settings = replace(self.study, repeats=1, variants=(BASELINE,), metrics=(), controls=False).as_json()
-        for name, value in _ONCE_IMPLIED.items():
-            if settings[name] == value:
-                del settings[name]
         name = " ".join(filter(None, (self.variant.name, self.variant.content)))
-        content = json.dumps([settings, name, self.pairs, self.repeat, self.phase], sort_keys=True)
+        call = [settings, name, self.pairs, self.repeat, self.phase]
+        content = json.dumps([_code_version(), SCHEMA_VERSION, *call], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
@@ -330,19 +322,61 @@ class Unit:
         return self.phase == "measured" and (self.repeat == 0 or (self.repeat == 1 and self.variant.name == BASELINE))
 
 
-def units(study: Study) -> list[Unit]:
+@cache
+def _code_version() -> str:
+    return version("sdbench")
+
+
+class Shard(NamedTuple):
+    """One of several parts of a study that run apart, numbered from 1."""
+
+    number: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.total}"
+
+
+def parse_shard(text: str) -> Shard:
+    """A shard from `2/8`.
+
+    Raises:
+        ValueError: anything else, or a number that is not from 1 to the count.
+    """
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    shard = Shard(*map(int, numbers.groups())) if numbers else Shard(0, 0)
+    if not 1 <= shard.number <= shard.total:
+        raise ValueError(f"a shard is i/n with i from 1 to n, such as 2/8, not '{text}'")
+    return shard
+
+
+def units(study: Study, shard: Shard | None = None) -> list[Unit]:
     """All calls in the order in which they run.
 
     Variants are interleaved within a repeat and their order is rotated from repeat to repeat, so that neither a drift
     of the machine nor a place in the order favours one of them. Warm-ups run the first batch of every size: the others
     have nothing left to warm, and as much memory.
+
+    Args:
+        study: to run.
+        shard: only this part: of n, every n-th batch with all its calls, so that what is compared stays together. Every
+            shard warms up by the study's own warm-ups, which are then the same calls in each.
+
+    Raises:
+        ValueError: more shards than batches.
     """
     variants = [parse(text) for text in study.variants]
     pairs = study.pairs
     batches = [tuple(pairs[i : i + study.batch]) for i in range(0, len(pairs), study.batch)]
-    first_of_size = list({len(batch): batch for batch in reversed(batches)}.values())[::-1]
+    first_of_size = {len(batch): batch for batch in reversed(batches)}
+    if shard is not None:
+        if shard.total > len(batches):
+            raise ValueError(f"{shard.total} shards are more than the study's {len(batches)} batches of pairs")
+        batches = batches[shard.number - 1 :: shard.total]
+    sizes = dict.fromkeys(map(len, batches))
     order = []
-    for phase, repeats, run in (("warmup", study.warmups, first_of_size), ("measured", study.repeats, batches)):
+    warmups = [first_of_size[size] for size in sizes]
+    for phase, repeats, run in (("warmup", study.warmups, warmups), ("measured", study.repeats, batches)):
         for repeat in range(repeats):
             turn = repeat % len(variants)
             for batch in run:

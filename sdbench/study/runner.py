@@ -1,4 +1,4 @@
-"""Runs a study: checks everything that can be checked first, then one pipeline call after another, then the scoring.
+"""Runs a study: checks everything that can be checked first, then runs the calls where an engine says, then scores.
 
 The order of the calls is in `plan.py`; what a call's figures mean in `instruments`; the tables in `records`.
 """
@@ -9,16 +9,19 @@ import hashlib
 import inspect
 import tempfile
 import traceback
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
@@ -34,12 +37,12 @@ from sdbench.instruments.rss import PeakRss
 from sdbench.instruments.steps import GUIDANCE_SPACE, CallRecord, MemoryProbe, StepProbe
 from sdbench.models.random_weights import has_random_weights
 from sdbench.models.registry import layout, load, set_layout
-from sdbench.records.environment import environment, environment_key
+from sdbench.records.environment import environment
 from sdbench.records.files import first_line, inside, read_image
 from sdbench.records.schema import frame
 from sdbench.records.store import Mode, Results, StudyFolder, read
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
-from sdbench.study.plan import BASELINE, Study, Unit, units
+from sdbench.study.plan import BASELINE, Study, Unit, parse_shard, units
 from sdbench.variants.adapters import applied
 from sdbench.variants.guidance import denoiser_of, guidance_arguments, guided_by
 from sdbench.variants.registry import Variant, parse
@@ -48,7 +51,27 @@ from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener, MissingPackage, Unsupported
 
 
-def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: Mode = "new") -> Results:
+class Engine(Protocol):
+    """Where a study's calls run."""
+
+    environment: dict[str, Any]
+    """Of the first place that was ready."""
+
+    def outcomes(self, planned: Sequence[Unit], begun: Callable[[Unit], None]) -> Iterator[tuple[Unit, Outcome]]:
+        """Run calls, in any order; `begun` is told of each when it starts. The caller writes what comes."""
+        ...
+
+
+def run(
+    study: Study,
+    out: str | Path | None = None,
+    *,
+    pipe: Any = None,
+    mode: Mode = "new",
+    engine: str = "local",
+    workers: int | None = None,
+    shard: str | None = None,
+) -> Results:
     """Run a study and return its tables.
 
     Nothing is written before the model, the metrics and every variant's schedule are known to fit. Afterwards each
@@ -56,53 +79,208 @@ def run(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: 
 
     Args:
         study: what to run.
-        out: the study's folder; a temporary one when not given.
+        out: the study's folder, or a URL of fsspec's such as `s3://bucket/prefix`; a temporary folder when not given.
         pipe: a pipeline to use in place of `study.model`, which then only names it.
         mode: "new", "resume" or "overwrite", for a folder that holds a study already.
+        engine: "local" runs one call after another in this process; "ray" on workers (`ray.py`), each with a GPU or a
+            share of the CPU. With one repeat calls run side by side; with more, which are for timing, each has its
+            device to itself.
+        workers: of the Ray engine, at most; by default one per GPU, or two per node without.
+        shard: run only a part of the study, such as "2/8"; `gather` puts the parts together.
 
     Returns:
         The results; a call that failed is a row with `status` "failed". So are the calls of a variant that changed
         nothing (as many evaluations as the baseline, and the same images). A variant that cannot run on this pipeline
-        is a row with `status` "unsupported" and the reason.
+        is a row with `status` "unsupported" and the reason. Of a URL they lie in a temporary folder, too.
 
     Raises:
-        ValueError: anything that cannot run, before the first image; a folder that does not fit the mode.
+        ValueError: anything that cannot run, before the first image; a folder that does not fit the mode, or holds
+            calls that this version of sdbench does not make.
     """
-    return read(record(study, out, pipe=pipe, mode=mode))
+    return read(record(study, out, pipe=pipe, mode=mode, engine=engine, workers=workers, shard=shard))
 
 
-def record(study: Study, out: str | Path | None = None, *, pipe: Any = None, mode: Mode = "new") -> Path:
+def record(
+    study: Study,
+    out: str | Path | None = None,
+    *,
+    pipe: Any = None,
+    mode: Mode = "new",
+    engine: str = "local",
+    workers: int | None = None,
+    shard: str | None = None,
+) -> Path:
     """Run a study as `run` does, and return its folder: its tables may be large, and need not be read whole."""
     if has_random_weights(pipe):
         study = replace(study, random_weights=True)
+    part = None if shard is None else parse_shard(shard)
+    planned = units(study, part)
     quality = provenance(study.metrics or ())
-    pipe = loaded(study) if pipe is None else pipe
-    work = prepare(pipe, study)
-    env = environment() | layout(pipe)
     settings = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
-    out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
+    if part is not None:
+        settings["shard"] = str(part)
+    out = tempfile.mkdtemp(prefix="sdbench-") if out is None else out
     with (
-        executed(pipe, study.execution),  # first, since it may refuse
-        StudyFolder.create(out, settings, environment=env, mode=mode) as folder,
+        _opened(engine, study, pipe, workers) as opened,  # first, since it may refuse
+        StudyFolder.create(out, settings, environment=opened.environment, mode=mode) as folder,
     ):
-        finished = folder.finished()
-        planned = units(study)
+        _require_planned(folder, planned, out)
         try:
-            with progress_bar() as progress:
-                task = progress.add_task("running", total=len(planned), completed=0, what="")
-                for unit in planned:
-                    progress.update(task, what=unit.variant.name)
-                    if unit.id not in finished:
-                        _add(folder, unit, pipe, work, environment_key(env))
-                    progress.advance(task)
+            _run_missing(folder, opened, planned)
         finally:
             folder.compact()
-        runs = _inactive_failed(folder.read("runs")["runs"], planned)
-        folder.rewrite("runs", runs)
+        runs = folder.read("runs")["runs"]
+        if part is None:  # what a variant did is known when all of the study ran
+            runs = inactive_failed(runs)
+            folder.rewrite("runs", runs)
         if study.output == "image":
             images = folder.read("runs", "images")["images"]
-            folder.rewrite("images", scored(images, runs, study, out))
-    return out
+            folder.rewrite("images", scored(images, runs, study, folder.path))
+        return folder.path
+
+
+def _opened(engine: str, study: Study, pipe: Any, workers: int | None) -> AbstractContextManager[Engine]:
+    if engine == "ray":
+        if pipe is not None:
+            raise ValueError("a pipeline object cannot be sent to Ray's workers: name the model in the study")
+        from sdbench.study.ray import cluster
+
+        return cluster(study, workers)
+    if engine != "local":
+        raise ValueError(f"unknown engine '{engine}'; there are: local, ray")
+    if workers is not None:
+        raise ValueError("the local engine has no workers; engine 'ray' has")
+    return Worker(study, pipe)
+
+
+def _require_planned(folder: StudyFolder, planned: list[Unit], out: str | Path) -> None:
+    """Refuse a folder with calls that are not of this plan: tables of both would count pairs and repeats twice."""
+    strange = folder.recorded() - {unit.id for unit in planned}
+    if strange:
+        raise ValueError(
+            f"{out} holds {len(strange)} calls that this study does not make now: another version of sdbench than "
+            f"{version('sdbench')} made them, or a file that a variant names has changed; --overwrite runs all anew"
+        )
+
+
+def _run_missing(folder: StudyFolder, engine: Engine, planned: list[Unit]) -> None:
+    """Run what is not finished, and record each call as it comes."""
+    finished = folder.finished()
+    missing = [unit for unit in planned if unit.id not in finished]
+    with progress_bar() as progress:
+        task = progress.add_task("running", total=len(planned), completed=len(planned) - len(missing), what="")
+        for unit, outcome in engine.outcomes(missing, lambda unit: progress.update(task, what=unit.variant.name)):
+            _record(folder, unit, outcome)
+            progress.advance(task)
+
+
+def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:
+    identity = {"unit": unit.id, "variant": unit.variant.name, "repeat": unit.repeat, "phase": unit.phase}
+    settings = {
+        "study": unit.study.name,
+        "model": unit.study.model,
+        "num_steps": unit.num_steps,
+        "guidance_scale": unit.guidance_scale,
+        "batch": len(unit.pairs),
+        "environment": folder.add_environment(outcome.environment),
+    }
+    tables = {
+        "runs": [identity | settings | outcome.run],
+        "steps": [identity | row for row in outcome.steps],
+        "images": [] if outcome.images is None else _save(folder.path, unit, outcome.images),
+    }
+    folder.add(unit.id, **{table: frame(table, rows) for table, rows in tables.items()})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call gave.
+
+    Attributes:
+        environment: it ran in.
+        run: columns of its run, without those that the unit decides.
+        steps: the same of its steps.
+        images: pixels (n, height, width, 3), where the unit keeps its images.
+    """
+
+    environment: dict[str, Any]
+    run: dict[str, Any]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    images: NDArray[np.uint8] | None = None
+
+
+class Worker:
+    """A pipeline that is ready for a study's calls: the local engine; a context manager that puts the pipeline back."""
+
+    def __init__(self, study: Study, pipe: Any = None, *, exclusive: bool = True) -> None:
+        """Open the model, and check that it can run the study.
+
+        Args:
+            study: whose calls will run.
+            pipe: used in place of the study's model.
+            exclusive: whether this worker has its device to itself, for the record.
+
+        Raises:
+            ValueError: anything that cannot run.
+        """
+        self._pipe = loaded(study) if pipe is None else pipe
+        self._work = prepare(self._pipe, study)
+        self._executed = executed(self._pipe, study.execution)
+        self._timed = study.repeats > 1 or study.execution != "eager"
+        self._warm: set[tuple[str, int]] = set()
+        self.environment = environment() | layout(self._pipe)
+        self.columns = {
+            "dtype": str(denoiser_of(self._pipe).dtype).removeprefix("torch."),
+            "scheduler": type(self._pipe.scheduler).__name__,
+            "exclusive": exclusive,
+        }
+
+    def __enter__(self) -> Self:
+        """Execute the denoiser as the study says."""
+        self._executed.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Put the pipeline back."""
+        self._executed.__exit__(*error)
+
+    def outcomes(self, planned: Sequence[Unit], begun: Callable[[Unit], None]) -> Iterator[tuple[Unit, Outcome]]:
+        """Run one call after another."""
+        for unit in planned:
+            begun(unit)
+            yield unit, self.outcome(unit)
+
+    def outcome(self, unit: Unit) -> Outcome:
+        """Run one call; that it fails is an outcome, too."""
+        steps: list[dict[str, Any]] = []
+        images = None
+        try:
+            if unit.variant.name in self._work.unsupported:
+                raise Unsupported(self._work.unsupported[unit.variant.name])
+            self._warm_up(unit)
+            measured, steps, output = observe(self._pipe, unit, self._work)
+            ended = measured | {"status": "ok", "sha256": _digest(output, unit.study.output)}
+            if unit.keeps_images and unit.study.output == "image":
+                images = _pixels(output)
+        except Unsupported as error:
+            ended = {"status": "unsupported", "message": str(error)}
+        except OSError:
+            raise  # no space or no permission: the machine's trouble, not the unit's
+        except Exception as error:  # noqa: BLE001 - whatever a pipeline raises is the unit's outcome
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            message = f"{type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
+            ended = {"status": "failed", "message": message}
+        return Outcome(self.environment, self.columns | ended, steps, images)
+
+    def _warm_up(self, unit: Unit) -> None:
+        """Run a call that is timed, or was compiled, once before, where this process did not see the study's warm-ups.
+
+        So it is in a resumed study, and with several workers.
+        """
+        kind = (unit.variant.name, len(unit.pairs))
+        if unit.phase == "measured" and self._timed and kind not in self._warm:
+            _first_call(self._pipe, unit)
+        self._warm.add(kind)
 
 
 def loaded(study: Study) -> Any:
@@ -263,60 +441,18 @@ def _start(pipe: Any, unit: Unit, listener: Listener | None) -> None:
         return
 
 
-def _add(folder: StudyFolder, unit: Unit, pipe: Any, work: Workload, env: str) -> None:
-    """Run one unit and record it, as a failed row if it fails."""
-    identity = {"unit": unit.id, "variant": unit.variant.name, "repeat": unit.repeat, "phase": unit.phase}
-    study = unit.study
-    run_row = identity | {
-        "study": study.name,
-        "model": study.model,
-        "num_steps": unit.num_steps,
-        "guidance_scale": unit.guidance_scale,
-        "batch": len(unit.pairs),
-        "dtype": str(denoiser_of(pipe).dtype).removeprefix("torch."),
-        "scheduler": type(pipe.scheduler).__name__,
-        "environment": env,
-        "status": "ok",
-    }
-    step_rows: list[dict[str, Any]] = []
-    image_rows: list[dict[str, Any]] = []
-    try:
-        if unit.variant.name in work.unsupported:
-            raise Unsupported(work.unsupported[unit.variant.name])
-        measured, step_rows, output = observe(pipe, unit, work)
-        run_row |= measured | {"sha256": _digest(output, study.output)}
-        step_rows = [identity | row for row in step_rows]
-        if unit.keeps_images and study.output == "image":
-            image_rows = _save(folder.path, unit, output)
-    except Unsupported as error:
-        run_row |= {"status": "unsupported", "message": str(error)}
-    except OSError:
-        raise  # no space or no permission: the study's own storage, not the unit
-    except Exception as error:  # noqa: BLE001 - whatever a pipeline raises is the unit's outcome
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"{type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
-        run_row |= {"status": "failed", "message": message}
-    tables = {"runs": [run_row], "steps": step_rows, "images": image_rows}
-    folder.add(unit.id, **{table: frame(table, rows) for table, rows in tables.items()})
-
-
 def _digest(output: Tensor, kind: str) -> str:
     """Of a call's images as they are stored, or of its latents."""
     values = eight_bit(output) if kind == "image" else output.float().cpu()
     return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
 
-def _inactive_failed(runs: pd.DataFrame, planned: list[Unit]) -> pd.DataFrame:
+def inactive_failed(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs, those of variants failed that did in no call of the first repeat anything else than the baseline."""
-    known = runs.set_index("unit")
-    did: dict[str, dict[Any, tuple[Any, str]]] = {}
-    for unit in planned:
-        row = known.loc[unit.id]
-        first = unit.phase == "measured" and unit.repeat == 0
-        if first and row["status"] == "ok" and isinstance(row["sha256"], str):
-            did.setdefault(unit.variant.name, {})[unit.pairs] = (row["rows"], row["sha256"])
-    baseline = did.get(BASELINE)
-    inactive = {name for name, calls in did.items() if name != BASELINE and calls == baseline}
+    first = runs[(runs["phase"] == "measured") & (runs["repeat"] == 0) & (runs["status"] == "ok")]
+    calls = first.dropna(subset="sha256").groupby("variant")
+    did = {name: Counter(zip(rows["rows"], rows["sha256"], strict=True)) for name, rows in calls}
+    inactive = {name for name, counted in did.items() if name != BASELINE and counted == did.get(BASELINE)}
     failed = runs["variant"].isin(inactive)
     changed = runs.copy()
     changed.loc[failed, "status"] = "failed"
@@ -347,7 +483,7 @@ def observe(
     listeners += [counted] if counted else []
     sequential = study.guidance_execution == "sequential"
     compiled = study.execution != "eager"
-    compile_s = _compile(pipe, unit, sequential=sequential) if compiled and unit.phase == "warmup" else 0.0
+    compile_s = _first_call(pipe, unit) if compiled and unit.phase == "warmup" else 0.0
     with (
         applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, listeners=listeners, sequential=sequential),
         PeakRss() as rss,
@@ -380,11 +516,13 @@ def observe(
     return measured, record.steps, images
 
 
-def _compile(pipe: Any, unit: Unit, *, sequential: bool) -> float:
-    """Seconds that the compiler takes in a call of its own, so that the memory of the next is not the compiler's."""
+def _first_call(pipe: Any, unit: Unit) -> float:
+    """Seconds that the compiler takes in a call of its own, which is not measured: what compiles needs memory, too."""
+    sequential = unit.study.guidance_execution == "sequential"
     running = applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, sequential=sequential)
+    output_type = "pt" if unit.study.output == "image" else "latent"
     with CompileClock() as compiler, running:
-        pipe(**call_arguments(unit.study, unit, pipe), output_type="latent")
+        pipe(**call_arguments(unit.study, unit, pipe), output_type=output_type)
     return compiler.seconds
 
 
@@ -406,8 +544,12 @@ def eight_bit(images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 h
     return (images.float().clamp(0, 1) * 255).round().cpu() / 255
 
 
-def _save(folder: Path, unit: Unit, images: Float[Tensor, "n 3 height width"]) -> list[dict[str, Any]]:
-    pixels = (eight_bit(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+def _pixels(images: Float[Tensor, "n 3 height width"]) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = (eight_bit(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return pixels
+
+
+def _save(folder: Path, unit: Unit, pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
     (folder / "images").mkdir(exist_ok=True)
     rows = []
     for (prompt_id, prompt, seed), image in zip(unit.pairs, pixels, strict=True):

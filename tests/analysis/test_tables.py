@@ -244,3 +244,25 @@ def test_a_study_with_gaps_says_the_same_from_its_folder(study, tmp_path):
         for table in STUDY:
             folder.rewrite(table, getattr(results, table))
     same_from_its_folder(tmp_path / "x")
+
+
+def test_times_of_calls_beside_others_are_missing_rather_than_wrong(study):
+    def shared(row):
+        return row | {"exclusive": False}
+
+    results = study(MASKS, changed=shared)
+    summary = by_variant(results)
+    assert summary[["latency_s", "predicted_saving"]].isna().all(axis=None)
+    assert summary.loc["unguided", ["saving", "denoise_saving"]].isna().all()
+    assert summary["nfe"].to_dict() == by_variant(study(MASKS))["nfe"].to_dict()
+    assert step_profile(results)["latency_s"].isna().all()
+    assert np.isnan(guidance_ratio(results))
+
+
+def test_a_repeat_with_a_call_beside_others_is_not_paired(study):
+    def shared(row):
+        return row | {"exclusive": row["unit"] != "last:1/2/1"}
+
+    summary = by_variant(study(MASKS, batches=2, changed=shared))
+    assert summary["repeats"].to_dict() == {"cfg": 6, "last:1": 5, "unguided": 6}
+    assert np.isfinite(summary.loc["last:1", ["latency_s", "saving"]].astype(float)).all()

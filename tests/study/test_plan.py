@@ -6,6 +6,7 @@ import pytest
 
 from sdbench.distill.captions import held_out_captions
 from sdbench.models.students import LORA_FILE
+from sdbench.study import plan
 from sdbench.study.plan import PROTOCOLS, Study, units
 
 FIELDS = {
@@ -73,6 +74,13 @@ def test_a_unit_id_depends_on_what_the_call_computes_only():
     assert units(study(repeats=9, metrics=["lpips"]))[0].id == before
     assert units(study(num_steps=5))[0].id != before
     assert units(study(negative_prompt="x"))[0].id != before
+
+
+@pytest.mark.parametrize(("name", "value"), [("_code_version", lambda: "9.9"), ("SCHEMA_VERSION", 99)])
+def test_a_unit_of_another_version_has_another_name(monkeypatch, name, value):
+    before = units(study())[0].id
+    monkeypatch.setattr(plan, name, value)
+    assert units(study())[0].id != before
 
 
 def test_images_are_kept_once_and_the_baselines_twice():

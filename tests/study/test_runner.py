@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import sys
 import weakref
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 import sdbench
 from sdbench.models.registry import load
 from sdbench.records.store import read
-from sdbench.study import runner
+from sdbench.study import plan, runner
 from sdbench.study.plan import Study, units
 from sdbench.variants import external
 from sdbench.variants.registry import parse
@@ -346,3 +347,61 @@ def test_the_images_of_a_call_are_gone_before_the_next_is_done(pipe, tmp_path, m
     monkeypatch.setattr(runner, "observe", watched)
     runner.run(dataclasses.replace(SMALL, variants=["cfg", "unguided"], metrics=()), tmp_path / "study", pipe=pipe)
     assert (opened.most, opened.now) == (len(PROMPTS), 0)
+
+
+def test_a_folder_with_calls_of_another_version_is_refused(pipe, tmp_path, monkeypatch):
+    study = dataclasses.replace(SMALL, variants=["cfg", "last:1"], repeats=1, metrics=())
+    runner.run(study, tmp_path / "study", pipe=pipe)
+    monkeypatch.setattr(plan, "_code_version", lambda: "9.9")
+    with pytest.raises(ValueError, match="holds 4 calls that this study does not make now: another version of sdbench"):
+        runner.run(study, tmp_path / "study", pipe=pipe, mode="resume")
+    assert (runner.run(study, tmp_path / "study", pipe=pipe, mode="overwrite").runs["status"] == "ok").all()
+
+
+def test_a_resumed_study_warms_up_before_it_goes_on(pipe, tmp_path, monkeypatch):
+    observe, calls = runner.observe, []
+
+    def interrupted(pipe, unit, work):
+        if unit.phase == "measured":
+            raise KeyboardInterrupt
+        return observe(pipe, unit, work)
+
+    study = dataclasses.replace(SMALL, variants=["cfg", "unguided"], metrics=())
+    monkeypatch.setattr(runner, "observe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(study, tmp_path / "study", pipe=pipe)
+    monkeypatch.setattr(runner, "observe", observe)
+    first_call = runner._first_call
+    monkeypatch.setattr(
+        runner, "_first_call", lambda pipe, unit: calls.append(unit.variant.name) or first_call(pipe, unit)
+    )
+    runner.run(study, tmp_path / "study", pipe=pipe, mode="resume")
+    assert calls == ["cfg", "unguided"]
+    runner.run(study, tmp_path / "whole", pipe=pipe)
+    assert calls == ["cfg", "unguided"]  # its own warm-ups are enough
+
+
+def test_calls_in_turn_have_the_device_to_themselves(results):
+    assert results.runs["exclusive"].all()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"engine": "slurm"}, "unknown engine 'slurm'; there are: local, ray"),
+        ({"engine": "ray"}, "a pipeline object cannot be sent to Ray's workers: name the model"),
+        ({"workers": 2}, "the local engine has no workers"),
+        ({"shard": "3/2"}, "a shard is i/n with i from 1 to n"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_refused(pipe, tmp_path, how, message):
+    with pytest.raises(ValueError, match=message):
+        runner.run(SMALL, tmp_path / "study", pipe=pipe, **how)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_missing_ray_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "sdbench.study.ray", raising=False)
+    with pytest.raises(ValueError, match=r"ray is not installed: pip install 'sdbench\[ray\]'"):
+        runner.run(SMALL, tmp_path / "study", engine="ray")

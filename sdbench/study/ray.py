@@ -1,0 +1,224 @@
+"""The Ray engine: a study's calls on the GPUs or CPU shares of a Ray cluster, or of this machine where there is none.
+
+Each worker is an actor that opens the model once and runs one call after another. What comes back is written by the
+driver alone (`runner.py`), so workers share no files with it but those that the study names: a model's folder, a
+student, a plan.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from sdbench.study.plan import Study, Unit, units
+from sdbench.study.runner import Outcome, Worker
+from sdbench.variants.trace import MissingPackage
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ModuleNotFoundError:
+    raise MissingPackage("ray is not installed: pip install 'sdbench[ray]'") from None
+
+TRIES = 3
+_START = "start"  # counted beside the units: a worker that dies while it opens the model
+
+
+@contextmanager
+def cluster(study: Study, workers: int | None = None) -> Iterator[Cluster]:
+    """Workers for a study, on the cluster that this process is, or by Ray's own settings can be, connected to.
+
+    Args:
+        study: its calls run side by side where there is one repeat; with more, which are for timing, each has its
+            device to itself.
+        workers: at most; by default one per GPU, or two per node without. More than GPUs or cores are never started,
+            and no more than one on the CPU for timing.
+
+    Raises:
+        ValueError: anything that cannot run.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    own = not ray.is_initialized()
+    if own:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray reports to its makers
+        ray.init(logging_level=logging.WARNING, log_to_driver=False)
+    found = Cluster(study, _shares(study, workers))
+    try:
+        found.open()
+        yield found
+    finally:
+        found.close()
+        if own:
+            ray.shutdown()
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """How a cluster is divided: workers, and the CPU threads and GPUs of each."""
+
+    workers: int
+    threads: int
+    gpus: int
+
+
+def _shares(study: Study, asked: int | None) -> _Shares:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    if not nodes:
+        raise ValueError("the Ray cluster has no node with a CPU to work on")
+    with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
+    on_gpu = study.device != "cpu" and bool(with_gpu)
+    nodes = with_gpu if on_gpu else nodes
+    if on_gpu:
+        most = default = sum(int(node["GPU"]) for node in nodes)
+    else:
+        most = 1 if study.repeats > 1 else sum(int(node["CPU"]) for node in nodes)
+        default = 2 * len(nodes)
+    workers = min(asked or default, most)
+    on_a_node = -(-workers // len(nodes))
+    threads = max(1, min(int(node["CPU"]) for node in nodes) // on_a_node)
+    return _Shares(workers, threads, int(on_gpu))
+
+
+class _Actor:
+    """What runs in a worker's process."""
+
+    def __init__(self, study: Study, threads: int, exclusive: bool) -> None:
+        self._study, self._threads, self._exclusive = study, threads, exclusive
+
+    def start(self) -> Outcome:
+        """Open the model; what every call's outcome will say of this place."""
+        torch.set_num_threads(self._threads)
+        self._units = {unit.id: unit for unit in units(self._study)}
+        self._worker = Worker(self._study, exclusive=self._exclusive).__enter__()
+        return Outcome(self._worker.environment, self._worker.columns)
+
+    def run(self, unit: str) -> Outcome:
+        """Run a call, named by its identifier: its code and files are then the driver's."""
+        if unit not in self._units:
+            raise ValueError("a worker has another version of sdbench than the driver, or other files")
+        return self._worker.outcome(self._units[unit])
+
+
+@dataclass(eq=False)
+class _Seat:
+    """A worker as the driver sees it."""
+
+    actor: Any
+    place: Outcome | None = None
+    rest: list[Unit] = field(default_factory=list)
+    """Calls that it runs before it takes others."""
+
+
+class Cluster:
+    """Workers, the calls that wait for one, and those under way."""
+
+    def __init__(self, study: Study, shares: _Shares) -> None:
+        """Start nothing yet."""
+        self._shares = shares
+        self._timing = study.repeats > 1
+        alone = self._timing or shares.gpus > 0 or shares.workers == 1
+        actor = ray.remote(_Actor).options(num_cpus=shares.threads, num_gpus=shares.gpus)
+        self._start = lambda: actor.remote(study, shares.threads, alone)
+        self._idle: list[_Seat] = []
+        self._busy: dict[Any, tuple[_Seat, Unit | None]] = {}
+        self._queue: deque[list[Unit]] = deque()
+        self._tries: Counter[str] = Counter()
+        self._begun: Callable[[Unit], None] = lambda unit: None
+
+    def open(self) -> None:
+        """Start the workers and wait for the first."""
+        for _ in range(self._shares.workers):
+            self._seat()
+        while not self._idle:
+            list(self._next())
+        first = self._idle[0].place
+        assert first is not None
+        self.environment = first.environment
+
+    def close(self) -> None:
+        """End the workers, whatever they do."""
+        for seat in [*self._idle, *(seat for seat, _ in self._busy.values())]:
+            ray.kill(seat.actor)
+
+    def outcomes(self, planned: Sequence[Unit], begun: Callable[[Unit], None]) -> Iterator[tuple[Unit, Outcome]]:
+        """Give every worker the next call when it is free, until all have an outcome.
+
+        A call whose worker dies is tried again, by another worker; after three tries it is a failed one.
+        """
+        self._begun = begun
+        self._queue.extend(_together(planned) if self._timing else ([unit] for unit in planned))
+        while self._hand_out():
+            yield from self._next()
+
+    def _seat(self) -> None:
+        seat = _Seat(self._start())
+        self._busy[seat.actor.start.remote()] = (seat, None)
+
+    def _hand_out(self) -> bool:
+        """Give calls to idle workers; whether there are any left, waiting or under way."""
+        for seat in list(self._idle):
+            if not seat.rest and self._queue:
+                seat.rest = self._queue.popleft()
+            if seat.rest:
+                self._idle.remove(seat)
+                unit = seat.rest.pop(0)
+                self._begun(unit)
+                self._busy[seat.actor.run.remote(unit.id)] = (seat, unit)
+        return bool(self._queue) or any(unit for _, unit in self._busy.values())
+
+    def _next(self) -> Iterator[tuple[Unit, Outcome]]:
+        """Wait until a worker has started, has finished a call, or is lost."""
+        reference = ray.wait(list(self._busy))[0][0]
+        seat, unit = self._busy.pop(reference)
+        try:
+            outcome: Outcome = ray.get(reference)
+        except RayTaskError as error:
+            ray.kill(seat.actor)
+            raise error.cause from None
+        except RayError as error:
+            yield from self._lost(seat, unit, error)
+            return
+        self._idle.append(seat)
+        if unit is None:
+            seat.place = outcome
+            del self._tries[_START]
+            return
+        if not self._timing:
+            self._hand_out()  # while the caller writes; what is timed runs when it has written
+        yield unit, outcome
+
+    def _lost(self, seat: _Seat, unit: Unit | None, error: RayError) -> Iterator[tuple[Unit, Outcome]]:
+        """Replace a worker that died; its calls wait for the next that is free."""
+        ray.kill(seat.actor)  # it may be out of reach, and go on
+        tried = _START if unit is None else unit.id
+        self._tries[tried] += 1
+        given_up = self._tries[tried] == TRIES
+        reason = f"the worker died in each of {TRIES} tries: {str(error).splitlines()[0]}"
+        if unit is None:
+            if given_up:
+                raise ValueError(f"no worker opens the model; {reason}")
+            self._seat()
+            return
+        self._seat()
+        rest = seat.rest if given_up else [unit, *seat.rest]
+        if rest:
+            self._queue.appendleft(rest)
+        if given_up:
+            assert seat.place is not None
+            failed = {"status": "failed", "message": reason}
+            yield unit, Outcome(seat.place.environment, seat.place.run | failed)
+
+
+def _together(planned: Iterable[Unit]) -> Iterator[list[Unit]]:
+    """The calls that are compared with each other: all variants of a batch in a repeat, for one device."""
+    for _, calls in groupby(planned, key=lambda unit: (unit.phase, unit.repeat, unit.pairs)):
+        yield list(calls)

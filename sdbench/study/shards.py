@@ -1,0 +1,81 @@
+"""The parts of a study that ran apart (`sdbench run --shard i/n`), put together."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sdbench.records.files import inside
+from sdbench.records.schema import STUDY
+from sdbench.records.store import Mode, Results, StudyFolder, read
+from sdbench.study.plan import parse_shard
+from sdbench.study.runner import inactive_failed
+
+
+def gather(out: str | Path, shards: Iterable[str | Path], *, mode: Mode = "new") -> Results:
+    """Put the folders of all shards of a study into one, as if it had run in one piece.
+
+    A warm-up that several shards ran is kept once.
+
+    Args:
+        out: the study's folder.
+        shards: folders on this machine, one per shard, in any order.
+        mode: "new" or "overwrite", for a folder that holds a study already.
+
+    Raises:
+        ValueError: a folder that is no shard's, shards of different studies, a shard that is missing or given twice.
+    """
+    parts = [read(folder) for folder in shards]
+    study = _study_of(parts)
+    owner = {unit: index for index, part in reversed(list(enumerate(parts))) for unit in part.runs["unit"]}
+    tables = {
+        table: pd.concat(
+            [_owned(getattr(part, table), index, owner) for index, part in enumerate(parts)], ignore_index=True
+        )
+        for table in STUDY
+    }
+    known = [environment for part in parts for environment in part.environment.values()]
+    with StudyFolder.create(out, study, environment=known[0], mode=mode) as folder:
+        for environment in known:
+            folder.add_environment(environment)
+        for part in parts:
+            _copy_images(part, folder.path)
+        tables["runs"] = inactive_failed(tables["runs"])
+        for table, table_frame in tables.items():
+            folder.rewrite(table, table_frame)
+        return read(folder.path)
+
+
+def _study_of(parts: list[Results]) -> dict[str, Any]:
+    """What all shards ran; each must be there once."""
+    if not parts:
+        raise ValueError("no shards were given")
+    for part in parts:
+        if "shard" not in part.study:
+            raise ValueError(f"{part.folder} holds no shard of a study")
+    studies = [{name: value for name, value in part.study.items() if name != "shard"} for part in parts]
+    for part, study in zip(parts, studies, strict=True):
+        if keys := [key for key in study | studies[0] if study.get(key) != studies[0].get(key)]:
+            raise ValueError(f"{part.folder} and {parts[0].folder} hold different studies: {', '.join(keys)} differ")
+    given = [parse_shard(part.study["shard"]) for part in parts]
+    if len({shard.total for shard in given}) > 1:
+        raise ValueError(f"the study was divided in different ways: {', '.join(map(str, given))}")
+    for number in range(1, given[0].total + 1):
+        times = sum(shard.number == number for shard in given)
+        if times != 1:
+            raise ValueError(f"shard {number}/{given[0].total} is {'missing' if times == 0 else 'given twice'}")
+    return studies[0]
+
+
+def _owned(table_frame: pd.DataFrame, index: int, owner: dict[str, int]) -> pd.DataFrame:
+    return table_frame[table_frame["unit"].map(owner) == index]
+
+
+def _copy_images(part: Results, folder: Path) -> None:
+    (folder / "images").mkdir(exist_ok=True)
+    for path in part.images["path"].dropna():
+        shutil.copyfile(inside(part.folder, path), inside(folder, path))
