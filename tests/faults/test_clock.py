@@ -111,7 +111,8 @@ def test_a_clock_that_is_set_back_gives_no_folder_twice(tmp_path, monkeypatch):
     assert made == [first, f"{first}-2", f"{first}-3", "mine-20260329-033000"]
 
 
-def test_the_wall_clock_is_asked_for_the_names_of_folders_alone():
+def test_the_wall_clock_is_asked_by_the_command_line_alone():
     package = Path(cli.__file__).parent
-    asking = re.compile(r"\btime\.(time|time_ns|ctime|localtime|gmtime)\(|\bdatetime\b|\bst_[amc]time\b|\bgetmtime\b")
+    clocks = (r"\btime\.(time|time_ns|ctime|localtime|gmtime)\(", r"\bdatetime\.(now|today|utcnow)\(")
+    asking = re.compile("|".join([*clocks, r"\bst_[amc]time\b", r"\bgetmtime\b"]))
     assert [file.name for file in package.rglob("*.py") if asking.search(file.read_text())] == ["cli.py"]

@@ -4,10 +4,11 @@ import pandas as pd
 
 KEYS = {"runs": ["unit"], "steps": ["unit", "step"], "images": ["unit", "prompt_id", "seed"]}
 TIMED = ["latency_s", "text_s", "denoise_s", "decode_s", "denoiser_s", "scheduler_s", "rss_peak_bytes"]
+TIMED += ["foreign_load", "throttled"]
 
 
 def assert_same(found, expected, *, without=()):
-    """Equal tables but for times, the process's memory and further columns that differ by intent."""
+    """Equal tables but for times, the machine's load, the process's memory and further columns that differ by intent."""
     for table, key in KEYS.items():
         frames = [
             getattr(results, table)
