@@ -8,7 +8,7 @@ TIMED += ["foreign_load", "throttled"]
 
 
 def assert_same(found, expected, *, without=()):
-    """Equal tables but for times, the machine's load, the process's memory and further columns that differ by intent."""
+    """Equal tables but for times, load and memory of the machine, and further columns that differ by intent."""
     for table, key in KEYS.items():
         frames = [
             getattr(results, table)
