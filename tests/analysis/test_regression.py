@@ -96,14 +96,16 @@ def test_the_test_is_welchs(run):
 
 @pytest.mark.parametrize("threshold", [0.03, 1e-6], ids=["that matters", "any"])
 def test_recorded_noise_raises_few_alarms(threshold):
-    """200 pairs of runs of 10 repeats, drawn from those of `sdbench bench` on a machine that trained a model beside it."""
+    """200 pairs of runs of 10 repeats, drawn from those of `sdbench bench` on a machine that trained beside it."""
     times = pd.read_csv(Path(__file__).with_name("recorded_noise.csv"))
     wide = np.log(times.pivot_table("denoise_s", index=["run", "repeat"], columns="variant"))
     ratios = wide.drop(columns="cfg").sub(wide["cfg"], axis=0)
     limits, generator, alarms = Limits(threshold=threshold), np.random.default_rng(0), 0
     for _ in range(200):
         drawn = ratios.to_numpy()[generator.permutation(len(ratios))[:20]]
-        tests = {("", str(n)): _Test.of(*pair, limits) for n, pair in enumerate(zip(drawn[:10].T, drawn[10:].T))}
+        tests = {
+            ("", str(n)): _Test.of(*pair, limits) for n, pair in enumerate(zip(drawn[:10].T, drawn[10:].T, strict=True))
+        }
         corrected = _holm({key: test.p for key, test in tests.items()})
         verdicts = [test.verdict(corrected[key], limits) for key, test in tests.items()]
         alarms += bool({"regression", "improvement"} & set(verdicts))
