@@ -35,15 +35,6 @@ def distillation_loss(
     return errors.mean() if weights is None else (weights * errors).mean()
 
 
-def scale_weights(guidance_scale: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Weights under which the error counts relative to the scale: `1 / w^2`.
-
-    The guided part of the target grows with w, and its squared error with w squared: without weights a student of a
-    range learns its largest scales alone.
-    """
-    return guidance_scale**-2
-
-
 def min_snr_weights(scheduler: Any, sigma: Float[Tensor, " n"], gamma: float) -> Float[Tensor, " n"]:
     """Weights under which an error of the clean latent counts by its signal-to-noise ratio, but at most by gamma.
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from sdbench.distill.captions import Captioned, Captions, drawn_from
 from sdbench.distill.examples import Examples, Images, Scales, Source, Teaching, Trajectories
-from sdbench.distill.loss import distillation_loss, min_snr_weights, scale_weights
+from sdbench.distill.loss import distillation_loss, min_snr_weights
 from sdbench.distill.student import Student, full_student, lora_student, require_bare
 from sdbench.instruments.quality import provenance, score
 from sdbench.models.random_weights import has_random_weights
@@ -361,17 +361,9 @@ class _Run:
         args, kwargs = self.student.given(examples)
         prediction = first_tensor(model(*args, **kwargs))
         prediction = prediction.narrow(1, 0, examples.cond.shape[1])  # learned variances follow it
-        return distillation_loss(prediction, examples.target, self._weights(examples))
-
-    def _weights(self, examples: Examples) -> Tensor | None:
-        """Of every row's error; None where all count the same."""
-        weights, gamma = None, self.settings.min_snr_gamma
-        if gamma is not None:
-            weights = min_snr_weights(self.student.pipe.scheduler, examples.sigma, gamma)
-        if self.settings.w_range is not None:
-            by_scale = scale_weights(examples.scale.to(examples.cond.device))
-            weights = by_scale if weights is None else weights * by_scale
-        return weights
+        scheduler, gamma = self.student.pipe.scheduler, self.settings.min_snr_gamma
+        weights = None if gamma is None else min_snr_weights(scheduler, examples.sigma, gamma)
+        return distillation_loss(prediction, examples.target, weights)
 
     def _put_down(self, judge: _Judge, folder: StudyFolder | None) -> None:
         """A row of the curve; the losses since the last one are averaged."""
