@@ -156,7 +156,7 @@ def _times(baseline: Results, current: Results, limits: Limits, *, absolute: boo
     nothing = np.array([])
     tests = {key: _Test.of(before[key], after.get(key, nothing), limits) for key in before}
     corrected = _holm({key: test.p for key, test in tests.items()})
-    disturbed = [disturbances(results.runs) for results in (baseline, current)]
+    disturbed = {name: disturbances(run.runs) for name, run in (("baseline", baseline), ("current", current))}
     rows = []
     for key, test in tests.items():
         figure, variant = key
@@ -166,10 +166,9 @@ def _times(baseline: Results, current: Results, limits: Limits, *, absolute: boo
         row = _row(variant, figure, base, now, math.expm1(test.change), test.verdict(corrected[key], limits))
         row |= {"change_lo": math.expm1(test.lo), "change_hi": math.expm1(test.hi)}
         row["repeats_needed"] = test.needed if row["verdict"] == "undecided" else None
-        spread = [f"times spread by {test.spread:.0%}"] if test.spread > UNSTABLE else []
-        row["unstable"] = "; ".join(
-            [*spread, *dict.fromkeys(reason for run in disturbed for reason in run.get(variant, []))]
-        )
+        reasons = [f"times spread by {test.spread:.0%}"] if test.spread > UNSTABLE else []
+        reasons += [f"{name}: {', '.join(found[variant])}" for name, found in disturbed.items() if variant in found]
+        row["unstable"] = "; ".join(reasons)
         rows.append(row)
     return rows
 
