@@ -593,9 +593,8 @@ def _compare(
     limits = Limits(threshold=_share("--threshold", threshold))
     needed = COMPARED if accept is None else None
     found = read(current, columns=needed)
-    known = (
-        read(baseline, columns=needed) if accept is None or baseline.exists() else found
-    )  # the first baseline has no past
+    first = accept is not None and not baseline.exists()
+    known = found if first else read(baseline, columns=needed)
     try:
         table = compare(known, found, limits, absolute=absolute)
     except NotComparable:

@@ -26,10 +26,13 @@ def accept(folder: Path, run: Results, figures: pd.DataFrame, reason: str, *, at
         at: the moment, with its time zone.
 
     Raises:
-        ValueError: no reason, or a folder that is no baseline.
+        ValueError: no reason, a run with calls that failed, or a folder that is no baseline.
     """
     if not reason.strip():
         raise ValueError("a baseline is accepted for a reason: say which")
+    failed = run.runs.loc[run.runs["status"] == "failed", "variant"].unique()
+    if len(failed):
+        raise ValueError(f"a run in which {', '.join(failed)} failed is no baseline")
     past = read_history(folder) if folder.exists() else empty("history")
     fresh, old = (folder.with_name(f"{PREFIX}{folder.name}-{age}") for age in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)

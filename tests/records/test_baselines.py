@@ -60,3 +60,10 @@ def test_a_folder_that_is_no_baseline_is_left_alone(tmp_path, run):
     with pytest.raises(ValueError, match=r"history\.parquet is missing"):
         accept(tmp_path / "run", run, FIGURES, "first", at=moment(0))
     pd.testing.assert_frame_equal(read(tmp_path / "run").runs, run.runs)
+
+
+def test_a_run_with_a_failed_call_is_no_baseline(tmp_path, run):
+    failed = replace(run, runs=run.runs.assign(status="failed", variant="last:2"))
+    with pytest.raises(ValueError, match="a run in which last:2 failed is no baseline"):
+        accept(tmp_path / "base", failed, FIGURES, "first", at=moment(0))
+    assert not (tmp_path / "base").exists()
