@@ -15,7 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in several processes,
 import pytest
 from hypothesis import settings
 
-settings.register_profile("faults", max_examples=1_000)  # `nox -s faults`: a dozen readers together take over 10,000
+# The same cases in every run, so that a failure is the change's; `nox -s faults` looks for new ones.
+settings.register_profile("sdbench", derandomize=True)
+settings.register_profile("faults", max_examples=1_000)  # a dozen readers together take over 10,000
+settings.load_profile("sdbench")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -151,7 +151,8 @@ def step_profile(results: Results) -> pd.DataFrame:
     shown = ["variant", "step", "guided", "latency_s", "guidance_cosine"]
     steps = results.steps.loc[_steps_of(_finished(results), results), shown].astype({"guided": bool})
     steps["latency_s"] = steps["latency_s"].where(_steps_of(_timed(results), results)[steps.index])
-    groups = steps.groupby(["variant", "step"])
+    steps["variant"] = pd.Categorical(steps["variant"], _variants(results))
+    groups = steps.groupby(["variant", "step"], observed=True)
     cosine = groups["guidance_cosine"]
     profile = pd.DataFrame(
         {
@@ -162,9 +163,7 @@ def step_profile(results: Results) -> pd.DataFrame:
             "guidance_cosine_q75": cosine.quantile(0.75),
         }
     )
-    ran = set(steps["variant"].unique())
-    order = [variant for variant in _variants(results) if variant in ran]
-    return profile.reindex(order, level="variant").reset_index().astype({"variant": "string"})
+    return profile.reset_index().astype({"variant": "string"})
 
 
 def _step_medians(results: Results, kept: NDArray[np.bool_]) -> pd.DataFrame:

@@ -26,7 +26,6 @@ from sdbench.variants.rows import UNBATCHED, first_tensor, halves, map_tensors
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener, Step
 
-ANCHORED = 0.25  # share of the rows of a student of many scales that are taught w = 1
 Teaching = Callable[[], AbstractContextManager[Any]]
 """Makes a block in which the pipeline is the teacher's and nothing is recorded for gradients."""
 
@@ -43,14 +42,8 @@ class Scales:
         return self.hi - (self.hi - self.lo) * float(rng.random())
 
     def rows(self, rng: np.random.Generator, count: int) -> Float[Tensor, " count"]:
-        """The scale that each row is taught.
-
-        Of a range, a share of `ANCHORED` is taught w = 1, so that the student stays the conditional teacher there.
-        """
-        scale = self.hi - (self.hi - self.lo) * rng.random(count)
-        if self.lo < self.hi:
-            scale[rng.random(count) < ANCHORED] = 1.0
-        return torch.from_numpy(scale).float()
+        """The scale that each row is taught."""
+        return torch.from_numpy(self.hi - (self.hi - self.lo) * rng.random(count)).float()
 
 
 class Examples(NamedTuple):

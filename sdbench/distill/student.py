@@ -14,19 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from sdbench.distill.examples import Examples
 from sdbench.models.students import (
+    ADAPTER,
     DENOISER_FILE,
     EMBEDDING_FILE,
     LORA_FILE,
     add_projection,
     embedded,
+    low_rank,
     place_of_projection,
+    strength,
     takes_guidance,
 )
 from sdbench.records.files import write_whole
@@ -34,9 +37,31 @@ from sdbench.variants.adapters import told
 from sdbench.variants.guidance import denoisers_of, replaced
 
 TARGETS = ("attention", "feed-forward", "convolutions", "timestep")
-NAME = "student"
 _KINDS = {"attention": "Attention", "feed-forward": "FeedForward", "timestep": "TimestepEmbedding"}
 """How the class of the module that holds a target's linear layers ends."""
+
+
+class Strength:
+    """Has low-rank layers for a range of scales count in every row as much as its w asks for.
+
+    Args:
+        denoiser: with these layers.
+        w_range: the lowest and the highest scale.
+
+    Attributes:
+        scale: w of every row of the next call, or one for all of them.
+    """
+
+    scale: Float[Tensor, " rows"]
+
+    def __init__(self, denoiser: nn.Module, w_range: tuple[float, float]) -> None:
+        self.w_range = w_range
+        for layer in low_rank([denoiser]):
+            layer.lora_B[ADAPTER].register_forward_hook(self._scaled)
+
+    def _scaled(self, layer: nn.Module, given: Any, out: Tensor) -> Tensor:
+        share: Any = strength(self.w_range, self.scale)
+        return out * share.to(out).reshape(-1, *[1] * (out.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -50,6 +75,7 @@ class Student:
         alpha: of the LoRA, over its rank; None for a whole copy.
         projection: of the embedding of w, where the student is told it that way.
         by_guidance: it is told w by the denoiser's own `guidance` input.
+        strength: how much of the LoRA counts in each row, where it learns many scales.
     """
 
     pipe: Any
@@ -58,6 +84,7 @@ class Student:
     alpha: float | None
     projection: nn.Linear | None = None
     by_guidance: bool = False
+    strength: Strength | None = None
 
     @property
     def learnt(self) -> dict[str, nn.Parameter]:
@@ -69,7 +96,9 @@ class Student:
         return _adapter_off(self.denoiser) if self.alpha is not None else torch.no_grad()
 
     def given(self, examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the student's call gets."""
+        """What the student's call gets, which is to be the next one."""
+        if self.strength is not None:
+            self.strength.scale = examples.scale
         if self.by_guidance:
             return examples.args, examples.kwargs | {"guidance": examples.scale.to(examples.cond)}
         if self.projection is None:
@@ -79,7 +108,8 @@ class Student:
 
     def in_place(self, guidance_scale: float) -> AbstractContextManager[None]:
         """While it holds the pipeline runs the student, which is told this w where it learns many."""
-        if self.projection is not None or self.by_guidance:
+        if self.strength is not None:
+            self.strength.scale = torch.tensor([guidance_scale])
             return told(self.pipe, guidance_scale, by_guidance=self.by_guidance)
         if self.alpha is not None:
             return nullcontext()
@@ -94,7 +124,7 @@ class Student:
             write_whole(folder / DENOISER_FILE, lambda file: file.write(save(weights, metadata={"format": "pt"})))
             return
         prefix = "unet" if getattr(self.pipe, "unet", None) is self.denoiser else "transformer"
-        found: dict[str, Tensor] = get_peft_model_state_dict(self.denoiser, adapter_name=NAME)
+        found: dict[str, Tensor] = get_peft_model_state_dict(self.denoiser, adapter_name=ADAPTER)
         # Loaders take W + B A where no alpha stands beside it.
         scaled = {key: weight * self.alpha if ".lora_B." in key else weight for key, weight in found.items()}
         weights = {f"{prefix}.{key}": weight.detach().half().contiguous() for key, weight in scaled.items()}
@@ -104,7 +134,9 @@ class Student:
             write_whole(folder / EMBEDDING_FILE, lambda file: file.write(save(state, metadata={"format": "pt"})))
 
 
-def lora_student(pipe: Any, *, rank: int, alpha: int, targets: Sequence[str], told_scale: bool = False) -> Student:
+def lora_student(
+    pipe: Any, *, rank: int, alpha: int, targets: Sequence[str], w_range: tuple[float, float] | None = None
+) -> Student:
     """Put low-rank layers on a pipeline's denoiser, at first without effect; see `add_lora`.
 
     Args:
@@ -112,24 +144,25 @@ def lora_student(pipe: Any, *, rank: int, alpha: int, targets: Sequence[str], to
         rank: of every layer.
         alpha: as `add_lora` takes it.
         targets: as `add_lora` takes them.
-        told_scale: tell it w: by the denoiser's own `guidance` input where it has one (Flux), else by a projection of
-            the embedding of w, at first without effect.
+        w_range: it learns all scales between these two. It is told w by the denoiser's own `guidance` input where that
+            has one (Flux), else by a projection of the embedding of w, at first without effect.
 
     Raises:
         ValueError: as `add_lora` and `add_projection` say; a projection for a base in half precision.
     """
     denoiser: Any = _only_denoiser(pipe)
-    if told_scale and denoiser.dtype != torch.float32:
+    if w_range is not None and denoiser.dtype != torch.float32:
         raise ValueError(
             "a student of many scales trains in float32 only; give a lower precision to its layers instead"
         )
-    by_guidance = told_scale and takes_guidance(denoiser)
-    projected = told_scale and not by_guidance
+    by_guidance = w_range is not None and takes_guidance(denoiser)
+    projected = w_range is not None and not by_guidance
     if projected:
         place_of_projection(pipe, denoiser)  # refuses before anything is changed
     add_lora(denoiser, rank=rank, alpha=alpha, targets=targets)
     projection = add_projection(pipe, denoiser) if projected else None
-    return Student(pipe, denoiser, denoiser, alpha / rank, projection, by_guidance)
+    shares = None if w_range is None else Strength(denoiser, w_range)
+    return Student(pipe, denoiser, denoiser, alpha / rank, projection, by_guidance, shares)
 
 
 def add_lora(denoiser: Any, *, rank: int, alpha: int, targets: Sequence[str]) -> None:
@@ -150,7 +183,7 @@ def add_lora(denoiser: Any, *, rank: int, alpha: int, targets: Sequence[str]) ->
     chosen = [layer for target in targets for layer in layers(denoiser, target)]
     denoiser.requires_grad_(False)
     adapter = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, init_lora_weights=True)
-    denoiser.add_adapter(adapter, adapter_name=NAME)
+    denoiser.add_adapter(adapter, adapter_name=ADAPTER)
     for weight in denoiser.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()  # an optimiser's steps are lost in half precision
@@ -158,7 +191,7 @@ def add_lora(denoiser: Any, *, rank: int, alpha: int, targets: Sequence[str]) ->
 
 def require_bare(denoiser: nn.Module) -> None:
     """Refuse a denoiser that has adapters already."""
-    if any(isinstance(layer, BaseTunerLayer) for layer in denoiser.modules()):
+    if low_rank([denoiser]):
         raise ValueError(f"{type(denoiser).__name__} already has adapters loaded: fuse or unload them first")
 
 

@@ -233,7 +233,7 @@ def _student(pipe: Any, settings: Settings) -> Iterator[Student]:
                 student = full_student(pipe)
             else:
                 low_rank: dict[str, Any] = {name: getattr(settings, name) for name in ("rank", "alpha", "targets")}
-                student = lora_student(pipe, **low_rank, told_scale=settings.w_range is not None)
+                student = lora_student(pipe, **low_rank, w_range=settings.w_range)
         denoiser: Any = student.denoiser
         if student.projection is not None:
             undo.callback(remove_projection, denoiser)

@@ -1,15 +1,18 @@
 """What a distilled student brings to its base: the names of its files, its card, and the embedding of w.
 
-A student of one guidance scale is a LoRA, or a whole denoiser. One of a range of scales is a LoRA that is told w by the
-denoiser's own `guidance` input where it has one, and else a LoRA and a projection of its scale: diffusers' own
-(`time_cond_proj`), which adds an embedding of w - 1 to that of the timestep. How a student is
-put into a pipeline and taken out again is in `variants/adapters.py`.
+A student of one guidance scale is a LoRA, or a whole denoiser. One of a range of scales is a LoRA whose strength grows
+with w from nothing at w = 1, where the student is the conditional teacher. It is told w besides: by the denoiser's own
+`guidance` input where it has one, and else by a projection in diffusers' own place for it (`time_cond_proj`), which
+adds an embedding of w to that of the timestep. How a student is put into a pipeline and taken out again is in
+`variants/adapters.py`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -27,6 +31,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 DENOISER_FILE = "diffusion_pytorch_model.safetensors"
 EMBEDDING_FILE = "guidance_embedding.safetensors"
 CARD_FILE = "card.json"
+ADAPTER = "student"  # what its low-rank layers are called in a pipeline
 WIDTH = 256  # of the embedding of w
 SAMPLED = 8  # weights by which a base is told from another
 
@@ -55,15 +60,40 @@ def check_card(denoiser: nn.Module, file: Path, guidance_scale: float | None = N
     """
     card = read_card(file)
     if guidance_scale is not None:
-        made_for = card.get("guidance_scale")
-        between: Any = card.get("w_range") or (made_for, made_for)
-        lo, hi = between
-        if lo is not None and not lo <= guidance_scale <= hi:
-            scales = f"a guidance scale of {lo:g}" if lo == hi else f"guidance scales of {lo:g} to {hi:g}"
-            raise ValueError(f"the student '{file}' is made for {scales}, not {guidance_scale:g}")
+        strength_at(file, guidance_scale)
     if card.get("base") is not None and not _same_base(base_record(denoiser), card["base"]):
         base = f"{card['base']['denoiser']} of {card.get('model')}"
         raise ValueError(f"the student '{file}' is made for another base: {base}")
+
+
+def strength_at(file: Path, guidance_scale: float) -> float:
+    """How much of the LoRA in a file counts at w: all of it, unless its card tells of a range of scales.
+
+    Raises:
+        ValueError: a scale that the student was not made for.
+    """
+    card = read_card(file)
+    made_for, w_range = card.get("guidance_scale"), card.get("w_range")
+    between: Any = w_range or (made_for, made_for)
+    lo, hi = between
+    if lo is not None and not lo <= guidance_scale <= hi:
+        scales = f"a guidance scale of {lo:g}" if lo == hi else f"guidance scales of {lo:g} to {hi:g}"
+        raise ValueError(f"the student '{file}' is made for {scales}, not {guidance_scale:g}")
+    return 1.0 if w_range is None else float(strength(w_range, guidance_scale))
+
+
+def strength(
+    w_range: Sequence[float], guidance_scale: Float[Tensor, " rows"] | float
+) -> Float[Tensor, " rows"] | float:
+    """How much of a LoRA for a range of scales counts at one of them: nothing at w = 1, all of it at the highest.
+
+    The guided prediction is `c + (w - 1) (c - u)`: what a student adds to the conditional one is nothing at w = 1.
+
+    Args:
+        w_range: the lowest and the highest scale.
+        guidance_scale: w, one or one for every row.
+    """
+    return ((guidance_scale - 1) / (w_range[1] - 1)) ** 0.5
 
 
 def read_card(file: Path) -> dict[str, Any]:
@@ -107,6 +137,20 @@ def _same_base(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     )
 
 
+def fuse(layers: Sequence[Any], share: float) -> None:
+    """Add a share of LoRA layers to the weights that they are on."""
+    for layer in layers:
+        layer.to(layer.get_base_layer().weight.device)  # layers that were taken off stay where they were
+        layer.set_scale(ADAPTER, share)
+        layer.merged_adapters.clear()  # the caller has put back what was merged before
+        layer.merge()
+
+
+def low_rank(modules: Sequence[nn.Module]) -> list[Any]:
+    """The layers of LoRAs in these modules."""
+    return [layer for module in modules for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+
+
 def takes_guidance(denoiser: Any) -> bool:
     """Whether a denoiser is told a guidance scale as an input, as Flux is."""
     return bool(denoiser.config.get("guidance_embeds", False))
@@ -131,7 +175,16 @@ def place_of_projection(pipe: Any, denoiser: Any) -> Any:
     return embedding
 
 
-def add_projection(pipe: Any, denoiser: Any) -> nn.Linear:
+class Projection(nn.Linear):
+    """Of the embedding of w less that of w = 1, so that at w = 1 it adds nothing."""
+
+    def forward(self, embedding: Float[Tensor, "rows width"]) -> Float[Tensor, "rows channels"]:
+        """Project it; the embedding of w = 1 is sines of 0 and cosines of 0."""
+        sines, cosines = embedding.chunk(2, dim=1)
+        return super().forward(torch.cat([sines, cosines - 1], dim=1))
+
+
+def add_projection(pipe: Any, denoiser: Any) -> Projection:
     """Give a UNet the projection of the embedding of w, all zeros: it then changes nothing.
 
     As long as its configuration has no `time_cond_proj_dim` the pipeline guides as before and passes no embedding.
@@ -141,7 +194,7 @@ def add_projection(pipe: Any, denoiser: Any) -> nn.Linear:
     """
     embedding = place_of_projection(pipe, denoiser)
     weight = embedding.linear_1.weight
-    projection = nn.Linear(WIDTH, embedding.linear_1.in_features, bias=False, device=weight.device, dtype=weight.dtype)
+    projection = Projection(WIDTH, embedding.linear_1.in_features, bias=False, device=weight.device, dtype=weight.dtype)
     nn.init.zeros_(projection.weight)
     embedding.cond_proj = projection
     return projection
@@ -188,16 +241,14 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def load_lora(pipe: Any, file: Path) -> None:
-    """Put the layers of a LoRA on a pipeline, as its adapter `student`.
+    """Put the layers of a LoRA on a pipeline, as its adapter `ADAPTER`.
 
     Raises:
         ValueError: a file that holds none for this pipeline.
     """
     try:
         with of_denoiser_alone():
-            pipe.load_lora_weights(
-                str(file.parent), weight_name=file.name, adapter_name="student", use_safetensors=True
-            )
+            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=ADAPTER, use_safetensors=True)
     except Exception as error:
         raise ValueError(f"'{file}' is no adapter for {type(pipe).__name__}: {first_line(error)}") from error
 
@@ -216,18 +267,52 @@ def load_projection(pipe: Any, denoiser: Any, file: Path) -> None:
         add_projection(pipe, denoiser).weight.copy_(weight)
 
 
+class KeptWeights:
+    """Weights put aside in a file: in memory they would be part of what is measured."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        """Write them down as they are."""
+        self._weights, self._file = weights, tempfile.TemporaryFile()  # noqa: SIM115 - it is gone with the object
+        weakref.finalize(self, self._file.close)
+        torch.save([weight.detach() for weight in weights], self._file)
+
+    def restore(self) -> None:
+        """Put them back, bit for bit."""
+        self._file.seek(0)
+        with torch.no_grad():
+            for weight, value in zip(
+                self._weights, torch.load(self._file, map_location="cpu", weights_only=True), strict=True
+            ):
+                weight.copy_(value)
+
+
 def open_student(pipe: Any, folder: Path) -> None:
     """Make a base the student of a range of scales, for good: it then takes w in one pass, as a stock pipeline.
 
+    Where a call asks for another w than the last, the layers are fused anew into the base's own weights, so that a step
+    costs what it costs without them.
+
     Raises:
-        ValueError: a student of another base.
+        ValueError: a student of another base; in a call, a scale that it was not made for.
     """
     denoiser: Any = getattr(pipe, "unet", None) or pipe.transformer
-    check_card(denoiser, folder / LORA_FILE)
-    load_lora(pipe, folder / LORA_FILE)
-    pipe.fuse_lora()
+    file = folder / LORA_FILE
+    check_card(denoiser, file)
+    load_lora(pipe, file)
+    layers = low_rank([denoiser])
+    kept = KeptWeights([weight for layer in layers for weight in layer.get_base_layer().parameters()])
     pipe.unload_lora_weights()
-    if told_by_guidance(folder / LORA_FILE):
-        return
-    load_projection(pipe, denoiser, folder / EMBEDDING_FILE)
-    denoiser.register_to_config(time_cond_proj_dim=WIDTH)
+    if not told_by_guidance(file):
+        load_projection(pipe, denoiser, folder / EMBEDDING_FILE)
+        denoiser.register_to_config(time_cond_proj_dim=WIDTH)
+    fused_for: float | None = None
+
+    def as_asked(*_: Any) -> None:
+        nonlocal fused_for
+        if pipe.guidance_scale != fused_for:
+            share = strength_at(file, pipe.guidance_scale)
+            kept.restore()
+            fuse(layers, share)
+            fused_for = pipe.guidance_scale
+
+    denoiser.register_forward_pre_hook(as_asked)

@@ -28,6 +28,11 @@ try:
 except ModuleNotFoundError:
     raise MissingPackage("ray is not installed: pip install 'sdbench[ray]'") from None
 
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # otherwise Ray reports to its makers
+    "RAY_worker_niceness": "0",  # otherwise a worker yields to whatever else runs, and its times are of that
+}
+"""Of a Ray that is started here, where the environment does not say otherwise."""
 TRIES = 3
 _START = "start"  # counted beside the units: a worker that dies while it opens the model
 
@@ -49,7 +54,7 @@ def cluster(study: Study, workers: int | None = None) -> Iterator[Cluster]:
         raise ValueError(f"workers must be at least 1, not {workers}")
     own = not ray.is_initialized()
     if own:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray reports to its makers
+        os.environ.update(SETTINGS | os.environ)
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     found = Cluster(study, _shares(study, workers))
     try:

@@ -6,27 +6,30 @@ other LoRA file that the pipeline can load works too; nothing is known of it, so
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from sdbench.models.registry import own_adapter
 from sdbench.models.students import (
+    ADAPTER,
     DENOISER_FILE,
     EMBEDDING_FILE,
     LORA_FILE,
+    KeptWeights,
     check_card,
     embedded,
+    fuse,
     load_lora,
     load_projection,
+    low_rank,
     read_weights,
     remove_projection,
+    strength_at,
     told_by_guidance,
 )
 from sdbench.records.files import first_line
@@ -112,7 +115,7 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
     """
     file = Path(file)
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    if _low_rank(modules):
+    if low_rank(modules):
         raise ValueError(f"{type(pipe).__name__} already has adapters loaded: fuse or unload them first")
     check_card(denoiser_of(pipe), file, guidance_scale)
     if file.name == DENOISER_FILE:
@@ -131,15 +134,17 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
             undo.callback(weight.requires_grad_, weight.requires_grad)  # peft freezes what it is put on
         undo.callback(pipe.unload_lora_weights)
         load_lora(pipe, file)
-        layers = _low_rank(modules)
+        layers, share = low_rank(modules), strength_at(file, guidance_scale)
         if not layers:
             raise ValueError(f"the adapter '{file}' fits no layer of {type(pipe).__name__}")
         undo.enter_context(_told_its_way(pipe, file, guidance_scale, when=lambda: turns is None or turns.on))
         if turns is None:
             undo.enter_context(_kept([weight for layer in layers for weight in layer.get_base_layer().parameters()]))
-            for layer in layers:
-                layer.merge()
+            fuse(layers, share)
             pipe.unload_lora_weights()
+        else:
+            for layer in layers:
+                layer.set_scale(ADAPTER, share)
         yield
 
 
@@ -186,10 +191,6 @@ def told(
         yield
 
 
-def _low_rank(modules: Sequence[nn.Module]) -> list[Any]:
-    return [layer for module in modules for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
-
-
 def weights_file(path: str | Path, *, of_lora: bool) -> Path:
     """The file that holds a student's weights: in its folder, or a LoRA by itself.
 
@@ -207,13 +208,8 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
 
 @contextmanager
 def _kept(weights: Sequence[Tensor]) -> Iterator[None]:
-    """Put weights back as they were. They are kept in a file: in memory they would be part of what is measured."""
-    with tempfile.TemporaryFile() as file:
-        torch.save([weight.detach() for weight in weights], file)
-        try:
-            yield
-        finally:
-            file.seek(0)
-            with torch.no_grad():
-                for weight, value in zip(weights, torch.load(file, map_location="cpu", weights_only=True), strict=True):
-                    weight.copy_(value)
+    kept = KeptWeights(weights)
+    try:
+        yield
+    finally:
+        kept.restore()

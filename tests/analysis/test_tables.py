@@ -191,6 +191,13 @@ def test_profile_has_the_median_course_of_every_variant(study):
     assert profile.query("variant == 'unguided'")["guidance_cosine"].isna().all()
 
 
+def test_profile_of_a_study_without_steps_has_no_rows(study):
+    results = study(MASKS)
+    profile = step_profile(replace(results, steps=results.steps.iloc[:0]))
+    assert profile.empty
+    assert list(profile) == list(step_profile(results))
+
+
 def test_the_ratio_is_not_of_steps_in_which_other_things_differ(study):
     """An accelerator's steps, and steps in which some images were guided, are left out."""
 

@@ -151,15 +151,13 @@ def test_no_prompts_are_refused():
     assert set(drawn_from(["a", "b"])(np.random.default_rng(0), 20)) == {"a", "b"}
 
 
-def test_every_row_is_taught_a_scale_of_its_own_and_some_are_taught_none():
+def test_every_row_is_taught_a_scale_of_its_own():
     scales, rng = Scales(2.0, 10.0), np.random.default_rng(0)
     drawn = scales.rows(rng, 4000).numpy()
-    beyond = drawn[drawn != 1.0]
-    assert 0.23 < np.mean(drawn == 1.0) < 0.27
-    assert beyond.min() >= 2.0
-    assert beyond.max() <= 10.0
-    assert abs(beyond.mean() - 6.0) < 0.1
-    assert len(np.unique(beyond)) == len(beyond)  # continuous: no two alike
+    assert drawn.min() >= 2.0
+    assert drawn.max() <= 10.0
+    assert abs(drawn.mean() - 6.0) < 0.1
+    assert len(np.unique(drawn)) > 0.99 * len(drawn)  # continuous
     assert set(Scales(5.0, 5.0).rows(rng, 50).tolist()) == {5.0}
 
 

@@ -342,11 +342,17 @@ def test_the_package_is_the_verb(tmp_path):
 COMMAND = (
     "--model mini-sd --steps 40 --rows 2 --rank 2 --targets attention --num-steps 3 --save-every 1 --evaluate-every 40"
 )
+AS_OPENED = """
+import runpy
+from sdbench.models import registry
+registry.choose_layout = lambda *_: None  # which measures, so that two processes may choose otherwise
+runpy.run_module("sdbench.distill", run_name="__main__", alter_sys=True)
+"""
 
 
-def start(out, *extra, launch=()):
+def start(out, *extra, launch=("-c", AS_OPENED)):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", *launch, "sdbench.distill", *COMMAND.split(), "--out", str(out), *extra]
+    command = [sys.executable, *launch, *COMMAND.split(), "--out", str(out), *extra]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -374,10 +380,10 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
 @pytest.mark.network
 @pytest.mark.slow  # two processes that load mini-sd
 def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path, monkeypatch):
-    launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "-m")
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     changes = {"steps": 4, "warmup": 0, "learning_rate": 1e-2}
     options = [text for name, value in changes.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    launched = start(tmp_path / "two", *options, launch=launch)
+    launched = start(tmp_path / "two", *options, launch=[*launch, "-m", "sdbench.distill"])
     finish(launched)
     assert json.loads((tmp_path / "two" / "study.json").read_text())["processes"] == 2
 

@@ -45,7 +45,7 @@ class Family:
 
     tables: tuple[str, ...]
     write: Callable[[Path], object]
-    measured: Callable[[str], bool] = lambda column: column.endswith(("_s", "_bytes"))
+    measured: Callable[[str], bool] = lambda column: column.endswith(("_s", "_bytes", "foreign_load", "throttled"))
     last_safe: Callable[[Path], str | None] = lambda folder: None
     same_files: Callable[[Path, Path], None] = lambda found, expected: None
 

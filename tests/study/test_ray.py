@@ -39,6 +39,7 @@ def folder(tmp_path_factory):
     """A local Ray with two CPUs; the folder is where its workers look for what to do."""
     folder = tmp_path_factory.mktemp("workers")
     environment = {"PYTHONPATH": str(ROOT), in_workers.FOLDER: str(folder)}
+    os.environ.update(engine.SETTINGS | os.environ)
     ray.init(
         num_cpus=2,
         include_dashboard=False,
