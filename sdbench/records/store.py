@@ -93,6 +93,7 @@ class StudyFolder:
         self._tables = tables
         self._beside = beside
         self._remote = remote
+        self._part = max((int(part.name) for part in _parts(path)), default=0)
 
     @classmethod
     def create(
@@ -192,8 +193,8 @@ class StudyFolder:
             validate(frames[table], table, source=f"unit {unit!r}, {table}")
             if not (frames[table]["unit"] == unit).all() or (table == "runs" and len(frames[table]) != 1):
                 raise ValueError(f"unit {unit!r}: {table} must hold rows of this unit only, and runs exactly one")
-        number = max((int(part.name) for part in _parts(self.path)), default=0) + 1
-        part = self.path / "parts" / f"{number:06d}"
+        self._part += 1
+        part = self.path / "parts" / f"{self._part:06d}"
         unfinished = part.with_name(PREFIX + part.name)
         try:
             unfinished.mkdir(parents=True)

@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -216,6 +216,11 @@ class Study:
         """The fields as JSON values."""
         return json.loads(json.dumps(asdict(self)))
 
+    @cached_property
+    def shared(self) -> str:
+        """Hash of everything that decides what any of its calls computes."""
+        return _digest(replace(self, repeats=1, variants=(BASELINE,), metrics=(), controls=False).as_json())
+
 
 def _refuse(metrics: tuple[str, ...], reason: str) -> None:
     if metrics:
@@ -300,11 +305,9 @@ class Unit:
     @property
     def id(self) -> str:
         """Short hash of everything that decides what the call computes and how it is stored."""
-        settings = replace(self.study, repeats=1, variants=(BASELINE,), metrics=(), controls=False).as_json()
         name = " ".join(filter(None, (self.variant.name, self.variant.content)))
-        call = [settings, name, self.pairs, self.repeat, self.phase]
-        content = json.dumps([_code_version(), SCHEMA_VERSION, *call], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        call = [self.study.shared, name, self.pairs, self.repeat, self.phase]
+        return _digest([_code_version(), SCHEMA_VERSION, *call])[:16]
 
     @property
     def num_steps(self) -> int:
@@ -320,6 +323,10 @@ class Unit:
     def keeps_images(self) -> bool:
         """Images repeat exactly, so the first repeat's are kept, and the baseline's second for the noise floor."""
         return self.phase == "measured" and (self.repeat == 0 or (self.repeat == 1 and self.variant.name == BASELINE))
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @cache
