@@ -365,8 +365,8 @@ def sensitivity(
     with _one_line_errors():
         mode = _mode(resume=resume, overwrite=overwrite, out=out)
         from sdbench.study.plan import Study
-        from sdbench.study.runner import loaded
         from sdbench.study.sensitivity import SweepPlan, sweep
+        from sdbench.study.trial import loaded
 
         options = {
             "model": model,
@@ -450,7 +450,7 @@ def plan(
         from sdbench.study.plan import Study
         from sdbench.study.planner import Target, plan_studies
         from sdbench.study.planner import plan as find_plans
-        from sdbench.study.runner import loaded
+        from sdbench.study.trial import loaded
 
         numbers = () if unguided is None else tuple(_whole("--unguided", unguided))
         target = Target(numbers, max_lpips, None if saving is None else _share("--saving", saving))

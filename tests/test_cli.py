@@ -9,7 +9,7 @@ from sdbench.cli import app
 from sdbench.models import registry
 from sdbench.records.remote import Remote
 from sdbench.records.store import read
-from sdbench.study import runner
+from sdbench.study import worker
 
 QUICK = ["run", "--num-steps", "2", "--repeats", "1", "--variants", "cfg,last:50%", "--metrics", "ssim"]
 
@@ -91,14 +91,14 @@ def test_a_truncated_table_is_named(folder, tmp_path):
 
 
 def test_a_failed_call_ends_in_exit_code_1(tmp_path, monkeypatch):
-    observe = runner.observe
+    observe = worker.observe
 
     def failing(pipe, unit, work):
         if unit.variant.name == "last:50%":
             raise RuntimeError("out of luck")
         return observe(pipe, unit, work)
 
-    monkeypatch.setattr(runner, "observe", failing)
+    monkeypatch.setattr(worker, "observe", failing)
     done = invoke(*QUICK, "--out", tmp_path / "x")
     assert done.exit_code == 1
     assert "failed: last:50%: RuntimeError: out of luck" in done.stderr
@@ -108,7 +108,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "observe", interrupted)
+    monkeypatch.setattr(worker, "observe", interrupted)
     done = invoke(*QUICK, "--out", tmp_path / "x")
     assert done.exit_code == 130
     assert "continue with --resume" in " ".join(done.output.split())

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from sdbench.models.registry import load
+from sdbench.study.images import eight_bit
 from sdbench.study.plan import Study, Unit
-from sdbench.study.runner import call_arguments, eight_bit
 from sdbench.study.sensitivity import Brancher, baseline, branches_of
+from sdbench.study.trial import call_arguments
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.registry import parse
 from sdbench.variants.schedule import GuidanceSchedule

@@ -23,7 +23,8 @@ from sdbench.instruments.footprint import footprint, meta_denoiser
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.registry import DTYPES
 from sdbench.study.plan import Study
-from sdbench.study.runner import loaded, run
+from sdbench.study.runner import run
+from sdbench.study.trial import loaded
 from sdbench.variants.guidance import denoiser_of
 
 PROMPT = "a large striped red star left of a small blue ring on a white background"

@@ -15,8 +15,8 @@ from sdbench.models.mini_sd import scenes
 from sdbench.records.files import read_image, write_table
 from sdbench.records.schema import frame
 from sdbench.records.store import Results
+from sdbench.study.images import read_images
 from sdbench.study.plan import BASELINE
-from sdbench.study.runner import read_images
 
 GROUPS = 20
 FEWEST = 512

@@ -12,7 +12,7 @@ from sdbench.instruments.clock import clock_for
 from sdbench.instruments.steps import StepProbe
 from sdbench.models.registry import load
 from sdbench.study.plan import Study, units
-from sdbench.study.runner import call_arguments
+from sdbench.study.trial import call_arguments
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 

@@ -25,7 +25,7 @@ from sdbench.records.files import read_prompts, read_table, write_json
 from sdbench.records.schema import PLANS, frame
 from sdbench.records.store import Mode, Results, StudyFolder
 from sdbench.study.plan import BASELINE, Study
-from sdbench.study.runner import loop_length, run
+from sdbench.study.runner import run
 from sdbench.study.search import (
     RESCALED,
     ROUNDS,
@@ -39,6 +39,7 @@ from sdbench.study.search import (
     without,
 )
 from sdbench.study.sensitivity import Branch, Brancher, allowed_rows, baseline, batches, require_plain
+from sdbench.study.trial import loop_length
 from sdbench.variants.controls import fewer_steps, lower_scale
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of, mask_text

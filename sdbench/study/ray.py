@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from sdbench.study.plan import Study, Unit, units
-from sdbench.study.runner import Outcome, Worker
+from sdbench.study.worker import Outcome, Worker
 from sdbench.variants.trace import MissingPackage
 
 try:

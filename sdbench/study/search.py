@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from sdbench.instruments.quality import find_metric
+from sdbench.study.images import eight_bit
 from sdbench.study.plan import Study, Unit
-from sdbench.study.runner import call_arguments, eight_bit
 from sdbench.study.sensitivity import Branch, Brancher, batches
+from sdbench.study.trial import call_arguments
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.registry import Variant
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of

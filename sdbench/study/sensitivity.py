@@ -28,8 +28,10 @@ from sdbench.models.registry import layout
 from sdbench.records.environment import environment
 from sdbench.records.schema import SWEEP, frame
 from sdbench.records.store import Mode, StudyFolder, Sweep, read_sweep
+from sdbench.study.images import eight_bit
 from sdbench.study.plan import BASELINE, Study, Unit
-from sdbench.study.runner import call_arguments, eight_bit, loop_length, prepare, progress_bar
+from sdbench.study.runner import progress_bar
+from sdbench.study.trial import call_arguments, loop_length, prepare
 from sdbench.variants.branches import Branches, Trunk
 from sdbench.variants.guidance import guided_by, replaced
 from sdbench.variants.registry import parse

@@ -14,8 +14,8 @@ from sdbench.records.files import inside
 from sdbench.records.store import Results, StudyFolder
 from sdbench.report.figures import image_grid
 from sdbench.report.page import _pictures
+from sdbench.study.images import read_images
 from sdbench.study.plan import Study
-from sdbench.study.runner import read_images
 
 
 @pytest.fixture

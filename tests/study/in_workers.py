@@ -10,10 +10,10 @@ FOLDER = "SDBENCH_TEST_FOLDER"
 def prepare():
     """Run in every worker's process as it starts."""
     from sdbench.models import registry
-    from sdbench.study import runner
+    from sdbench.study import worker
 
     folder = Path(os.environ[FOLDER])
-    observe = runner.observe
+    observe = worker.observe
 
     def watched(pipe, unit, work):
         with (folder / f"calls-{os.getpid()}").open("a") as file:
@@ -23,7 +23,7 @@ def prepare():
         return observe(pipe, unit, work)
 
     registry.choose_layout = lambda *_: None  # it times layouts, and two workers may choose two
-    runner.observe = watched
+    worker.observe = watched
 
 
 def _harm(folder, variant):

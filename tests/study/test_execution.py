@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdbench.study import runner
+from sdbench.study import runner, trial, worker
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.plan import Study
 from tests import tiny
@@ -102,7 +102,8 @@ def test_a_guided_step_in_two_calls_makes_the_same_latents():
 def test_two_calls_cannot_be_batched(monkeypatch):
     pipe = tiny.flux()
     del pipe.call["output_type"]
-    monkeypatch.setattr(runner, "call_arguments", lambda *_: dict(pipe.call))  # embeddings in place of prompts
+    for module in (trial, worker):
+        monkeypatch.setattr(module, "call_arguments", lambda *_: dict(pipe.call))  # embeddings in place of prompts
     study = replace(STUDY, guidance_execution="batched", output="latent", height=32, width=32, metrics=None)
     with pytest.raises(ValueError, match="FluxPipeline guides by two calls, which cannot be batched"):
         runner.run(study, pipe=pipe)

@@ -14,7 +14,7 @@ import ray
 import sdbench
 from sdbench.models import registry
 from sdbench.study import ray as engine
-from sdbench.study import runner
+from sdbench.study import runner, worker
 from sdbench.study.plan import Study, units
 from tests.study import in_workers
 from tests.study.tables import assert_same
@@ -152,7 +152,7 @@ def test_what_cannot_run_is_refused_by_the_first_worker(harm, tmp_path):
 @pytest.mark.slow
 def test_a_study_begun_here_goes_on_with_workers(local, harm, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "choose_layout", lambda *_: None)
-    observe, ran = runner.observe, []
+    observe, ran = worker.observe, []
 
     def interrupted(pipe, unit, work):
         if len(ran) == 4:
@@ -160,7 +160,7 @@ def test_a_study_begun_here_goes_on_with_workers(local, harm, folder, tmp_path, 
         ran.append(unit.id)
         return observe(pipe, unit, work)
 
-    monkeypatch.setattr(runner, "observe", interrupted)
+    monkeypatch.setattr(worker, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runner.run(QUALITY, tmp_path / "study")
     found = runner.run(QUALITY, tmp_path / "study", engine="ray", mode="resume")

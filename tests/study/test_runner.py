@@ -11,7 +11,7 @@ import torch
 import sdbench
 from sdbench.models.registry import load
 from sdbench.records.store import read
-from sdbench.study import plan, runner
+from sdbench.study import images, plan, runner, trial, worker
 from sdbench.study.plan import Study, units
 from sdbench.variants import external
 from sdbench.variants.registry import parse
@@ -101,7 +101,7 @@ def test_the_baseline_is_what_the_plain_pipeline_makes(results, pipe):
         num_inference_steps=4,
         guidance_scale=5.0,
     )
-    stored = runner.read_images(results.folder, results.images.query("variant == 'cfg'")["path"].head(2))
+    stored = images.read_images(results.folder, results.images.query("variant == 'cfg'")["path"].head(2))
     assert np.array_equal(
         np.stack([np.asarray(image) for image in plain.images]) / np.float32(255), stored.permute(0, 2, 3, 1)
     )
@@ -110,7 +110,7 @@ def test_the_baseline_is_what_the_plain_pipeline_makes(results, pipe):
 def test_an_image_does_not_depend_on_its_batch(pipe, tmp_path, results):
     single = runner.run(dataclasses.replace(SMALL, batch=1, repeats=1, metrics=()), tmp_path / "one", pipe=pipe)
     pixels = [
-        runner.read_images(
+        images.read_images(
             found.folder,
             found.images.drop_duplicates(["variant", "prompt_id"]).sort_values(["variant", "prompt_id"])["path"],
         )
@@ -126,7 +126,7 @@ def test_the_tables_summarise(results):
 
 
 def test_an_interrupted_study_is_readable_and_resumes(pipe, tmp_path, monkeypatch, results):
-    observe, calls = runner.observe, []
+    observe, calls = worker.observe, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -134,12 +134,12 @@ def test_an_interrupted_study_is_readable_and_resumes(pipe, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return observe(*arguments)
 
-    monkeypatch.setattr(runner, "observe", interrupted)
+    monkeypatch.setattr(worker, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runner.run(SMALL, tmp_path, pipe=pipe)
     assert len(read(tmp_path).runs) == 5
     calls.clear()
-    monkeypatch.setattr(runner, "observe", lambda *arguments: calls.append(1) or observe(*arguments))
+    monkeypatch.setattr(worker, "observe", lambda *arguments: calls.append(1) or observe(*arguments))
     resumed = runner.run(SMALL, tmp_path, pipe=pipe, mode="resume")
     assert len(calls) == 12 - 5
     columns = ["unit", "prompt_id", "sha256", "ssim"]
@@ -150,7 +150,7 @@ def test_an_interrupted_study_is_readable_and_resumes(pipe, tmp_path, monkeypatc
 
 
 def test_a_folder_with_another_study_is_refused_before_anything_runs(pipe, tmp_path, monkeypatch, results):
-    monkeypatch.setattr(runner, "observe", lambda *arguments: pytest.fail("it ran"))
+    monkeypatch.setattr(worker, "observe", lambda *arguments: pytest.fail("it ran"))
     with pytest.raises(ValueError, match="--resume continues it, --overwrite replaces it"):
         runner.run(SMALL, results.folder, pipe=pipe)
     other = dataclasses.replace(SMALL, num_steps=5)
@@ -159,14 +159,14 @@ def test_a_folder_with_another_study_is_refused_before_anything_runs(pipe, tmp_p
 
 
 def test_a_failing_call_is_a_failed_row_and_the_rest_goes_on(pipe, tmp_path, monkeypatch):
-    observe = runner.observe
+    observe = worker.observe
 
     def failing(pipe, unit, work):
         if unit.variant.name == "unguided" and unit.phase == "measured":
             raise RuntimeError("out of luck")
         return observe(pipe, unit, work)
 
-    monkeypatch.setattr(runner, "observe", failing)
+    monkeypatch.setattr(worker, "observe", failing)
     found = runner.run(SMALL, tmp_path, pipe=pipe)
     failed = found.runs[found.runs["status"] == "failed"]
     assert failed["variant"].tolist() == ["unguided"] * 2
@@ -251,7 +251,7 @@ def test_a_method_for_other_pipelines_is_a_row_that_says_why(pipe, tmp_path):
 
 def test_an_argument_that_the_pipeline_does_not_take_is_unsupported():
     with pytest.raises(Unsupported, match="StableDiffusion3Pipeline takes no guidance_rescale"):
-        runner._require_arguments(tiny.stable_diffusion_3(), parse("rescale:0.5"))
+        trial._require_arguments(tiny.stable_diffusion_3(), parse("rescale:0.5"))
 
 
 @pytest.mark.parametrize("output", ["image", "latent"])
@@ -326,25 +326,25 @@ class Open:
 
 @pytest.mark.parametrize("copies", [1, 5])
 def test_scoring_opens_no_more_images_at_a_time_in_a_larger_study(results, monkeypatch, copies):
-    opened, read_images = Open(), runner.read_images
-    monkeypatch.setattr(runner, "read_images", lambda *arguments: opened.track(read_images(*arguments)))
+    opened, read_images = Open(), images.read_images
+    monkeypatch.setattr(images, "read_images", lambda *arguments: opened.track(read_images(*arguments)))
     parts = [results.images.assign(prompt_id=results.images["prompt_id"] + f"-{n}") for n in range(copies)]
-    images = pd.concat(parts, ignore_index=True)
-    found = runner.scored(images, results.runs, SMALL, results.folder, chunk=4)
+    unscored = pd.concat(parts, ignore_index=True)
+    found = images.scored(unscored, results.runs, SMALL, results.folder, chunk=4)
     assert opened.most == 2 * 4
     assert opened.now == 0
     for name in ("reference_variant", "ssim", "alignment"):
-        pd.testing.assert_series_equal(found[name], images[name])
+        pd.testing.assert_series_equal(found[name], unscored[name])
 
 
 def test_the_images_of_a_call_are_gone_before_the_next_is_done(pipe, tmp_path, monkeypatch):
-    opened, observe = Open(), runner.observe
+    opened, observe = Open(), worker.observe
 
     def watched(*arguments):
         measured, steps, images = observe(*arguments)
         return measured, steps, opened.track(images)
 
-    monkeypatch.setattr(runner, "observe", watched)
+    monkeypatch.setattr(worker, "observe", watched)
     runner.run(dataclasses.replace(SMALL, variants=["cfg", "unguided"], metrics=()), tmp_path / "study", pipe=pipe)
     assert (opened.most, opened.now) == (len(PROMPTS), 0)
 
@@ -359,7 +359,7 @@ def test_a_folder_with_calls_of_another_version_is_refused(pipe, tmp_path, monke
 
 
 def test_a_resumed_study_warms_up_before_it_goes_on(pipe, tmp_path, monkeypatch):
-    observe, calls = runner.observe, []
+    observe, calls = worker.observe, []
 
     def interrupted(pipe, unit, work):
         if unit.phase == "measured":
@@ -367,11 +367,11 @@ def test_a_resumed_study_warms_up_before_it_goes_on(pipe, tmp_path, monkeypatch)
         return observe(pipe, unit, work)
 
     study = dataclasses.replace(SMALL, variants=["cfg", "unguided"], metrics=())
-    monkeypatch.setattr(runner, "observe", interrupted)
+    monkeypatch.setattr(worker, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runner.run(study, tmp_path / "study", pipe=pipe)
-    monkeypatch.setattr(runner, "observe", observe)
-    first_call = runner._first_call
+    monkeypatch.setattr(worker, "observe", observe)
+    first_call = worker._first_call
     monkeypatch.setattr(
         runner, "_first_call", lambda pipe, unit: calls.append(unit.variant.name) or first_call(pipe, unit)
     )

@@ -1,0 +1,102 @@
+"""A study's images: as they are stored, read again and scored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sdbench.instruments.quality import find_metric, score
+from sdbench.records.files import inside, read_image
+from sdbench.study.plan import BASELINE, Study, Unit
+
+
+def eight_bit(images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 height width"]:
+    """Images as a PNG file gives them back: of 256 values in [0, 1], in float32 on the CPU."""
+    return (images.float().clamp(0, 1) * 255).round().cpu() / 255
+
+
+def stored_pixels(images: Float[Tensor, "n 3 height width"]) -> NDArray[np.uint8]:
+    """Images as they are stored: (n, height, width, 3)."""
+    pixels: NDArray[np.uint8] = (eight_bit(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return pixels
+
+
+def save(folder: Path, unit: Unit, pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    """Store the images of a call; returns their rows of the table `images`."""
+    (folder / "images").mkdir(exist_ok=True)
+    rows = []
+    for (prompt_id, prompt, seed), image in zip(unit.pairs, pixels, strict=True):
+        path = Path("images") / f"{unit.id}-{prompt_id}-{seed}.png"
+        Image.fromarray(image).save(folder / path)
+        rows.append(
+            {
+                "unit": unit.id,
+                "variant": unit.variant.name,
+                "prompt_id": prompt_id,
+                "prompt": prompt,
+                "seed": seed,
+                "path": str(path),
+                "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+            }
+        )
+    return rows
+
+
+def digest(output: Tensor, kind: str) -> str:
+    """Of a call's images as they are stored, or of its latents."""
+    values = eight_bit(output) if kind == "image" else output.float().cpu()
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
+
+
+def scored(images: pd.DataFrame, runs: pd.DataFrame, study: Study, folder: Path, *, chunk: int = 64) -> pd.DataFrame:
+    """The images table with every metric of the study; at most `2 * chunk` images are open at a time.
+
+    Each image is compared with the one that the baseline's first repeat made of the same prompt and seed; the
+    baseline's second repeat, compared like any other, is the noise floor.
+    """
+    images = images.merge(runs[["unit", "repeat"]], on="unit")
+    is_reference = (images["variant"] == BASELINE) & (images["repeat"] == 0)
+    reference = images[is_reference].set_index(["prompt_id", "seed"])["path"]
+    images = images.drop(columns="repeat")
+    against = images[["prompt_id", "seed"]].join(reference, on=["prompt_id", "seed"])["path"]
+    comparable = ~is_reference & against.notna()
+    images.loc[comparable, "reference_variant"] = BASELINE
+    for name in study.metrics or ():
+        metric, _ = find_metric(name)
+        rows = images.index if metric.needs == "prompt" else images.index[comparable]
+        values = np.full(len(images), np.nan)
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            values[part] = _scores(name, images.loc[part], against[part], folder)
+        images[metric.name] = values
+    return images
+
+
+def _scores(name: str, images: pd.DataFrame, against: pd.Series[str], folder: Path) -> Float[Tensor, " n"]:
+    """A metric of some images; their pixels are gone when it returns."""
+    pixels = read_images(folder, images["path"])
+    if find_metric(name)[0].needs == "prompt":
+        return score(name, pixels, list(images["prompt"]))
+    return score(name, pixels, read_images(folder, against))
+
+
+def read_images(folder: Path, paths: Iterable[str]) -> Float[Tensor, "n 3 height width"]:
+    """Images of one size, by their paths in a folder, in [0, 1].
+
+    Raises:
+        ValueError: a path that leads out of the folder, an image that cannot be read, or one of another size.
+    """
+    arrays = [np.asarray(read_image(inside(folder, path))) for path in paths]
+    if len({array.shape for array in arrays}) != 1:
+        raise ValueError(f"{folder}: the images are not of one size, or there are none")
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
