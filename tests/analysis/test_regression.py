@@ -72,6 +72,7 @@ def test_a_faster_variant_is_an_improvement(run):
     assert verdicts(compare(run(), run(seed=1, slower=0.9)), "time ratio to cfg")["last:2"] == "improvement"
 
 
+@pytest.mark.slow  # four hundred runs
 def test_runs_of_the_same_code_raise_few_alarms(run):
     """200 pairs of runs that differ in nothing but noise; the level is over both variants together."""
     alarms = 0

@@ -34,10 +34,11 @@ from tests.faults import broken
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of numbers that no study holds
 fuzzed = settings(
+    max_examples=settings.default.max_examples // 4,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-slowly = settings(fuzzed, max_examples=settings.default.max_examples // 4)  # a case draws figures
+slowly = settings(fuzzed, max_examples=settings.default.max_examples // 16)  # a case draws figures
 SMALL = {
     "model": "tiny",
     "variants": ["cfg", "last:50%", "steps:3"],

@@ -92,6 +92,7 @@ def compile_as_a_wrapper(pipe, **settings):
     pipe.unet = torch.compile(pipe.unet, **settings)
 
 
+@pytest.mark.slow  # compiles
 @pytest.mark.parametrize("compile_denoiser", [compile_in_place, compile_as_a_wrapper])
 def test_the_hook_stays_outside_of_a_compiled_denoiser(compile_denoiser):
     pipe = tiny.stable_diffusion()
