@@ -373,7 +373,7 @@ def test_a_resumed_study_warms_up_before_it_goes_on(pipe, tmp_path, monkeypatch)
     monkeypatch.setattr(worker, "observe", observe)
     first_call = worker._first_call
     monkeypatch.setattr(
-        runner, "_first_call", lambda pipe, unit: calls.append(unit.variant.name) or first_call(pipe, unit)
+        worker, "_first_call", lambda pipe, unit: calls.append(unit.variant.name) or first_call(pipe, unit)
     )
     runner.run(study, tmp_path / "study", pipe=pipe, mode="resume")
     assert calls == ["cfg", "unguided"]
