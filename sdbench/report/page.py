@@ -95,24 +95,27 @@ def _facts(results: Results) -> list[tuple[str, str]]:
 
 def _figures(summary: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
     found = []
+    places = {variant: place for place, variant in enumerate(summary["variant"])}
     metric = next((name for name in ("lpips", "alignment") if summary[name].notna().any()), None)
     if metric is not None:
-        found.append({"title": f"Time saved against {metric}", "content": _content(_frontier(summary, metric))})
+        found.append({"title": f"Time saved against {metric}", "content": _content(_frontier(summary, metric, places))})
     profile = step_profile(results)
     milliseconds = profile.assign(latency_s=1e3 * profile["latency_s"])
-    found.append({"title": "Time of every step", "content": _content(_lines(milliseconds, "latency_s", "ms"))})
+    found.append({"title": "Time of every step", "content": _content(_lines(milliseconds, "latency_s", "ms", places))})
     cosine = profile[(profile["variant"] == BASELINE) & profile["guidance_cosine"].notna()]
     if len(cosine):
-        named = _content(_lines(cosine, "guidance_cosine", f"guidance cosine of {BASELINE}"))
+        named = _content(_lines(cosine, "guidance_cosine", f"guidance cosine of {BASELINE}", places))
         found.append({"title": "How far guidance still moves the prediction", "content": named})
     return found
 
 
-def _frontier(summary: pd.DataFrame, metric: str) -> go.Figure:
+def _frontier(summary: pd.DataFrame, metric: str, places: dict[str, int]) -> go.Figure:
+    """A variant has the same colour in all figures, by its place among all of them."""
     figure = go.Figure()
     points = summary.dropna(subset=["saving", metric])
-    for index, (_, row) in enumerate(points.iterrows()):
-        marker = {"color": _colour(index), "symbol": index % 8, "size": 9}
+    for _, row in points.iterrows():
+        place = places[row["variant"]]
+        marker = {"color": _colour(place), "symbol": place % 8, "size": 9}
         bars = {
             axis: {
                 "type": "data",
@@ -136,10 +139,11 @@ def _frontier(summary: pd.DataFrame, metric: str) -> go.Figure:
     return figure
 
 
-def _lines(profile: pd.DataFrame, column: str, title: str) -> go.Figure:
+def _lines(profile: pd.DataFrame, column: str, title: str, places: dict[str, int]) -> go.Figure:
     figure = go.Figure()
-    for index, (variant, part) in enumerate(profile.groupby("variant", sort=False)):
-        line = {"color": _colour(index), "width": 1.5, "dash": ("solid", "dash", "dot")[index // len(PALETTE) % 3]}
+    for variant, part in profile.groupby("variant", sort=False):
+        place = places[str(variant)]
+        line = {"color": _colour(place), "width": 1.5, "dash": ("solid", "dash", "dot")[place // len(PALETTE) % 3]}
         figure.add_scatter(x=part["step"], y=part[column], name=_literal(variant), mode="lines", line=line)
     figure.update_xaxes(title="step")
     figure.update_yaxes(title=title)
@@ -151,8 +155,8 @@ def _literal(text: Any) -> str:
     return html.escape(str(text), quote=False)
 
 
-def _colour(index: int) -> str:
-    return "#000000" if index == 0 else PALETTE[(index - 1) % len(PALETTE)]
+def _colour(place: int) -> str:
+    return "#000000" if place == 0 else PALETTE[(place - 1) % len(PALETTE)]
 
 
 def _content(figure: go.Figure) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdbench.analysis.tables import summarise
 from sdbench.records.store import read
-from sdbench.report.page import _fitting, page
+from sdbench.report.page import _figures, _fitting, page
 from sdbench.study import runner
 from sdbench.study.plan import Study
 from tests import tiny
@@ -47,6 +48,16 @@ def test_every_variant_prompt_and_seed_is_in_the_comparer(html):
     assert found == {(v, p, s) for v in ("cfg", "last:50%", "steps:2") for p in ("000", "001") for s in "01"}
     assert len(pictures["images"]) == len(found)
     assert all(one["data"].startswith("data:image/webp;base64,") for one in pictures["images"])
+
+
+def test_a_variant_has_one_colour_in_all_figures(results):
+    summary = summarise(results).assign(lpips=[0.0, 0.1, 0.2, np.nan], saving=[np.nan, 0.1, 0.2, np.nan])
+    frontier, steps, _ = (figure["content"]["data"] for figure in _figures(summary, results))
+    colours = {trace["name"]: trace["line"]["color"] for trace in steps}
+    assert {trace["name"]: trace["marker"]["color"] for trace in frontier} == {
+        name: colours[name] for name in ("last:50%", "steps:2")
+    }
+    assert len(set(colours.values())) == 3
 
 
 class Parsed(HTMLParser):
