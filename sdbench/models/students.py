@@ -290,7 +290,7 @@ def open_student(pipe: Any, folder: Path) -> None:
     """Make a base the student of a range of scales, for good: it then takes w in one pass, as a stock pipeline.
 
     Where a call asks for another w than the last, the layers are fused anew into the base's own weights, so that a step
-    costs what it costs without them.
+    costs what it costs without them. The pipeline is not to be saved: the student's folder is.
 
     Raises:
         ValueError: a student of another base; in a call, a scale that it was not made for.
