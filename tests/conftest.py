@@ -12,8 +12,6 @@ os.environ["MPLBACKEND"] = "agg"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in several processes, on small tensors
 
-import tempfile
-
 import pytest
 from hypothesis import settings
 
@@ -21,14 +19,6 @@ from hypothesis import settings
 settings.register_profile("sdbench", derandomize=True)
 settings.register_profile("faults", max_examples=4_000)  # a quarter each for a dozen readers: over 10,000
 settings.load_profile("sdbench")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _temporary_folders_are_the_tests_own(tmp_path_factory):
-    """Studies without a folder make one that stays; pytest removes those of older runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("made")))
-        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
