@@ -328,7 +328,15 @@ for _metric in (
         _alignment_provenance,
         meaning="share of the caption's attributes that the image shows (mini-sd, read by its own reader)",
     ),
-    Metric("clip_score", _clip_score, "prompt", True, _clip_provenance, option="MODEL"),
+    Metric(
+        "clip_score",
+        _clip_score,
+        "prompt",
+        True,
+        _clip_provenance,
+        option="MODEL",
+        meaning="CLIPScore: 100 times the cosine between image and prompt, at least 0, in a CLIP model that you name",
+    ),
     Metric(
         "image_reward",
         _image_reward,
