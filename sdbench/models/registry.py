@@ -87,10 +87,10 @@ def load(model: Any, *, dtype: str = "float32", device: str | None = None, rando
         pipe = _open(source, dtype)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
-    if ranged:
-        open_student(pipe, student.parent)
     if device == "cpu" and hasattr(pipe, "unet"):
         choose_layout(pipe.unet, lambda: _one_step(pipe))
+    if ranged:  # last: from here on only its own scales are taken
+        open_student(pipe, student.parent)
     return pipe
 
 

@@ -47,32 +47,28 @@ def base_record(denoiser: nn.Module) -> dict[str, Any]:
     }
 
 
-def check_card(denoiser: nn.Module, file: Path, guidance_scale: float | None = None) -> None:
+def check_base(denoiser: nn.Module, file: Path) -> None:
     """Hold the card beside a student's weights against a base; a LoRA that did not come from here has none.
 
     Args:
         denoiser: of the base, as it was before any student.
         file: the student's weights.
-        guidance_scale: w that is asked for, if it is known.
 
     Raises:
-        ValueError: another base, or a scale that the student was not made for.
+        ValueError: another base.
     """
     card = read_card(file)
-    if guidance_scale is not None:
-        strength_at(file, guidance_scale)
     if card.get("base") is not None and not _same_base(base_record(denoiser), card["base"]):
         base = f"{card['base']['denoiser']} of {card.get('model')}"
         raise ValueError(f"the student '{file}' is made for another base: {base}")
 
 
-def strength_at(file: Path, guidance_scale: float) -> float:
+def strength_at(file: Path, card: Mapping[str, Any], guidance_scale: float) -> float:
     """How much of the LoRA in a file counts at w: all of it, unless its card tells of a range of scales.
 
     Raises:
         ValueError: a scale that the student was not made for.
     """
-    card = read_card(file)
     made_for, w_range = card.get("guidance_scale"), card.get("w_range")
     between: Any = w_range or (made_for, made_for)
     lo, hi = between
@@ -297,7 +293,8 @@ def open_student(pipe: Any, folder: Path) -> None:
     """
     denoiser: Any = getattr(pipe, "unet", None) or pipe.transformer
     file = folder / LORA_FILE
-    check_card(denoiser, file)
+    card = read_card(file)
+    check_base(denoiser, file)
     load_lora(pipe, file)
     layers = low_rank([denoiser])
     kept = KeptWeights([weight for layer in layers for weight in layer.get_base_layer().parameters()])
@@ -310,7 +307,7 @@ def open_student(pipe: Any, folder: Path) -> None:
     def as_asked(*_: Any) -> None:
         nonlocal fused_for
         if pipe.guidance_scale != fused_for:
-            share = strength_at(file, pipe.guidance_scale)
+            share = strength_at(file, card, pipe.guidance_scale)
             kept.restore()
             fuse(layers, share)
             fused_for = pipe.guidance_scale

@@ -21,12 +21,13 @@ from sdbench.models.students import (
     EMBEDDING_FILE,
     LORA_FILE,
     KeptWeights,
-    check_card,
+    check_base,
     embedded,
     fuse,
     load_lora,
     load_projection,
     low_rank,
+    read_card,
     read_weights,
     remove_projection,
     strength_at,
@@ -117,7 +118,8 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     if low_rank(modules):
         raise ValueError(f"{type(pipe).__name__} already has adapters loaded: fuse or unload them first")
-    check_card(denoiser_of(pipe), file, guidance_scale)
+    share = strength_at(file, read_card(file), guidance_scale)
+    check_base(denoiser_of(pipe), file)
     if file.name == DENOISER_FILE:
         with _kept(list(denoiser_of(pipe).parameters())):
             try:
@@ -134,7 +136,7 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
             undo.callback(weight.requires_grad_, weight.requires_grad)  # peft freezes what it is put on
         undo.callback(pipe.unload_lora_weights)
         load_lora(pipe, file)
-        layers, share = low_rank(modules), strength_at(file, guidance_scale)
+        layers = low_rank(modules)
         if not layers:
             raise ValueError(f"the adapter '{file}' fits no layer of {type(pipe).__name__}")
         undo.enter_context(_told_its_way(pipe, file, guidance_scale, when=lambda: turns is None or turns.on))

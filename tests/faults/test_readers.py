@@ -21,7 +21,15 @@ from typer.testing import CliRunner
 from sdbench.cli import app
 from sdbench.distill.captions import image_folder
 from sdbench.distill.student import lora_student
-from sdbench.models.students import CARD_FILE, LORA_FILE, base_record, check_card, read_card, told_by_guidance
+from sdbench.models.students import (
+    CARD_FILE,
+    LORA_FILE,
+    base_record,
+    check_base,
+    read_card,
+    strength_at,
+    told_by_guidance,
+)
 from sdbench.records.files import read_image, read_prompts
 from sdbench.records.schema import STUDY
 from sdbench.study import runner
@@ -254,8 +262,9 @@ def test_cards_of_students(pipe, tmp_path, data):
     file.with_name(CARD_FILE).write_text(data.draw(broken.json_texts(card)), encoding="utf-8")
     for read in (lambda: read_card(file), lambda: told_by_guidance(file)):
         gives_or_names(read, file.with_name(CARD_FILE))
-    said = error_of(lambda: check_card(pipe.unet, file, 7.5))
-    assert said is None or str(tmp_path) in said
+    for check in (lambda: strength_at(file, read_card(file), 7.5), lambda: check_base(pipe.unet, file)):
+        said = error_of(check)
+        assert said is None or str(tmp_path) in said
 
 
 @pytest.fixture(scope="module")
