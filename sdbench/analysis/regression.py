@@ -19,7 +19,7 @@ from sdbench.analysis.tables import BASELINE, SUMMARY, complete_repeats, paired,
 from sdbench.records.store import Results
 
 EXACT = ("nfe", "rows", "forwards", "flop")
-COMPARED = SUMMARY | {"runs": (*SUMMARY["runs"], *EXACT, "foreign_load", "throttled")}
+COMPARED = SUMMARY | {"runs": (*SUMMARY["runs"], *EXACT, "foreign_load", "foreign_processes", "throttled")}
 """Columns that `compare` needs."""
 BOUNDS = {"psnr": 0.1}  # dB
 METRIC_BOUND = 0.002  # of any other metric, absolute

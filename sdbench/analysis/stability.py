@@ -16,9 +16,11 @@ def disturbances(runs: pd.DataFrame) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for variant, calls in measured.groupby("variant"):
         load = calls["foreign_load"].mean()
+        shared = int((calls["foreign_processes"].fillna(0) > 0).sum())
         held = int(calls["throttled"].fillna(False).sum())
         reasons = [f"others took {load:.1f} cores"] if load > FOREIGN else []
-        reasons += [f"the processor was held back in {held} of {len(calls)} calls"] if held else []
+        reasons += [f"others were on the GPU in {shared} of {len(calls)} calls"] if shared else []
+        reasons += [f"the device was held back in {held} of {len(calls)} calls"] if held else []
         if reasons:
             found[str(variant)] = reasons
     return found

@@ -1,4 +1,4 @@
-"""What disturbed a call from outside: other processes on the processor, and a clock that was held back.
+"""What disturbed a call from outside: other processes on the processor or GPU, and a clock that was held back.
 
 It is recorded and nothing is left out; what it says of a run is decided in `sdbench.analysis.stability`.
 """
@@ -9,10 +9,14 @@ import os
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import psutil
+import torch
+
+from sdbench.instruments.gpu import GpuReading, gpu_reading
 
 IDLE = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in the user's as well
 COUNTERS = (
@@ -29,25 +33,28 @@ class Reading(NamedTuple):
         busy_s: processor time of everything that runs.
         own_s: that of this process.
         throttled: how often the processor was held back; None where nothing tells.
+        gpu: where the calls run on one.
     """
 
     wall_s: float
     busy_s: float
     own_s: float
     throttled: int | None
+    gpu: GpuReading | None = None
 
 
 class Disturbance:
     """Watches the machine while a block runs; afterwards `columns` are those of the table `runs`.
 
     `foreign_load` is the processor time that others took (other processes, and what a hypervisor gave away), in
-    cores. Counters tick in hundredths of a second, so that of a short call is coarse. `throttled` is missing where the
-    machine does not tell.
+    cores. Counters tick in hundredths of a second, so that of a short call is coarse. `foreign_processes` are those on
+    the GPU when the call began or ended. `throttled` says that the processor or the GPU was held back. Each is missing
+    where the machine does not tell.
     """
 
-    def __init__(self, read: Callable[[], Reading] | None = None) -> None:
-        """Take what reads the counters; this machine's by default."""
-        self._read = read or reading
+    def __init__(self, device: torch.device, read: Callable[[torch.device], Reading] | None = None) -> None:
+        """Take where the calls run, and what reads the counters; this machine's by default."""
+        self._read = partial(read or reading, device)
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -58,18 +65,23 @@ class Disturbance:
         """Compare."""
         before, after = self._before, self._read()
         foreign = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
-        known = before.throttled is not None and after.throttled is not None
+        gpus = [gpu for gpu in (before.gpu, after.gpu) if gpu is not None]
+        held_back = [gpu.held_back for gpu in gpus if gpu.held_back is not None]
+        if before.throttled is not None and after.throttled is not None:
+            held_back.append(after.throttled != before.throttled)
         self.columns: dict[str, Any] = {
             "foreign_load": max(0.0, foreign / max(after.wall_s - before.wall_s, 1e-9)),
-            "throttled": after.throttled != before.throttled if known else None,
+            "foreign_processes": max((gpu.others for gpu in gpus if gpu.others is not None), default=None),
+            "throttled": any(held_back) if held_back else None,
         }
 
 
-def reading(root: Path = Path("/")) -> Reading:
+def reading(device: torch.device, root: Path = Path("/")) -> Reading:
     """This machine's counters, of this process those of its threads."""
     busy = sum(seconds for kind, seconds in psutil.cpu_times()._asdict().items() if kind not in IDLE)
     own = os.times()
-    return Reading(time.perf_counter(), busy, own.user + own.system, throttle_count(root))
+    gpu = gpu_reading(device) if device.type == "cuda" else None
+    return Reading(time.perf_counter(), busy, own.user + own.system, throttle_count(root), gpu)
 
 
 def throttle_count(root: Path) -> int | None:

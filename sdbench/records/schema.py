@@ -94,7 +94,8 @@ TABLES: dict[str, dict[str, Column]] = {
         "rss_peak_bytes": _count("bytes", "peak resident memory of the process", nullable=True),
         "compile_s": _seconds("time of the compiler before the call, which has none in it", nullable=True),
         "foreign_load": _real("cores", "processors that others kept busy during the call", nullable=True, minimum=0),
-        "throttled": Column("boolean", "", "whether the processor was held back during the call", nullable=True),
+        "foreign_processes": _count("processes", "others that computed on the GPU", nullable=True),
+        "throttled": Column("boolean", "", "whether the processor or GPU was held back during the call", nullable=True),
         "exclusive": Column("boolean", "", "whether no other call of the run shared the device", nullable=True),
         "environment": _text("key of the environment in environment.json"),
         "sha256": _text("hash of what the call returned: 8-bit images, or latents", nullable=True),
@@ -195,7 +196,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "step_s": _seconds("wall time of one step, without tracing"),
     },
 }
-YOUNGER = {"runs": ("foreign_load", "throttled", "exclusive", "sha256")}
+YOUNGER = {"runs": ("foreign_load", "foreign_processes", "throttled", "exclusive", "sha256")}
 """Columns that tables stored before them lack."""
 STUDY = ("runs", "steps", "images")
 """The tables of a study; every unit has one row in the first."""

@@ -67,7 +67,8 @@ class Study:
         arguments: further arguments of the pipeline's call, such as `guidance_rescale`.
         memory_format: of the denoiser's kernels: "contiguous" or "channels_last"; on the CPU by default the faster.
         threads: of torch on the CPU; by default as many as are fastest.
-        controls: add what every comparison needs to the variants (`sdbench.variants.controls`).
+        controls: add what every comparison needs to the variants (`sdbench.variants.controls`); where images are judged
+            a run adds the constant scales that come nearest to the schedules (`sdbench.study.tuning`), too.
         name: of the study in the tables.
 
     Raises:
@@ -116,7 +117,7 @@ class Study:
         if BASELINE not in names:
             raise ValueError(f"variants must include the baseline '{BASELINE}'")
         if self.controls:
-            added = controls_of(self.variants, num_steps=self.num_steps, guidance_scale=self.guidance_scale)
+            added = controls_of(self.variants, num_steps=self.num_steps)
             object.__setattr__(self, "variants", (*self.variants, *added))
         _require_choices(self)
         if self.output == "latent" and (self.height is None or self.width is None):

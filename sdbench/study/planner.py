@@ -40,7 +40,8 @@ from sdbench.study.search import (
 )
 from sdbench.study.sensitivity import Branch, Brancher, allowed_rows, baseline, batches, require_plain
 from sdbench.study.trial import loop_length
-from sdbench.variants.controls import fewer_steps, lower_scale
+from sdbench.study.tuning import nearest_scales
+from sdbench.variants.controls import fewer_steps
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of, mask_text
 
@@ -67,15 +68,12 @@ def steps_for(saving: float, *, steps: int, ratio: float, denoise_share: float) 
     return math.ceil(saving / most * steps - 1e-9)
 
 
-def controls(
-    tuner: Tuner, unguided: int, *, num_steps: int, guidance_scale: float
-) -> tuple[dict[str, Mask], list[Variant]]:
-    """What a plan has to be compared with: masks with as many unguided steps, and variants at the same work.
+def controls(tuner: Tuner, unguided: int, *, num_steps: int) -> tuple[dict[str, Mask], list[Variant]]:
+    """What a plan has to be compared with: masks with as many unguided steps, and fewer steps.
 
     Returns:
-        Masks by the name of their variant (the interval of guidance is the best on the tuning pairs); and variants that
-        change something else: fewer steps, both neighbours where no number has the same work, and a lower scale, which
-        is the plan's mean scale over all steps.
+        Masks by the name of their variant (the interval of guidance is the best on the tuning pairs); and full guidance
+        with as much work, by both neighbours where no number of steps has the same.
     """
     steps = tuner.steps
     masks = {
@@ -88,8 +86,7 @@ def controls(
     best = min(intervals, key=lambda name: tuner.evaluate([intervals[name]])[0])
     masks[best] = intervals[best]
     work = (2 * steps - unguided) / steps * num_steps
-    names = fewer_steps(work) + lower_scale(GuidanceSchedule.last(steps, unguided), guidance_scale)
-    return masks, [parse(name) for name in names]
+    return masks, [parse(name) for name in fewer_steps(work)]
 
 
 def judge(
@@ -230,9 +227,8 @@ def plan(
             stale.unlink(missing_ok=True)
         timed = [BASELINE]
         for planned in _planned(tuner, target, tuning, rounds):
-            masks, others = controls(
-                tuner, planned.unguided, num_steps=tuning.num_steps, guidance_scale=tuning.guidance_scale
-            )
+            masks, others = controls(tuner, planned.unguided, num_steps=tuning.num_steps)
+            others += _weaker(pipe, tuning, planned.mask)
             masks[PLANNED] = planned.mask
             tuned: dict[str, tuple[float, float | None]] = {PLANNED: (planned.loss, None)}
             if scales:
@@ -287,6 +283,12 @@ def _planned(tuner: Tuner, target: Target, tuning: Study, rounds: int) -> Iterat
         numbers = (steps_for(target.saving, steps=tuner.steps, ratio=ratio, denoise_share=share),)
     for unguided in numbers:
         yield search(tuner, unguided, rounds=rounds)
+
+
+def _weaker(pipe: Any, tuning: Study, mask: Mask) -> list[Variant]:
+    """Full guidance at the constant scale that comes nearest to a mask, where that is neither none nor all of it."""
+    (scale,) = nearest_scales(pipe, tuning, [Variant(PLANNED, lambda _: GuidanceSchedule(mask))]).values()
+    return [] if scale is None else [parse(f"scale:{scale:g}")]
 
 
 def _means(judged: list[dict[str, Any]], column: str) -> dict[str, float]:

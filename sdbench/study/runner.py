@@ -26,6 +26,7 @@ from sdbench.records.store import Mode, Results, StudyFolder, read
 from sdbench.study.images import save, scored
 from sdbench.study.plan import BASELINE, Study, Unit, parse_shard, units
 from sdbench.study.trial import loaded, prepare
+from sdbench.study.tuning import tunable, tuning_rows, with_tuned_scales
 from sdbench.study.worker import Outcome, Worker, observe
 from sdbench.variants.registry import Variant, parse
 
@@ -93,6 +94,12 @@ def record(
     if has_random_weights(pipe):
         study = replace(study, random_weights=True)
     part = None if shard is None else parse_shard(shard)
+    units(study, part)  # may refuse, and costs nothing
+    ready = pipe
+    if tunable(study):
+        ready = loaded(study) if pipe is None else pipe
+        study = with_tuned_scales(study, ready)
+        ready = ready if engine == "local" else pipe  # Ray's workers open their own
     planned = units(study, part)
     quality = provenance(study.metrics or ())
     settings = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
@@ -100,7 +107,7 @@ def record(
         settings["shard"] = str(part)
     out = tempfile.mkdtemp(prefix="sdbench-") if out is None else out
     with (
-        _opened(engine, study, pipe, workers) as opened,  # first, since it may refuse
+        _opened(engine, study, ready, workers) as opened,  # first, since it may refuse
         StudyFolder.create(out, settings, environment=opened.environment, mode=mode) as folder,
     ):
         _require_planned(folder, planned, out)
@@ -209,7 +216,10 @@ def estimate(study: Study, *, pipe: Any = None, steps: int = 4) -> Estimate:
     other_s = (measured["text_s"] + measured["decode_s"]) / len(short.pairs)
     lengths = {unit.variant.name: unit.variant.rule(unit.num_steps).nfe for unit in planned}
     seconds = sum(len(unit.pairs) * (lengths[unit.variant.name] * row_s + other_s) for unit in planned)
-    return Estimate(len(planned), seconds, measured["rss_peak_bytes"])
+    tuned = [unit for unit in planned if unit.variant.name == BASELINE] * len(tunable(study))  # cost as much
+    seconds += sum(len(unit.pairs) * (lengths[BASELINE] * row_s + other_s) for unit in tuned)
+    seconds += tuning_rows(study) * row_s
+    return Estimate(len(planned) + len(tuned), seconds, measured["rss_peak_bytes"])
 
 
 def progress_bar() -> Progress:

@@ -149,7 +149,7 @@ def observe(
     with (
         applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, listeners=listeners, sequential=sequential),
         PeakRss() as rss,
-        Disturbance() as disturbance,
+        Disturbance(pipe.device) as disturbance,
         nothing_compiled() if compiled else nullcontext(),
         counted or nullcontext(),
         trace or nullcontext(),

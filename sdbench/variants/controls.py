@@ -9,42 +9,41 @@ import math
 import re
 from collections.abc import Iterable
 
-from sdbench.variants.registry import parse
-from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.registry import Variant, parse
 
 
-def controls_of(names: Iterable[str], *, num_steps: int, guidance_scale: float) -> list[str]:
+def controls_of(names: Iterable[str], *, num_steps: int) -> list[str]:
     """Controls for variants whose work is known before they run; each once, and none that is there already.
 
-    For a schedule of K unguided steps: `unguided`, K unguided steps at random, full guidance with as many evaluations
-    and full guidance at the schedule's mean scale (which is not tuned); where no step is guided (a student), and for a
-    cached offset, full guidance with as many evaluations. What decides its work while it runs and what changes the work
-    of an evaluation have none, nor has what is a control itself.
+    For a schedule of K unguided steps: `unguided`, K unguided steps at random, and full guidance with as many
+    evaluations; where no step is guided (a student), and for a cached offset, full guidance with as many evaluations.
+    What decides its work while it runs and what changes the work of an evaluation have none, nor has what is a control
+    itself. The control that has to be tuned, a constant scale, is found by `sdbench.study.tuning`.
 
     Args:
         names: texts of the variant grammar.
         num_steps: of the study. Where the loop runs another number (Heun, image-to-image), shares stay shares; a count
             is taken of `num_steps`.
-        guidance_scale: of the study.
 
     Raises:
         ValueError: a count of steps that does not fit in `num_steps`.
     """
     names = list(names)
     found = ["unguided"]
-    for variant in map(parse, names):
-        control = variant.name.partition(":")[0] in ("unguided", "random", "steps", "scale")
-        if control or variant.accelerator is not None:
-            continue
+    for variant in _judged(names):
         schedule = variant.rule(num_steps)
         unguided = schedule.mask.count(False)
         if unguided > 0:
             found += [name for name in fewer_steps(schedule.nfe) if name != f"steps:{num_steps}"]
-        if 0 < unguided < num_steps and variant.policy is None:
+        if _switches(variant, num_steps):
             share = re.fullmatch(r"[a-z-]+:[\d.]+%", variant.name)
             found.append(f"random:{100 * unguided / num_steps:g}%@0" if share else f"random:{unguided}@0")
-            found += lower_scale(schedule, variant.guidance_scale or guidance_scale)
     return [name for name in dict.fromkeys(found) if name not in names]
+
+
+def matched_schedules(names: Iterable[str], *, num_steps: int) -> list[Variant]:
+    """The variants that guide some steps and not others, which a constant scale is a control for."""
+    return [variant for variant in _judged(names) if _switches(variant, num_steps)]
 
 
 def fewer_steps(nfe: float) -> list[str]:
@@ -52,7 +51,11 @@ def fewer_steps(nfe: float) -> list[str]:
     return [f"steps:{count}" for count in sorted({max(1, math.floor(nfe / 2)), max(1, math.ceil(nfe / 2))})]
 
 
-def lower_scale(schedule: GuidanceSchedule, guidance_scale: float) -> list[str]:
-    """Constant guidance at a schedule's mean scale over all steps, where that is guidance."""
-    mean = 1 + (guidance_scale - 1) * schedule.mask.count(True) / len(schedule.mask)
-    return [f"scale:{mean:.2f}"] if mean > 1.005 else []
+def _judged(names: Iterable[str]) -> list[Variant]:
+    controls = ("unguided", "random", "steps", "scale")
+    found = map(parse, names)
+    return [each for each in found if each.accelerator is None and each.name.partition(":")[0] not in controls]
+
+
+def _switches(variant: Variant, num_steps: int) -> bool:
+    return variant.policy is None and 0 < variant.rule(num_steps).mask.count(False) < num_steps

@@ -181,7 +181,7 @@ def test_a_disturbed_run_says_what_disturbed_it(run):
     noisy = run(changed=lambda row: row | {"foreign_load": 0.5, "throttled": row["repeat"] < 2})
     table = compare(run(), noisy)
     told = table[table["figure"] == "time ratio to cfg"].set_index("variant")["unstable"]
-    assert told["last:2"] == "current: others took 0.5 cores, the processor was held back in 2 of 8 calls"
+    assert told["last:2"] == "current: others took 0.5 cores, the device was held back in 2 of 8 calls"
 
 
 def test_tables_tell_times_and_what_changed(run):

@@ -4,11 +4,12 @@ from sdbench.analysis.stability import disturbances
 
 
 def runs(**columns):
-    base = {"variant": "cfg", "phase": "measured", "status": "ok", "foreign_load": 0.0, "throttled": False}
+    base = {"variant": "cfg", "phase": "measured", "status": "ok"}
+    base |= {"foreign_load": 0.0, "foreign_processes": None, "throttled": False}
     rows = pd.DataFrame(
         [base | dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     )
-    return rows.astype({"foreign_load": "float64", "throttled": "boolean"})
+    return rows.astype({"foreign_load": "float64", "foreign_processes": "Int64", "throttled": "boolean"})
 
 
 def test_a_calm_run_has_nothing_against_it():
@@ -24,8 +25,13 @@ def test_every_variant_has_its_own():
     table = runs(variant=["cfg", "last:2"], foreign_load=[0.3, 0.0], throttled=[False, True])
     assert disturbances(table) == {
         "cfg": ["others took 0.3 cores"],
-        "last:2": ["the processor was held back in 1 of 1 calls"],
+        "last:2": ["the device was held back in 1 of 1 calls"],
     }
+
+
+def test_others_on_the_gpu_are_told():
+    table = runs(foreign_processes=[0, 2, None])
+    assert disturbances(table) == {"cfg": ["others were on the GPU in 1 of 3 calls"]}
 
 
 def test_what_was_not_recorded_is_no_disturbance():

@@ -28,6 +28,7 @@ from sdbench.records.store import StudyFolder, read
 
 Tables = dict[str, pd.DataFrame]
 FILLERS = {"string": "text", "Int64": 1, "float64": 0.5, "boolean": True}
+MEASURED = ("_s", "_bytes", "foreign_load", "foreign_processes", "throttled")
 LEARNT = "pytorch_lora_weights.safetensors"
 
 
@@ -45,7 +46,7 @@ class Family:
 
     tables: tuple[str, ...]
     write: Callable[[Path], object]
-    measured: Callable[[str], bool] = lambda column: column.endswith(("_s", "_bytes", "foreign_load", "throttled"))
+    measured: Callable[[str], bool] = lambda column: column.endswith(MEASURED)
     last_safe: Callable[[Path], str | None] = lambda folder: None
     same_files: Callable[[Path, Path], None] = lambda found, expected: None
 

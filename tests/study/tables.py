@@ -4,7 +4,7 @@ import pandas as pd
 
 KEYS = {"runs": ["unit"], "steps": ["unit", "step"], "images": ["unit", "prompt_id", "seed"]}
 TIMED = ["latency_s", "text_s", "denoise_s", "decode_s", "denoiser_s", "scheduler_s", "rss_peak_bytes"]
-TIMED += ["foreign_load", "throttled"]
+TIMED += ["foreign_load", "foreign_processes", "throttled"]
 
 
 def assert_same(found, expected, *, without=()):

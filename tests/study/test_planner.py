@@ -94,12 +94,12 @@ def test_a_saving_becomes_the_fewest_steps_that_reach_it():
 
 
 def test_controls_are_as_many_steps_or_as_much_work(tuner):
-    masks, others = controls(tuner, 3, num_steps=STEPS, guidance_scale=7.0)
+    masks, others = controls(tuner, 3, num_steps=STEPS)
     assert {name.partition(":")[0] for name in masks} == {"last", "first", "random", "spaced", "interval"}
     assert {mask.count(False) for mask in masks.values()} == {3}
     assert masks["last:3"] == GuidanceSchedule.last(STEPS, 3).mask
     names = [variant.name for variant in others]
-    assert names == ["steps:4", "steps:5", "scale:4.00"]  # 9 of 12 evaluations lie between 4 and 5 steps
+    assert names == ["steps:4", "steps:5"]  # 9 of 12 evaluations lie between 4 and 5 steps
     assert masks["spaced:3"] == (True, False) * 3
 
 

@@ -1,14 +1,14 @@
 import pytest
 
 from sdbench.study.plan import Study
-from sdbench.variants.controls import controls_of
+from sdbench.variants.controls import controls_of, matched_schedules
 from sdbench.variants.registry import parse
 
-ALIKE = {"num_steps": 50, "guidance_scale": 5.0}
+ALIKE = {"num_steps": 50}
 
 
 def test_a_schedule_gets_every_control_at_its_work():
-    assert controls_of(["cfg", "last:20%"], **ALIKE) == ["unguided", "steps:45", "random:20%@0", "scale:4.20"]
+    assert controls_of(["cfg", "last:20%"], **ALIKE) == ["unguided", "steps:45", "random:20%@0"]
 
 
 def test_odd_work_lies_between_two_numbers_of_steps():
@@ -16,7 +16,7 @@ def test_odd_work_lies_between_two_numbers_of_steps():
 
 
 def test_as_many_steps_as_the_study_has_are_no_control():
-    assert "steps:2" not in controls_of(["cfg", "last:1"], num_steps=2, guidance_scale=5.0)
+    assert "steps:2" not in controls_of(["cfg", "last:1"], num_steps=2)
 
 
 def test_a_student_is_compared_with_as_many_evaluations():
@@ -30,18 +30,19 @@ def test_what_decides_its_own_work_has_none_but_no_guidance(name):
 
 def test_controls_are_there_once():
     names = ["cfg", "unguided", "last:10", "first:10", "random:10@0"]
-    assert controls_of(names, **ALIKE) == ["steps:45", "scale:4.20"]
+    assert controls_of(names, **ALIKE) == ["steps:45"]
 
 
 def test_a_study_with_controls_has_them_among_its_variants():
-    fields = {"model": "mini-sd", "prompts": ["a"], "seeds": [0]} | ALIKE
+    fields = {"model": "mini-sd", "prompts": ["a"], "seeds": [0], "guidance_scale": 5.0} | ALIKE
     study = Study(variants=["cfg", "last:20%"], controls=True, **fields)
-    assert study.variants == ("cfg", "last:20%", "unguided", "steps:45", "random:20%@0", "scale:4.20")
+    assert study.variants == ("cfg", "last:20%", "unguided", "steps:45", "random:20%@0")
     assert Study.from_fields(study.as_json(), source="itself") == study
 
 
-def test_the_mean_scale_is_that_of_the_variants_own_scale():
-    assert controls_of(["cfg", "last:25+scale:9"], **ALIKE)[-2:] == ["random:25@0", "scale:5.00"]
+def test_a_constant_scale_is_a_control_for_what_guides_some_steps_alone():
+    names = ["cfg", "last:25+scale:9", "first:10", "lora", "cached:5", "deepcache:3", "random:5@0", "scale:3"]
+    assert [each.name for each in matched_schedules(names, **ALIKE)] == ["last:25+scale:9", "first:10"]
 
 
 def test_a_cached_offset_is_compared_with_as_many_evaluations():

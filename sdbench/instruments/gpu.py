@@ -1,0 +1,56 @@
+"""What NVIDIA's management library tells of a GPU from outside: what holds its clock back, and who else is on it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import pynvml
+import torch
+
+HELD_BACK = (
+    pynvml.nvmlClocksEventReasonHwSlowdown
+    | pynvml.nvmlClocksEventReasonHwThermalSlowdown
+    | pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown
+    | pynvml.nvmlClocksEventReasonSwThermalSlowdown
+)
+"""Reasons for a lower clock that come and go; the power limit is not among them, at which a busy GPU always is."""
+
+
+class GpuReading(NamedTuple):
+    """A GPU at one moment; what it does not tell is None.
+
+    Attributes:
+        held_back: whether its clock is lowered by heat or by a fault of its power supply.
+        others: processes that compute on it, less one for this.
+    """
+
+    held_back: bool | None
+    others: int | None
+
+
+def gpu_reading(device: torch.device) -> GpuReading:
+    """What a CUDA device tells now. In a container it may list processes by other numbers, so they are only counted."""
+    handle = _handle(str(torch.cuda.get_device_properties(device).uuid))
+    reasons = _told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
+    processes = _told(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+    return GpuReading(
+        None if reasons is None else bool(reasons & HELD_BACK),
+        None if processes is None else max(0, len(processes) - 1),
+    )
+
+
+@cache
+def _handle(uuid: str) -> Any:
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except pynvml.NVMLError:
+        return None
+
+
+def _told(ask: Any, handle: Any) -> Any:
+    try:
+        return None if handle is None else ask(handle)
+    except pynvml.NVMLError:
+        return None

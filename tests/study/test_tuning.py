@@ -1,0 +1,88 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sdbench.models.registry import load
+from sdbench.study import runner
+from sdbench.study.plan import Study
+from sdbench.study.tuning import GRID, _latents, nearest, nearest_scales, tunable, tuning_rows
+from sdbench.variants.registry import parse
+
+STUDY = Study(
+    model="mini-sd",
+    variants=["cfg", "last:50%", "last:25%+scale:7"],
+    prompts=["a large red circle on a white background"],
+    seeds=[0],
+    num_steps=6,
+    guidance_scale=5.0,
+    repeats=1,
+    metrics=["ssim"],
+    controls=True,
+)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return load("mini-sd")
+
+
+def test_the_nearest_place_lies_between_points_or_at_an_end():
+    line, places = np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 2.0]]), np.array([1.0, 2.0, 5.0])
+    assert nearest(line, places, np.array([0.5, -1.0])) == 1.25
+    assert nearest(line, places, np.array([3.0, 1.0])) == 3.5
+    assert nearest(line, places, np.array([-4.0, 1.0])) == 1.0
+    assert nearest(line, places, np.array([2.0, 9.0])) == 5.0
+
+
+def test_a_point_that_stands_still_is_no_obstacle():
+    line = np.array([[0.0], [0.0], [1.0]])
+    assert nearest(line, np.array([1.0, 2.0, 3.0]), np.array([0.5])) == 2.5
+
+
+def test_the_scale_found_is_the_best_of_all(pipe):
+    (schedule,) = (variant for variant in tunable(STUDY) if variant.name == "last:50%")
+    (found,) = nearest_scales(pipe, STUDY, [schedule]).values()
+    target = _latents(pipe, STUDY, schedule)
+    scales = np.arange(1.2, 5.0, 0.2)
+    away = [((_latents(pipe, STUDY, parse(f"scale:{scale:.1f}")) - target) ** 2).sum() for scale in scales]
+    assert found == pytest.approx(scales[np.argmin(away)], abs=0.2)
+    assert 1.2 < found < 4.8
+
+
+def test_a_schedule_that_guides_all_that_matters_has_no_weaker_control(pipe):
+    assert nearest_scales(pipe, STUDY, [parse("last:0"), parse("unguided")]) == {"last:0": None, "unguided": None}
+
+
+def test_a_run_adds_the_scales_that_it_found(pipe, tmp_path):
+    results = runner.run(STUDY, tmp_path, pipe=pipe)
+    found = nearest_scales(pipe, STUDY, tunable(STUDY))
+    names = {f"scale:{scale:g}" for scale in found.values()}
+    assert set(found) == {"last:50%", "last:25%+scale:7"}
+    assert len(names) == 2
+    assert set(results.runs["variant"]) == {*STUDY.variants, *names}
+    assert (results.runs["status"] == "ok").all()
+    again = runner.run(Study.from_fields(fields(results.study), source="itself"), tmp_path, pipe=pipe, mode="resume")
+    assert len(again.runs) == len(results.runs)
+
+
+def fields(stored):
+    return {name: value for name, value in stored.items() if name in Study.__dataclass_fields__}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"controls": False}, {"output": "latent", "height": 64, "width": 64, "metrics": None}],
+    ids=["none asked for", "no image"],
+)
+def test_without_images_or_controls_there_is_nothing_to_tune(changes):
+    study = replace(STUDY, **changes)
+    assert tunable(study) == []
+    assert tuning_rows(study) == 0
+
+
+def test_an_estimate_counts_the_search_and_what_it_adds(pipe):
+    plain = runner.estimate(replace(STUDY, controls=False), pipe=pipe)
+    with_controls = runner.estimate(STUDY, pipe=pipe)
+    assert with_controls.calls == plain.calls + 2 * 2  # two scales, each with a warm-up and a call
+    assert tuning_rows(STUDY) == 2 * (2 * GRID + 1) * 6 + 9 + 10
