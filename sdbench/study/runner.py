@@ -226,4 +226,5 @@ def progress_bar() -> Progress:
     """A bar with the time taken and left, and a field `what` for what is running."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     what = TextColumn("{task.fields[what]}", markup=False)  # a variant may name a file in brackets
-    return Progress(*columns, TimeRemainingColumn(elapsed_when_finished=False), what)
+    remaining = TimeRemainingColumn(elapsed_when_finished=False)
+    return Progress(*columns, remaining, what, refresh_per_second=2)  # in a notebook each refresh is a message
