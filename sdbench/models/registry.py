@@ -51,6 +51,8 @@ MODELS: dict[str, ModelSpec] = {
     ),
 }
 
+_LAYOUTS: dict[tuple[Any, ...], dict[str, Any]] = {}
+
 
 def load(model: Any, *, dtype: str = "float32", device: str | None = None, random_weights: bool = False) -> Any:
     """Open a model as a stock diffusers pipeline.
@@ -63,8 +65,8 @@ def load(model: Any, *, dtype: str = "float32", device: str | None = None, rando
         random_weights: `model` is a name in `ARCHITECTURES`; build it with random weights, for measuring what it costs.
 
     Returns:
-        The pipeline, its progress bar off. On the CPU, memory format and threads are those that measured fastest,
-        except for a large denoiser: see `choose_layout`.
+        The pipeline, its progress bar off. On the CPU, memory format and threads are those that measured fastest when
+        this process first opened a denoiser of its form, except for a large one: see `choose_layout`.
 
     Raises:
         ValueError: an unknown name, folder or dtype, a hub id that cannot be opened, a device that is missing or lacks
@@ -88,7 +90,7 @@ def load(model: Any, *, dtype: str = "float32", device: str | None = None, rando
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     if device == "cpu" and hasattr(pipe, "unet"):
-        choose_layout(pipe.unet, lambda: _one_step(pipe))
+        _lay_out(pipe)
     if ranged:  # last: from here on only its own scales are taken
         open_student(pipe, student.parent)
     return pipe
@@ -139,6 +141,16 @@ def set_layout(pipe: Any, *, memory_format: str | None, threads: int | None) -> 
         denoiser.to(memory_format=torch.channels_last if memory_format == "channels_last" else torch.contiguous_format)
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def _lay_out(pipe: Any) -> None:
+    """Choose a layout, once in a process for denoisers of one form: what is opened twice then computes the same sums."""
+    form = sorted((name, repr(value)) for name, value in pipe.unet.config.items() if not name.startswith("_"))
+    key = (*form, pipe.unet.dtype, torch.get_num_threads())
+    if key not in _LAYOUTS:
+        choose_layout(pipe.unet, lambda: _one_step(pipe))
+        _LAYOUTS[key] = layout(pipe)
+    set_layout(pipe, memory_format=_LAYOUTS[key]["memory_format"], threads=_LAYOUTS[key]["threads"])
 
 
 def choose_layout(denoiser: torch.nn.Module, step: Callable[[], None], *, margin: float = 0.05) -> None:

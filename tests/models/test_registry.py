@@ -83,3 +83,17 @@ def test_the_layout_says_how_the_pipeline_lies():
         "memory_format": "channels_last",
         "threads": torch.get_num_threads(),
     }
+
+
+def test_a_layout_is_chosen_once_for_each_form(monkeypatch):
+    asked = []
+
+    def choose(denoiser, step):
+        asked.append(denoiser)
+        denoiser.to(memory_format=torch.channels_last)
+
+    monkeypatch.setattr(registry, "choose_layout", choose)
+    monkeypatch.setattr(registry, "_LAYOUTS", {})
+    opened = [registry.load("mini-sd", dtype=dtype) for dtype in ("float32", "float32", "bfloat16")]
+    assert asked == [opened[0].unet, opened[2].unet]
+    assert [registry.layout(pipe)["memory_format"] for pipe in opened] == ["channels_last"] * 3
