@@ -1,21 +1,25 @@
 """Runs the notebooks: `python tools/notebooks.py` anew at a small size, `--refresh` from `results/`.
 
-Anew, every notebook computes on mini-sd all that it shows and the committed file stays as it is; `--refresh` rewrites
-it. Either way an error, a warning or no figure is a failure; anew, so is another number of figures than the committed
-file has.
+They run side by side, one on each core. Anew, every notebook computes on mini-sd all that it shows and the committed file
+stays as it is; `--refresh` rewrites it. Either way an error, a warning or no figure is a failure; anew, so is another
+number of figures than the committed file has.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
 import papermill
+from papermill.exceptions import PapermillExecutionError
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 
@@ -36,7 +40,7 @@ def warnings(notebook: nbformat.NotebookNode) -> str:
 
 
 def executed(path: Path, out: Path, *, recompute: bool) -> nbformat.NotebookNode:
-    """A notebook, run in its own folder; an error ends the program with the cell's traceback."""
+    """A notebook, run in its own folder."""
     given = {"recompute": True} if recompute else {}
     papermill.execute_notebook(path, out, given, cwd=path.parent, progress_bar=False)
     return nbformat.read(out, as_version=4)
@@ -54,7 +58,11 @@ def run(path: Path, *, refresh: bool) -> list[str]:
     """Run one notebook; what is wrong with it comes back."""
     started, source = time.perf_counter(), nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        notebook = executed(path, Path(folder) / path.name, recompute=not refresh)
+        try:
+            notebook = executed(path, Path(folder) / path.name, recompute=not refresh)
+        except PapermillExecutionError as error:
+            sys.stdout.write(f"{path.name}: {error}\n")
+            return [str(error)]
     wrong = [f"warning: {line}" for line in warnings(notebook).splitlines() if line.strip()]
     if figures(notebook) != figures(source) and not refresh:
         wrong.append(f"{figures(source)} figures expected")
@@ -64,6 +72,7 @@ def run(path: Path, *, refresh: bool) -> list[str]:
         nbformat.write(bare(notebook, source), path)
     heading = f"{path.name}: {time.perf_counter() - started:.0f} s, {figures(notebook)} figures"
     sys.stdout.write("\n  ".join([heading, *wrong]) + "\n")
+    sys.stdout.flush()
     return wrong
 
 
@@ -78,7 +87,12 @@ def main() -> None:
     paths = [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(tuple(asked.names or [""]))]
     if not paths:
         sys.exit(f"no notebook is called {', '.join(asked.names)}")
-    failed = [path.name for path in paths if run(path, refresh=asked.refresh)]
+    cores = len(os.sched_getaffinity(0))
+    workers = min(cores, len(paths))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // workers))  # times that are shown come from results/ alone
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        wrong = pool.map(partial(run, refresh=asked.refresh), paths)
+        failed = [path.name for path, found in zip(paths, wrong, strict=True) if found]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

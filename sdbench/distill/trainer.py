@@ -500,4 +500,4 @@ def _or_none(value: float) -> float | None:
 
 def _progress(*, disable: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[loss]}"), disable=disable)
+    return Progress(*columns, TextColumn("{task.fields[loss]}"), disable=disable, refresh_per_second=2)

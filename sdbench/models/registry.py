@@ -144,7 +144,7 @@ def set_layout(pipe: Any, *, memory_format: str | None, threads: int | None) -> 
 
 
 def _lay_out(pipe: Any) -> None:
-    """Choose a layout, once in a process for denoisers of one form: what is opened twice then computes the same sums."""
+    """Choose a layout, once in a process for every form of denoiser: what is opened twice computes the same sums."""
     form = sorted((name, repr(value)) for name, value in pipe.unet.config.items() if not name.startswith("_"))
     key = (*form, pipe.unet.dtype, torch.get_num_threads())
     if key not in _LAYOUTS:
