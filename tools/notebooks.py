@@ -1,8 +1,8 @@
 """Runs the notebooks: `python tools/notebooks.py` anew at a small size, `--refresh` from `results/`.
 
-They run side by side, one on each core. Anew, every notebook computes on mini-sd all that it shows and the committed file
-stays as it is; `--refresh` rewrites it. Either way an error, a warning or no figure is a failure; anew, so is another
-number of figures than the committed file has.
+They run side by side, one on each core. Anew, every notebook computes on mini-sd all that it shows, and the committed
+file stays as it is; `--refresh` rewrites it. Either way an error, a warning or no figure is a failure; anew, so is
+another number of figures than the committed file has.
 """
 
 from __future__ import annotations
