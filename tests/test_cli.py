@@ -349,6 +349,7 @@ def bench(place, out, *options):
     return invoke("bench", place / "quick.toml", "--baselines", place / "base", "--out", place / out, *options)
 
 
+@pytest.mark.slow
 def test_a_benchmark_runs_against_its_baseline(quick_bench):
     done = bench(quick_bench, "second", "--json", quick_bench / "second.json")
     assert done.exit_code == 0, done.output
@@ -392,6 +393,7 @@ def test_another_study_takes_a_baselines_place_only_for_a_reason(quick_bench, fo
     assert read(baseline).study["name"] == read(folder).study["name"]
 
 
+@pytest.mark.slow
 def test_shards_run_apart_and_are_put_together(tmp_path):
     pairs = ["--seeds", "0,1", "--prompt", "a small blue ring on a black background", "--batch", 1]
     for number in (1, 2):
@@ -405,6 +407,7 @@ def test_shards_run_apart_and_are_put_together(tmp_path):
     assert "shard 2/2 is missing" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_at_a_url_leaves_tables_and_pictures_there():
     url = "memory://cli/study"
     done = invoke(*QUICK, "--out", url)

@@ -43,6 +43,7 @@ def train(out, pipe=None, *, mode="new", held_out=KNOWN["held_out"], **changes):
     return distill(pipe or tiny.stable_diffusion(), replace(SETTINGS, **changes), out, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "learning_rate"), [("lora", 3e-3), ("full", 3e-4)])
 def test_training_brings_the_student_nearer_to_the_teacher(tmp_path, method, learning_rate):
     """On its own prompts: what random weights make of others cannot be learnt."""
@@ -105,6 +106,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "layout"),
     [({}, torch.contiguous_format), *((changes, torch.channels_last) for changes in CHANGES.values())],
@@ -232,6 +234,7 @@ def one_batch(batches):
     return Examples(args, kwargs, *tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_lower_precision_trains_and_leaves_the_pipeline_as_it_was(tmp_path, method):
     pipe = tiny.stable_diffusion()

@@ -107,6 +107,7 @@ def real(case):
     return denoiser, arguments(denoiser, **call)
 
 
+@pytest.mark.slow
 @every_case
 def test_flop_is_that_of_a_real_call(case):
     denoiser, call = real(case)

@@ -201,6 +201,7 @@ def test_an_unknown_protocol_is_refused():
         read("nowhere://x")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_same_study_at_a_url_as_in_a_folder(url, tmp_path):
     pipe = load("mini-sd")
     settings = {"num_steps": 2, "repeats": 1, "variants": ["cfg", "unguided"], "metrics": ["ssim"]}

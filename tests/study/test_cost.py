@@ -18,6 +18,7 @@ def points(tmp_path_factory):
         return list(sweep(study, batches=[1, 2], sides=[(16, 16)], out=folder)), folder
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_every_batch_and_keeps_its_tables(points):
     tables, folder = points
     assert [table["batch"].unique().tolist() for table in tables] == [[1], [2]]

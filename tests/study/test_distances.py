@@ -31,6 +31,7 @@ def results(tmp_path_factory):
     return run(study, tmp_path_factory.mktemp("study"))
 
 
+@pytest.mark.slow
 def test_no_guidance_ranks_below_guidance_in_alignment(results):
     """Whatever a distance between distributions says of it."""
     table = ranking(results, "alignment", higher_is_better=True)

@@ -173,6 +173,7 @@ def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
         plan(pipe, study(), HELD_OUT, Target((2,)), tmp_path / "plans", metric="ssim")
 
 
+@pytest.mark.slow
 def test_a_plan_for_a_bound_or_for_a_saving_is_one_schedule(tmp_path, monkeypatch):
     monkeypatch.setattr(planner, "TIMING_REPEATS", 1)
     pipe = tiny.stable_diffusion()
@@ -184,6 +185,7 @@ def test_a_plan_for_a_bound_or_for_a_saving_is_one_schedule(tmp_path, monkeypatc
     assert set(saving.judged["unguided"]) == {3}
 
 
+@pytest.mark.slow
 def test_an_overwritten_folder_keeps_no_older_schedule(tmp_path, monkeypatch):
     monkeypatch.setattr(planner, "TIMING_REPEATS", 1)
     pipe = tiny.stable_diffusion()

@@ -265,6 +265,7 @@ def test_a_variant_that_changes_nothing_fails_as_inactive(pipe, tmp_path, output
     assert set(failed["message"]) == {"inactive: as many evaluations as cfg, and the same outcome"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["image", "latent"])
 def test_an_inactive_variant_is_known_when_a_study_is_resumed(pipe, tmp_path, output):
     study = dataclasses.replace(SMALL, variants=["cfg", "last:0"], metrics=(), output=output, height=64, width=64)
@@ -349,6 +350,7 @@ def test_the_images_of_a_call_are_gone_before_the_next_is_done(pipe, tmp_path, m
     assert (opened.most, opened.now) == (len(PROMPTS), 0)
 
 
+@pytest.mark.slow
 def test_a_folder_with_calls_of_another_version_is_refused(pipe, tmp_path, monkeypatch):
     study = dataclasses.replace(SMALL, variants=["cfg", "last:1"], repeats=1, metrics=())
     runner.run(study, tmp_path / "study", pipe=pipe)
@@ -358,6 +360,7 @@ def test_a_folder_with_calls_of_another_version_is_refused(pipe, tmp_path, monke
     assert (runner.run(study, tmp_path / "study", pipe=pipe, mode="overwrite").runs["status"] == "ok").all()
 
 
+@pytest.mark.slow
 def test_a_resumed_study_warms_up_before_it_goes_on(pipe, tmp_path, monkeypatch):
     observe, calls = worker.observe, []
 

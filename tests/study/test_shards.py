@@ -64,6 +64,7 @@ def test_more_shards_than_batches_are_refused(pipe, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_gathered_shards_are_the_study_in_one_piece(pipe, shards, tmp_path):
     whole = runner.run(STUDY, tmp_path / "whole", pipe=pipe)
     found = gather(tmp_path / "gathered", reversed(shards))

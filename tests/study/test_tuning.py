@@ -54,6 +54,7 @@ def test_a_schedule_that_guides_all_that_matters_has_no_weaker_control(pipe):
     assert nearest_scales(pipe, STUDY, [parse("last:0"), parse("unguided")]) == {"last:0": None, "unguided": None}
 
 
+@pytest.mark.slow
 def test_a_run_adds_the_scales_that_it_found(pipe, tmp_path):
     results = runner.run(STUDY, tmp_path, pipe=pipe)
     found = nearest_scales(pipe, STUDY, tunable(STUDY))

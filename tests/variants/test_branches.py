@@ -72,6 +72,7 @@ def test_branches_end_where_their_masks_do_alone(family):
     checked(repeated(families.make(family)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", schedulers.DIFFUSION)
 def test_branches_of_every_scheduler_end_where_their_masks_do_alone(scheduler):
     pipe = repeated(families.make("sd"))

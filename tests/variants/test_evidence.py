@@ -53,6 +53,8 @@ QUALITY_ONLY = [
     "guider:cfg-zero",
     "guider:tcfg",
 ]
+OFTEN = {"unguided", "last:25%", "adaptive:0.9", "cached:2", "compressed:3", "lora", "deepcache:3", "guider:apg"}
+"""Tried at every run of the tests; the others among the slow ones."""
 OF_TRANSFORMERS = {"firstblock", "taylorseer", "pab", "fastercache", "magcache"}
 
 
@@ -110,7 +112,13 @@ def _same(found, expected):
     return (found - expected).abs().max() < 2e-3  # the noise of another batch size, in [0, 1]
 
 
-@pytest.mark.parametrize("text", [*SAVES_ROWS, *SAVES_WORK_IN_A_ROW, *SAVES_BOTH, *QUALITY_ONLY])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(text, marks=[] if text in OFTEN else pytest.mark.slow)
+        for text in [*SAVES_ROWS, *SAVES_WORK_IN_A_ROW, *SAVES_BOTH, *QUALITY_ONLY]
+    ],
+)
 def test_a_variant_is_real(pipe, made, text):
     plain, plain_rows, plain_flop = made
     images, rows, flop = _made(pipe, text, counted=True)

@@ -108,6 +108,7 @@ def test_after_an_exception_the_pipeline_is_as_before():
     assert torch.equal(tiny.run(pipe), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["firstblock:0.5", "taylorseer:3", "pab:2", "fastercache:2"])
 def test_caches_of_diffusers_run_on_the_transformers_they_know(text):
     pipe = tiny.flux()
