@@ -22,7 +22,7 @@ def invoke(*arguments):
 def layout_as_it_is():
     """Choosing a memory format takes seconds at every opening of the model; it has its own tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "choose_layout", lambda *_: None)
+        patch.setattr(registry, "_lay_out", lambda pipe: None)
         yield
 
 

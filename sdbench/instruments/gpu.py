@@ -22,7 +22,7 @@ class GpuReading(NamedTuple):
 
     Attributes:
         held_back: whether its clock is lowered by heat or by a fault of its power supply.
-        others: processes that compute on it, less one for this.
+        others: processes that compute on it, less one for this; a list without any hides them.
     """
 
     held_back: bool | None
@@ -36,7 +36,7 @@ def gpu_reading(device: torch.device) -> GpuReading:
     processes = _told(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
     return GpuReading(
         None if reasons is None else bool(reasons & HELD_BACK),
-        None if processes is None else max(0, len(processes) - 1),
+        len(processes) - 1 if processes else None,
     )
 
 
@@ -52,5 +52,5 @@ def _handle(uuid: str) -> Any:
 def _told(ask: Any, handle: Any) -> Any:
     try:
         return None if handle is None else ask(handle)
-    except pynvml.NVMLError:
+    except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError):
         return None

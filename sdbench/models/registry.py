@@ -149,7 +149,8 @@ def _lay_out(pipe: Any) -> None:
     key = (*form, pipe.unet.dtype, torch.get_num_threads())
     if key not in _LAYOUTS:
         choose_layout(pipe.unet, lambda: _one_step(pipe))
-        _LAYOUTS[key] = layout(pipe)
+        chosen = layout(pipe)
+        _LAYOUTS[key] = _LAYOUTS[(*form, pipe.unet.dtype, chosen["threads"])] = chosen
     set_layout(pipe, memory_format=_LAYOUTS[key]["memory_format"], threads=_LAYOUTS[key]["threads"])
 
 

@@ -228,7 +228,7 @@ def plan(
         timed = [BASELINE]
         for planned in _planned(tuner, target, tuning, rounds):
             masks, others = controls(tuner, planned.unguided, num_steps=tuning.num_steps)
-            others += _weaker(pipe, tuning, planned.mask)
+            others += _weaker(pipe, replace(tuning, batch=max(1, min(tuning.batch, rows // 2))), planned.mask)
             masks[PLANNED] = planned.mask
             tuned: dict[str, tuple[float, float | None]] = {PLANNED: (planned.loss, None)}
             if scales:
@@ -287,7 +287,8 @@ def _planned(tuner: Tuner, target: Target, tuning: Study, rounds: int) -> Iterat
 
 def _weaker(pipe: Any, tuning: Study, mask: Mask) -> list[Variant]:
     """Full guidance at the constant scale that comes nearest to a mask, where that is neither none nor all of it."""
-    (scale,) = nearest_scales(pipe, tuning, [Variant(PLANNED, lambda _: GuidanceSchedule(mask))]).values()
+    schedule = Variant(PLANNED, lambda _: GuidanceSchedule(mask))
+    (scale,) = nearest_scales(pipe, tuning, [schedule], tuple(tuning.pairs)).values()
     return [] if scale is None else [parse(f"scale:{scale:g}")]
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 
 from sdbench.study.plan import Study, Unit, units
+from sdbench.study.trial import loaded
+from sdbench.study.tuning import tunable, with_tuned_scales
 from sdbench.study.worker import Outcome, Worker
 from sdbench.variants.trace import MissingPackage
 
@@ -38,7 +40,7 @@ _START = "start"  # counted beside the units: a worker that dies while it opens 
 
 
 @contextmanager
-def cluster(study: Study, workers: int | None = None) -> Iterator[Cluster]:
+def cluster(study: Study, workers: int | None = None, *, tune: bool = False) -> Iterator[Cluster]:
     """Workers for a study, on the cluster that this process is, or by Ray's own settings can be, connected to.
 
     Args:
@@ -46,6 +48,7 @@ def cluster(study: Study, workers: int | None = None) -> Iterator[Cluster]:
             device to itself.
         workers: at most; by default one per GPU, or two per node without. More than GPUs or cores are never started,
             and no more than one on the CPU for timing.
+        tune: find the scales that the study still lacks as controls, in a process that ends before the workers start.
 
     Raises:
         ValueError: anything that cannot run.
@@ -56,12 +59,15 @@ def cluster(study: Study, workers: int | None = None) -> Iterator[Cluster]:
     if own:
         os.environ.update(SETTINGS | os.environ)
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
-    found = Cluster(study, _shares(study, workers))
+    found = None
     try:
+        shares = _shares(study, workers)
+        found = Cluster(_tuned(study, shares) if tune and tunable(study) else study, shares)
         found.open()
         yield found
     finally:
-        found.close()
+        if found is not None:
+            found.close()
         if own:
             ray.shutdown()
 
@@ -91,6 +97,22 @@ def _shares(study: Study, asked: int | None) -> _Shares:
     on_a_node = -(-workers // len(nodes))
     threads = max(1, min(int(node["CPU"]) for node in nodes) // on_a_node)
     return _Shares(workers, threads, int(on_gpu))
+
+
+def _tuned(study: Study, shares: _Shares) -> Study:
+    """The study with its last controls, found where its calls will run."""
+
+    def tune() -> Study:
+        torch.set_num_threads(shares.threads)
+        return with_tuned_scales(study, loaded(study))
+
+    task = ray.remote(tune).options(num_cpus=shares.threads, num_gpus=shares.gpus, max_calls=1)
+    try:
+        return ray.get(task.remote())
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayError as error:
+        raise ValueError(f"no control could be tuned: {str(error).splitlines()[0]}") from None
 
 
 class _Actor:
@@ -128,6 +150,7 @@ class Cluster:
 
     def __init__(self, study: Study, shares: _Shares) -> None:
         """Start nothing yet."""
+        self.study = study
         self._shares = shares
         self._timing = study.repeats > 1
         alone = self._timing or shares.gpus > 0 or shares.workers == 1

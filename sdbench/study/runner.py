@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,12 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sdbench.instruments.quality import provenance
 from sdbench.instruments.steps import GUIDANCE_SPACE
 from sdbench.models.random_weights import has_random_weights
+from sdbench.records.files import read_json
 from sdbench.records.schema import frame
 from sdbench.records.store import Mode, Results, StudyFolder, read
 from sdbench.study.images import save, scored
 from sdbench.study.plan import BASELINE, Study, Unit, parse_shard, units
 from sdbench.study.trial import loaded, prepare
-from sdbench.study.tuning import tunable, tuning_rows, with_tuned_scales
+from sdbench.study.tuning import tunable, tuning_rows
 from sdbench.study.worker import Outcome, Worker, observe
 from sdbench.variants.registry import Variant, parse
 
@@ -34,6 +35,8 @@ from sdbench.variants.registry import Variant, parse
 class Engine(Protocol):
     """Where a study's calls run."""
 
+    study: Study
+    """With all its controls."""
     environment: dict[str, Any]
     """Of the first place that was ready."""
 
@@ -95,21 +98,18 @@ def record(
         study = replace(study, random_weights=True)
     part = None if shard is None else parse_shard(shard)
     units(study, part)  # may refuse, and costs nothing
-    ready = pipe
-    if tunable(study):
-        ready = loaded(study) if pipe is None else pipe
-        study = with_tuned_scales(study, ready)
-        ready = ready if engine == "local" else pipe  # Ray's workers open their own
-    planned = units(study, part)
     quality = provenance(study.metrics or ())
-    settings = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
-    if part is not None:
-        settings["shard"] = str(part)
     out = tempfile.mkdtemp(prefix="sdbench-") if out is None else out
-    with (
-        _opened(engine, study, ready, workers) as opened,  # first, since it may refuse
-        StudyFolder.create(out, settings, environment=opened.environment, mode=mode) as folder,
-    ):
+    found = _tuned_before(out) if mode == "resume" and study.controls else ()
+    study = replace(study, variants=tuple(dict.fromkeys((*study.variants, *found))))
+    with ExitStack() as open_:
+        opened = open_.enter_context(_opened(engine, study, pipe, workers, tune=not found))  # first: it may refuse
+        study = opened.study
+        planned = units(study, part)
+        settings = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
+        if part is not None:
+            settings["shard"] = str(part)
+        folder = open_.enter_context(StudyFolder.create(out, settings, environment=opened.environment, mode=mode))
         _require_planned(folder, planned, out)
         try:
             _run_missing(folder, opened, planned)
@@ -125,18 +125,25 @@ def record(
         return folder.path
 
 
-def _opened(engine: str, study: Study, pipe: Any, workers: int | None) -> AbstractContextManager[Engine]:
+def _tuned_before(out: str | Path) -> tuple[str, ...]:
+    """The constant scales of a study in a folder of this machine; elsewhere they are found again."""
+    file = Path(out) / "study.json"
+    stored = read_json(file) if file.is_file() else {}
+    return tuple(name for name in stored.get("variants", ()) if str(name).startswith("scale:"))
+
+
+def _opened(engine: str, study: Study, pipe: Any, workers: int | None, *, tune: bool) -> AbstractContextManager[Engine]:
     if engine == "ray":
         if pipe is not None:
             raise ValueError("a pipeline object cannot be sent to Ray's workers: name the model in the study")
         from sdbench.study.ray import cluster
 
-        return cluster(study, workers)
+        return cluster(study, workers, tune=tune)
     if engine != "local":
         raise ValueError(f"unknown engine '{engine}'; there are: local, ray")
     if workers is not None:
         raise ValueError("the local engine has no workers; engine 'ray' has")
-    return Worker(study, pipe)
+    return Worker(study, pipe, tune=tune)
 
 
 def _require_planned(folder: StudyFolder, planned: list[Unit], out: str | Path) -> None:

@@ -1,6 +1,6 @@
 """The control for guidance that is merely weaker: the constant scale whose images are nearest to a schedule's.
 
-It is found on images that are not in the study: the study's first pairs, with other seeds.
+For a study it is found on images that are not in it: of its prompts, with other seeds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from sdbench.records.files import first_line
 from sdbench.study.plan import Study, Unit
 from sdbench.study.trial import call_arguments, prepare
 from sdbench.variants.adapters import applied
@@ -20,7 +21,8 @@ from sdbench.variants.controls import matched_schedules
 from sdbench.variants.registry import Variant, parse
 
 GRID = 8  # scales from none to the whole that are run; those in between are on the lines through their latents
-PAIRS = 16  # that are tuned on, at most
+PAIRS = 16  # that a study tunes on, at most
+Pairs = tuple[tuple[str, str, int], ...]
 
 
 def with_tuned_scales(study: Study, pipe: Any) -> Study:
@@ -30,7 +32,12 @@ def with_tuned_scales(study: Study, pipe: Any) -> Study:
         ValueError: anything that cannot run.
     """
     prepare(pipe, study)
-    found = nearest_scales(pipe, study, tunable(study)).values()
+    try:
+        found = nearest_scales(pipe, study, tunable(study), _other_pairs(study)).values()
+    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"no control could be tuned: {type(error).__name__}: {first_line(error)}") from error
     names = [f"scale:{scale:g}" for scale in found if scale is not None]
     return replace(study, variants=tuple(dict.fromkeys((*study.variants, *names))))
 
@@ -45,21 +52,22 @@ def tunable(study: Study) -> list[Variant]:
 def tuning_rows(study: Study) -> float:
     """Denoiser rows that the search for scales evaluates."""
     matched = tunable(study)
-    tops = {variant.guidance_scale for variant in matched}
+    tops = {variant.guidance_scale or study.guidance_scale for variant in matched}
     grid = len(tops) * (2 * GRID + 1) * study.num_steps
-    return len(_tuned_on(study)) * (grid + sum(variant.rule(study.num_steps).nfe for variant in matched))
+    return len(_other_pairs(study)) * (grid + sum(variant.rule(study.num_steps).nfe for variant in matched))
 
 
-def nearest_scales(pipe: Any, study: Study, variants: Sequence[Variant]) -> dict[str, float | None]:
-    """The constant scale whose latents are nearest to each variant's, by mean squared distance over a few pairs.
+def nearest_scales(pipe: Any, study: Study, variants: Sequence[Variant], pairs: Pairs) -> dict[str, float | None]:
+    """The constant scale whose latents are nearest to each variant's, by mean squared distance over some pairs.
 
     Args:
         pipe: a guided pipeline.
-        study: its steps, scale, further arguments and first pairs, whose seeds are replaced.
+        study: its steps, scale, batch and further arguments.
         variants: each is compared with scales up to its own.
+        pairs: (prompt_id, prompt, seed) to tune on.
 
     Returns:
-        By the variant's name; None where no guidance, or the whole scale, is the nearest.
+        By the variant's name, to a tenth; None where no guidance, or the whole scale, is the nearest.
     """
     lines: dict[float, Float[np.ndarray, "points values"]] = {}
     found: dict[str, float | None] = {}
@@ -68,9 +76,8 @@ def nearest_scales(pipe: Any, study: Study, variants: Sequence[Variant]) -> dict
         scales = np.linspace(1.0, top, GRID + 1)
         if top not in lines:
             constant = ["unguided", *(f"scale:{scale:f}" for scale in scales[1:])]
-            lines[top] = np.stack([_latents(pipe, study, parse(name)) for name in constant])
-        scale = nearest(lines[top], scales, _latents(pipe, study, variant))
-        told = float(f"{scale:.2g}")
+            lines[top] = np.stack([_latents(pipe, study, parse(name), pairs) for name in constant])
+        told = round(nearest(lines[top], scales, _latents(pipe, study, variant, pairs)), 1)
         found[variant.name] = told if 1.0 < told < top else None
     return found
 
@@ -95,8 +102,8 @@ def nearest(
     return float(places[piece] + along[piece] * (places[piece + 1] - places[piece]))
 
 
-def _latents(pipe: Any, study: Study, variant: Variant) -> Float[np.ndarray, " values"]:
-    pairs, sequential = _tuned_on(study), study.guidance_execution == "sequential"
+def _latents(pipe: Any, study: Study, variant: Variant, pairs: Pairs) -> Float[np.ndarray, " values"]:
+    sequential = study.guidance_execution == "sequential"
     found: list[torch.Tensor] = []
     for start in range(0, len(pairs), study.batch):
         unit = Unit(study, variant, pairs[start : start + study.batch], 0, "warmup")
@@ -105,6 +112,8 @@ def _latents(pipe: Any, study: Study, variant: Variant) -> Float[np.ndarray, " v
     return torch.cat(found).flatten().double().cpu().numpy()
 
 
-def _tuned_on(study: Study) -> tuple[tuple[str, str, int], ...]:
+def _other_pairs(study: Study) -> Pairs:
+    """As many prompts as there are, before a second seed of one."""
     beyond = max(study.seeds) + 1
-    return tuple((name, prompt, seed + beyond) for name, prompt, seed in study.pairs[:PAIRS])
+    by_seed = sorted(study.pairs, key=lambda pair: study.seeds.index(pair[2]))
+    return tuple((name, prompt, seed + beyond) for name, prompt, seed in by_seed[:PAIRS])

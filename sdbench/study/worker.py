@@ -26,6 +26,7 @@ from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.images import digest, stored_pixels
 from sdbench.study.plan import Study, Unit
 from sdbench.study.trial import Workload, call_arguments, loaded, prepare
+from sdbench.study.tuning import tunable, with_tuned_scales
 from sdbench.variants.adapters import applied
 from sdbench.variants.guidance import denoiser_of
 from sdbench.variants.trace import Listener, Unsupported
@@ -51,19 +52,21 @@ class Outcome:
 class Worker:
     """A pipeline that is ready for a study's calls: the local engine; a context manager that puts the pipeline back."""
 
-    def __init__(self, study: Study, pipe: Any = None, *, exclusive: bool = True) -> None:
+    def __init__(self, study: Study, pipe: Any = None, *, exclusive: bool = True, tune: bool = False) -> None:
         """Open the model, and check that it can run the study.
 
         Args:
             study: whose calls will run.
             pipe: used in place of the study's model.
             exclusive: whether this worker has its device to itself, for the record.
+            tune: find the scales that the study still lacks as controls; `study` then has them.
 
         Raises:
             ValueError: anything that cannot run.
         """
         self._pipe = loaded(study) if pipe is None else pipe
-        self._work = prepare(self._pipe, study)
+        self.study = with_tuned_scales(study, self._pipe) if tune and tunable(study) else study
+        self._work = prepare(self._pipe, self.study)
         self._executed = executed(self._pipe, study.execution)
         self._timed = study.repeats > 1 or study.execution != "eager"
         self._warm: set[tuple[str, int]] = set()

@@ -58,4 +58,5 @@ def _judged(names: Iterable[str]) -> list[Variant]:
 
 
 def _switches(variant: Variant, num_steps: int) -> bool:
-    return variant.policy is None and 0 < variant.rule(num_steps).mask.count(False) < num_steps
+    mask = variant.rule(num_steps).mask
+    return variant.policy is None and 0 < mask.count(False) < len(mask)

@@ -348,7 +348,7 @@ COMMAND = (
 AS_OPENED = """
 import runpy
 from sdbench.models import registry
-registry.choose_layout = lambda *_: None  # which measures, so that two processes may choose otherwise
+registry._lay_out = lambda pipe: None  # which measures, so that two processes may choose otherwise
 runpy.run_module("sdbench.distill", run_name="__main__", alter_sys=True)
 """
 

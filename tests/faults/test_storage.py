@@ -25,7 +25,7 @@ QUICK = ["run", "--num-steps", "2", "--repeats", "1", "--variants", "cfg,last:50
 @pytest.fixture(autouse=True)
 def layout_as_it_is(monkeypatch):
     """Choosing a memory format takes seconds at every opening of the model; it has its own tests."""
-    monkeypatch.setattr(registry, "choose_layout", lambda *_: None)
+    monkeypatch.setattr(registry, "_lay_out", lambda pipe: None)
 
 
 def refused(*arguments):

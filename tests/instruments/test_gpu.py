@@ -44,8 +44,8 @@ def test_heat_holds_a_clock_back_and_a_power_limit_does_not(nvml):
 def test_others_are_counted_without_this_process(nvml):
     nvml["processes"] = [object()] * 3
     assert gpu_reading(DEVICE).others == 2
-    nvml["processes"] = []  # a container that hides them
-    assert gpu_reading(DEVICE).others == 0
+    nvml["processes"] = []  # a container that hides them, as this process is not there
+    assert gpu_reading(DEVICE).others is None
 
 
 def test_what_a_gpu_does_not_tell_is_missing(nvml):

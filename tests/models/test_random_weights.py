@@ -211,7 +211,7 @@ def test_a_trained_pipeline_has_no_random_weights():
 
 def test_loading_an_architecture_gives_a_marked_pipeline(monkeypatch):
     monkeypatch.setitem(registry.ARCHITECTURES, "sd15", shrunk("sd15"))
-    monkeypatch.setattr(registry, "choose_layout", lambda *args: None)  # 512 x 512 pixels take a while
+    monkeypatch.setattr(registry, "_lay_out", lambda pipe: None)  # 512 x 512 pixels take a while
     pipe = registry.load("sd15", random_weights=True, dtype="bfloat16", device="cpu")
     assert has_random_weights(pipe)
     assert pipe.unet.dtype == torch.bfloat16

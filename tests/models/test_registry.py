@@ -91,7 +91,11 @@ def test_a_layout_is_chosen_once_for_each_form(monkeypatch):
     def choose(denoiser, step):
         asked.append(denoiser)
         denoiser.to(memory_format=torch.channels_last)
+        counted["threads"] = 1
 
+    counted = {"threads": 4}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: counted["threads"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: counted.update(threads=count))
     monkeypatch.setattr(registry, "choose_layout", choose)
     monkeypatch.setattr(registry, "_LAYOUTS", {})
     opened = [registry.load("mini-sd", dtype=dtype) for dtype in ("float32", "float32", "bfloat16")]

@@ -93,6 +93,20 @@ def test_a_saving_becomes_the_fewest_steps_that_reach_it():
         steps_for(0.6, steps=50, ratio=2.0, denoise_share=1.0)
 
 
+def test_a_plan_has_the_constant_scale_that_is_nearest_to_it(monkeypatch):
+    asked = []
+
+    def nearest(pipe, study, variants, pairs):
+        asked.append((study.batch, pairs, variants[0].rule(STEPS).mask))
+        return {variants[0].name: 3.2}
+
+    monkeypatch.setattr(planner, "nearest_scales", nearest)
+    mask = GuidanceSchedule.last(STEPS, 2).mask
+    (found,) = planner._weaker(None, study(), mask)
+    assert found.guidance_scale == 3.2
+    assert asked == [(study().batch, tuple(study().pairs), mask)]  # not the noise of what is held out
+
+
 def test_controls_are_as_many_steps_or_as_much_work(tuner):
     masks, others = controls(tuner, 3, num_steps=STEPS)
     assert {name.partition(":")[0] for name in masks} == {"last", "first", "random", "spaced", "interval"}
@@ -134,6 +148,7 @@ def test_what_cannot_be_planned_is_refused_before_the_folder_is_made(tmp_path, m
 
 def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
     monkeypatch.setattr(planner, "TIMING_REPEATS", 2)
+    monkeypatch.setattr(planner, "nearest_scales", lambda pipe, study, variants, pairs: {"plan": 5.5})
     pipe = tiny.stable_diffusion()
     settings = {"metric": "ssim", "rounds": 1, "scales": [6.0, 9.0]}
     plans = plan(pipe, study(), HELD_OUT, Target((2, 3)), tmp_path / "plans", **settings)
@@ -143,7 +158,7 @@ def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
     nfe = of_three.groupby("variant")["nfe"].first()
     assert nfe["cfg"] == 12
     assert {nfe[name] for name in ("plan", "plan, rescaled", "last:3", "first:3", "random:3@0", "spaced:3")} == {9}
-    assert (nfe["steps:4"], nfe["steps:5"]) == (8, 10)
+    assert (nfe["steps:4"], nfe["steps:5"], nfe["scale:5.5"]) == (8, 10, 12)
     assert len(of_three) == 2 * len(nfe)
 
     assert list(plans.timing.runs["variant"].unique()) == ["cfg", "last:2", "steps:5", "last:3", "steps:4"]

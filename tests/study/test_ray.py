@@ -62,7 +62,7 @@ def harm(folder):
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "choose_layout", lambda *_: None)
+        patch.setattr(registry, "_lay_out", lambda pipe: None)
         return runner.run(QUALITY, tmp_path_factory.mktemp("local"))
 
 
@@ -151,7 +151,7 @@ def test_what_cannot_run_is_refused_by_the_first_worker(harm, tmp_path):
 
 @pytest.mark.slow
 def test_a_study_begun_here_goes_on_with_workers(local, harm, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "choose_layout", lambda *_: None)
+    monkeypatch.setattr(registry, "_lay_out", lambda pipe: None)
     observe, ran = worker.observe, []
 
     def interrupted(pipe, unit, work):

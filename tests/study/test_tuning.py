@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sdbench.models.registry import load
-from sdbench.study import runner
+from sdbench.study import runner, tuning
 from sdbench.study.plan import Study
-from sdbench.study.tuning import GRID, _latents, nearest, nearest_scales, tunable, tuning_rows
+from sdbench.study.tuning import GRID, _latents, _other_pairs, nearest, nearest_scales, tunable, tuning_rows
 from sdbench.variants.registry import parse
 
 STUDY = Study(
@@ -20,6 +20,8 @@ STUDY = Study(
     metrics=["ssim"],
     controls=True,
 )
+
+PAIRS = _other_pairs(STUDY)
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +44,23 @@ def test_a_point_that_stands_still_is_no_obstacle():
 
 def test_the_scale_found_is_the_best_of_all(pipe):
     (schedule,) = (variant for variant in tunable(STUDY) if variant.name == "last:50%")
-    (found,) = nearest_scales(pipe, STUDY, [schedule]).values()
-    target = _latents(pipe, STUDY, schedule)
+    (found,) = nearest_scales(pipe, STUDY, [schedule], PAIRS).values()
+    target = _latents(pipe, STUDY, schedule, PAIRS)
     scales = np.arange(1.2, 5.0, 0.2)
-    away = [((_latents(pipe, STUDY, parse(f"scale:{scale:.1f}")) - target) ** 2).sum() for scale in scales]
+    away = [((_latents(pipe, STUDY, parse(f"scale:{scale:.1f}"), PAIRS) - target) ** 2).sum() for scale in scales]
     assert found == pytest.approx(scales[np.argmin(away)], abs=0.2)
     assert 1.2 < found < 4.8
 
 
 def test_a_schedule_that_guides_all_that_matters_has_no_weaker_control(pipe):
-    assert nearest_scales(pipe, STUDY, [parse("last:0"), parse("unguided")]) == {"last:0": None, "unguided": None}
+    found = nearest_scales(pipe, STUDY, [parse("last:0"), parse("unguided")], PAIRS)
+    assert found == {"last:0": None, "unguided": None}
 
 
 @pytest.mark.slow
 def test_a_run_adds_the_scales_that_it_found(pipe, tmp_path):
     results = runner.run(STUDY, tmp_path, pipe=pipe)
-    found = nearest_scales(pipe, STUDY, tunable(STUDY))
+    found = nearest_scales(pipe, STUDY, tunable(STUDY), PAIRS)
     names = {f"scale:{scale:g}" for scale in found.values()}
     assert set(found) == {"last:50%", "last:25%+scale:7"}
     assert len(names) == 2
@@ -69,6 +72,33 @@ def test_a_run_adds_the_scales_that_it_found(pipe, tmp_path):
 
 def fields(stored):
     return {name: value for name, value in stored.items() if name in Study.__dataclass_fields__}
+
+
+def test_a_resumed_study_takes_the_scales_that_it_has(pipe, tmp_path, monkeypatch):
+    found = iter([{"last:50%": 3.2, "last:25%+scale:7": None}])
+    monkeypatch.setattr(tuning, "nearest_scales", lambda *args: next(found))
+    short = replace(STUDY, num_steps=4, warmups=1)
+    first = runner.run(short, tmp_path, pipe=pipe)
+    again = runner.run(short, tmp_path, pipe=pipe, mode="resume")
+    assert first.study["variants"] == again.study["variants"] == [*short.variants, "scale:3.2"]
+    assert len(again.runs) == len(first.runs) == 2 * len(first.study["variants"])
+
+
+def test_what_fails_in_the_search_is_said(pipe, tmp_path, monkeypatch):
+    def fails(*args):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(tuning, "nearest_scales", fails)
+    with pytest.raises(ValueError, match="no control could be tuned: RuntimeError: no kernel"):
+        runner.run(STUDY, tmp_path / "out", pipe=pipe)
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_come_before_seeds():
+    study = replace(STUDY, prompts=("a", "b", "c"), seeds=tuple(range(20)))
+    pairs = _other_pairs(study)
+    assert len(pairs) == 16
+    assert [(prompt, seed) for _, prompt, seed in pairs[:4]] == [("a", 20), ("b", 20), ("c", 20), ("a", 21)]
 
 
 @pytest.mark.parametrize(
