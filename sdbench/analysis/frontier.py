@@ -26,7 +26,7 @@ def frontier(
 
     Returns:
         The rows that have a time and the metric, fastest first, with `efficient`: no other variant saves at least as
-        much of the denoising loop and is better, or as good and faster.
+        much of the denoising loop and is better, or as good and faster. A saving whose interval holds 0 counts as none.
 
     Raises:
         ValueError: a variant has no time in the other study.
@@ -45,7 +45,8 @@ def frontier(
         "denoise_saving", ascending=False, kind="stable"
     )
     loss = (-1 if higher_is_better else 1) * table[metric].to_numpy()
-    saved = table["denoise_saving"].to_numpy()
+    shown = ~((table["denoise_saving_lo"] <= 0) & (table["denoise_saving_hi"] >= 0))
+    saved = table["denoise_saving"].where(shown, 0.0).to_numpy()
     beaten = [
         bool((((saved >= own_saved) & (loss < own)) | ((saved > own_saved) & (loss <= own))).any())
         for own_saved, own in zip(saved, loss, strict=True)

@@ -49,7 +49,8 @@ def read_table(folder: Path, table: str, asked: Collection[str] | None = None) -
         with path.open("rb") as file:
             schema = pq.read_schema(file)
             chosen = [name for name in schema.names if asked is None or name in asked or name not in registered]
-            dictionaries = [name for name in texts if name in schema.names]
+            as_text = {field.name for field in schema if field.type in (pa.string(), pa.large_string())}
+            dictionaries = [name for name in texts if name in as_text]
             arrow = pq.ParquetFile(file, read_dictionary=dictionaries).read(chosen)
         arrow.validate(full=True)
     except FileNotFoundError:

@@ -106,7 +106,7 @@ def _tuned(study: Study, shares: _Shares) -> Study:
         torch.set_num_threads(shares.threads)
         return with_tuned_scales(study, loaded(study))
 
-    task = ray.remote(tune).options(num_cpus=shares.threads, num_gpus=shares.gpus, max_calls=1)
+    task = ray.remote(num_cpus=shares.threads, num_gpus=shares.gpus, max_calls=1)(tune)
     try:
         return ray.get(task.remote())
     except RayTaskError as error:

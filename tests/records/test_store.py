@@ -345,6 +345,14 @@ def test_foreign_table_is_named_with_its_column(path):
         read(path)
 
 
+def test_lists_in_place_of_texts_are_named(path):
+    create(path).close()
+    pd.DataFrame({"unit": [["a"]]}).to_parquet(path / "runs.parquet")
+    for columns in (None, {"runs": ("unit",)}):
+        with pytest.raises(ValueError, match=r"runs\.parquet: column 'unit' is list"):
+            read(path, columns=columns)
+
+
 def test_missing_table_is_named(path):
     create(path).close()
     (path / "images.parquet").unlink()

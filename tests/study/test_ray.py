@@ -108,6 +108,17 @@ def kill_what_hangs(folder):
 
 
 @pytest.mark.slow
+def test_controls_are_tuned_where_the_calls_run(harm, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_lay_out", lambda pipe: None)
+    study = dataclasses.replace(QUALITY, variants=("cfg", "last:50%"), num_steps=6, controls=True)
+    found = runner.run(study, tmp_path / "there", engine="ray", workers=1)
+    here = runner.run(study, tmp_path / "here")
+    assert found.study["variants"] == here.study["variants"]
+    assert here.study["variants"][-1].startswith("scale:")
+    assert set(found.runs["variant"]) == set(found.study["variants"])
+
+
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_loses_and_repeats_nothing(local, harm, folder, tmp_path):
     harm("hangs-unguided")
     killer = threading.Thread(target=kill_what_hangs, args=(folder,), daemon=True)
