@@ -35,9 +35,8 @@ MAIN = (
 def results() -> str:
     """The main variants of the study of methods, in time, LPIPS and alignment."""
     folder = ROOT / "results" / "mini-sd" / "methods"
-    quality, *times = (
-        sdbench.summarise(sdbench.read(folder / name)) for name in ("quality", "time", "time-2", "time-3")
-    )
+    names = ("quality", "time", "time-2", "time-3")
+    quality, *times = (sdbench.summarise(sdbench.read(folder / name)) for name in names)
     timing = pd.concat(times).drop_duplicates("variant", ignore_index=True)
     table = frontier(quality, "lpips", higher_is_better=False, timing=timing)
     shown = table[table["variant"].isin(MAIN)].drop(columns=["flip", "ssim", "psnr"])
