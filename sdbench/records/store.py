@@ -125,7 +125,7 @@ class StudyFolder:
         remote = Remote.of(path)
         path = Path(path) if remote is None else _working_copy(remote, mode, tables)
         wanted = json.loads(json.dumps(dict(study)))
-        _existing_study(path)
+        existing_study(path)
         folder = cls(path, _lock(path), tables, beside, remote)
         try:
             folder._open(wanted, dict(environment), mode)
@@ -135,7 +135,7 @@ class StudyFolder:
         return folder
 
     def _open(self, study: dict[str, Any], environment: dict[str, Any], mode: str) -> None:
-        existing = _existing_study(self.path)
+        existing = existing_study(self.path)
         if existing is not None and mode == "new":
             raise ValueError(
                 f"{self._remote or self.path} already holds a study; --resume continues it, --overwrite replaces it"
@@ -333,7 +333,7 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def _existing_study(folder: Path) -> dict[str, Any] | None:
+def existing_study(folder: Path) -> dict[str, Any] | None:
     """The study in a folder, None for an empty or missing folder; anything else is refused."""
     if not folder.exists():
         return None

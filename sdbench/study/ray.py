@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from sdbench.study.plan import Study, Unit, units
-from sdbench.study.trial import loaded
+from sdbench.study.trial import loaded, prepare
 from sdbench.study.tuning import tunable, with_tuned_scales
 from sdbench.study.worker import Outcome, Worker
 from sdbench.variants.trace import MissingPackage
@@ -104,7 +104,9 @@ def _tuned(study: Study, shares: _Shares) -> Study:
 
     def tune() -> Study:
         torch.set_num_threads(shares.threads)
-        return with_tuned_scales(study, loaded(study))
+        pipe = loaded(study)
+        prepare(pipe, study)
+        return with_tuned_scales(study, pipe)
 
     task = ray.remote(num_cpus=shares.threads, num_gpus=shares.gpus, max_calls=1)(tune)
     try:

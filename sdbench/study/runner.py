@@ -21,9 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sdbench.instruments.quality import provenance
 from sdbench.instruments.steps import GUIDANCE_SPACE
 from sdbench.models.random_weights import has_random_weights
-from sdbench.records.files import read_json
+from sdbench.records.remote import Remote
 from sdbench.records.schema import frame
-from sdbench.records.store import Mode, Results, StudyFolder, read
+from sdbench.records.store import Mode, Results, StudyFolder, existing_study, read
 from sdbench.study.images import save, scored
 from sdbench.study.plan import BASELINE, Study, Unit, parse_shard, units
 from sdbench.study.trial import loaded, prepare
@@ -127,9 +127,9 @@ def record(
 
 def _tuned_before(out: str | Path) -> tuple[str, ...]:
     """The constant scales of a study in a folder of this machine; elsewhere they are found again."""
-    file = Path(out) / "study.json"
-    stored = read_json(file) if file.is_file() else {}
-    return tuple(name for name in stored.get("variants", ()) if str(name).startswith("scale:"))
+    stored = None if Remote.of(out) else existing_study(Path(out))
+    variants = stored["variants"] if stored and isinstance(stored.get("variants"), list) else []
+    return tuple(name for name in variants if isinstance(name, str) and name.startswith("scale:"))
 
 
 def _opened(engine: str, study: Study, pipe: Any, workers: int | None, *, tune: bool) -> AbstractContextManager[Engine]:

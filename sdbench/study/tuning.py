@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from sdbench.records.files import first_line
 from sdbench.study.plan import Study, Unit
-from sdbench.study.trial import call_arguments, prepare
+from sdbench.study.trial import call_arguments
 from sdbench.variants.adapters import applied
 from sdbench.variants.controls import matched_schedules
 from sdbench.variants.registry import Variant, parse
@@ -28,10 +28,13 @@ Pairs = tuple[tuple[str, str, int], ...]
 def with_tuned_scales(study: Study, pipe: Any) -> Study:
     """A study with its last controls: for each schedule the constant scale that comes nearest to it.
 
+    Args:
+        study: that the pipeline can run, as `prepare` says.
+        pipe: a guided pipeline.
+
     Raises:
-        ValueError: anything that cannot run.
+        ValueError: a call of the search failed.
     """
-    prepare(pipe, study)
     try:
         found = nearest_scales(pipe, study, tunable(study), _other_pairs(study)).values()
     except (ValueError, OSError, MemoryError, torch.OutOfMemoryError):

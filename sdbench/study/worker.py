@@ -65,8 +65,8 @@ class Worker:
             ValueError: anything that cannot run.
         """
         self._pipe = loaded(study) if pipe is None else pipe
+        self._work = prepare(self._pipe, study)
         self.study = with_tuned_scales(study, self._pipe) if tune and tunable(study) else study
-        self._work = prepare(self._pipe, self.study)
         self._executed = executed(self._pipe, study.execution)
         self._timed = study.repeats > 1 or study.execution != "eager"
         self._warm: set[tuple[str, int]] = set()

@@ -117,3 +117,13 @@ def test_an_estimate_counts_the_search_and_what_it_adds(pipe):
     with_controls = runner.estimate(STUDY, pipe=pipe)
     assert with_controls.calls == plain.calls + 2 * 2  # two scales, each with a warm-up and a call
     assert tuning_rows(STUDY) == 2 * (2 * GRID + 1) * 6 + 9 + 10
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"schema_version": 1, "variants": 5}', '{"schema_version": 1, "variants": [5]}']
+)
+def test_a_strange_study_is_not_resumed(pipe, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(tuning, "nearest_scales", lambda *args: {"last:50%": None})
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(ValueError, match=r"holds a list|holds another study"):
+        runner.run(STUDY, tmp_path, pipe=pipe, mode="resume")
