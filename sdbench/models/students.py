@@ -240,13 +240,18 @@ def load_lora(pipe: Any, file: Path) -> None:
     """Put the layers of a LoRA on a pipeline, as its adapter `ADAPTER`.
 
     Raises:
-        ValueError: a file that holds none for this pipeline.
+        ValueError: a file that holds none for this pipeline, or not all of one.
     """
     try:
         with of_denoiser_alone():
             pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=ADAPTER, use_safetensors=True)
     except Exception as error:
         raise ValueError(f"'{file}' is no adapter for {type(pipe).__name__}: {first_line(error)}") from error
+    modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    if any(weight.is_meta for layer in low_rank(modules) for weight in layer.parameters()):
+        raise ValueError(
+            f"'{file}' is no whole adapter for {type(pipe).__name__}: of a layer it holds one factor alone"
+        )
 
 
 def load_projection(pipe: Any, denoiser: Any, file: Path) -> None:

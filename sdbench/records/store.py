@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import union_categoricals
 
@@ -29,6 +30,7 @@ Mode = Literal["new", "resume", "overwrite"]
 MODES = get_args(Mode)
 Columns = Mapping[str, Collection[str]]
 """Names of columns by table."""
+_AT_ONCE = 100  # parts whose frames are in memory beside each other: a frame takes far more than its few rows
 _STARTING = f"{PREFIX}starting"  # there while a study's files are not all there yet, or no longer
 
 
@@ -379,22 +381,42 @@ def _merged(folder: Path, tables: tuple[str, ...], needed: Columns | None = None
     if needed is not None:
         asked |= {table: with_key(table, needed.get(table, ())) for table in dict.fromkeys((*tables, *needed))}
     # Parts before tables: a part that is merged meanwhile is then seen twice rather than not at all.
-    parts = [{table: _part(part, table, asked[table]) for table in tables} for part in _parts(folder)]
-    sources = [_whole(folder, tables, asked), *parts]
+    folders = _parts(folder)
+    starts = range(0, len(folders), _AT_ONCE)
+    parts = [_several(folders[start : start + _AT_ONCE], tables, asked, start + 1) for start in starts]
+    whole = _whole(folder, tables, asked)
     if not parts:
-        return sources[0]
-    newest = {unit: index for index, source in enumerate(sources) for unit in source[tables[0]]["unit"]}
+        return whole
+    sources = [{table: (table_frame, np.zeros(len(table_frame))) for table, table_frame in whole.items()}, *parts]
+    newest: dict[str, int] = {}
+    for source in sources:
+        table_frame, ages = source[tables[0]]
+        newest.update(zip(table_frame["unit"], ages, strict=True))
     merged = {}
     for table in tables:
-        kept = [source[table][source[table]["unit"].map(newest) == index] for index, source in enumerate(sources)]
-        filled = [table_frame for table_frame in kept if len(table_frame)] or kept[:1]
+        kept = [
+            rows[rows["unit"].map(newest).to_numpy(float) == ages] for rows, ages in (each[table] for each in sources)
+        ]
         # Each part was checked when it was added; this is about all of them together.
-        merged[table] = validate(_joined(filled), table, asked=asked[table], source=f"{folder}, {table}")
+        merged[table] = validate(_joined(kept), table, asked=asked[table], source=f"{folder}, {table}")
     return merged
+
+
+def _several(
+    folders: list[Path], tables: tuple[str, ...], asked: Mapping[str, tuple[str, ...] | None], first: int
+) -> dict[str, tuple[pd.DataFrame, np.ndarray]]:
+    """The tables of some parts, joined, and for every row the number of its part; the first part's is given."""
+    found = {}
+    for table in tables:
+        frames = [_part(part, table, asked[table]) for part in folders]
+        ages = np.repeat(np.arange(first, first + len(frames)), [len(rows) for rows in frames])
+        found[table] = (_joined(frames), ages)
+    return found
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """Frames below each other; `pd.concat` alone makes objects of categories that differ."""
+    frames = [table_frame for table_frame in frames if len(table_frame)] or frames[:1]
     joined = pd.concat(frames, ignore_index=True)
     for name, dtype in frames[0].dtypes.items():
         if dtype == "category":

@@ -22,7 +22,7 @@ from sdbench.variants.registry import Variant, parse
 
 BASELINE = "cfg"
 PROTOCOLS = {
-    "mini-sd": "what `sdbench run` runs when told nothing: eight pairs, seven variants",
+    "mini-sd": "what `sdbench run` runs when told nothing: eight pairs, three variants and their controls",
     "mini-sd-selective": "every tenth of the steps without guidance",
     "mini-sd-methods": "every method and control, 256 pairs",
     "mini-sd-bench": "the regression benchmark of `sdbench bench`, on one thread",
@@ -145,7 +145,7 @@ class Study:
 
         Args:
             path: a TOML file.
-            **changes: fields that replace the file's.
+            **changes: fields that replace the file's. Controls that the file asks for are for its own variants.
 
         Raises:
             ValueError: a file that is missing or not TOML, an unknown or a missing key.
@@ -163,6 +163,8 @@ class Study:
         if "prompts" in changes or "prompts_file" in changes:
             given.pop("prompts", None)
             given.pop("prompts_file", None)
+        if "variants" in changes:
+            given.pop("controls", None)
         source = f"study file '{path}'"
         try:
             return cls.from_fields({**given, **changes}, source=source)

@@ -180,9 +180,19 @@ def test_a_missing_study_file_is_refused(tmp_path):
         Study.from_toml(tmp_path / "none.toml")
 
 
+def test_controls_of_a_file_are_for_its_own_variants():
+    assert Study.protocol("mini-sd", variants=("cfg", "last:50%")).variants == ("cfg", "last:50%")
+    assert "steps:38" in Study.protocol("mini-sd", variants=("cfg", "last:50%"), controls=True).variants
+
+
+def test_the_default_study_runs_with_other_numbers_of_steps():
+    assert "random:20%@0" in Study.protocol("mini-sd", num_steps=20).variants
+
+
 def test_the_default_study_is_the_one_the_readme_promises():
     default = Study.protocol("mini-sd")
-    assert default.variants == ("cfg", "last:20%", "last:50%", "random:25@0", "steps:38", "unguided", "lora")
+    assert default.variants[:5] == ("cfg", "last:20%", "last:50%", "lora", "unguided")
+    assert {"random:20%@0", "steps:45", "random:50%@0", "steps:37", "steps:38", "steps:25"} == {*default.variants[5:]}
     assert (default.model, default.num_steps, default.guidance_scale) == ("mini-sd", 50, 5.0)
     assert len(default.pairs) == default.batch == 8
 

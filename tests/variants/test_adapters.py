@@ -49,6 +49,12 @@ def saved(folder, *, method="lora", card=True, **changes):
     return student
 
 
+def without_a_factor(file):
+    weights = load_file(file)
+    del weights[next(name for name in weights if "lora_B" in name)]
+    save_file(weights, file, {"format": "pt"})
+
+
 def state(pipe):
     return {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
 
@@ -156,9 +162,10 @@ def test_half_precision_is_still_the_same_base(tmp_path):
     [
         (lambda folder: (folder / LORA_FILE).unlink(), "is no adapter for StableDiffusionPipeline"),
         (lambda folder: (folder / LORA_FILE).write_bytes(b"nothing"), "is no adapter for StableDiffusionPipeline"),
+        (lambda folder: without_a_factor(folder / LORA_FILE), "of a layer it holds one factor alone"),
         (lambda folder: (folder / CARD_FILE).write_text("["), "is not readable JSON"),
     ],
-    ids=["missing", "broken", "card"],
+    ids=["missing", "broken", "half", "card"],
 )
 def test_what_is_no_student_is_named(tmp_path, spoil, message):
     saved(tmp_path)
