@@ -28,7 +28,10 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the study in --out")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say how long it takes and how much memory")] = False,
     model: Annotated[str | None, typer.Option(help="name, hub id or folder; see `sdbench models`")] = None,
-    variants: Annotated[str | None, typer.Option(help="with commas between them; see `sdbench variants`")] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(help="with commas between them, in place of the study's and its controls; see `sdbench variants`"),
+    ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="a prompt; may be given several times")] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="a text file with one prompt per line")] = None,
     seeds: Annotated[str | None, typer.Option(help="with commas between them")] = None,
