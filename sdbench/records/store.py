@@ -387,7 +387,7 @@ def _merged(folder: Path, tables: tuple[str, ...], needed: Columns | None = None
     whole = _whole(folder, tables, asked)
     if not parts:
         return whole
-    sources = [{table: (table_frame, np.zeros(len(table_frame))) for table, table_frame in whole.items()}, *parts]
+    sources = [{table: (table_frame, np.zeros(len(table_frame), int)) for table, table_frame in whole.items()}, *parts]
     newest: dict[str, int] = {}
     for source in sources:
         table_frame, ages = source[tables[0]]
