@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pandas as pd
-
 import sdbench
 from sdbench.analysis.frontier import frontier
 from sdbench.instruments.quality import METRICS
@@ -35,9 +33,7 @@ MAIN = (
 def results() -> str:
     """The main variants of the study of methods, in time, LPIPS and alignment."""
     folder = ROOT / "results" / "mini-sd" / "methods"
-    names = ("quality", "time", "time-2", "time-3")
-    quality, *times = (sdbench.summarise(sdbench.read(folder / name)) for name in names)
-    timing = pd.concat(times).drop_duplicates("variant", ignore_index=True)
+    quality, timing = (sdbench.summarise(sdbench.read(folder / name)) for name in ("quality", "time"))
     table = frontier(quality, "lpips", higher_is_better=False, timing=timing)
     shown = table[table["variant"].isin(MAIN)].drop(columns=["flip", "ssim", "psnr"])
     return frontier_markdown(shown) + "\n"

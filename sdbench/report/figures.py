@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.tables import BASELINE
@@ -84,12 +84,12 @@ def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
 
     Args:
         summary: from `sdbench.analysis.tables.summarise`, or from `sdbench.analysis.frontier.frontier`: then time is
-            the loop's, what is efficient is joined by a line and the rest is grey.
+            the loop's, what is efficient is named and joined by a line, and the rest is grey and numbered.
         metric: one of its columns.
     """
     marked = "efficient" in summary
     time = "denoise_saving" if marked else "saving"
-    figure = new_figure(9, 6) if marked else new_figure(7, 4.5)
+    figure = new_figure(10, 6) if marked else new_figure(7, 4.5)
     axes = figure.subplots()
     points = summary.dropna(subset=[time, metric])
     points = points[np.isfinite(points[metric])]
@@ -327,17 +327,16 @@ def _bars(rows: pd.DataFrame, name: str, factor: float) -> "list[pd.Series[float
 
 
 def _label(figure: Figure, axes: Axes, points: pd.DataFrame, time: str, metric: str) -> None:
-    """Write each variant beside its point, at the first place around it that is free, else at the last one tried."""
+    """Write its variant beside each point; where some are marked as efficient, the others get numbers and a key."""
+    names = points["variant"].astype(str)
+    if "efficient" in points:
+        others = names[~points["efficient"]]
+        numbers = pd.Series([str(number + 1) for number in range(len(others))], index=others.index, dtype=str)
+        key = "\n".join(f"{number}  {name}" for number, name in zip(numbers, others, strict=True))
+        axes.text(1.02, 1, key, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.35, color="0.3")
+        names = names.where(points["efficient"], numbers)
     figure.draw_without_rendering()
-    positions = points[[time, metric]].to_numpy(dtype=float) * (100, 1)
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in axes.transData.transform(positions)]
-    places = [(x, y, side) for y in (6, -12, 16, -22, 26, -32) for x, side in ((6, "left"), (-6, "right"))]
-    for variant, position in zip(points["variant"], positions, strict=True):
-        for x, y, side in places:
-            label = axes.annotate(variant, position, (x, y), textcoords="offset points", ha=side, fontsize=8)
-            box = label.get_window_extent()
-            if box.x1 < axes.bbox.x1 and box.y0 > axes.bbox.y0 and not box.count_overlaps(taken):
-                break
-            if (x, y, side) != places[-1]:
-                label.remove()
-        taken.append(box)
+    x, y = 100 * points[time], points[metric]
+    texts = [axes.text(*place, fontsize=8) for place in zip(x, y, names, strict=True)]
+    line = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.5}
+    adjust_text(texts, x=x, y=y, ax=axes, iter_lim=500, expand=(1.2, 1.3), arrowprops=line)

@@ -190,8 +190,31 @@ def _faster(pipe: Any, period: float) -> Any:
     )
 
 
-def _magnitudes(pipe: Any, threshold: float) -> Any:
-    raise Unsupported("MagCache needs magnitudes calibrated on the model at this number of steps: there are none here")
+@contextmanager
+def _mag_cache(pipe: Any, threshold: float) -> Iterator[None]:
+    """A transformer's blocks are left out where, by magnitudes known beforehand, they would change little.
+
+    The magnitudes are a model's own; Flux's come with diffusers. They are stretched to a number of steps that is known
+    once the loop begins, and the place in them is counted by evaluations, so every call begins with a cache of its own.
+    """
+    from diffusers import MagCacheConfig
+    from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
+
+    def configure(pipe: Any, threshold: float, steps: int = 1) -> Any:
+        if type(pipe.transformer).__name__ != "FluxTransformer2DModel":
+            raise ValueError("it needs magnitudes calibrated on the model, and diffusers has Flux's only")
+        return MagCacheConfig(threshold=threshold, num_inference_steps=steps, mag_ratios=FLUX_MAG_RATIOS)
+
+    set_timesteps = pipe.scheduler.set_timesteps
+
+    @functools.wraps(set_timesteps)
+    def begin(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        pipe.transformer.disable_cache()
+        pipe.transformer.enable_cache(configure(pipe, threshold, len(pipe.scheduler.timesteps)))
+
+    with _of_diffusers(configure)(pipe, threshold), replaced(pipe.scheduler, "set_timesteps", begin):
+        yield
 
 
 ACCELERATORS = {
@@ -201,5 +224,5 @@ ACCELERATORS = {
     "taylorseer": Accelerator(_of_diffusers(_taylor)),
     "pab": Accelerator(_of_diffusers(_broadcast)),
     "fastercache": Accelerator(_of_diffusers(_faster)),
-    "magcache": Accelerator(_of_diffusers(_magnitudes)),
+    "magcache": Accelerator(_mag_cache),
 }

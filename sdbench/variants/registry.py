@@ -478,7 +478,7 @@ for _kind in (
     VariantKind(
         "magcache",
         "magcache:0.06",
-        "MagCache (diffusers): unsupported, it needs magnitudes calibrated on each model",
+        "a transformer's steps skipped by magnitudes calibrated beforehand, of which diffusers has Flux's",
         _accelerator("magcache", rf"({_NUMBER})", "magcache:THRESHOLD"),
         "Ma et al. 2025, arXiv 2506.09045",
     ),

@@ -82,6 +82,20 @@ def test_frontier_labels_of_close_points_do_not_overlap():
     assert all(not Bbox.count_overlaps(box, boxes[index + 1 :]) for index, box in enumerate(boxes))
 
 
+def test_marked_frontier_names_the_efficient_and_numbers_the_others_with_a_key():
+    points = frontier([0.1] * 30).assign(efficient=[index == 3 for index in range(30)])
+    points = points.rename(columns=lambda name: name.replace("saving", "denoise_saving"))
+    figure = frontier_figure(points)
+    figure.draw_without_rendering()
+    key, *labels = figure.axes[0].texts
+    others = [index for index in range(30) if index != 3]
+    assert key.get_text().split("\n") == [f"{number}  random:{index}@0" for number, index in enumerate(others, 1)]
+    told = [label.get_text() for label in labels]
+    assert told == ["1", "2", "3", "random:3@0", *map(str, range(4, 30))]
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(not Bbox.count_overlaps(box, boxes[index + 1 :]) for index, box in enumerate(boxes))
+
+
 def test_frontier_leaves_out_what_was_not_measured():
     points = frontier([0.1, np.nan])
     assert [label.get_text() for label in frontier_figure(points).axes[0].texts] == ["random:0@0"]

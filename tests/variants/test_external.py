@@ -13,6 +13,7 @@ from sdbench.variants.registry import ADDED, CONSTANT_ROWS, GUIDING, parse
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Unsupported
 from tests import tiny
+from tests.families import concatenated
 
 UNETS = {"sd": tiny.stable_diffusion, "sdxl": tiny.stable_diffusion_xl}
 every_unet = pytest.mark.parametrize("make", UNETS.values(), ids=UNETS)
@@ -109,7 +110,7 @@ def test_after_an_exception_the_pipeline_is_as_before():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["firstblock:0.5", "taylorseer:3", "pab:2", "fastercache:2"])
+@pytest.mark.parametrize("text", ["firstblock:0.5", "taylorseer:3", "pab:2", "fastercache:2", "magcache:0.5"])
 def test_caches_of_diffusers_run_on_the_transformers_they_know(text):
     pipe = tiny.flux()
     plain, _, work = under(pipe, "cfg")
@@ -127,7 +128,7 @@ def test_caches_of_diffusers_run_on_the_transformers_they_know(text):
         (tiny.flux, "deepcache:3", "DeepCache works on UNets, but FluxPipeline has none"),
         (tiny.flux, "tgate:3", "T-GATE works on UNets"),
         (lambda: tiny.stable_diffusion(HeunDiscreteScheduler), "tgate:3", "T-GATE miscounts the steps of HeunDiscrete"),
-        (tiny.flux, "magcache:0.06", "MagCache needs magnitudes calibrated"),
+        (concatenated.ltx, "magcache:0.06", "magnitudes calibrated on the model, and diffusers has Flux's only"),
         (tiny.image_to_image, "tgate:3", "T-GATE has no loop for StableDiffusionImg2ImgPipeline"),
         (tiny.stable_diffusion, "firstblock:0.1", "diffusers has no caches for UNet2DConditionModel"),
     ],
