@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -328,6 +327,8 @@ def _bars(rows: pd.DataFrame, name: str, factor: float) -> "list[pd.Series[float
 
 def _label(figure: Figure, axes: Axes, points: pd.DataFrame, time: str, metric: str) -> None:
     """Write its variant beside each point; where some are marked as efficient, the others get numbers and a key."""
+    from adjustText import adjust_text  # imports pyplot, whose state it leaves alone
+
     names = points["variant"].astype(str)
     if "efficient" in points:
         others = names[~points["efficient"]]

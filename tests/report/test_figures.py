@@ -83,7 +83,7 @@ def test_frontier_labels_of_close_points_do_not_overlap():
 
 
 def test_marked_frontier_names_the_efficient_and_numbers_the_others_with_a_key():
-    points = frontier([0.1] * 30).assign(efficient=[index == 3 for index in range(30)])
+    points = frontier(np.linspace(0.1, 0.3, 30)).assign(efficient=[index == 3 for index in range(30)])
     points = points.rename(columns=lambda name: name.replace("saving", "denoise_saving"))
     figure = frontier_figure(points)
     figure.draw_without_rendering()
