@@ -69,7 +69,7 @@ def bench(session: nox.Session) -> None:
 def overhead(session: nox.Session) -> None:
     """Print what the hooks cost over the plain pipeline."""
     session.install("-e", ".")
-    session.run("python", "-m", "sdbench.study.overhead", *session.posargs)
+    session.run("python", "-m", "benchmarks.overhead", *session.posargs)
 
 
 @nox.session(default=False)
@@ -78,25 +78,27 @@ def faults(session: nox.Session) -> None:
     session.install("-e", ".[test]")
     harder = ("--hypothesis-profile", "faults", "--hypothesis-show-statistics")
     kills = {"SDBENCH_KILLS": "50"}
-    session.run("pytest", "-n", "0", "-m", "not gpu", *harder, "tests/faults", *session.posargs, env=kills)
+    session.run(
+        "pytest", "-n", "0", "-m", "not gpu", *harder, "tests/faults", *session.posargs, env=kills
+    )
 
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
     """Run 2,000 units on mini-sd; fail where memory grows by over 5 % after the first 200."""
     session.install("-e", ".")
-    session.run("python", "-m", "sdbench.study.soak", *session.posargs)
+    session.run("python", "-m", "benchmarks.soak", *session.posargs)
 
 
 @nox.session(default=False)
 def branching(session: nox.Session) -> None:
     """Print how much faster a sensitivity sweep is than one call per mask."""
     session.install("-e", ".")
-    session.run("python", "-m", "sdbench.study.branch_timing", *session.posargs)
+    session.run("python", "-m", "benchmarks.branching", *session.posargs)
 
 
 @nox.session(default=False)
 def reading(session: nox.Session) -> None:
     """Print how long the summary of a study takes, and how much memory, at 10^5, 10^6 and 10^7 step rows."""
     session.install("-e", ".")
-    session.run("python", "-m", "sdbench.study.reading_scale", *session.posargs)
+    session.run("python", "-m", "benchmarks.reading", *session.posargs)

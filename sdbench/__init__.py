@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sdbench import distill as distill
     from sdbench.analysis.tables import summarise as summarise
+    from sdbench.experiments.sensitivity import sensitivity as sensitivity
     from sdbench.instruments.quality import register_metric as register_metric
     from sdbench.instruments.quality import score as score
     from sdbench.models.registry import load as load
     from sdbench.records.store import Results as Results
     from sdbench.records.store import read as read
-    from sdbench.study.plan import Study as Study
     from sdbench.study.runner import run as run
-    from sdbench.study.sensitivity import sensitivity as sensitivity
     from sdbench.study.shards import gather as gather
+    from sdbench.study.study import Study as Study
     from sdbench.variants.guidance import guided_by as guided_by
     from sdbench.variants.registry import register_variant as register_variant
     from sdbench.variants.schedule import GuidanceSchedule as GuidanceSchedule
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOME = {
     "GuidanceSchedule": "sdbench.variants.schedule",
     "Results": "sdbench.records.store",
-    "Study": "sdbench.study.plan",
+    "Study": "sdbench.study.study",
     "gather": "sdbench.study.shards",
     "guided_by": "sdbench.variants.guidance",
     "load": "sdbench.models.registry",
@@ -33,7 +33,7 @@ _HOME = {
     "register_variant": "sdbench.variants.registry",
     "run": "sdbench.study.runner",
     "score": "sdbench.instruments.quality",
-    "sensitivity": "sdbench.study.sensitivity",
+    "sensitivity": "sdbench.experiments.sensitivity",
     "summarise": "sdbench.analysis.tables",
 }
 __all__ = sorted([*_HOME, "distill"])

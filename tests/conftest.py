@@ -17,7 +17,9 @@ from hypothesis import settings
 
 # The same cases in every run, so that a failure is the change's; `nox -s faults` looks for new ones.
 settings.register_profile("sdbench", derandomize=True)
-settings.register_profile("faults", max_examples=4_000)  # a quarter each for a dozen readers: over 10,000
+settings.register_profile(
+    "faults", max_examples=4_000
+)  # a quarter each for a dozen readers: over 10,000
 settings.load_profile("sdbench")
 
 

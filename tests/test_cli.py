@@ -9,9 +9,19 @@ from sdbench.cli import app
 from sdbench.models import registry
 from sdbench.records.remote import Remote
 from sdbench.records.store import read
-from sdbench.study import worker
+from sdbench.study import local
 
-QUICK = ["run", "--num-steps", "2", "--repeats", "1", "--variants", "cfg,last:50%", "--metrics", "ssim"]
+QUICK = [
+    "run",
+    "--num-steps",
+    "2",
+    "--repeats",
+    "1",
+    "--variants",
+    "cfg,last:50%",
+    "--metrics",
+    "ssim",
+]
 
 
 def invoke(*arguments):
@@ -57,7 +67,10 @@ def test_the_table_and_its_legend_are_printed(folder):
         (["--prompt", ""], "prompts must be texts that are not empty"),
         (["--metrics", "beauty"], "unknown metric 'beauty'; there are: lpips"),
         (["--seeds", "0,x"], "--seeds takes whole numbers"),
-        (["--variants", "cfg,mask:101", "--metrics", "ssim"], "the schedule has 3 steps but the loop runs 50"),
+        (
+            ["--variants", "cfg,mask:101", "--metrics", "ssim"],
+            "the schedule has 3 steps but the loop runs 50",
+        ),
         (["--arguments", "[1]"], "--arguments takes a JSON object"),
         (["none.toml"], "study file 'none.toml' cannot be read"),
         (["--resume"], "--resume needs --out"),
@@ -91,14 +104,14 @@ def test_a_truncated_table_is_named(folder, tmp_path):
 
 
 def test_a_failed_call_ends_in_exit_code_1(tmp_path, monkeypatch):
-    observe = worker.observe
+    observe = local.observe
 
     def failing(pipe, unit, work):
         if unit.variant.name == "last:50%":
             raise RuntimeError("out of luck")
         return observe(pipe, unit, work)
 
-    monkeypatch.setattr(worker, "observe", failing)
+    monkeypatch.setattr(local, "observe", failing)
     done = invoke(*QUICK, "--out", tmp_path / "x")
     assert done.exit_code == 1
     assert "failed: last:50%: RuntimeError: out of luck" in done.stderr
@@ -108,7 +121,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker, "observe", interrupted)
+    monkeypatch.setattr(local, "observe", interrupted)
     done = invoke(*QUICK, "--out", tmp_path / "x")
     assert done.exit_code == 130
     assert "continue with --resume" in " ".join(done.output.split())
@@ -170,9 +183,15 @@ def test_costs_are_measured(tmp_path):
         (["sd15", "--height", "500", "--count-only"], "height and width must be multiples of 8"),
         (["sd15", "--height", "tall"], "--height takes positive whole numbers"),
         (["sd15", "--height", "512", "--batch", "0"], "--batch takes positive whole numbers"),
-        (["mini-sd", "--height", "64", "--count-only"], "only architectures are counted without running: sd15"),
+        (
+            ["mini-sd", "--height", "64", "--count-only"],
+            "only architectures are counted without running: sd15",
+        ),
         (["sd99", "--height", "64"], "unknown model 'sd99'"),
-        (["mini-sd", "--height", "64", "--execution", "lazy"], "unknown execution 'lazy'; there are: eager, compile"),
+        (
+            ["mini-sd", "--height", "64", "--execution", "lazy"],
+            "unknown execution 'lazy'; there are: eager, compile",
+        ),
     ],
 )
 def test_a_cost_that_cannot_be_told_is_one_line_and_exit_code_2(arguments, message):
@@ -182,16 +201,31 @@ def test_a_cost_that_cannot_be_told_is_one_line_and_exit_code_2(arguments, messa
     assert refused.stderr.count("\n") == 1
 
 
-SWEEP = ["sensitivity", "--num-steps", "4", "--metrics", "ssim,alignment", "--seeds", "0", "--prompts-file"]
+SWEEP = [
+    "sensitivity",
+    "--num-steps",
+    "4",
+    "--metrics",
+    "ssim,alignment",
+    "--seeds",
+    "0",
+    "--prompts-file",
+]
 
 
 def test_a_sweep_writes_its_table_and_its_picture_and_says_what_it_took(tmp_path):
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a large red circle on a white background\na small blue ring on a black background\n")
+    prompts.write_text(
+        "a large red circle on a white background\na small blue ring on a black background\n"
+    )
     done = invoke(*SWEEP, prompts, "--kind", "last", "--out", tmp_path / "sweep")
     assert done.exit_code == 0, done.output
-    assert "14 denoiser rows per (prompt, seed) pair; one call per mask would take 30" in done.output
-    assert {"sensitivity.parquet", "sensitivity.png"} <= {path.name for path in (tmp_path / "sweep").iterdir()}
+    assert (
+        "14 denoiser rows per (prompt, seed) pair; one call per mask would take 30" in done.output
+    )
+    assert {"sensitivity.parquet", "sensitivity.png"} <= {
+        path.name for path in (tmp_path / "sweep").iterdir()
+    }
     again = invoke(*SWEEP, prompts, "--kind", "last", "--out", tmp_path / "sweep")
     assert again.exit_code == 2
     assert "--resume continues it" in again.stderr
@@ -206,7 +240,9 @@ def test_a_sweep_writes_its_table_and_its_picture_and_says_what_it_took(tmp_path
         (["--resume"], "--resume needs --out"),
     ],
 )
-def test_a_sweep_that_cannot_run_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, message):
+def test_a_sweep_that_cannot_run_is_one_line_and_exit_code_2(
+    tmp_path, monkeypatch, arguments, message
+):
     monkeypatch.chdir(tmp_path)
     refused = invoke("sensitivity", "--metrics", "ssim", *arguments)
     assert refused.exit_code == 2
@@ -216,7 +252,18 @@ def test_a_sweep_that_cannot_run_is_one_line_and_exit_code_2(tmp_path, monkeypat
 
 @pytest.mark.slow  # about a hundred masks
 def test_a_plan_is_printed_with_its_verdicts(tmp_path):
-    options = ["--num-steps", "4", "--pairs", "4", "--metric", "psnr", "--rounds", "1", "--out", tmp_path / "plans"]
+    options = [
+        "--num-steps",
+        "4",
+        "--pairs",
+        "4",
+        "--metric",
+        "psnr",
+        "--rounds",
+        "1",
+        "--out",
+        tmp_path / "plans",
+    ]
     done = invoke("plan", "--unguided", "2", *options)
     assert done.exit_code == 0, done.output
     assert all(word in done.output for word in ("plan of 2", "last:2", "steps:3", "plan-K.json"))
@@ -235,9 +282,13 @@ def test_a_plan_is_printed_with_its_verdicts(tmp_path):
         (["--unguided", "10", "--prompts-file", "a.txt"], "give both or none"),
     ],
 )
-def test_a_plan_that_cannot_be_made_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, message):
+def test_a_plan_that_cannot_be_made_is_one_line_and_exit_code_2(
+    tmp_path, monkeypatch, arguments, message
+):
     monkeypatch.chdir(tmp_path)
-    refused = invoke("plan", *(arguments if "--metric" in arguments else ["--metric", "ssim", *arguments]))
+    refused = invoke(
+        "plan", *(arguments if "--metric" in arguments else ["--metric", "ssim", *arguments])
+    )
     assert refused.exit_code == 2
     assert message in refused.stderr
     assert not list(tmp_path.rglob("*.parquet"))
@@ -267,13 +318,17 @@ def small(tmp_path_factory):
     """A finished study with a method that cannot run here, and what the command said."""
     folder = tmp_path_factory.mktemp("small") / "x"
     variants = "cfg,last:50%,cached:2,split,pab:2"
-    return folder, invoke(*QUICK[:5], "--variants", variants, "--metrics", "ssim", "--controls", "--out", folder)
+    return folder, invoke(
+        *QUICK[:5], "--variants", variants, "--metrics", "ssim", "--controls", "--out", folder
+    )
 
 
 def test_a_method_that_cannot_run_is_shown_with_its_reason(small):
     folder, done = small
     assert done.exit_code == 0, done.output
-    assert "unsupported: pab:2: diffusers has no caches for UNet2DConditionModel" in " ".join(done.output.split())
+    assert "unsupported: pab:2: diffusers has no caches for UNet2DConditionModel" in " ".join(
+        done.output.split()
+    )
     expected = [
         "cfg",
         "last:50%",
@@ -283,7 +338,9 @@ def test_a_method_that_cannot_run_is_shown_with_its_reason(small):
         "steps:1",
         "random:50%@0",
     ]
-    assert list(read(folder).runs["variant"].unique()) == expected  # of two steps the first decides: no scale is nearer
+    assert (
+        list(read(folder).runs["variant"].unique()) == expected
+    )  # of two steps the first decides: no scale is nearer
 
 
 def test_variants_are_ranked_by_a_metric(small):
@@ -312,7 +369,15 @@ def test_a_distance_between_distributions_takes_many_images(small):
 
 
 def test_a_run_compared_with_itself_passes_and_is_written(small, tmp_path):
-    done = invoke("compare", small[0], small[0], "--markdown", tmp_path / "c.md", "--json", tmp_path / "c.json")
+    done = invoke(
+        "compare",
+        small[0],
+        small[0],
+        "--markdown",
+        tmp_path / "c.md",
+        "--json",
+        tmp_path / "c.json",
+    )
     assert done.exit_code == 0, done.output
     assert "figures are the same" in done.output
     assert "undecided" in (tmp_path / "c.md").read_text()  # one repeat decides nothing
@@ -337,8 +402,19 @@ def test_a_missing_variant_fails_a_comparison_and_another_study_cannot_compare(s
 def quick_bench(tmp_path_factory):
     """A study file of seconds, its run accepted as the first baseline; one repeat, so that no time decides anything."""
     place = tmp_path_factory.mktemp("bench")
-    lines = ['model = "mini-sd"', 'variants = ["cfg", "last:50%"]', 'prompts = ["a red circle"]', "seeds = [0]"]
-    lines += ["num_steps = 2", "guidance_scale = 5.0", "repeats = 1", "threads = 1", 'metrics = ["ssim"]']
+    lines = [
+        'model = "mini-sd"',
+        'variants = ["cfg", "last:50%"]',
+        'prompts = ["a red circle"]',
+        "seeds = [0]",
+    ]
+    lines += [
+        "num_steps = 2",
+        "guidance_scale = 5.0",
+        "repeats = 1",
+        "threads = 1",
+        'metrics = ["ssim"]',
+    ]
     (place / "quick.toml").write_text("\n".join(lines))
     done = bench(place, "first", "--accept", "the first")
     assert done.exit_code == 0, done.output
@@ -346,7 +422,9 @@ def quick_bench(tmp_path_factory):
 
 
 def bench(place, out, *options):
-    return invoke("bench", place / "quick.toml", "--baselines", place / "base", "--out", place / out, *options)
+    return invoke(
+        "bench", place / "quick.toml", "--baselines", place / "base", "--out", place / out, *options
+    )
 
 
 @pytest.mark.slow
@@ -425,7 +503,11 @@ def test_a_study_without_times_is_reported(small, tmp_path):
     runs = pd.read_parquet(folder / "runs.parquet").assign(exclusive=False)
     runs["exclusive"] = runs["exclusive"].astype("boolean")
     runs.to_parquet(folder / "runs.parquet", index=False)
-    for command in (["report", folder, "--html", tmp_path / "page.html"], ["report", folder], ["rank", folder]):
+    for command in (
+        ["report", folder, "--html", tmp_path / "page.html"],
+        ["report", folder],
+        ["rank", folder],
+    ):
         done = invoke(*command, *(["--metric", "ssim"] if command[0] == "rank" else []))
         assert done.exit_code == 0, done.output
     frontier = invoke("frontier", folder, "--metric", "ssim", "--out", tmp_path)

@@ -10,7 +10,11 @@ import torch
 from sdbench.instruments.quality import METRICS, score
 from sdbench.variants.registry import VARIANTS, parse
 
-SHOWN = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+SHOWN = re.findall(
+    r"```python\n(.*?)```",
+    (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(),
+    flags=re.DOTALL,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,9 @@ def test_a_notebook_is_committed_as_it_ran_from_the_stored_results(path):
     (parameters,) = (cell for cell in code if "parameters" in cell["metadata"].get("tags", []))
     assert "".join(parameters["source"]).startswith("recompute = False")
     assert not [
-        output for output in outputs(path) if output["output_type"] == "error" or output.get("name") == "stderr"
+        output
+        for output in outputs(path)
+        if output["output_type"] == "error" or output.get("name") == "stderr"
     ]
     assert sum("image/png" in output.get("data", {}) for output in outputs(path)) > 0
 
@@ -31,14 +33,20 @@ def test_a_notebook_is_committed_as_it_ran_from_the_stored_results(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_begins_with_its_question_and_answers_it(path):
     assert "**Question.**" in "".join(json.loads(path.read_text())["cells"][0]["source"])
-    answers = ["".join(output["data"].get("text/markdown", "")) for output in outputs(path) if "data" in output]
+    answers = [
+        "".join(output["data"].get("text/markdown", ""))
+        for output in outputs(path)
+        if "data" in output
+    ]
     assert any(answer.startswith("**Answer.**") for answer in answers)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_names_no_place_of_the_machine_it_ran_on(path):
     text = "\n".join(
-        json.dumps({key: value for key, value in output.get("data", {}).items() if "image" not in key})
+        json.dumps(
+            {key: value for key, value in output.get("data", {}).items() if "image" not in key}
+        )
         for output in outputs(path)
     )
     assert not re.search(r"(?<![\w.])/(?:home|root|tmp|work)/", text)

@@ -15,10 +15,10 @@ PACKAGE = ROOT / "sdbench"
 WEIGHTS = PACKAGE / "models" / "mini_sd" / "weights"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-ORDER = ["models", "variants", "instruments", "distill", "study"]
+ORDER = ["models", "variants", "instruments", "study"]
 ALLOWED = {"records": set(), "analysis": {"records"}, "report": {"analysis", "records"}}
 ALLOWED |= {stage: {*ORDER[:place], "records"} for place, stage in enumerate(ORDER)}
-ALLOWED["study"] |= {"analysis"}
+ALLOWED |= {stage: {*ORDER, "records", "analysis"} for stage in ("experiments", "distill")}
 
 
 def stage_of(file: Path) -> str:
@@ -29,7 +29,9 @@ def imported(source: str) -> Iterator[str]:
     """Our modules that a source imports, at any depth; a relative import is an error of its own."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == "sdbench")
+            yield from (
+                alias.name for alias in node.names if alias.name.partition(".")[0] == "sdbench"
+            )
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import in line {node.lineno}"
             if node.module == "sdbench":
@@ -40,7 +42,11 @@ def imported(source: str) -> Iterator[str]:
 
 def against_the_order(stage: str, source: str) -> list[str]:
     allowed = ALLOWED[stage] | {stage}
-    return [name for name in imported(source) if name.split(".")[1:2] == [] or name.split(".")[1] not in allowed]
+    return [
+        name
+        for name in imported(source)
+        if name.split(".")[1:2] == [] or name.split(".")[1] not in allowed
+    ]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
@@ -69,22 +75,32 @@ def test_every_folder_of_the_package_has_its_place():
 
 def test_names_say_the_job():
     vague = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
-    assert [str(file) for file in FILES if vague & {file.stem, *file.relative_to(PACKAGE).parent.parts}] == []
+    assert [
+        str(file) for file in FILES if vague & {file.stem, *file.relative_to(PACKAGE).parent.parts}
+    ] == []
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
 
 
 HELP = "from sdbench.cli import app; app(['--help'], standalone_mode=False)"
 
 
-@pytest.mark.parametrize("code", ["import sdbench", "import sdbench.analysis", "import sdbench.report", HELP])
+@pytest.mark.parametrize(
+    "code", ["import sdbench", "import sdbench.analysis", "import sdbench.report", HELP]
+)
 def test_torch_is_not_loaded_before_it_is_needed(code):
-    assert python(f"{code}\nimport sys; print('torch' in sys.modules)").stdout.split()[-1] == "False"
+    assert (
+        python(f"{code}\nimport sys; print('torch' in sys.modules)").stdout.split()[-1] == "False"
+    )
 
 
-@pytest.mark.parametrize(("code", "limit_s"), [("import sdbench", 0.3), (HELP, 1.0)], ids=["import", "help"])
+@pytest.mark.parametrize(
+    ("code", "limit_s"), [("import sdbench", 0.3), (HELP, 1.0)], ids=["import", "help"]
+)
 def test_starting_is_quick(code, limit_s):
     assert min(cpu_seconds(code) for _ in range(5)) < limit_s
 
@@ -94,7 +110,9 @@ def cpu_seconds(code: str) -> float:
     before = os.times()
     python(code)
     after = os.times()
-    return after.children_user - before.children_user + after.children_system - before.children_system
+    return (
+        after.children_user - before.children_user + after.children_system - before.children_system
+    )
 
 
 def test_no_large_file_but_the_weights():

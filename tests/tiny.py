@@ -36,7 +36,10 @@ WIDTH = 8  # of every text embedding
 TOKENS = 3  # of every prompt, padding included, where embeddings stand for it
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
 ABSENT = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
-PIXELS = {"height": 32, "width": 64}  # 4 x 8 latents where nothing says how far an autoencoder compresses
+PIXELS = {
+    "height": 32,
+    "width": 64,
+}  # 4 x 8 latents where nothing says how far an autoencoder compresses
 
 
 @cache
@@ -76,7 +79,9 @@ XL_TEXT = {
 
 
 def unet(**changes):
-    return UNet2DConditionModel(sample_size=8, up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **BLOCKS, **changes)
+    return UNet2DConditionModel(
+        sample_size=8, up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **BLOCKS, **changes
+    )
 
 
 def _text_encoder():
@@ -140,7 +145,9 @@ def image_to_image():
     torch.manual_seed(0)
     pipe = StableDiffusionImg2ImgPipeline(**sd_parts())
     image = torch.rand(2, 3, 16, 16)
-    return ready(pipe, prompt=PROMPTS, image=image, guidance_scale=7.5, strength=0.6, num_inference_steps=5)
+    return ready(
+        pipe, prompt=PROMPTS, image=image, guidance_scale=7.5, strength=0.6, num_inference_steps=5
+    )
 
 
 def open_controlnet(control):
@@ -160,14 +167,21 @@ def controlnet():
 
 def embeddings():
     texts, pooled = torch.randn(2, 2, 3, WIDTH), torch.randn(2, 2, WIDTH)
-    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    names = (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    )
     return dict(zip(names, (*texts, *pooled), strict=True))
 
 
 def stable_diffusion_xl():
     """Concatenated guidance with a nested dict of tensors, on a variance-exploding scheduler."""
     torch.manual_seed(0)
-    pipe = StableDiffusionXLPipeline(vae(), None, None, None, None, unet(**XL_TEXT), EulerDiscreteScheduler())
+    pipe = StableDiffusionXLPipeline(
+        vae(), None, None, None, None, unet(**XL_TEXT), EulerDiscreteScheduler()
+    )
     return ready(pipe, **embeddings(), guidance_scale=5.0, height=16, width=16)
 
 
@@ -186,9 +200,23 @@ def stable_diffusion_3():
         pooled_projection_dim=WIDTH,
         pos_embed_max_size=8,
     )
-    texts = {f"{kind}{suffix}": None for kind in ("text_encoder", "tokenizer") for suffix in ("", "_2", "_3")}
-    parts = {"transformer": transformer, "scheduler": FlowMatchEulerDiscreteScheduler(), "vae": vae(shift_factor=0.0)}
-    return ready(StableDiffusion3Pipeline(**parts, **texts), **embeddings(), guidance_scale=5.0, height=16, width=16)
+    texts = {
+        f"{kind}{suffix}": None
+        for kind in ("text_encoder", "tokenizer")
+        for suffix in ("", "_2", "_3")
+    }
+    parts = {
+        "transformer": transformer,
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+        "vae": vae(shift_factor=0.0),
+    }
+    return ready(
+        StableDiffusion3Pipeline(**parts, **texts),
+        **embeddings(),
+        guidance_scale=5.0,
+        height=16,
+        width=16,
+    )
 
 
 def flux(**changes):
@@ -206,8 +234,14 @@ def flux(**changes):
         **changes,
     )
     texts = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    parts = {"transformer": transformer, "scheduler": FlowMatchEulerDiscreteScheduler(), "vae": vae(shift_factor=0.0)}
-    return ready(FluxPipeline(**parts, **texts), **embeddings(), true_cfg_scale=4.0, height=32, width=32)
+    parts = {
+        "transformer": transformer,
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+        "vae": vae(shift_factor=0.0),
+    }
+    return ready(
+        FluxPipeline(**parts, **texts), **embeddings(), true_cfg_scale=4.0, height=32, width=32
+    )
 
 
 FAMILIES = {
@@ -228,16 +262,32 @@ def run(pipe, **changes):
 
 def assert_same_latents(found, expected, *, tolerance=1e-5):
     """Equal within a share of the largest latent: a variance-exploding sample starts a hundred times a pixel."""
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=tolerance * float(expected.abs().max())
+    )
 
 
 @contextmanager
 def counted_rows(pipe) -> Iterator[list[int]]:
     """The rows of every evaluation, counted at the denoiser's first inner layer, where no wrapper is left."""
     rows: list[int] = []
-    names = ("conv_in", "x_embedder", "img_in", "proj_in", "patch_embedding", "patch_embed", "pos_embed")
-    layers = [next(getattr(net, name) for name in names if hasattr(net, name)) for net in denoisers_of(pipe)]
-    handles = [layer.register_forward_pre_hook(lambda _, args: rows.append(len(args[0]))) for layer in layers]
+    names = (
+        "conv_in",
+        "x_embedder",
+        "img_in",
+        "proj_in",
+        "patch_embedding",
+        "patch_embed",
+        "pos_embed",
+    )
+    layers = [
+        next(getattr(net, name) for name in names if hasattr(net, name))
+        for net in denoisers_of(pipe)
+    ]
+    handles = [
+        layer.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+        for layer in layers
+    ]
     try:
         yield rows
     finally:

@@ -26,7 +26,9 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 
 def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     """Of all code cells."""
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return [
+        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
 
 
 def figures(notebook: nbformat.NotebookNode) -> int:
@@ -78,18 +80,32 @@ def run(path: Path, *, refresh: bool) -> list[str]:
 
 def main() -> None:
     """Run the notebooks that were named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="beginnings of names, such as 01; all when none is given")
-    parser.add_argument("--refresh", action="store_true", help="rewrite the committed notebooks from results/")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", help="beginnings of names, such as 01; all when none is given"
+    )
+    parser.add_argument(
+        "--refresh", action="store_true", help="rewrite the committed notebooks from results/"
+    )
     asked = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a hub
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler says on stderr that it starts and stops
-    paths = [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(tuple(asked.names or [""]))]
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "99"
+    )  # torch's profiler says on stderr that it starts and stops
+    paths = [
+        path
+        for path in sorted(FOLDER.glob("*.ipynb"))
+        if path.name.startswith(tuple(asked.names or [""]))
+    ]
     if not paths:
         sys.exit(f"no notebook is called {', '.join(asked.names)}")
     cores = len(os.sched_getaffinity(0))
     workers = min(cores, len(paths))
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores // workers))  # times that are shown come from results/ alone
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(cores // workers)
+    )  # times that are shown come from results/ alone
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         wrong = pool.map(partial(run, refresh=asked.refresh), paths)
         failed = [path.name for path, found in zip(paths, wrong, strict=True) if found]

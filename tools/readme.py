@@ -33,7 +33,9 @@ MAIN = (
 def results() -> str:
     """The main variants of the study of methods, in time, LPIPS and alignment."""
     folder = ROOT / "results" / "mini-sd" / "methods"
-    quality, timing = (sdbench.summarise(sdbench.read(folder / name)) for name in ("quality", "time"))
+    quality, timing = (
+        sdbench.summarise(sdbench.read(folder / name)) for name in ("quality", "time")
+    )
     table = frontier(quality, "lpips", higher_is_better=False, timing=timing)
     shown = table[table["variant"].isin(MAIN)].drop(columns=["flip", "ssim", "psnr"])
     return frontier_markdown(shown) + "\n"
@@ -58,7 +60,12 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS = {"default study": default_study, "results": results, "variants": variants, "metrics": metrics}
+BLOCKS = {
+    "default study": default_study,
+    "results": results,
+    "variants": variants,
+    "metrics": metrics,
+}
 
 
 def written(text: str) -> str:
@@ -72,7 +79,11 @@ def written(text: str) -> str:
         if begin not in text:
             raise ValueError(f"README.md has no place for '{name}'")
         text = re.sub(
-            f"(?<={re.escape(begin)}).*?(?={end})", lambda _, make=make: make(), text, count=1, flags=re.DOTALL
+            f"(?<={re.escape(begin)}).*?(?={end})",
+            lambda _, make=make: make(),
+            text,
+            count=1,
+            flags=re.DOTALL,
         )
     return text
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.stats import Interval, ratio_interval
-from sdbench.analysis.tables import BASELINE, denoise_share, spread, step_medians
+from sdbench.analysis.tables import denoise_share, spread, step_medians
+from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
 NEGLIGIBLE = 0.05  # of an unguided step: a fixed time below it is no reason worth naming
@@ -66,7 +67,9 @@ def cost_point(results: Results) -> dict[str, Any]:
     cost, study = step_cost(results), results.study
     point: dict[str, Any] = {name: study[name] for name in ("model", "batch", "height", "width")}
     point |= spread("ratio", cost.ratio)
-    return point | {name: getattr(cost, name) for name in ("guided_s", "unguided_s", "fixed_s", "denoise_share")}
+    return point | {
+        name: getattr(cost, name) for name in ("guided_s", "unguided_s", "fixed_s", "denoise_share")
+    }
 
 
 def reason(cost: StepCost, *, read_s: float) -> str:
@@ -80,7 +83,9 @@ def reason(cost: StepCost, *, read_s: float) -> str:
     if cost.fixed_s > NEGLIGIBLE * cost.unguided_s:
         fixed = f"{cost.fixed_s / cost.unguided_s:.0%} of an unguided step depend on no row"
         if read_s > 0.5 * cost.fixed_s:
-            found.append(f"memory-bound: {fixed}, reading the weights takes {read_s / cost.unguided_s:.0%}")
+            found.append(
+                f"memory-bound: {fixed}, reading the weights takes {read_s / cost.unguided_s:.0%}"
+            )
         else:
             found.append(f"launch-bound: {fixed}, of which reading the weights is little")
     if cost.denoise_share < 1 - NEGLIGIBLE:

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.stats import Interval
-from sdbench.analysis.tables import BASELINE, pair_interval, spread
+from sdbench.analysis.tables import pair_interval, spread
+from sdbench.records.names import BASELINE
 
 PLANNED = "plan"
 
@@ -13,7 +14,11 @@ TIMES = ("latency_s", "saving", "denoise_saving", "predicted_saving", "peak_byte
 
 
 def frontier(
-    summary: pd.DataFrame, metric: str, *, higher_is_better: bool, timing: pd.DataFrame | None = None
+    summary: pd.DataFrame,
+    metric: str,
+    *,
+    higher_is_better: bool,
+    timing: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The summary of a study in the order of time, with a mark where no faster variant is as good.
 
@@ -34,7 +39,9 @@ def frontier(
     table = summary.copy()
     if timing is not None:
         timed = timing.set_index("variant")
-        missing = [name for name in table.loc[table["pairs"] > 0, "variant"] if name not in timed.index]
+        missing = [
+            name for name in table.loc[table["pairs"] > 0, "variant"] if name not in timed.index
+        ]
         if missing:
             raise ValueError(f"the study of time has no '{missing[0]}'")
         for column in timed.columns[timed.columns.str.startswith(TIMES)]:
@@ -54,7 +61,9 @@ def frontier(
     return table.assign(efficient=np.logical_not(beaten)).reset_index(drop=True)
 
 
-def plan_table(judged: pd.DataFrame, metric: str, *, higher_is_better: bool, timing: pd.DataFrame) -> pd.DataFrame:
+def plan_table(
+    judged: pd.DataFrame, metric: str, *, higher_is_better: bool, timing: pd.DataFrame
+) -> pd.DataFrame:
     """One row per plan and variant: time saved, its mean of a metric, and how much worse than the plan it is.
 
     Args:
@@ -76,14 +85,19 @@ def plan_table(judged: pd.DataFrame, metric: str, *, higher_is_better: bool, tim
     sign = -1 if higher_is_better else 1
     for unguided in map(int, judged["unguided"].unique()):
         part = judged[judged["unguided"] == unguided]
-        values = part.pivot_table(metric, index=["prompt_id", "seed"], columns="variant", observed=True).astype(float)
+        values = part.pivot_table(
+            metric, index=["prompt_id", "seed"], columns="variant", observed=True
+        ).astype(float)
         names = [name for name in part["variant"].unique() if name not in (PLANNED, BASELINE)]
         for name in [PLANNED, *names]:
             pairs = int((values[name].notna() & values[PLANNED].notna()).sum())
             row = {"unguided": unguided, "variant": name, "pairs": pairs}
             row["nfe"] = float(part.loc[part["variant"] == name, "nfe"].mean())
             row |= spread(metric, pair_interval(values[name].dropna()))
-            row |= {end: savings.loc[timed_as(name, unguided), end] for end in ("saving", "saving_lo", "saving_hi")}
+            row |= {
+                end: savings.loc[timed_as(name, unguided), end]
+                for end in ("saving", "saving_lo", "saving_hi")
+            }
             difference = (sign * (values[name] - values[PLANNED])).dropna()
             same = bool((difference == 0).all())
             worse = Interval(0.0, np.nan, np.nan) if same else pair_interval(difference)

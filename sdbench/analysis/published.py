@@ -19,8 +19,12 @@ def with_published(table: pd.DataFrame, published: pd.DataFrame, *, paper: str) 
     """
     figures = published[published["paper"] == paper]
     if figures.empty:
-        raise ValueError(f"no figures of '{paper}'; there are: {', '.join(published['paper'].unique())}")
+        raise ValueError(
+            f"no figures of '{paper}'; there are: {', '.join(published['paper'].unique())}"
+        )
     if figures.duplicated(["variant", "metric"]).any():
-        raise ValueError(f"'{paper}' has several figures of one variant and metric: choose a machine first")
+        raise ValueError(
+            f"'{paper}' has several figures of one variant and metric: choose a machine first"
+        )
     wide = figures.pivot_table("value", index="variant", columns="metric", sort=False)
     return table.merge(wide.add_prefix("published ").reset_index(), on="variant")

@@ -29,9 +29,9 @@ def ranking(results: Results, metric: str, *, higher_is_better: bool) -> pd.Data
     means = pair_means(results)
     if metric not in means or means[metric].isna().all():
         raise ValueError(f"no image of {results.folder} has {metric}")
-    values = means.pivot_table(metric, index=["prompt_id", "seed"], columns="variant", observed=True).dropna(
-        axis=1, how="all"
-    )
+    values = means.pivot_table(
+        metric, index=["prompt_id", "seed"], columns="variant", observed=True
+    ).dropna(axis=1, how="all")
     sign = 1 if higher_is_better else -1
     order = list((sign * values.mean()).sort_values(ascending=False).index)
     better, worse = dict.fromkeys(order, 0), dict.fromkeys(order, 0)

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
 from sdbench.analysis.stability import disturbances
-from sdbench.analysis.tables import BASELINE, SUMMARY, complete_repeats, paired, summarise
+from sdbench.analysis.tables import SUMMARY, complete_repeats, paired, summarise
+from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
 EXACT = ("nfe", "rows", "forwards", "flop")
-COMPARED = SUMMARY | {"runs": (*SUMMARY["runs"], *EXACT, "foreign_load", "foreign_processes", "throttled")}
+COMPARED = SUMMARY | {
+    "runs": (*SUMMARY["runs"], *EXACT, "foreign_load", "foreign_processes", "throttled")
+}
 """Columns that `compare` needs."""
 BOUNDS = {"psnr": 0.1}  # dB
 METRIC_BOUND = 0.002  # of any other metric, absolute
@@ -50,7 +53,9 @@ class Limits:
     power: float = 0.8
 
 
-def compare(baseline: Results, current: Results, limits: Limits = Limits(), *, absolute: bool = False) -> pd.DataFrame:
+def compare(
+    baseline: Results, current: Results, limits: Limits = Limits(), *, absolute: bool = False
+) -> pd.DataFrame:
     """Every figure of the baseline beside the current run's.
 
     Args:
@@ -74,11 +79,17 @@ def compare(baseline: Results, current: Results, limits: Limits = Limits(), *, a
         raise NotComparable(f"the studies differ in {', '.join(fields)}")
     keys = differing_environment(baseline, current)
     if absolute and keys:
-        raise NotComparable(f"absolute times need one machine and the same versions; these differ: {', '.join(keys)}")
+        raise NotComparable(
+            f"absolute times need one machine and the same versions; these differ: {', '.join(keys)}"
+        )
     known, found = summarise(baseline).set_index("variant"), summarise(current).set_index("variant")
     rows: list[dict[str, Any]] = []
     for variant in known.index:
-        gone = variant not in found.index or found.loc[variant, "failed"] > 0 or bool(found.loc[variant, "unsupported"])
+        gone = (
+            variant not in found.index
+            or found.loc[variant, "failed"] > 0
+            or bool(found.loc[variant, "unsupported"])
+        )
         rows += _counts(variant, baseline, current, missing=gone)
         rows += _bounded(variant, known, found, missing=gone)
     return pd.DataFrame([*rows, *_times(baseline, current, limits, absolute=absolute)])
@@ -89,24 +100,37 @@ def differing_environment(baseline: Results, current: Results) -> list[str]:
 
     What is compared is sdbench itself, so its own version and commit may differ.
     """
-    first, second = ([_flat(env) for _, env in sorted(results.environment.items())] for results in (baseline, current))
+    first, second = (
+        [_flat(env) for _, env in sorted(results.environment.items())]
+        for results in (baseline, current)
+    )
     pairs = [(one, other) for one in first for other in second]
-    return sorted({key for pair in pairs for key in _differing(*pair, ignore={"commit", "packages.sdbench"})})
+    return sorted(
+        {key for pair in pairs for key in _differing(*pair, ignore={"commit", "packages.sdbench"})}
+    )
 
 
 def _flat(env: Mapping[str, Any]) -> dict[str, Any]:
     """An environment with `packages.torch` for its entries of entries."""
     flat: dict[str, Any] = {}
     for key, value in env.items():
-        flat |= {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
+        flat |= (
+            {f"{key}.{name}": entry for name, entry in value.items()}
+            if isinstance(value, dict)
+            else {key: value}
+        )
     return flat
 
 
-def _differing(first: Mapping[str, Any], second: Mapping[str, Any], *, ignore: set[str]) -> list[str]:
+def _differing(
+    first: Mapping[str, Any], second: Mapping[str, Any], *, ignore: set[str]
+) -> list[str]:
     return sorted(key for key in {*first, *second} - ignore if first.get(key) != second.get(key))
 
 
-def _counts(variant: str, baseline: Results, current: Results, *, missing: bool) -> list[dict[str, Any]]:
+def _counts(
+    variant: str, baseline: Results, current: Results, *, missing: bool
+) -> list[dict[str, Any]]:
     """Counted figures, which must be equal."""
     rows = []
     for figure in EXACT:
@@ -114,7 +138,15 @@ def _counts(variant: str, baseline: Results, current: Results, *, missing: bool)
         if math.isnan(before):
             continue
         gone = missing or math.isnan(after)
-        verdict = "missing" if gone else "same" if after == before else "regression" if after > before else "changed"
+        verdict = (
+            "missing"
+            if gone
+            else "same"
+            if after == before
+            else "regression"
+            if after > before
+            else "changed"
+        )
         rows.append(_row(variant, figure, before, after, after - before, verdict))
     return rows
 
@@ -124,12 +156,22 @@ def _total(runs: pd.DataFrame, variant: str, figure: str) -> float:
     ok = runs[(runs["variant"] == variant) & (runs["status"] == "ok") & runs[figure].notna()]
     measured = ok[ok["phase"] == "measured"]
     ok = measured if len(measured) else ok
-    return float(ok.loc[ok["repeat"] == ok["repeat"].min(), figure].astype(float).sum()) if len(ok) else math.nan
+    return (
+        float(ok.loc[ok["repeat"] == ok["repeat"].min(), figure].astype(float).sum())
+        if len(ok)
+        else math.nan
+    )
 
 
-def _bounded(variant: str, known: pd.DataFrame, found: pd.DataFrame, *, missing: bool) -> list[dict[str, Any]]:
+def _bounded(
+    variant: str, known: pd.DataFrame, found: pd.DataFrame, *, missing: bool
+) -> list[dict[str, Any]]:
     """Memory and image metrics, which may move within their bounds, to either side."""
-    metrics = [name for name in known if f"{name}_lo" in known and not str(name).endswith(("saving", "difference"))]
+    metrics = [
+        name
+        for name in known
+        if f"{name}_lo" in known and not str(name).endswith(("saving", "difference"))
+    ]
     rows = []
     for figure in ("peak_bytes", *map(str, metrics)):
         before = float(known[figure][variant])
@@ -149,25 +191,41 @@ def _bounded(variant: str, known: pd.DataFrame, found: pd.DataFrame, *, missing:
     return rows
 
 
-def _times(baseline: Results, current: Results, limits: Limits, *, absolute: bool = False) -> list[dict[str, Any]]:
+def _times(
+    baseline: Results, current: Results, limits: Limits, *, absolute: bool = False
+) -> list[dict[str, Any]]:
     before, after = _log_ratios(baseline), _log_ratios(current)
     if absolute:
         before, after = before | _log_times(baseline), after | _log_times(current)
     nothing = np.array([])
     tests = {key: _Test.of(before[key], after.get(key, nothing), limits) for key in before}
     corrected = _holm({key: test.p for key, test in tests.items()})
-    disturbed = {name: disturbances(run.runs) for name, run in (("baseline", baseline), ("current", current))}
+    disturbed = {
+        name: disturbances(run.runs) for name, run in (("baseline", baseline), ("current", current))
+    }
     rows = []
     for key, test in tests.items():
         figure, variant = key
         base, now = (
-            float(np.exp(logs.mean())) if len(logs) else math.nan for logs in (before[key], after.get(key, nothing))
+            float(np.exp(logs.mean())) if len(logs) else math.nan
+            for logs in (before[key], after.get(key, nothing))
         )
-        row = _row(variant, figure, base, now, math.expm1(test.change), test.verdict(corrected[key], limits))
+        row = _row(
+            variant,
+            figure,
+            base,
+            now,
+            math.expm1(test.change),
+            test.verdict(corrected[key], limits),
+        )
         row |= {"change_lo": math.expm1(test.lo), "change_hi": math.expm1(test.hi)}
         row["repeats_needed"] = test.needed if row["verdict"] == "undecided" else None
         reasons = [f"times spread by {test.spread:.0%}"] if test.spread > UNSTABLE else []
-        reasons += [f"{name}: {', '.join(found[variant])}" for name, found in disturbed.items() if variant in found]
+        reasons += [
+            f"{name}: {', '.join(found[variant])}"
+            for name, found in disturbed.items()
+            if variant in found
+        ]
         row["unstable"] = "; ".join(reasons)
         rows.append(row)
     return rows
@@ -184,7 +242,9 @@ def _log_ratios(results: Results) -> _Logs:
     for variant in results.runs["variant"].unique():
         times = paired(repeats, "denoise_s", str(variant))
         if variant != BASELINE and len(times):
-            found[RATIO, str(variant)] = np.log((times[variant] / times[BASELINE]).to_numpy(dtype=float))
+            found[RATIO, str(variant)] = np.log(
+                (times[variant] / times[BASELINE]).to_numpy(dtype=float)
+            )
     return found
 
 
@@ -192,7 +252,8 @@ def _log_times(results: Results) -> _Logs:
     """Of every variant's loop time."""
     times = complete_repeats(results.runs)["denoise_s"].dropna()
     return {
-        (ABSOLUTE, str(variant)): np.log(group.to_numpy(dtype=float)) for variant, group in times.groupby("variant")
+        (ABSOLUTE, str(variant)): np.log(group.to_numpy(dtype=float))
+        for variant, group in times.groupby("variant")
     }
 
 
@@ -222,7 +283,9 @@ class _Test:
         interval = test.confidence_interval(1 - limits.level)
         normal = scipy_stats.norm.ppf([1 - limits.level / 2, limits.power]).sum()
         needed = math.ceil(2 * (normal * spread / math.log1p(limits.threshold)) ** 2)
-        return cls(change, float(interval.low), float(interval.high), float(test.pvalue), needed, spread)
+        return cls(
+            change, float(interval.low), float(interval.high), float(test.pvalue), needed, spread
+        )
 
     def verdict(self, p: float, limits: Limits) -> str:
         if math.isnan(self.change):
@@ -243,8 +306,16 @@ def _holm(p: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
     return corrected
 
 
-def _row(variant: str, figure: str, before: float, after: float, change: float, verdict: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"variant": variant, "figure": figure, "baseline": before, "current": after, "change": change}
+def _row(
+    variant: str, figure: str, before: float, after: float, change: float, verdict: str
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "variant": variant,
+        "figure": figure,
+        "baseline": before,
+        "current": after,
+        "change": change,
+    }
     return row | {
         "change_lo": math.nan,
         "change_hi": math.nan,

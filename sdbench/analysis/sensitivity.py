@@ -38,7 +38,13 @@ def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:
         known = part.dropna(subset=[metric])
         interval = cluster_bootstrap(known[metric], known["prompt_id"].astype(str))
         first = part.iloc[0]
-        row = {"kind": kind, "start": first["start"], "length": first["length"], "mask": mask, "nfe": first["nfe"]}
+        row = {
+            "kind": kind,
+            "start": first["start"],
+            "length": first["length"],
+            "mask": mask,
+            "nfe": first["nfe"],
+        }
         ends = {metric: interval.estimate, f"{metric}_lo": interval.lo, f"{metric}_hi": interval.hi}
         rows.append(row | {"pairs": len(known)} | ends)
     return pd.DataFrame(rows).sort_values(["kind", "start", "length", "mask"], ignore_index=True)

@@ -38,7 +38,9 @@ def ratio_interval(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interv
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"expected two vectors of equal length, got shapes {a.shape} and {b.shape}")
+        raise ValueError(
+            f"expected two vectors of equal length, got shapes {a.shape} and {b.shape}"
+        )
     if not (np.isfinite(a) & np.isfinite(b) & (a > 0) & (b > 0)).all():
         raise ValueError("expected positive, finite values")
     if not len(a):
@@ -51,7 +53,12 @@ def ratio_interval(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interv
 
 
 def cluster_bootstrap(
-    values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    values: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Interval:
     """Mean of values that come in clusters, with the bootstrap-t interval over clusters.
 
@@ -81,7 +88,9 @@ def cluster_bootstrap(
     """
     values, clusters = np.asarray(values, dtype=float), np.asarray(clusters)
     if values.shape != clusters.shape or values.ndim != 1:
-        raise ValueError(f"expected two vectors of equal length, got shapes {values.shape} and {clusters.shape}")
+        raise ValueError(
+            f"expected two vectors of equal length, got shapes {values.shape} and {clusters.shape}"
+        )
     if np.isnan(values).any():
         raise ValueError("expected values without NaN")
     estimate = float(values.mean()) if len(values) else np.nan
@@ -133,15 +142,24 @@ def _t_quantile(level: float, freedom: int) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def _cluster_error(deviations: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+def _cluster_error(
+    deviations: NDArray[np.float64], sizes: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Cluster-robust standard error of a mean; ... clusters, ... clusters => ..."""
     count = sizes.shape[-1]
-    error: NDArray[np.float64] = np.sqrt(count / (count - 1) * (deviations**2).sum(-1)) / sizes.sum(-1)
+    error: NDArray[np.float64] = np.sqrt(count / (count - 1) * (deviations**2).sum(-1)) / sizes.sum(
+        -1
+    )
     return error
 
 
 def _resampled_t(
-    deviations: NDArray[np.float64], sizes: NDArray[np.int64], *, error: float, resamples: int, seed: int
+    deviations: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    *,
+    error: float,
+    resamples: int,
+    seed: int,
 ) -> NDArray[np.float64]:
     """Studentised shift of every resampled mean; infinite where a draw has no spread of its own."""
     generator = np.random.default_rng(seed)

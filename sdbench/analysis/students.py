@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from sdbench.analysis.tables import BASELINE, summarise
+from sdbench.analysis.tables import summarise
+from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
 _KEPT = [f"{metric}{end}" for metric in ("lpips", "alignment") for end in ("", "_lo", "_hi")]
 
 
 def rank_curve(
-    results: Results, ranks: Mapping[str, int], adapter_bytes: Mapping[int, int], ledgers: Mapping[int, pd.DataFrame]
+    results: Results,
+    ranks: Mapping[str, int],
+    adapter_bytes: Mapping[int, int],
+    ledgers: Mapping[int, pd.DataFrame],
 ) -> pd.DataFrame:
     """One row per rank: what the student keeps, how large it is, and what training it holds in memory.
 
@@ -30,7 +34,10 @@ def rank_curve(
     rows = [
         {"rank": rank, "variant": variant}
         | summary.loc[variant, _KEPT].to_dict()
-        | {"adapter_bytes": adapter_bytes[rank], "peak_bytes": int(ledgers[rank]["at_peak_bytes"].sum())}
+        | {
+            "adapter_bytes": adapter_bytes[rank],
+            "peak_bytes": int(ledgers[rank]["at_peak_bytes"].sum()),
+        }
         for variant, rank in ranks.items()
     ]
     return pd.DataFrame(rows).sort_values("rank", ignore_index=True)
@@ -48,4 +55,6 @@ def scale_curve(studies: Sequence[Results]) -> pd.DataFrame:
         part = summarise(results)[["variant", *_KEPT]].copy()
         part.loc[part["variant"] == BASELINE, "lpips"] = 0.0
         parts.append(part.assign(guidance_scale=float(results.study["guidance_scale"])))
-    return pd.concat(parts, ignore_index=True).sort_values("guidance_scale", kind="stable", ignore_index=True)
+    return pd.concat(parts, ignore_index=True).sort_values(
+        "guidance_scale", kind="stable", ignore_index=True
+    )

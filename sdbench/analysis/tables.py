@@ -10,13 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sdbench.analysis.stats import Interval, cluster_bootstrap, ratio_interval
+from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
 from sdbench.records.store import Results, read
 
-BASELINE = "cfg"
 PAIRS = {
     "runs": ("phase", "status"),
-    "images": ("variant", *(name for name, column in columns("images").items() if column.dtype == "float64")),
+    "images": (
+        "variant",
+        *(name for name, column in columns("images").items() if column.dtype == "float64"),
+    ),
 }
 """Columns that `pair_means` needs."""
 SUMMARY = {
@@ -120,7 +123,9 @@ def step_medians(results: Results) -> pd.DataFrame:
     """
     units, runs = _units(results), _by_unit(_timed(results))
     counted = runs["flop"].notna()
-    plain = runs[counted] if counted.any() else runs  # an accelerator's work is counted in its warm-up alone
+    plain = (
+        runs[counted] if counted.any() else runs
+    )  # an accelerator's work is counted in its warm-up alone
     batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int32")
     known = plain.index.get_indexer(units.categories) >= 0
     whole = known[units.codes] & (results.steps["rows"].to_numpy("int64") % batch[units.codes] == 0)
@@ -137,7 +142,9 @@ def denoise_share(results: Results) -> float:
 
 def unguided_share(results: Results) -> "pd.Series[float]":
     """Share of the steps that ran unguided, by variant, in measured calls that finished."""
-    steps = results.steps.loc[_steps_of(_finished(results), results), ["variant", "guided"]].astype({"guided": bool})
+    steps = results.steps.loc[_steps_of(_finished(results), results), ["variant", "guided"]].astype(
+        {"guided": bool}
+    )
     return 1 - steps.groupby("variant")["guided"].mean()
 
 
@@ -149,7 +156,9 @@ def step_profile(results: Results) -> pd.DataFrame:
         `guidance_cosine` (median) with `guidance_cosine_q25` and `guidance_cosine_q75` (NaN on unguided steps).
     """
     shown = ["variant", "step", "guided", "latency_s", "guidance_cosine"]
-    steps = results.steps.loc[_steps_of(_finished(results), results), shown].astype({"guided": bool})
+    steps = results.steps.loc[_steps_of(_finished(results), results), shown].astype(
+        {"guided": bool}
+    )
     steps["latency_s"] = steps["latency_s"].where(_steps_of(_timed(results), results)[steps.index])
     steps["variant"] = pd.Categorical(steps["variant"], _variants(results))
     groups = steps.groupby(["variant", "step"], observed=True)
@@ -169,17 +178,27 @@ def step_profile(results: Results) -> pd.DataFrame:
 def _step_medians(results: Results, kept: NDArray[np.bool_]) -> pd.DataFrame:
     units = _units(results)
     repeat = (
-        _by_unit(_timed(results))["repeat"].reindex(units.categories, fill_value=0).to_numpy("int64")[units.codes[kept]]
+        _by_unit(_timed(results))["repeat"]
+        .reindex(units.categories, fill_value=0)
+        .to_numpy("int64")[units.codes[kept]]
     )
-    steps = results.steps.loc[kept, ["guided", "latency_s"]].astype({"guided": bool}).assign(repeat=repeat)
+    steps = (
+        results.steps.loc[kept, ["guided", "latency_s"]]
+        .astype({"guided": bool})
+        .assign(repeat=repeat)
+    )
     medians = steps.groupby(["repeat", "guided"])["latency_s"].median().reset_index()
-    return medians.pivot_table("latency_s", index="repeat", columns="guided").reindex(columns=[True, False])
+    return medians.pivot_table("latency_s", index="repeat", columns="guided").reindex(
+        columns=[True, False]
+    )
 
 
 def _variants(results: Results) -> list[str]:
     variants = list(results.runs["variant"].unique())
     if BASELINE not in variants:
-        raise ValueError(f"{results.folder}: no runs of the baseline {BASELINE!r}; there are {', '.join(variants)}")
+        raise ValueError(
+            f"{results.folder}: no runs of the baseline {BASELINE!r}; there are {', '.join(variants)}"
+        )
     return list(dict.fromkeys([BASELINE, *variants]))
 
 
@@ -207,7 +226,9 @@ def _beside(runs: pd.DataFrame) -> "pd.Series[bool]":
 def _peak_bytes(runs: pd.DataFrame) -> "pd.Series[float]":
     """Highest peak per variant over its measured calls; on the CPU only the untimed warm-up traces the allocator."""
     done = runs[runs["status"] == "ok"].astype({"peak_bytes": "float64"})
-    by_phase = done.pivot_table("peak_bytes", index="variant", columns="phase", aggfunc="max", dropna=False)
+    by_phase = done.pivot_table(
+        "peak_bytes", index="variant", columns="phase", aggfunc="max", dropna=False
+    )
     by_phase = by_phase.reindex(columns=["measured", "warmup"])
     return by_phase["measured"].fillna(by_phase["warmup"])
 
@@ -221,7 +242,9 @@ def _units(results: Results) -> pd.Categorical:
     return pd.Categorical(results.steps["unit"])
 
 
-def _counts(units: pd.Categorical, guided: "pd.Series[bool]", kept: NDArray[np.bool_]) -> pd.DataFrame:
+def _counts(
+    units: pd.Categorical, guided: "pd.Series[bool]", kept: NDArray[np.bool_]
+) -> pd.DataFrame:
     """Number of `steps` and of `guided` ones by unit, of those that are kept."""
     size = len(units.categories)
     steps = np.bincount(units.codes[kept], minlength=size)
@@ -243,7 +266,9 @@ def complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
     totals = measured.groupby(["repeat", "variant"])[["latency_s", "denoise_s"]].sum(min_count=1)
     groups = measured.groupby(["repeat", "variant"])
     calls, images = groups.size(), groups["batch"].sum()
-    complete: pd.Series[bool] = (calls == calls.max()) & (images == images.max()) & ~groups["failed"].any()
+    complete: pd.Series[bool] = (
+        (calls == calls.max()) & (images == images.max()) & ~groups["failed"].any()
+    )
     return totals[complete]
 
 
@@ -269,7 +294,9 @@ def _predicted_saving(results: Results) -> "pd.Series[float]":
     """
     ratio = guidance_ratio(results)
     units, runs = _units(results), _by_unit(_finished(results))
-    per_call = _counts(units, results.steps["guided"], np.ones(len(units), bool)).reindex(runs.index)
+    per_call = _counts(units, results.steps["guided"], np.ones(len(units), bool)).reindex(
+        runs.index
+    )
     counts = per_call[per_call["steps"] > 0].groupby(runs["variant"]).mean()
     guided, unguided = counts["guided"], counts["steps"] - counts["guided"]
     full = guided.reindex([BASELINE]).item() * ratio

@@ -14,8 +14,12 @@ from sdbench.cli.options import new_folder, share, variant_names
 from sdbench.cli.running import run_study
 
 _Threshold = Annotated[str, typer.Option(help="the smallest change of time that matters")]
-_Absolute = Annotated[bool, typer.Option("--absolute", help="compare times themselves, too: on one machine only")]
-_Accept = Annotated[str | None, typer.Option(help="make the run the baseline, for this reason, whatever changed")]
+_Absolute = Annotated[
+    bool, typer.Option("--absolute", help="compare times themselves, too: on one machine only")
+]
+_Accept = Annotated[
+    str | None, typer.Option(help="make the run the baseline, for this reason, whatever changed")
+]
 _Markdown = Annotated[Path | None, typer.Option(help="write the table for a pull request")]
 _Json = Annotated[Path | None, typer.Option("--json", help="write every figure")]
 
@@ -33,7 +37,13 @@ def compare(
     """Compare two runs of a study: exit code 1 where a figure is worse, moved or missing, 2 if they do not compare."""
     with one_line_errors():
         bad = _compare(
-            baseline, current, threshold, absolute=absolute, markdown=markdown, json_file=json_file, accept=accept
+            baseline,
+            current,
+            threshold,
+            absolute=absolute,
+            markdown=markdown,
+            json_file=json_file,
+            accept=accept,
         )
     if bad:
         raise typer.Exit(1)
@@ -41,13 +51,21 @@ def compare(
 
 @app.command()
 def bench(
-    study: Annotated[Path | None, typer.Argument(help="a study file (TOML); without one, mini-sd's benchmark")] = None,
-    model: Annotated[str | None, typer.Option(help="name, hub id or folder; see `sdbench models`")] = None,
-    variants: Annotated[str | None, typer.Option(help="with commas between them; see `sdbench variants`")] = None,
-    baselines: Annotated[Path, typer.Option(help="folder of the baselines, one for each study and model")] = Path(
-        "results/baselines"
-    ),
-    out: Annotated[Path | None, typer.Option(help="the run's folder; a new one under sdbench-results/")] = None,
+    study: Annotated[
+        Path | None, typer.Argument(help="a study file (TOML); without one, mini-sd's benchmark")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="name, hub id or folder; see `sdbench models`")
+    ] = None,
+    variants: Annotated[
+        str | None, typer.Option(help="with commas between them; see `sdbench variants`")
+    ] = None,
+    baselines: Annotated[
+        Path, typer.Option(help="folder of the baselines, one for each study and model")
+    ] = Path("results/baselines"),
+    out: Annotated[
+        Path | None, typer.Option(help="the run's folder; a new one under sdbench-results/")
+    ] = None,
     threshold: _Threshold = "3%",
     absolute: _Absolute = False,
     accept: _Accept = None,
@@ -57,18 +75,28 @@ def bench(
     """Run the regression benchmark and compare it with its baseline; exit codes are those of `compare`."""
     quiet()
     with one_line_errors():
-        from sdbench.study.plan import Study
+        from sdbench.study.study import Study
 
         options = {"model": model, "variants": variant_names(variants)}
         given = {key: value for key, value in options.items() if value is not None}
-        planned = Study.from_toml(study, **given) if study else Study.protocol("mini-sd-bench", **given)
+        planned = (
+            Study.from_toml(study, **given) if study else Study.protocol("mini-sd-bench", **given)
+        )
         baseline = baselines / re.sub(r"[^\w.-]+", "-", f"{planned.name}-{planned.model}")
         if accept is None and not baseline.exists():
-            raise ValueError(f"there is no baseline in {baseline}; make this run one: --accept REASON")
+            raise ValueError(
+                f"there is no baseline in {baseline}; make this run one: --accept REASON"
+            )
         folder = out or new_folder(planned.name)
         run_study(planned, str(folder), mode="new")
         bad = _compare(
-            baseline, folder, threshold, absolute=absolute, markdown=markdown, json_file=json_file, accept=accept
+            baseline,
+            folder,
+            threshold,
+            absolute=absolute,
+            markdown=markdown,
+            json_file=json_file,
+            accept=accept,
         )
     if bad:
         raise typer.Exit(1)
@@ -85,7 +113,14 @@ def _compare(
     json_file: Path | None,
 ) -> bool:
     """Print and write the comparison of two runs; whether it is bad and was not accepted."""
-    from sdbench.analysis.regression import BAD, COMPARED, Limits, NotComparable, compare, differing_environment
+    from sdbench.analysis.regression import (
+        BAD,
+        COMPARED,
+        Limits,
+        NotComparable,
+        compare,
+        differing_environment,
+    )
     from sdbench.records.baselines import accept as make_baseline
     from sdbench.records.store import read
     from sdbench.report.tables import comparison_markdown, comparison_text
@@ -100,12 +135,17 @@ def _compare(
     except NotComparable:
         if accept is None:
             raise
-        known, table = found, compare(found, found, limits)  # another study takes the baseline's place
+        known, table = (
+            found,
+            compare(found, found, limits),
+        )  # another study takes the baseline's place
     console.print(comparison_text(table))
     same = int((table["verdict"] == "same").sum())
     console.print(f"{same} of {len(table)} figures are the same.")
     if keys := differing_environment(known, found):
-        console.print(f"Another machine or other versions ({', '.join(keys)}): absolute times do not compare.")
+        console.print(
+            f"Another machine or other versions ({', '.join(keys)}): absolute times do not compare."
+        )
     if (table["verdict"] == "undecided").any():
         typer.echo("warning: too few repeats to decide every time", err=True)
     if (table["unstable"] != "").any():
@@ -123,7 +163,9 @@ def _compare(
 @app.command()
 def history(
     baseline: Annotated[Path, typer.Argument(help="folder of a baseline")],
-    out: Annotated[Path | None, typer.Option(help="where the picture goes; history.png by default")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="where the picture goes; history.png by default")
+    ] = None,
 ) -> None:
     """List when and why a baseline was accepted, and plot its figures."""
     with one_line_errors():
@@ -131,7 +173,9 @@ def history(
         from sdbench.report.history import history_figure
 
         past = read_history(baseline)
-        for accepted, reason in past[["accepted", "reason"]].drop_duplicates().itertuples(index=False):
+        for accepted, reason in (
+            past[["accepted", "reason"]].drop_duplicates().itertuples(index=False)
+        ):
             typer.echo(f"{accepted}  {reason}")
         path = out or Path("history.png")
         history_figure(past).savefig(path)

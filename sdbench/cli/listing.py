@@ -14,7 +14,10 @@ def models() -> None:
     rows = [(spec.name, f"{spec.guidance_scale:g}", spec.meaning) for spec in MODELS.values()]
     print_table(("model", "scale", "what it is"), rows)
     console.print("Any hub id (owner/name) or folder of a guided diffusers pipeline works too.\n")
-    rows = [(a.name, f"{a.guidance_scale:g}", f"{a.source}, {a.side} px") for a in ARCHITECTURES.values()]
+    rows = [
+        (a.name, f"{a.guidance_scale:g}", f"{a.source}, {a.side} px")
+        for a in ARCHITECTURES.values()
+    ]
     print_table(("--random-weights", "scale", "architecture"), rows)
 
 
@@ -45,7 +48,12 @@ def env() -> None:
     from sdbench.records.environment import environment
 
     rows = [
-        (key, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+        (
+            key,
+            ", ".join(f"{k} {v}" for k, v in value.items())
+            if isinstance(value, dict)
+            else str(value),
+        )
         for key, value in environment().items()
     ]
     print_table(("what", "value"), rows)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def split(text: str | None, kind: Callable[[str], Any] = str) -> list[Any] | None:
     """What stands between commas; None where the option was not given."""
-    return None if text is None else [kind(part.strip()) for part in text.split(",") if part.strip()]
+    return (
+        None if text is None else [kind(part.strip()) for part in text.split(",") if part.strip()]
+    )
 
 
 def variant_names(text: str | None) -> list[str] | None:
@@ -31,7 +33,9 @@ def seed_list(text: str | None) -> list[int] | None:
     try:
         return split(text, int)
     except ValueError:
-        raise ValueError(f"--seeds takes whole numbers with commas between them, not '{text}'") from None
+        raise ValueError(
+            f"--seeds takes whole numbers with commas between them, not '{text}'"
+        ) from None
 
 
 def whole(option: str, text: str) -> list[int]:
@@ -41,13 +45,19 @@ def whole(option: str, text: str) -> list[int]:
     except ValueError:
         values = []
     if not values or min(values) < 1:
-        raise ValueError(f"{option} takes positive whole numbers with commas between them, not '{text}'")
+        raise ValueError(
+            f"{option} takes positive whole numbers with commas between them, not '{text}'"
+        )
     return values
 
 
 def share(option: str, text: str) -> float:
     """A positive number, or one of percent."""
-    return positive(option, text.removesuffix("%")) / 100 if text.endswith("%") else positive(option, text)
+    return (
+        positive(option, text.removesuffix("%")) / 100
+        if text.endswith("%")
+        else positive(option, text)
+    )
 
 
 def positive(option: str, text: str) -> float:

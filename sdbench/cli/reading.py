@@ -13,9 +13,13 @@ from sdbench.cli.console import app, console, one_line_errors, quiet
 @app.command()
 def report(
     results: Annotated[Path, typer.Argument(help="folder of a study")],
-    html: Annotated[Path | None, typer.Option(help="write a page with table, figures and images")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="write a page with table, figures and images")
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(help="write the table in Markdown")] = None,
-    csv: Annotated[Path | None, typer.Option(help="write the summary as it is, nothing rounded")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="write the summary as it is, nothing rounded")
+    ] = None,
     latex: Annotated[Path | None, typer.Option(help="write the table in LaTeX (booktabs)")] = None,
 ) -> None:
     """Write a study's table and its page; without an option the table is printed."""
@@ -24,7 +28,11 @@ def report(
         from sdbench.report import tables
 
         summary = summarise(results)
-        written = {markdown: tables.markdown, latex: tables.latex, csv: lambda frame: frame.to_csv(index=False)}
+        written = {
+            markdown: tables.markdown,
+            latex: tables.latex,
+            csv: lambda frame: frame.to_csv(index=False),
+        }
         if html is not None:
             from sdbench.records.store import read
             from sdbench.report.page import page
@@ -55,7 +63,9 @@ def rank(
         from sdbench.report.tables import ranking_text
 
         kind, _ = find_metric(metric)
-        found = ranking(read(results, columns=PAIRS), kind.name, higher_is_better=bool(kind.higher_is_better))
+        found = ranking(
+            read(results, columns=PAIRS), kind.name, higher_is_better=bool(kind.higher_is_better)
+        )
         console.print(ranking_text(found, kind.name))
 
 
@@ -63,8 +73,12 @@ def rank(
 def frontier(
     results: Annotated[Path, typer.Argument(help="folder of a study")],
     metric: Annotated[str, typer.Option(help="a metric of its images")] = "lpips",
-    timing: Annotated[Path | None, typer.Option(help="folder of a study whose times count instead")] = None,
-    out: Annotated[Path | None, typer.Option(help="where the picture goes; the study's folder by default")] = None,
+    timing: Annotated[
+        Path | None, typer.Option(help="folder of a study whose times count instead")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="where the picture goes; the study's folder by default")
+    ] = None,
 ) -> None:
     """Order a study's variants by time, and mark those that no other beats in time and quality at once."""
     quiet()
@@ -77,7 +91,12 @@ def frontier(
 
         kind, _ = find_metric(metric)
         other = None if timing is None else summarise(timing)
-        found = ordered(summarise(results), kind.name, higher_is_better=bool(kind.higher_is_better), timing=other)
+        found = ordered(
+            summarise(results),
+            kind.name,
+            higher_is_better=bool(kind.higher_is_better),
+            timing=other,
+        )
         typer.echo(frontier_markdown(found))
         path = (out or results) / f"frontier-{kind.name}.png"
         frontier_figure(found, metric=kind.name).savefig(path)
@@ -87,16 +106,22 @@ def frontier(
 @app.command()
 def distances(
     results: Annotated[Path, typer.Argument(help="folder of a study with its images")],
-    features: Annotated[str, typer.Option(help="reader (mini-sd's) or inception (FID and KID)")] = "reader",
-    reference: Annotated[Path | None, typer.Option(help="folder of images; drawn scenes for the reader's")] = None,
+    features: Annotated[
+        str, typer.Option(help="reader (mini-sd's) or inception (FID and KID)")
+    ] = "reader",
+    reference: Annotated[
+        Path | None, typer.Option(help="folder of images; drawn scenes for the reader's")
+    ] = None,
 ) -> None:
     """Compare the distribution of every variant's images with that of reference images."""
     quiet()
     with one_line_errors():
+        from sdbench.experiments.distances import WARNING
+        from sdbench.experiments.distances import distances as measured
         from sdbench.records.store import read
         from sdbench.report.tables import distances_text
-        from sdbench.study.distances import WARNING
-        from sdbench.study.distances import distances as measured
 
-        console.print(distances_text(measured(read(results), features=features, reference=reference)))
+        console.print(
+            distances_text(measured(read(results), features=features, reference=reference))
+        )
         console.print(WARNING, markup=False, highlight=False)

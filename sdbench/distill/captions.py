@@ -17,7 +17,9 @@ from sdbench.records.files import inside, parsed, read_image
 
 Captions = Callable[[np.random.Generator, int], Sequence[str]]
 """Draws this many prompts."""
-Captioned = Callable[[np.random.Generator, int], tuple[Sequence[str], UInt8[np.ndarray, "n height width 3"]]]
+Captioned = Callable[
+    [np.random.Generator, int], tuple[Sequence[str], UInt8[np.ndarray, "n height width 3"]]
+]
 """Draws this many prompts, with an image for each."""
 
 
@@ -26,7 +28,9 @@ def scene_captions(rng: np.random.Generator, count: int) -> list[str]:
     return scenes.captions(scenes.sample(count, rng, split="train"))
 
 
-def captioned_scenes(rng: np.random.Generator, count: int) -> tuple[list[str], UInt8[np.ndarray, "n height width 3"]]:
+def captioned_scenes(
+    rng: np.random.Generator, count: int
+) -> tuple[list[str], UInt8[np.ndarray, "n height width 3"]]:
     """Training scenes as mini-sd learnt them, with clean captions."""
     drawn = scenes.sample(count, rng, split="train")
     return scenes.captions(drawn), scenes.draw(drawn, rng)
@@ -89,8 +93,12 @@ def image_folder(folder: Path, *, side: int) -> ImageFolder:
         lines = [parsed(json.loads, line) for line in content.splitlines() if line.strip()]
         known = [(inside(folder, line["file_name"]), str(line["text"])) for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{listed}' does not list images with their captions: {error!r}") from None
+        raise ValueError(
+            f"'{listed}' does not list images with their captions: {error!r}"
+        ) from None
     missing = [path for path, _ in known if not path.is_file()]
     if missing or not known:
-        raise ValueError(f"'{listed}' names {missing[0].name if missing else 'no image'}, which is not there")
+        raise ValueError(
+            f"'{listed}' names {missing[0].name if missing else 'no image'}, which is not there"
+        )
     return ImageFolder(known, side, hashlib.sha256(content.encode()).hexdigest()[:16])

@@ -20,7 +20,13 @@ from torch import Tensor
 
 from sdbench.distill.captions import Captioned, Captions
 from sdbench.distill.loss import guided_prediction
-from sdbench.variants.guidance import call_replaced, denoiser_of, denoisers_of, guidance_arguments, guided_by
+from sdbench.variants.guidance import (
+    call_replaced,
+    denoiser_of,
+    denoisers_of,
+    guidance_arguments,
+    guided_by,
+)
 from sdbench.variants.noise import is_flow
 from sdbench.variants.rows import UNBATCHED, first_tensor, halves, map_tensors
 from sdbench.variants.schedule import GuidanceSchedule
@@ -111,7 +117,11 @@ class Trajectories:
         """Run nothing yet."""
         self.pipe, self.captions, self.scales, self.rows = pipe, captions, scales, rows
         self.seed = tuple(seed)
-        self.arguments = {**(arguments or {}), "num_inference_steps": num_steps, "output_type": "latent"}
+        self.arguments = {
+            **(arguments or {}),
+            "num_inference_steps": num_steps,
+            "output_type": "latent",
+        }
         self._round = -1
         self._steps: list[Examples] = []
 
@@ -136,10 +146,15 @@ class Trajectories:
             length = (length + 1) // 2
             self._steps += self._trajectory(rng, teaching, length=length)
 
-    def _trajectory(self, rng: np.random.Generator, teaching: Teaching, *, length: int | None) -> list[Examples]:
+    def _trajectory(
+        self, rng: np.random.Generator, teaching: Teaching, *, length: int | None
+    ) -> list[Examples]:
         """The steps of one pipeline call, which ends after `length` of them."""
         prompts = list(self.captions(rng, self.rows))
-        noise = [torch.Generator("cpu").manual_seed(int(seed)) for seed in rng.integers(2**62, size=self.rows)]
+        noise = [
+            torch.Generator("cpu").manual_seed(int(seed))
+            for seed in rng.integers(2**62, size=self.rows)
+        ]
         guidance = guidance_arguments(self.pipe, self.scales.trajectory(rng), rows=self.rows)
         recorder = _Recorder(length)
         with suppress(_Seen), ExitStack() as undo:
@@ -185,7 +200,9 @@ class _Recorder(Listener):
         channels = step.sample.shape[1]  # learned variances follow the prediction
         cond, uncond = (part.narrow(1, 0, channels) for part in (step.cond, step.uncond))
         sigma = step.sigma.expand(rows)
-        self.steps.append(Examples(args, kwargs, cond, uncond, sigma, torch.full_like(sigma, torch.nan)))
+        self.steps.append(
+            Examples(args, kwargs, cond, uncond, sigma, torch.full_like(sigma, torch.nan))
+        )
 
 
 class Images:
@@ -232,7 +249,9 @@ class Images:
             *latents.shape[1:],
         ):
             height, width = images.shape[1:3]
-            raise ValueError(f"{type(self.pipe).__name__} makes images of another size than {height} x {width}")
+            raise ValueError(
+                f"{type(self.pipe).__name__} makes images of another size than {height} x {width}"
+            )
         if sample.shape != (2 * self.rows, *latents.shape[1:]):
             raise ValueError(
                 f"{type(self.pipe).__name__} does not take the autoencoder's latents, both halves in one call; "
@@ -243,7 +262,9 @@ class Images:
         level = torch.from_numpy(rng.random(self.rows)).to(latents.device, torch.float32)
         noisy, timesteps, sigma = noised(self.pipe.scheduler, latents, noise, level)
         place = args[1] if len(args) > 1 else kwargs["timestep"]
-        unit = float(place.flatten()[0]) / float(self.pipe.scheduler.timesteps[0])  # some denoisers count from 0 to 1
+        unit = float(place.flatten()[0]) / float(
+            self.pipe.scheduler.timesteps[0]
+        )  # some denoisers count from 0 to 1
         timesteps = (timesteps * unit).to(place.dtype).repeat(2)
         doubled = noisy.to(sample).repeat(2, *[1] * (noisy.ndim - 1))
         new = {id(sample): doubled, id(place): timesteps}
@@ -271,7 +292,9 @@ class Images:
             hook.remove()
         return seen[0]
 
-    def _latents(self, images: UInt8[np.ndarray, "n height width 3"]) -> Float[Tensor, "n channels height width"]:
+    def _latents(
+        self, images: UInt8[np.ndarray, "n height width 3"]
+    ) -> Float[Tensor, "n channels height width"]:
         vae = self.pipe.vae
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(vae.device, vae.dtype) / 127.5 - 1
         latents: Tensor = vae.encode(pixels).latent_dist.mode()
@@ -283,7 +306,10 @@ class _Seen(Exception):
 
 
 def noised(
-    scheduler: Any, latents: Float[Tensor, "n ..."], noise: Float[Tensor, "n ..."], level: Float[Tensor, " n"]
+    scheduler: Any,
+    latents: Float[Tensor, "n ..."],
+    noise: Float[Tensor, "n ..."],
+    level: Float[Tensor, " n"],
 ) -> tuple[Float[Tensor, "n ..."], Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Latents with the noise that the denoiser was trained on, and where that is on its time axis.
 
@@ -304,16 +330,25 @@ def noised(
     trained = DDPMScheduler.from_config(scheduler.config)
     timesteps = (level * count).long()
     kept = trained.alphas_cumprod.to(level.device)[timesteps]
-    return trained.add_noise(latents, noise, timesteps), timesteps.float(), ((1 - kept) / kept).sqrt()
+    return (
+        trained.add_noise(latents, noise, timesteps),
+        timesteps.float(),
+        ((1 - kept) / kept).sqrt(),
+    )
 
 
-def _picked(steps: Sequence[Examples], picks: Sequence[tuple[int, int]], scale: Float[Tensor, " rows"]) -> Examples:
+def _picked(
+    steps: Sequence[Examples], picks: Sequence[tuple[int, int]], scale: Float[Tensor, " rows"]
+) -> Examples:
     """Single rows of recorded steps as one batch, taught these scales; every pick is (step, row)."""
     calls = [steps[step] for step, _ in picks]
     cond, uncond, sigma = (
-        torch.stack([getattr(steps[step], name)[row] for step, row in picks]) for name in ("cond", "uncond", "sigma")
+        torch.stack([getattr(steps[step], name)[row] for step, row in picks])
+        for name in ("cond", "uncond", "sigma")
     )
-    args, kwargs = gathered([(call.args, call.kwargs) for call in calls], [row for _, row in picks], rows=len(picks))
+    args, kwargs = gathered(
+        [(call.args, call.kwargs) for call in calls], [row for _, row in picks], rows=len(picks)
+    )
     return Examples(args, kwargs, cond, uncond, sigma, scale)
 
 
@@ -323,10 +358,16 @@ def gathered(trees: Sequence[Any], picks: Sequence[int], *, rows: int) -> Any:
     if isinstance(first, Tensor):
         if first.ndim == 0:
             return torch.stack(list(trees))
-        return torch.stack([tree[row] for tree, row in zip(trees, picks, strict=True)]) if len(first) == rows else first
+        return (
+            torch.stack([tree[row] for tree, row in zip(trees, picks, strict=True)])
+            if len(first) == rows
+            else first
+        )
     if isinstance(first, dict):
         return {
-            key: value if key in UNBATCHED else gathered([tree[key] for tree in trees], picks, rows=rows)
+            key: value
+            if key in UNBATCHED
+            else gathered([tree[key] for tree in trees], picks, rows=rows)
             for key, value in first.items()
         }
     if isinstance(first, list | tuple):

@@ -61,13 +61,22 @@ def ledger(
     """
     unknown = [method for method in methods if method not in (*TRAINING, *INFERENCE)]
     if unknown:
-        raise ValueError(f"unknown method '{unknown[0]}'; there are: {'; '.join((*TRAINING, *INFERENCE))}")
+        raise ValueError(
+            f"unknown method '{unknown[0]}'; there are: {'; '.join((*TRAINING, *INFERENCE))}"
+        )
     for method in methods:
-        rows, predicted = _predicted(make, call, method, rank, targets, checkpoint_gradients=checkpoint_gradients)
+        rows, predicted = _predicted(
+            make, call, method, rank, targets, checkpoint_gradients=checkpoint_gradients
+        )
         run = _trained if method in TRAINING else _inferred
         at_peak, most, step_s = run(make, call, method, rank, targets, checkpoint_gradients)
         gc.collect()
-        known = {"unit": method, "method": method, "checkpoint_gradients": checkpoint_gradients, "step_s": step_s}
+        known = {
+            "unit": method,
+            "method": method,
+            "checkpoint_gradients": checkpoint_gradients,
+            "step_s": step_s,
+        }
         known["rows"] = rows
         yield [
             known
@@ -104,7 +113,9 @@ def _trained(
     _step(denoiser, teacher, call, optimiser, lambda label: None)
     step_s = time.perf_counter() - started
     kept = "adapter" if method.endswith("LoRA") else "teacher copy"
-    return *parts_held(trace.events, trace.labels, lambda taken, back: _part(taken, back, kept)), step_s
+    return *parts_held(
+        trace.events, trace.labels, lambda taken, back: _part(taken, back, kept)
+    ), step_s
 
 
 def _learner(denoiser: Any, method: str, rank: int, targets: Sequence[str]) -> Any:
@@ -116,9 +127,19 @@ def _learner(denoiser: Any, method: str, rank: int, targets: Sequence[str]) -> A
     return copy.deepcopy(denoiser).requires_grad_(False) if distilled else None
 
 
-def _step(denoiser: Any, teacher: Any, call: Mapping[str, Any], optimiser: Any, mark: Callable[[str], None]) -> None:
+def _step(
+    denoiser: Any,
+    teacher: Any,
+    call: Mapping[str, Any],
+    optimiser: Any,
+    mark: Callable[[str], None],
+) -> None:
     student_call = halves(call, len(first_tensor(call)))[1]
-    target = torch.zeros_like(first_tensor(student_call)) if teacher is None else _target(teacher, denoiser, call)
+    target = (
+        torch.zeros_like(first_tensor(student_call))
+        if teacher is None
+        else _target(teacher, denoiser, call)
+    )
     mark("target")
     loss = distillation_loss(first_tensor(denoiser(**student_call)), target)
     mark("forward")
@@ -184,7 +205,9 @@ def _inferred(
     with torch.no_grad():
         denoiser(**given)
     step_s = time.perf_counter() - started
-    return *parts_held(trace.events, trace.labels, lambda taken, back: _part(taken, back, "adapter")), step_s
+    return *parts_held(
+        trace.events, trace.labels, lambda taken, back: _part(taken, back, "adapter")
+    ), step_s
 
 
 def _predicted(
@@ -249,7 +272,12 @@ def ledger_of(
     mini = model == "mini-sd"
     parts = {} if mini else ARCHITECTURES[model].networks
     part = None if mini else parts.get("unet") or parts["transformer"]
-    size: dict[str, Any] = {"height": height, "width": height, "dtype": torch.float32, "vae_factor": 4 if mini else 8}
+    size: dict[str, Any] = {
+        "height": height,
+        "width": height,
+        "dtype": torch.float32,
+        "vae_factor": 4 if mini else 8,
+    }
     if mini:
         size["tokens"] = networks.TOKENS
     for rows in ledger(
@@ -270,8 +298,12 @@ def main(
     targets: Annotated[
         str, typer.Option(help="of the LoRA: attention, feed-forward, convolutions, timestep")
     ] = "attention",
-    checkpoint_gradients: Annotated[bool, typer.Option("--checkpoint-gradients", help="less memory, slower")] = False,
-    methods: Annotated[str, typer.Option(help="with ; between them")] = ";".join((*TRAINING, *INFERENCE)),
+    checkpoint_gradients: Annotated[
+        bool, typer.Option("--checkpoint-gradients", help="less memory, slower")
+    ] = False,
+    methods: Annotated[str, typer.Option(help="with ; between them")] = ";".join(
+        (*TRAINING, *INFERENCE)
+    ),
     out: Annotated[Path | None, typer.Option(help="gets the table")] = None,
 ) -> None:
     """Print every method's memory at its peak, part by part, and the seconds of a step, in float32 on the CPU."""
@@ -279,7 +311,10 @@ def main(
     out = out or Path(tempfile.mkdtemp(prefix="sdbench-"))
     settings = {"model": model, **record, "targets": targets}
     with StudyFolder.create(out, settings, environment=environment(), tables=LEDGER) as folder:
-        options: dict[str, Any] = {"methods": methods.split(";"), "checkpoint_gradients": checkpoint_gradients}
+        options: dict[str, Any] = {
+            "methods": methods.split(";"),
+            "checkpoint_gradients": checkpoint_gradients,
+        }
         for table in ledger_of(model, **record, targets=targets.split(","), **options):
             folder.add(str(table["unit"].iloc[0]), ledger=table)
             folder.compact()
@@ -291,7 +326,11 @@ def _text(rows: pd.DataFrame) -> str:
     first, peak = rows.iloc[0], rows["at_peak_bytes"].sum()
     lines = [f"{first['method']}: peak {peak / 1e6:.0f} MB, {first['step_s']:.2f} s a step"]
     for _, row in rows.iterrows():
-        predicted = "" if pd.isna(row["predicted_bytes"]) else f", predicted {row['predicted_bytes'] / 1e6:.0f}"
+        predicted = (
+            ""
+            if pd.isna(row["predicted_bytes"])
+            else f", predicted {row['predicted_bytes'] / 1e6:.0f}"
+        )
         at_peak, most = row["at_peak_bytes"] / 1e6, row["most_bytes"] / 1e6
         lines.append(f"  {row['part']}: {at_peak:.0f} at the peak, {most:.0f} at most{predicted}")
     return "\n".join(lines)

@@ -11,7 +11,9 @@ from sdbench.variants.noise import is_flow
 
 
 def guided_prediction(
-    cond: Float[Tensor, "n ..."], uncond: Float[Tensor, "n ..."], guidance_scale: Float[Tensor, " n"] | float
+    cond: Float[Tensor, "n ..."],
+    uncond: Float[Tensor, "n ..."],
+    guidance_scale: Float[Tensor, " n"] | float,
 ) -> Float[Tensor, "n ..."]:
     """`u + w (c - u)`, whatever the network predicts (epsilon, v, flow); w is one for all rows, or one for each.
 
@@ -23,7 +25,9 @@ def guided_prediction(
 
 
 def distillation_loss(
-    student: Float[Tensor, "n ..."], target: Float[Tensor, "n ..."], weights: Float[Tensor, " n"] | None = None
+    student: Float[Tensor, "n ..."],
+    target: Float[Tensor, "n ..."],
+    weights: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared error between the student's prediction and the guided one, in float32.
 
@@ -35,7 +39,9 @@ def distillation_loss(
     return errors.mean() if weights is None else (weights * errors).mean()
 
 
-def min_snr_weights(scheduler: Any, sigma: Float[Tensor, " n"], gamma: float) -> Float[Tensor, " n"]:
+def min_snr_weights(
+    scheduler: Any, sigma: Float[Tensor, " n"], gamma: float
+) -> Float[Tensor, " n"]:
     """Weights under which an error of the clean latent counts by its signal-to-noise ratio, but at most by gamma.
 
     Args:

@@ -89,7 +89,11 @@ class Student:
     @property
     def learnt(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name."""
-        return {name: weight for name, weight in self.denoiser.named_parameters() if weight.requires_grad}
+        return {
+            name: weight
+            for name, weight in self.denoiser.named_parameters()
+            if weight.requires_grad
+        }
 
     def teaching(self) -> AbstractContextManager[Any]:
         """While it holds the pipeline is the teacher's, and nothing is recorded for gradients."""
@@ -113,29 +117,54 @@ class Student:
             return told(self.pipe, guidance_scale, by_guidance=self.by_guidance)
         if self.alpha is not None:
             return nullcontext()
-        name = next(name for name in ("unet", "transformer") if getattr(self.pipe, name, None) is self.teacher)
+        name = next(
+            name
+            for name in ("unet", "transformer")
+            if getattr(self.pipe, name, None) is self.teacher
+        )
         return replaced(self.pipe, name, self.denoiser)
 
     def save(self, folder: Path) -> None:
         """Write the weights as `student_in` reads them; a LoRA also as stock `load_lora_weights` does, in float16."""
         folder.mkdir(parents=True, exist_ok=True)
         if self.alpha is None:
-            weights = {name: weight.detach().contiguous() for name, weight in self.denoiser.state_dict().items()}
-            write_whole(folder / DENOISER_FILE, lambda file: file.write(save(weights, metadata={"format": "pt"})))
+            weights = {
+                name: weight.detach().contiguous()
+                for name, weight in self.denoiser.state_dict().items()
+            }
+            write_whole(
+                folder / DENOISER_FILE,
+                lambda file: file.write(save(weights, metadata={"format": "pt"})),
+            )
             return
         prefix = "unet" if getattr(self.pipe, "unet", None) is self.denoiser else "transformer"
         found: dict[str, Tensor] = get_peft_model_state_dict(self.denoiser, adapter_name=ADAPTER)
         # Loaders take W + B A where no alpha stands beside it.
-        scaled = {key: weight * self.alpha if ".lora_B." in key else weight for key, weight in found.items()}
-        weights = {f"{prefix}.{key}": weight.detach().half().contiguous() for key, weight in scaled.items()}
-        write_whole(folder / LORA_FILE, lambda file: file.write(save(weights, metadata={"format": "pt"})))
+        scaled = {
+            key: weight * self.alpha if ".lora_B." in key else weight
+            for key, weight in found.items()
+        }
+        weights = {
+            f"{prefix}.{key}": weight.detach().half().contiguous() for key, weight in scaled.items()
+        }
+        write_whole(
+            folder / LORA_FILE, lambda file: file.write(save(weights, metadata={"format": "pt"}))
+        )
         if self.projection is not None:
             state = {"weight": self.projection.weight.detach().contiguous()}
-            write_whole(folder / EMBEDDING_FILE, lambda file: file.write(save(state, metadata={"format": "pt"})))
+            write_whole(
+                folder / EMBEDDING_FILE,
+                lambda file: file.write(save(state, metadata={"format": "pt"})),
+            )
 
 
 def lora_student(
-    pipe: Any, *, rank: int, alpha: int, targets: Sequence[str], w_range: tuple[float, float] | None = None
+    pipe: Any,
+    *,
+    rank: int,
+    alpha: int,
+    targets: Sequence[str],
+    w_range: tuple[float, float] | None = None,
 ) -> Student:
     """Put low-rank layers on a pipeline's denoiser, at first without effect; see `add_lora`.
 
@@ -192,14 +221,18 @@ def add_lora(denoiser: Any, *, rank: int, alpha: int, targets: Sequence[str]) ->
 def require_bare(denoiser: nn.Module) -> None:
     """Refuse a denoiser that has adapters already."""
     if low_rank([denoiser]):
-        raise ValueError(f"{type(denoiser).__name__} already has adapters loaded: fuse or unload them first")
+        raise ValueError(
+            f"{type(denoiser).__name__} already has adapters loaded: fuse or unload them first"
+        )
 
 
 def full_student(pipe: Any) -> Student:
     """Copy the denoiser whole: what conventional distillation trains, beside a frozen teacher."""
     denoiser = _only_denoiser(pipe)
     if any(weight.dtype != torch.float32 for weight in denoiser.parameters()):
-        raise ValueError("a whole denoiser trains in float32 only; give a lower precision to its layers instead")
+        raise ValueError(
+            "a whole denoiser trains in float32 only; give a lower precision to its layers instead"
+        )
     denoiser.requires_grad_(False)
     return Student(pipe, copy.deepcopy(denoiser).requires_grad_(True), denoiser, None)
 
@@ -218,7 +251,10 @@ def layers(denoiser: nn.Module, target: str) -> list[str]:
             if module.groups == 1:  # others have no low-rank form of any rank
                 found.append(name)
         elif target != "convolutions" and isinstance(module, nn.Linear):
-            above = [denoiser.get_submodule(name.rsplit(".", depth)[0]) for depth in range(1, name.count(".") + 1)]
+            above = [
+                denoiser.get_submodule(name.rsplit(".", depth)[0])
+                for depth in range(1, name.count(".") + 1)
+            ]
             # An attention layer's own projections, not those of a whole block that has one.
             named = any(type(module).__name__.endswith(_KINDS[target]) for module in above)
             if named or (target == "timestep" and name.endswith("time_emb_proj")):

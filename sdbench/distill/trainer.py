@@ -100,13 +100,23 @@ class Settings:
     def __post_init__(self) -> None:
         """Check every field that another part would not."""
         self._check_scales()
-        for name, known in (("method", METHODS), ("data", DATA), ("precision", ("no", "fp16", "bf16"))):
+        for name, known in (
+            ("method", METHODS),
+            ("data", DATA),
+            ("precision", ("no", "fp16", "bf16")),
+        ):
             if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} '{getattr(self, name)}'; there are: {', '.join(known)}")
-        least = dict.fromkeys(("steps", "rows", "rank", "num_steps", "accumulate", "evaluate_every", "save_every"), 1)
+                raise ValueError(
+                    f"unknown {name} '{getattr(self, name)}'; there are: {', '.join(known)}"
+                )
+        least = dict.fromkeys(
+            ("steps", "rows", "rank", "num_steps", "accumulate", "evaluate_every", "save_every"), 1
+        )
         for name, least_value in (least | {"warmup": 0, "seed": 0}).items():
             if getattr(self, name) < least_value:
-                raise ValueError(f"{name} must be at least {least_value}, not {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be at least {least_value}, not {getattr(self, name)}"
+                )
         for name in ("learning_rate", "alpha", "min_snr_gamma"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -116,16 +126,24 @@ class Settings:
 
     def _check_scales(self) -> None:
         if not 1 < self.guidance_scale < math.inf:
-            raise ValueError(f"a guidance scale of {self.guidance_scale:g} is no guidance to learn: w must be above 1")
+            raise ValueError(
+                f"a guidance scale of {self.guidance_scale:g} is no guidance to learn: w must be above 1"
+            )
         if self.w_range is None:
             return
         lo, hi = self.w_range
         if not 1 <= lo < hi < math.inf:
-            raise ValueError(f"a range of guidance scales goes up from 1 or more, not from {lo:g} to {hi:g}")
+            raise ValueError(
+                f"a range of guidance scales goes up from 1 or more, not from {lo:g} to {hi:g}"
+            )
         if not lo <= self.guidance_scale <= hi:
-            raise ValueError(f"the student is judged at w = {self.guidance_scale:g}, out of its range {lo:g} to {hi:g}")
+            raise ValueError(
+                f"the student is judged at w = {self.guidance_scale:g}, out of its range {lo:g} to {hi:g}"
+            )
         if self.method != "lora":
-            raise ValueError(f"method '{self.method}' learns one guidance scale; a range is for lora")
+            raise ValueError(
+                f"method '{self.method}' learns one guidance scale; a range is for lora"
+            )
 
     @property
     def scales(self) -> Scales:
@@ -175,9 +193,20 @@ def distill(
     record["processes"] = accelerator.num_processes
     source = _source(pipe, settings, captions, captioned, rank=accelerator.process_index)
     env = environment() | layout(pipe)
-    with _student(pipe, settings) as student, _folder(accelerator, out, record, env, mode) as folder:
-        run = _Run(accelerator, student, settings, out, channels_last=env["memory_format"] == "channels_last")
-        run.train(source, _Judge(student, run.teaching, settings, held_out, with_images=judged), folder)
+    with (
+        _student(pipe, settings) as student,
+        _folder(accelerator, out, record, env, mode) as folder,
+    ):
+        run = _Run(
+            accelerator,
+            student,
+            settings,
+            out,
+            channels_last=env["memory_format"] == "channels_last",
+        )
+        run.train(
+            source, _Judge(student, run.teaching, settings, held_out, with_images=judged), folder
+        )
         if folder is not None:
             _write_student(student, out, record, str(pipe.device))
         accelerator.wait_for_everyone()
@@ -195,10 +224,14 @@ def _accelerator(pipe: Any, settings: Settings) -> Accelerator:
         raise ValueError("precision 'fp16' does not train on a CPU; 'bf16' does")
     AcceleratorState._reset_state()  # another run in this process may have had another precision
     accelerator = Accelerator(
-        cpu=on_cpu, mixed_precision=settings.precision, gradient_accumulation_steps=settings.accumulate
+        cpu=on_cpu,
+        mixed_precision=settings.precision,
+        gradient_accumulation_steps=settings.accumulate,
     )
     if accelerator.device.type != pipe.device.type:
-        raise ValueError(f"the pipeline is on '{pipe.device}', but accelerate is set to '{accelerator.device}'")
+        raise ValueError(
+            f"the pipeline is on '{pipe.device}', but accelerate is set to '{accelerator.device}'"
+        )
     pipe.to(accelerator.device)
     return accelerator
 
@@ -212,7 +245,9 @@ def _write_student(student: Student, out: Path, record: dict[str, Any], device: 
     card |= {name: record[name] for name in ("base", "learnt_from", "processes", "settings")}
     card |= {"steps": int(last["step"]), "seconds": float(last["seconds"])}
     card |= {"held_out_loss": float(last["held_out_loss"]), "lpips": _or_none(last["lpips"])}
-    card |= {"versions": {name: version(name) for name in ("torch", "diffusers", "peft", "accelerate")}}
+    card |= {
+        "versions": {name: version(name) for name in ("torch", "diffusers", "peft", "accelerate")}
+    }
     card |= {"hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}"}
     student.save(out / "student")
     write_json(out / "student" / CARD_FILE, card)
@@ -228,11 +263,15 @@ def _student(pipe: Any, settings: Settings) -> Iterator[Student]:
         if settings.method == "lora":
             undo.callback(base.unload_lora)
         with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)  # peft draws the layers' first values from the global generator
+            torch.manual_seed(
+                settings.seed
+            )  # peft draws the layers' first values from the global generator
             if settings.method == "full":
                 student = full_student(pipe)
             else:
-                low_rank: dict[str, Any] = {name: getattr(settings, name) for name in ("rank", "alpha", "targets")}
+                low_rank: dict[str, Any] = {
+                    name: getattr(settings, name) for name in ("rank", "alpha", "targets")
+                }
                 student = lora_student(pipe, **low_rank, w_range=settings.w_range)
         denoiser: Any = student.denoiser
         if student.projection is not None:
@@ -260,20 +299,33 @@ def _as_before(base: Any) -> Iterator[None]:
         for weight, (learns, stride) in before.items():
             weight.requires_grad_(learns)
             if weight.stride() != stride:
-                weight.data = torch.empty_strided(weight.shape, stride, dtype=weight.dtype, device=weight.device).copy_(
-                    weight.data
-                )
+                weight.data = torch.empty_strided(
+                    weight.shape, stride, dtype=weight.dtype, device=weight.device
+                ).copy_(weight.data)
 
 
 class _Run:
     """One optimisation, from its last checkpoint on."""
 
     def __init__(
-        self, accelerator: Accelerator, student: Student, settings: Settings, out: Path, *, channels_last: bool
+        self,
+        accelerator: Accelerator,
+        student: Student,
+        settings: Settings,
+        out: Path,
+        *,
+        channels_last: bool,
     ) -> None:
-        self.accelerator, self.student, self.settings, self.path = accelerator, student, settings, out / CHECKPOINT
+        self.accelerator, self.student, self.settings, self.path = (
+            accelerator,
+            student,
+            settings,
+            out / CHECKPOINT,
+        )
         learnt = student.learnt
-        optimiser = torch.optim.AdamW(learnt.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+        optimiser = torch.optim.AdamW(
+            learnt.values(), lr=settings.learning_rate, weight_decay=0.0, fused=True
+        )
         self.schedule = get_cosine_schedule_with_warmup(optimiser, settings.warmup, settings.steps)
         self.done, self.saved, self.seconds, self.losses = 0, 0, 0.0, []
         self.channels_last = channels_last
@@ -321,13 +373,17 @@ class _Run:
         """Take all the steps that are left, and put down the curve and the checkpoints."""
         settings, before, started = self.settings, self.seconds, time.perf_counter()
         with _progress(disable=not self.accelerator.is_main_process) as progress:
-            task = progress.add_task("distilling", total=settings.steps, completed=self.done, loss="")
+            task = progress.add_task(
+                "distilling", total=settings.steps, completed=self.done, loss=""
+            )
             if self.done == 0:
                 self._put_down(judge, folder)
             for step in range(self.done, settings.steps):
                 self.losses.append(self._step(step, source))
                 self.done, self.seconds = step + 1, before + time.perf_counter() - started
-                progress.update(task, completed=self.done, loss=f"loss {np.mean(self.losses[-50:]):.4g}")
+                progress.update(
+                    task, completed=self.done, loss=f"loss {np.mean(self.losses[-50:]):.4g}"
+                )
                 last = self.done == settings.steps
                 if last or self.done % settings.evaluate_every == 0:
                     self._put_down(judge, folder)
@@ -354,8 +410,14 @@ class _Run:
 
     def _require_finite(self, what: str, value: Any, step: int) -> None:
         if not torch.isfinite(value):
-            kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "there is no checkpoint yet"
-            raise ValueError(f"the {what} is {float(value)} in step {step + 1}; {kept}: try a lower learning rate")
+            kept = (
+                f"the checkpoint of step {self.saved} is kept"
+                if self.saved
+                else "there is no checkpoint yet"
+            )
+            raise ValueError(
+                f"the {what} is {float(value)} in step {step + 1}; {kept}: try a lower learning rate"
+            )
 
     def _loss(self, model: Any, examples: Examples) -> Tensor:
         args, kwargs = self.student.given(examples)
@@ -381,7 +443,9 @@ class _Run:
         self.saved = self.done
         if not self.accelerator.is_main_process:
             return
-        state: dict[str, Any] = {"learnt": {name: weight.detach() for name, weight in self.student.learnt.items()}}
+        state: dict[str, Any] = {
+            "learnt": {name: weight.detach() for name, weight in self.student.learnt.items()}
+        }
         state |= {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
         state |= {"done": self.done, "seconds": self.seconds, "losses": self.losses}
         state |= {"channels_last": self.channels_last, "threads": torch.get_num_threads()}
@@ -394,7 +458,13 @@ class _Judge:
     """Measures a student on held-out prompts: its loss, and how far its images are from the teacher's."""
 
     def __init__(
-        self, student: Student, teaching: Teaching, settings: Settings, prompts: Sequence[str], *, with_images: bool
+        self,
+        student: Student,
+        teaching: Teaching,
+        settings: Settings,
+        prompts: Sequence[str],
+        *,
+        with_images: bool,
     ) -> None:
         self.student, self.teaching, self.settings = student, teaching, settings
         self.prompts, self.with_images = list(prompts), with_images
@@ -406,7 +476,11 @@ class _Judge:
         if not self._examples:
             self._prepare()
         with torch.no_grad():
-            found = {"held_out_loss": float(torch.stack([loss(examples) for examples in self._examples]).mean())}
+            found = {
+                "held_out_loss": float(
+                    torch.stack([loss(examples) for examples in self._examples]).mean()
+                )
+            }
         if self._reference is not None:
             with self.student.in_place(self.settings.guidance_scale):
                 images = self._images(GuidanceSchedule.none)
@@ -417,13 +491,17 @@ class _Judge:
         rows = min(self.settings.rows, len(self.prompts))
         source = Trajectories(
             self.student.pipe,
-            lambda rng, count: [self.prompts[index] for index in rng.permutation(len(self.prompts))[:count]],
+            lambda rng, count: [
+                self.prompts[index] for index in rng.permutation(len(self.prompts))[:count]
+            ],
             scales=self.settings.scales,
             num_steps=self.settings.num_steps,
             rows=rows,
             seed=[self.settings.seed, 1, 0],
         )
-        self._examples = [source.at(step, teaching=self.teaching) for step in range(HELD_OUT_BATCHES)]
+        self._examples = [
+            source.at(step, teaching=self.teaching) for step in range(HELD_OUT_BATCHES)
+        ]
         if self.with_images:
             with self.teaching():
                 self._reference = self._images(GuidanceSchedule.full)
@@ -432,7 +510,9 @@ class _Judge:
         pipe, parts = self.student.pipe, []
         for start in range(0, len(self.prompts), self.settings.rows):
             prompts = self.prompts[start : start + self.settings.rows]
-            noise = [torch.Generator("cpu").manual_seed(start + index) for index in range(len(prompts))]
+            noise = [
+                torch.Generator("cpu").manual_seed(start + index) for index in range(len(prompts))
+            ]
             guidance = guidance_arguments(pipe, self.settings.guidance_scale, rows=len(prompts))
             asked = {"num_inference_steps": self.settings.num_steps, "output_type": "pt"}
             with torch.no_grad(), guided_by(pipe, rule):
@@ -452,7 +532,9 @@ def _source(
     seed = [settings.seed, 0, rank]
     if settings.data == "images":
         if captioned is None:
-            raise ValueError("there are no captioned images to learn from; data 'trajectories' needs prompts alone")
+            raise ValueError(
+                "there are no captioned images to learn from; data 'trajectories' needs prompts alone"
+            )
         return Images(pipe, captioned, seed=seed, **shared)
     if captions is None:
         raise ValueError("there are no prompts to learn from")
@@ -475,8 +557,14 @@ def _folder(
     with ExitStack() as opened:
         folder = None
         if accelerator.is_main_process:
-            options: dict[str, Any] = {"mode": mode, "tables": TRAINING, "beside": (CHECKPOINT, "student")}
-            folder = opened.enter_context(StudyFolder.create(out, record, environment=env, **options))
+            options: dict[str, Any] = {
+                "mode": mode,
+                "tables": TRAINING,
+                "beside": (CHECKPOINT, "student"),
+            }
+            folder = opened.enter_context(
+                StudyFolder.create(out, record, environment=env, **options)
+            )
         accelerator.wait_for_everyone()
         yield folder
 
@@ -499,5 +587,12 @@ def _or_none(value: float) -> float | None:
 
 
 def _progress(*, disable: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[loss]}"), disable=disable, refresh_per_second=2)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(
+        *columns, TextColumn("{task.fields[loss]}"), disable=disable, refresh_per_second=2
+    )

@@ -11,13 +11,20 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    flop_registry,
+    register_flop_formula,
+    sdpa_flop,
+)
 
 from sdbench.variants.trace import Listener, Step
 
 # Before 2.15 torch had no formula for its fused attention on the CPU.
 if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
-    register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, get_raw=True)(sdpa_flop)
+    register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, get_raw=True)(
+        sdpa_flop
+    )
 
 # Work proportional to the elements touched, counted as zero, that torch does not tag as pointwise or reduction.
 _LIGHT_OPS = """
@@ -30,7 +37,9 @@ empty_like full_like ones_like rand_like randn_like zeros_like
 new_empty new_empty_strided new_full new_ones new_zeros
 upsample_bicubic2d upsample_bilinear2d upsample_nearest1d upsample_nearest2d upsample_nearest3d
 """
-_LIGHT = frozenset(f"aten::{name}" for name in _LIGHT_OPS.split()) | {"prim::device"}  # asked of a fake tensor
+_LIGHT = frozenset(f"aten::{name}" for name in _LIGHT_OPS.split()) | {
+    "prim::device"
+}  # asked of a fake tensor
 _LIGHT_TAGS = {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.view_copy}
 
 
@@ -41,7 +50,9 @@ class _EveryOpKnown(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "_overloadpacket", func) not in flop_registry and not _is_light(func, args, kwargs):
+        if getattr(func, "_overloadpacket", func) not in flop_registry and not _is_light(
+            func, args, kwargs
+        ):
             raise ValueError(
                 f"no FLOP formula for {func}, so the count would be too low; "
                 "give it one with torch.utils.flop_counter.register_flop_formula"
@@ -56,7 +67,9 @@ def _is_light(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if func.is_view or _LIGHT_TAGS.intersection(func.tags) or func._schema.name in _LIGHT:
         return True
     leaves = torch.utils._pytree.tree_leaves((args, kwargs))
-    return func.namespace == "aten" and not any(isinstance(leaf, torch.Tensor) for leaf in leaves)  # arange, randn, ...
+    return func.namespace == "aten" and not any(
+        isinstance(leaf, torch.Tensor) for leaf in leaves
+    )  # arange, randn, ...
 
 
 def denoiser_flop(module: nn.Module, *args: Any, **kwargs: Any) -> int:
@@ -110,5 +123,7 @@ class FlopProbe(Listener):
 def flop_per_row(flop: int, rows: int) -> float:
     """FLOPs of one denoiser row, from those of a call with `rows` rows."""
     if flop < 0 or rows < 1:
-        raise ValueError(f"flop must not be negative and rows must be at least 1, got {flop} and {rows}")
+        raise ValueError(
+            f"flop must not be negative and rows must be at least 1, got {flop} and {rows}"
+        )
     return flop / rows

@@ -34,7 +34,9 @@ class _AsTheyAre(nn.Module):
 
 
 @torch.no_grad()
-def image_features(images: Float[Tensor, "n 3 height width"], kind: str) -> Float[Tensor, "n width"]:
+def image_features(
+    images: Float[Tensor, "n 3 height width"], kind: str
+) -> Float[Tensor, "n width"]:
     """Features of images in [0, 1].
 
     Raises:
@@ -54,7 +56,9 @@ def _inception() -> Any:
     try:
         return FrechetInceptionDistance(feature=2048).inception
     except ModuleNotFoundError:
-        raise ValueError("InceptionV3 comes with torch-fidelity: pip install torch-fidelity") from None
+        raise ValueError(
+            "InceptionV3 comes with torch-fidelity: pip install torch-fidelity"
+        ) from None
     except OSError as error:
         raise ValueError(f"InceptionV3's weights cannot be downloaded: {error}") from None
 
@@ -65,7 +69,9 @@ def frechet_distance(found: Float[Tensor, "n width"], reference: Float[Tensor, "
     Source: Heusel et al. 2017, arXiv 1706.08500.
     """
     return _distance(
-        FrechetInceptionDistance(feature=_AsTheyAre(found.shape[1])).set_dtype(torch.float64), found, reference
+        FrechetInceptionDistance(feature=_AsTheyAre(found.shape[1])).set_dtype(torch.float64),
+        found,
+        reference,
     )
 
 
@@ -76,8 +82,12 @@ def kernel_distance(found: Float[Tensor, "n width"], reference: Float[Tensor, "m
     """
     size = min(len(found), len(reference))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")  # they are few
-        metric = KernelInceptionDistance(feature=_AsTheyAre(found.shape[1]), subsets=1, subset_size=size)
+        warnings.filterwarnings(
+            "ignore", message="Metric `Kernel Inception Distance` will save all"
+        )  # they are few
+        metric = KernelInceptionDistance(
+            feature=_AsTheyAre(found.shape[1]), subsets=1, subset_size=size
+        )
         torch.manual_seed(0)  # it draws the larger set's subset
         return _distance(metric, found, reference)
 

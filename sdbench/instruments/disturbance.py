@@ -52,7 +52,9 @@ class Disturbance:
     where the machine does not tell.
     """
 
-    def __init__(self, device: torch.device, read: Callable[[torch.device], Reading] | None = None) -> None:
+    def __init__(
+        self, device: torch.device, read: Callable[[torch.device], Reading] | None = None
+    ) -> None:
         """Take where the calls run, and what reads the counters; this machine's by default."""
         self._read = partial(read or reading, device)
 
@@ -71,14 +73,18 @@ class Disturbance:
             held_back.append(after.throttled != before.throttled)
         self.columns: dict[str, Any] = {
             "foreign_load": max(0.0, foreign / max(after.wall_s - before.wall_s, 1e-9)),
-            "foreign_processes": max((gpu.others for gpu in gpus if gpu.others is not None), default=None),
+            "foreign_processes": max(
+                (gpu.others for gpu in gpus if gpu.others is not None), default=None
+            ),
             "throttled": any(held_back) if held_back else None,
         }
 
 
 def reading(device: torch.device, root: Path = Path("/")) -> Reading:
     """This machine's counters, of this process those of its threads."""
-    busy = sum(seconds for kind, seconds in psutil.cpu_times()._asdict().items() if kind not in IDLE)
+    busy = sum(
+        seconds for kind, seconds in psutil.cpu_times()._asdict().items() if kind not in IDLE
+    )
     own = os.times()
     gpu = gpu_reading(device) if device.type == "cuda" else None
     return Reading(time.perf_counter(), busy, own.user + own.system, throttle_count(root), gpu)

@@ -75,11 +75,19 @@ def footprint(
     with FakeTensorMode(), torch.device("cpu"):
         fake, weights = faked(denoiser, dtype)
         call = arguments(
-            denoiser, rows=rows, height=height, width=width, dtype=dtype, vae_factor=vae_factor, tokens=tokens
+            denoiser,
+            rows=rows,
+            height=height,
+            width=width,
+            dtype=dtype,
+            vae_factor=vae_factor,
+            tokens=tokens,
         )
         with LiveBytes([*weights, *tree_leaves(call)]) as live:
             flop = denoiser_flop(fake, **call)
-    return Footprint(flop, sum(tensor.nbytes for tensor in weights), live.peak_bytes, live.cpu_peak_bytes)
+    return Footprint(
+        flop, sum(tensor.nbytes for tensor in weights), live.peak_bytes, live.cpu_peak_bytes
+    )
 
 
 def meta_denoiser(architecture: Architecture) -> Any:
@@ -141,7 +149,9 @@ class LiveBytes(TorchDispatchMode):
         """Take the tensors, among other things, that count nothing."""
         super().__init__()
         self.live_bytes = self.peak_bytes = self.cpu_peak_bytes = 0
-        self._known = {tensor.untyped_storage()._cdata for tensor in outside if isinstance(tensor, Tensor)}
+        self._known = {
+            tensor.untyped_storage()._cdata for tensor in outside if isinstance(tensor, Tensor)
+        }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -149,7 +159,9 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(leaf, Tensor):
                 self._follow(leaf.untyped_storage())
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
-        self.cpu_peak_bytes = max(self.cpu_peak_bytes, self.live_bytes + _scratch_bytes(func, args, made))
+        self.cpu_peak_bytes = max(
+            self.cpu_peak_bytes, self.live_bytes + _scratch_bytes(func, args, made)
+        )
         return made
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
@@ -188,7 +200,9 @@ def faked(denoiser: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, list[Tens
     For use under a `FakeTensorMode`.
     """
     twins = {
-        id(tensor): torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind, requires_grad=tensor.requires_grad)
+        id(tensor): torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=kind, requires_grad=tensor.requires_grad
+        )
         for tensor, kind in _tensors(denoiser, dtype)
     }
     return copy.deepcopy(denoiser, dict(twins)), list(twins.values())
@@ -221,17 +235,23 @@ class _Size:
 def _unet(config: Any, size: _Size) -> dict[str, Any]:
     """Of Stable Diffusion 1 and 2; that of XL gets sizes and a pooled text, too (Podell et al. 2023, section 2.2)."""
     if config.addition_embed_type not in (None, "text_time"):
-        raise ValueError(f"no call is known for a UNet with addition_embed_type {config.addition_embed_type!r}")
+        raise ValueError(
+            f"no call is known for a UNet with addition_embed_type {config.addition_embed_type!r}"
+        )
     call = {
         "sample": size.zeros(config.in_channels, size.height, size.width),
         "timestep": torch.zeros((), dtype=torch.int64),
-        "encoder_hidden_states": size.zeros(size.tokens, config.encoder_hid_dim or config.cross_attention_dim),
+        "encoder_hidden_states": size.zeros(
+            size.tokens, config.encoder_hid_dim or config.cross_attention_dim
+        ),
     }
     if config.addition_embed_type is None:
         return call
     numbers = 6  # height and width of the original, top and left of the crop, height and width of the target
     pooled = config.projection_class_embeddings_input_dim - numbers * config.addition_time_embed_dim
-    return call | {"added_cond_kwargs": {"text_embeds": size.zeros(pooled), "time_ids": size.zeros(numbers)}}
+    return call | {
+        "added_cond_kwargs": {"text_embeds": size.zeros(pooled), "time_ids": size.zeros(numbers)}
+    }
 
 
 def _sd3(config: Any, size: _Size) -> dict[str, Any]:
@@ -263,7 +283,10 @@ def _pixart(config: Any, size: _Size) -> dict[str, Any]:
         "timestep": torch.zeros(size.rows, dtype=torch.int64),
         "encoder_hidden_states": size.zeros(size.tokens, config.caption_channels),
         "encoder_attention_mask": torch.ones(size.rows, size.tokens, dtype=torch.int64),
-        "added_cond_kwargs": {"resolution": size.zeros(2), "aspect_ratio": size.zeros(1)},  # Sigma ignores them
+        "added_cond_kwargs": {
+            "resolution": size.zeros(2),
+            "aspect_ratio": size.zeros(1),
+        },  # Sigma ignores them
     }
 
 
@@ -284,7 +307,9 @@ class _Call:
 
 _CALLS = {
     "UNet2DConditionModel": _Call(_unet, 77, lambda config: 1),
-    "SD3Transformer2DModel": _Call(_sd3, 77 + 256, lambda config: config.patch_size),  # CLIP's and T5's
+    "SD3Transformer2DModel": _Call(
+        _sd3, 77 + 256, lambda config: config.patch_size
+    ),  # CLIP's and T5's
     "FluxTransformer2DModel": _Call(_flux, 512, lambda config: 2),  # not in its configuration
     "PixArtTransformer2DModel": _Call(_pixart, 300, lambda config: config.patch_size),
 }

@@ -94,7 +94,9 @@ class AllocatorTrace:
         del self._profile
         self.events = sorted(_memory_events(tree), key=lambda event: event.start_ns)
         peaks, self.live_bytes = interval_peaks(self.events)
-        self.peaks = [Peak(label, peak, None) for label, peak in zip(self.labels, peaks[:-1], strict=True)]
+        self.peaks = [
+            Peak(label, peak, None) for label, peak in zip(self.labels, peaks[:-1], strict=True)
+        ]
         self.peak_bytes = max(peaks)
 
 
@@ -153,7 +155,9 @@ def parts_held(
             parts[event.pointer, start_ns] = part_of(before, label)
         if event.change_bytes > 0:
             taken[event.pointer] = (event.start_ns, label)
-    parts |= {(pointer, start_ns): part_of(before, None) for pointer, (start_ns, before) in taken.items()}
+    parts |= {
+        (pointer, start_ns): part_of(before, None) for pointer, (start_ns, before) in taken.items()
+    }
 
     alive: dict[int, tuple[str, int]] = {}
     held, most, at_peak = Counter[str](), Counter[str](), Counter[str]()
@@ -197,7 +201,9 @@ def weights_bytes(pipe: Any) -> int:
     for module in modules:
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if tensor.is_meta:
-                raise ValueError(f"{type(module).__name__}.{name} is on the meta device: its weights are not loaded")
+                raise ValueError(
+                    f"{type(module).__name__}.{name} is on the meta device: its weights are not loaded"
+                )
             storage = tensor.untyped_storage()
             storages[tensor.device, storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
@@ -205,4 +211,6 @@ def weights_bytes(pipe: Any) -> int:
 
 def check_order(*, peak_bytes: int, live_bytes: int, weights_bytes: int) -> None:
     """Assert `peak >= live >= weights`, all absolute: a trace that breaks it missed something."""
-    assert peak_bytes >= live_bytes >= weights_bytes >= 0, f"{peak_bytes=} >= {live_bytes=} >= {weights_bytes=} fails"
+    assert peak_bytes >= live_bytes >= weights_bytes >= 0, (
+        f"{peak_bytes=} >= {live_bytes=} >= {weights_bytes=} fails"
+    )

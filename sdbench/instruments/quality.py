@@ -21,7 +21,10 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
 from torchmetrics.functional.multimodal import clip_score
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
@@ -67,7 +70,9 @@ def register_metric(metric: Metric) -> None:
         ValueError: If the name is taken or contains a colon.
     """
     if metric.name in METRICS or ":" in metric.name:
-        raise ValueError(f"metric name {metric.name!r} is taken or has a colon; taken: {', '.join(METRICS)}")
+        raise ValueError(
+            f"metric name {metric.name!r} is taken or has a colon; taken: {', '.join(METRICS)}"
+        )
     METRICS[metric.name] = metric
 
 
@@ -89,14 +94,24 @@ def score(name: str, images: Images, against: Images | Sequence[str], *, batch: 
     """
     metric, options = find_metric(name)
     pixels = _pixels(images, "images")
-    other = _prompts(against, metric) if metric.needs == "prompt" else _pixels(against, "reference images")
+    other = (
+        _prompts(against, metric)
+        if metric.needs == "prompt"
+        else _pixels(against, "reference images")
+    )
     if len(other) != len(pixels):
-        raise ValueError(f"{name}: {len(pixels)} images against {len(other)} {metric.needs}s; expected as many")
+        raise ValueError(
+            f"{name}: {len(pixels)} images against {len(other)} {metric.needs}s; expected as many"
+        )
     if isinstance(other, Tensor) and other.shape != pixels.shape:
-        raise ValueError(f"{name}: image sizes differ: {tuple(pixels.shape)} against {tuple(other.shape)}")
+        raise ValueError(
+            f"{name}: image sizes differ: {tuple(pixels.shape)} against {tuple(other.shape)}"
+        )
     with torch.no_grad():
         starts = range(0, len(pixels), batch)
-        parts = [metric.compute(pixels[i : i + batch], other[i : i + batch], *options) for i in starts]
+        parts = [
+            metric.compute(pixels[i : i + batch], other[i : i + batch], *options) for i in starts
+        ]
     return torch.cat(parts).float().cpu()
 
 
@@ -126,19 +141,31 @@ def _pixels(images: Any, what: str) -> Float[Tensor, "n 3 height width"]:
     """Float32 pixels, checked."""
     if not isinstance(images, Tensor):
         images = _from_pil(list(images), what)
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
+    if (
+        images.ndim != 4
+        or images.shape[1] != 3
+        or 0 in images.shape
+        or not images.is_floating_point()
+    ):
         given = f"{images.dtype} of shape {tuple(images.shape)}"
         raise ValueError(f"{what} must be a float tensor N,3,H,W or RGB PIL images, got {given}")
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):  # also false for NaN
-        raise ValueError(f"{what} must lie in [0, 1], got values from {low.item():g} to {high.item():g}")
+        raise ValueError(
+            f"{what} must lie in [0, 1], got values from {low.item():g} to {high.item():g}"
+        )
     return images.detach().float()
 
 
 def _from_pil(images: list[Any], what: str) -> Float[Tensor, "n 3 height width"]:
-    kinds = {(image.mode, image.size) if isinstance(image, Image.Image) else type(image).__name__ for image in images}
+    kinds = {
+        (image.mode, image.size) if isinstance(image, Image.Image) else type(image).__name__
+        for image in images
+    }
     if len(kinds) != 1 or next(iter(kinds))[0] != "RGB":
-        raise ValueError(f"{what} must be a tensor or RGB PIL images of one size, got {sorted(kinds, key=str)}")
+        raise ValueError(
+            f"{what} must be a tensor or RGB PIL images of one size, got {sorted(kinds, key=str)}"
+        )
     return torch.stack([pil_to_tensor(image) for image in images]) / 255
 
 
@@ -149,7 +176,9 @@ def _prompts(against: Any, metric: Metric) -> list[str]:
 
 
 def _lpips(images: Tensor, reference: Tensor) -> Scores:
-    return lpips_network(str(images.device))(images, reference.to(images.device), normalize=True).flatten()
+    return lpips_network(str(images.device))(
+        images, reference.to(images.device), normalize=True
+    ).flatten()
 
 
 @cache
@@ -179,7 +208,9 @@ def _lpips_provenance() -> dict[str, str]:
 
 
 def _flip(images: Tensor, reference: Tensor) -> Scores:
-    return torch.tensor([_flip_of_one(*pair) for pair in zip(_hwc(images), _hwc(reference), strict=True)])
+    return torch.tensor(
+        [_flip_of_one(*pair) for pair in zip(_hwc(images), _hwc(reference), strict=True)]
+    )
 
 
 def _flip_of_one(image: np.ndarray, reference: np.ndarray) -> float:
@@ -194,9 +225,15 @@ def _hwc(images: Tensor) -> Iterable[np.ndarray]:
 def _ssim(images: Tensor, reference: Tensor) -> Scores:
     """Mean over windows that lie wholly inside (Wang et al. 2004); torchmetrics 1.9 would include mirrored borders."""
     if min(images.shape[2:]) < _SSIM_WINDOW:
-        raise ValueError(f"ssim needs images of at least {_SSIM_WINDOW} pixels a side, got {tuple(images.shape)}")
+        raise ValueError(
+            f"ssim needs images of at least {_SSIM_WINDOW} pixels a side, got {tuple(images.shape)}"
+        )
     _, similarity = structural_similarity_index_measure(
-        images, reference.to(images.device), data_range=1.0, reduction="none", return_full_image=True
+        images,
+        reference.to(images.device),
+        data_range=1.0,
+        reduction="none",
+        return_full_image=True,
     )
     border = _SSIM_WINDOW // 2
     return similarity[..., border:-border, border:-border].mean((1, 2, 3))
@@ -205,7 +242,9 @@ def _ssim(images: Tensor, reference: Tensor) -> Scores:
 def _psnr(images: Tensor, reference: Tensor) -> Scores:
     """NaN for identical images: their PSNR is infinite, no mean can hold it, and a cap would be a number we made up."""
     reference = reference.to(images.device)
-    ratio = peak_signal_noise_ratio(images, reference, data_range=1.0, dim=(1, 2, 3), reduction="none")
+    ratio = peak_signal_noise_ratio(
+        images, reference, data_range=1.0, dim=(1, 2, 3), reduction="none"
+    )
     return torch.where(ratio.isinf(), torch.nan, ratio)
 
 
@@ -218,7 +257,10 @@ def _alignment(images: Tensor, prompts: list[str]) -> Scores:
 def _alignment_provenance() -> dict[str, str]:
     from sdbench.models.mini_sd import reader
 
-    return {"network": "mini-sd reader", "sha256": hashlib.sha256(reader.WEIGHTS.read_bytes()).hexdigest()}
+    return {
+        "network": "mini-sd reader",
+        "sha256": hashlib.sha256(reader.WEIGHTS.read_bytes()).hexdigest(),
+    }
 
 
 def _clip_score(images: Tensor, prompts: list[str], model: str) -> Scores:
@@ -244,7 +286,9 @@ def _clip(model: str) -> tuple[Any, Any]:
             return getattr(found, "pooler_output", found)
 
     try:
-        return Clip.from_pretrained(model, use_safetensors=True).eval(), CLIPProcessor.from_pretrained(model)
+        return Clip.from_pretrained(
+            model, use_safetensors=True
+        ).eval(), CLIPProcessor.from_pretrained(model)
     except OSError as error:
         raise ValueError(f"no CLIP model at {model!r}: {str(error).splitlines()[0]}") from error
 
@@ -261,7 +305,9 @@ def _clip_provenance(model: str) -> dict[str, str]:
 def _image_reward(images: Tensor, prompts: list[str], model: str) -> Scores:
     network = _reward_network(model)
     pictures = [to_pil_image((image * 255).round().to(torch.uint8)) for image in images.cpu()]
-    return torch.tensor([network.score(prompt, picture) for prompt, picture in zip(prompts, pictures, strict=True)])
+    return torch.tensor(
+        [network.score(prompt, picture) for prompt, picture in zip(prompts, pictures, strict=True)]
+    )
 
 
 @cache
@@ -270,17 +316,25 @@ def _reward_network(model: str) -> Any:
     try:
         package = importlib.import_module("ImageReward")
     except ImportError as error:
-        raise ValueError(f"image_reward needs the package image-reward, which does not import here: {error}") from None
+        raise ValueError(
+            f"image_reward needs the package image-reward, which does not import here: {error}"
+        ) from None
     try:
         return package.load(model).eval()
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"no ImageReward model at {model!r}: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"no ImageReward model at {model!r}: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _image_reward_provenance(model: str) -> dict[str, str]:
     parameters = _reward_network(model).cpu().state_dict()
     digest = weights.tensors_sha256(parameters[name] for name in sorted(parameters))
-    return {"network": model, "package": f"image-reward {version('image-reward')}", "sha256": digest}
+    return {
+        "network": model,
+        "package": f"image-reward {version('image-reward')}",
+        "sha256": digest,
+    }
 
 
 def _of_package(package: str, **settings: str) -> Callable[[], dict[str, str]]:

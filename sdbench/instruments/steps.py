@@ -75,7 +75,9 @@ class StepProbe(Listener):
         ended = self._clock.mark()
         self._clock.finish()
         if self._loops != 1:
-            raise RuntimeError(f"a record is of one pipeline call, but {self._loops} denoising loops ran")
+            raise RuntimeError(
+                f"a record is of one pipeline call, but {self._loops} denoising loops ran"
+            )
         self._fill(record, started, ended)
 
     def loop_begins(self, call: int, iterations: int, images: int) -> None:
@@ -103,7 +105,12 @@ class StepProbe(Listener):
     def step_ends(self, step: Step) -> None:
         """Take the step's signal outside its time, and start the next one."""
         marks = self._marks[-1]
-        marks.row = {"step": step.index, "guided": step.guided, "rows": step.rows, "forwards": step.forwards}
+        marks.row = {
+            "step": step.index,
+            "guided": step.guided,
+            "rows": step.rows,
+            "forwards": step.forwards,
+        }
         marks.row |= {"timestep": step.timestep, "sigma": step.sigma}
         if step.uncond is not None:
             marks.signal = guidance_signal(self._scheduler, step)
@@ -138,7 +145,12 @@ def guidance_signal(scheduler: Any, step: Step) -> tuple[Float[Tensor, ""], Floa
 
     Source: the cosine is the signal of adaptive guidance (arXiv 2312.12487), there on the raw predictions.
     """
-    assert step.cond is not None and step.uncond is not None and step.sample is not None and step.sigma is not None
+    assert (
+        step.cond is not None
+        and step.uncond is not None
+        and step.sample is not None
+        and step.sigma is not None
+    )
     channels = step.sample.shape[1]  # learned variances follow the prediction
     cond, uncond = step.cond[:, :channels].float(), step.uncond[:, :channels].float()
     sample = step.sample.float()

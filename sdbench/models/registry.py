@@ -14,7 +14,14 @@ from diffusers import DiffusionPipeline
 
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.random_weights import build
-from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, LORA_FILE, open_student, read_card, told_by_guidance
+from sdbench.models.students import (
+    CARD_FILE,
+    EMBEDDING_FILE,
+    LORA_FILE,
+    open_student,
+    read_card,
+    told_by_guidance,
+)
 from sdbench.records.files import first_line
 
 MINI_SD = Path(__file__).parent / "mini_sd" / "weights" / "pipeline"
@@ -54,7 +61,9 @@ MODELS: dict[str, ModelSpec] = {
 _LAYOUTS: dict[tuple[Any, ...], dict[str, Any]] = {}
 
 
-def load(model: Any, *, dtype: str = "float32", device: str | None = None, random_weights: bool = False) -> Any:
+def load(
+    model: Any, *, dtype: str = "float32", device: str | None = None, random_weights: bool = False
+) -> Any:
     """Open a model as a stock diffusers pipeline.
 
     Args:
@@ -73,7 +82,9 @@ def load(model: Any, *, dtype: str = "float32", device: str | None = None, rando
             the dtype, or an architecture whose weights do not fit into memory.
     """
     if random_weights and str(model) not in ARCHITECTURES:
-        raise ValueError(f"random_weights needs an architecture: {', '.join(ARCHITECTURES)}; not '{model}'")
+        raise ValueError(
+            f"random_weights needs an architecture: {', '.join(ARCHITECTURES)}; not '{model}'"
+        )
     if not isinstance(model, str | Path):
         return model
     if dtype not in DTYPES:
@@ -100,7 +111,9 @@ def _base_of(student: Path) -> str:
     """The model that a student of a range of scales belongs to."""
     model = read_card(student).get("model")
     if model is None:
-        raise ValueError(f"{student.with_name(CARD_FILE)} does not say which model the student belongs to")
+        raise ValueError(
+            f"{student.with_name(CARD_FILE)} does not say which model the student belongs to"
+        )
     return str(model)
 
 
@@ -113,7 +126,9 @@ def own_adapter(pipe: Any) -> str:
     for spec in MODELS.values():
         if spec.adapter is not None and spec.source == str(pipe.name_or_path):
             return spec.adapter
-    raise ValueError(f"'{pipe.name_or_path}' comes without an adapter of its own; name one: lora:PATH")
+    raise ValueError(
+        f"'{pipe.name_or_path}' comes without an adapter of its own; name one: lora:PATH"
+    )
 
 
 def own_side(pipe: Any) -> int:
@@ -125,8 +140,14 @@ def own_side(pipe: Any) -> int:
 def layout(pipe: Any) -> dict[str, Any]:
     """How a pipeline lies on the machine, for the environment record: device, memory format, threads."""
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    kernels = [weight for weight in denoiser.parameters() if weight.ndim == 4 and min(weight.shape[1:3]) > 1]
-    last = bool(kernels) and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+    kernels = [
+        weight
+        for weight in denoiser.parameters()
+        if weight.ndim == 4 and min(weight.shape[1:3]) > 1
+    ]
+    last = bool(kernels) and all(
+        weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels
+    )
     return {
         "device": str(pipe.device),
         "memory_format": "channels_last" if last else "contiguous",
@@ -138,14 +159,20 @@ def set_layout(pipe: Any, *, memory_format: str | None, threads: int | None) -> 
     """Give a pipeline's denoiser a memory format and torch a number of threads; None leaves what was chosen."""
     if memory_format is not None:
         denoiser = getattr(pipe, "unet", None) or pipe.transformer
-        denoiser.to(memory_format=torch.channels_last if memory_format == "channels_last" else torch.contiguous_format)
+        denoiser.to(
+            memory_format=torch.channels_last
+            if memory_format == "channels_last"
+            else torch.contiguous_format
+        )
     if threads is not None:
         torch.set_num_threads(threads)
 
 
 def _lay_out(pipe: Any) -> None:
     """Choose a layout, once in a process for every form of denoiser: what is opened twice computes the same sums."""
-    form = sorted((name, repr(value)) for name, value in pipe.unet.config.items() if not name.startswith("_"))
+    form = sorted(
+        (name, repr(value)) for name, value in pipe.unet.config.items() if not name.startswith("_")
+    )
     key = (*form, pipe.unet.dtype, torch.get_num_threads())
     if key not in _LAYOUTS:
         choose_layout(pipe.unet, lambda: _one_step(pipe))
@@ -154,7 +181,9 @@ def _lay_out(pipe: Any) -> None:
     set_layout(pipe, memory_format=_LAYOUTS[key]["memory_format"], threads=_LAYOUTS[key]["threads"])
 
 
-def choose_layout(denoiser: torch.nn.Module, step: Callable[[], None], *, margin: float = 0.05) -> None:
+def choose_layout(
+    denoiser: torch.nn.Module, step: Callable[[], None], *, margin: float = 0.05
+) -> None:
     """Set the memory format and the number of threads under which a step is fastest on this CPU.
 
     The default stays unless another choice is faster by `margin` in interleaved timings. A denoiser of over 100 M
@@ -175,13 +204,17 @@ def choose_layout(denoiser: torch.nn.Module, step: Callable[[], None], *, margin
     def threads(chosen: int) -> Callable[[], None]:
         return lambda: torch.set_num_threads(chosen)
 
-    _fastest([memory_format(torch.contiguous_format), memory_format(torch.channels_last)], step, margin)
+    _fastest(
+        [memory_format(torch.contiguous_format), memory_format(torch.channels_last)], step, margin
+    )
     cores = torch.get_num_threads()
     if cores > 1:
         _fastest([threads(cores), threads(cores // 2)], step, margin)
 
 
-def _fastest(choices: list[Callable[[], Any]], step: Callable[[], None], margin: float, rounds: int = 5) -> None:
+def _fastest(
+    choices: list[Callable[[], Any]], step: Callable[[], None], margin: float, rounds: int = 5
+) -> None:
     """Apply the choice with the smallest median time; the first is the default."""
     seconds: list[list[float]] = [[] for _ in choices]
     for _ in range(rounds):
@@ -210,8 +243,14 @@ def _require_dtype(dtype: str, device: str) -> None:
         ones = torch.ones(1, 8, 8, 8, dtype=DTYPES[dtype], device=device)
         torch.nn.functional.conv2d(torch.nn.functional.group_norm(ones, 1), ones)
         torch.nn.functional.scaled_dot_product_attention(ones, ones, ones) @ ones
-    except (RuntimeError, TypeError, AssertionError) as error:  # the last where torch was built without the device
-        raise ValueError(f"{dtype} does not run on device '{device}': {first_line(error)}") from None
+    except (
+        RuntimeError,
+        TypeError,
+        AssertionError,
+    ) as error:  # the last where torch was built without the device
+        raise ValueError(
+            f"{dtype} does not run on device '{device}': {first_line(error)}"
+        ) from None
 
 
 def _open(source: str, dtype: str) -> Any:
@@ -219,7 +258,9 @@ def _open(source: str, dtype: str) -> Any:
     try:
         return DiffusionPipeline.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True)
     except Exception as error:
-        raise ValueError(f"model '{source}' cannot be opened: {type(error).__name__}: {first_line(error)}") from error
+        raise ValueError(
+            f"model '{source}' cannot be opened: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _refuse_pickles(folder: Path) -> None:
@@ -242,7 +283,9 @@ def _source(model: str) -> str:
         )
     if Path(model).is_dir():
         if not (Path(model) / "model_index.json").exists():
-            raise ValueError(f"folder '{model}' holds no diffusers pipeline: it has no model_index.json")
+            raise ValueError(
+                f"folder '{model}' holds no diffusers pipeline: it has no model_index.json"
+            )
         return model
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return model

@@ -43,7 +43,9 @@ def base_record(denoiser: nn.Module) -> dict[str, Any]:
     return {
         "denoiser": type(denoiser).__name__,
         "parameters": sum(weight.numel() for weight in weights.values()),
-        "values": {name: weights[name].detach().flatten()[:SAMPLED].float().tolist() for name in names},
+        "values": {
+            name: weights[name].detach().flatten()[:SAMPLED].float().tolist() for name in names
+        },
     }
 
 
@@ -73,7 +75,9 @@ def strength_at(file: Path, card: Mapping[str, Any], guidance_scale: float) -> f
     between: Any = w_range or (made_for, made_for)
     lo, hi = between
     if lo is not None and not lo <= guidance_scale <= hi:
-        scales = f"a guidance scale of {lo:g}" if lo == hi else f"guidance scales of {lo:g} to {hi:g}"
+        scales = (
+            f"a guidance scale of {lo:g}" if lo == hi else f"guidance scales of {lo:g} to {hi:g}"
+        )
         raise ValueError(f"the student '{file}' is made for {scales}, not {guidance_scale:g}")
     return 1.0 if w_range is None else float(strength(w_range, guidance_scale))
 
@@ -102,22 +106,36 @@ def read_card(file: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     card = read_json(path)
-    optional = {"model": (str, NONE), "guidance_scale": (*NUMBER, NONE), "w_range": (list, NONE), "base": (dict, NONE)}
+    optional = {
+        "model": (str, NONE),
+        "guidance_scale": (*NUMBER, NONE),
+        "w_range": (list, NONE),
+        "base": (dict, NONE),
+    }
     require(card, optional, source=str(path))
     scale, between, base = (card.get(name) for name in ("guidance_scale", "w_range", "base"))
     if base is not None:
-        require(base, {"denoiser": (str,), "parameters": (int,), "values": (dict,)}, source=f"{path}, base")
-    lists = {"guidance_scale": [scale or 0], "w_range": between or [0]} | (base["values"] if base else {})
+        require(
+            base,
+            {"denoiser": (str,), "parameters": (int,), "values": (dict,)},
+            source=f"{path}, base",
+        )
+    lists = {"guidance_scale": [scale or 0], "w_range": between or [0]} | (
+        base["values"] if base else {}
+    )
     wrong = [name for name, values in lists.items() if not _are_numbers(values)]
     if wrong or (between is not None and len(between) != 2):
-        raise ValueError(f"{path}: {(wrong or ['w_range'])[0]!r} does not hold the numbers that it should")
+        raise ValueError(
+            f"{path}: {(wrong or ['w_range'])[0]!r} does not hold the numbers that it should"
+        )
     return card
 
 
 def _are_numbers(values: Any) -> bool:
     """Whether it is a list of numbers of a size that floats can hold."""
     return isinstance(values, list) and all(
-        isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) < 1e30 for value in values
+        isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) < 1e30
+        for value in values
     )
 
 
@@ -136,7 +154,9 @@ def _same_base(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 def fuse(layers: Sequence[Any], share: float) -> None:
     """Add a share of LoRA layers to the weights that they are on."""
     for layer in layers:
-        layer.to(layer.get_base_layer().weight.device)  # layers that were taken off stay where they were
+        layer.to(
+            layer.get_base_layer().weight.device
+        )  # layers that were taken off stay where they were
         layer.set_scale(ADAPTER, share)
         layer.merged_adapters.clear()  # the caller has put back what was merged before
         layer.merge()
@@ -144,7 +164,12 @@ def fuse(layers: Sequence[Any], share: float) -> None:
 
 def low_rank(modules: Sequence[nn.Module]) -> list[Any]:
     """The layers of LoRAs in these modules."""
-    return [layer for module in modules for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+    return [
+        layer
+        for module in modules
+        for layer in module.modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
 
 
 def takes_guidance(denoiser: Any) -> bool:
@@ -154,7 +179,9 @@ def takes_guidance(denoiser: Any) -> bool:
 
 def told_by_guidance(file: Path) -> bool:
     """Whether the student in a file is one of a range of scales without a projection."""
-    return read_card(file).get("w_range") is not None and not file.with_name(EMBEDDING_FILE).is_file()
+    return (
+        read_card(file).get("w_range") is not None and not file.with_name(EMBEDDING_FILE).is_file()
+    )
 
 
 def place_of_projection(pipe: Any, denoiser: Any) -> Any:
@@ -165,9 +192,13 @@ def place_of_projection(pipe: Any, denoiser: Any) -> Any:
     """
     embedding: Any = getattr(denoiser, "time_embedding", None)
     if not hasattr(pipe, "get_guidance_scale_embedding") or not hasattr(embedding, "cond_proj"):
-        raise ValueError(f"{type(pipe).__name__} has no `time_cond_proj` to tell a scale by: learn one scale only")
+        raise ValueError(
+            f"{type(pipe).__name__} has no `time_cond_proj` to tell a scale by: learn one scale only"
+        )
     if embedding.cond_proj is not None:
-        raise ValueError(f"the {type(denoiser).__name__} already takes an embedding of the guidance scale")
+        raise ValueError(
+            f"the {type(denoiser).__name__} already takes an embedding of the guidance scale"
+        )
     return embedding
 
 
@@ -190,7 +221,9 @@ def add_projection(pipe: Any, denoiser: Any) -> Projection:
     """
     embedding = place_of_projection(pipe, denoiser)
     weight = embedding.linear_1.weight
-    projection = Projection(WIDTH, embedding.linear_1.in_features, bias=False, device=weight.device, dtype=weight.dtype)
+    projection = Projection(
+        WIDTH, embedding.linear_1.in_features, bias=False, device=weight.device, dtype=weight.dtype
+    )
     nn.init.zeros_(projection.weight)
     embedding.cond_proj = projection
     return projection
@@ -210,7 +243,10 @@ def embedded(pipe: Any, scale: Float[Tensor, " rows"]) -> Float[Tensor, "rows wi
 @contextmanager
 def of_denoiser_alone() -> Iterator[None]:
     """Keep diffusers from warning that a LoRA has nothing for the text encoders: a student has not."""
-    loggers = [logging.getLogger(f"diffusers.loaders.{name}") for name in ("lora_base", "lora_pipeline", "peft")]
+    loggers = [
+        logging.getLogger(f"diffusers.loaders.{name}")
+        for name in ("lora_base", "lora_pipeline", "peft")
+    ]
 
     def needed(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("No LoRA keys associated to")
@@ -244,9 +280,13 @@ def load_lora(pipe: Any, file: Path) -> None:
     """
     try:
         with of_denoiser_alone():
-            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=ADAPTER, use_safetensors=True)
+            pipe.load_lora_weights(
+                str(file.parent), weight_name=file.name, adapter_name=ADAPTER, use_safetensors=True
+            )
     except Exception as error:
-        raise ValueError(f"'{file}' is no adapter for {type(pipe).__name__}: {first_line(error)}") from error
+        raise ValueError(
+            f"'{file}' is no adapter for {type(pipe).__name__}: {first_line(error)}"
+        ) from error
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     if any(weight.is_meta for layer in low_rank(modules) for weight in layer.parameters()):
         raise ValueError(
@@ -282,7 +322,9 @@ class KeptWeights:
         self._file.seek(0)
         with torch.no_grad():
             for weight, value in zip(
-                self._weights, torch.load(self._file, map_location="cpu", weights_only=True), strict=True
+                self._weights,
+                torch.load(self._file, map_location="cpu", weights_only=True),
+                strict=True,
             ):
                 weight.copy_(value)
 
@@ -302,7 +344,9 @@ def open_student(pipe: Any, folder: Path) -> None:
     check_base(denoiser, file)
     load_lora(pipe, file)
     layers = low_rank([denoiser])
-    kept = KeptWeights([weight for layer in layers for weight in layer.get_base_layer().parameters()])
+    kept = KeptWeights(
+        [weight for layer in layers for weight in layer.get_base_layer().parameters()]
+    )
     pipe.unload_lora_weights()
     if not told_by_guidance(file):
         load_projection(pipe, denoiser, folder / EMBEDDING_FILE)

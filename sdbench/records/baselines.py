@@ -37,7 +37,9 @@ def accept(folder: Path, run: Results, figures: pd.DataFrame, reason: str, *, at
     fresh, old = (folder.with_name(f"{PREFIX}{folder.name}-{age}") for age in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
     _write(fresh, run)
-    write_table(fresh, "history", pd.concat([past, _entry(run, figures, reason, at)], ignore_index=True))
+    write_table(
+        fresh, "history", pd.concat([past, _entry(run, figures, reason, at)], ignore_index=True)
+    )
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
@@ -55,7 +57,11 @@ def read_history(folder: Path) -> pd.DataFrame:
 
 
 def _write(folder: Path, run: Results) -> None:
-    kept = {"runs": run.runs, "steps": run.steps, "images": run.images.assign(path=pd.Series(dtype="string"))}
+    kept = {
+        "runs": run.runs,
+        "steps": run.steps,
+        "images": run.images.assign(path=pd.Series(dtype="string")),
+    }
     with StudyFolder.create(folder, run.study, environment={}) as made:
         for table in STUDY:
             made.rewrite(table, kept[table])
@@ -66,11 +72,16 @@ def _write(folder: Path, run: Results) -> None:
 
 def _entry(run: Results, figures: pd.DataFrame, reason: str, at: datetime) -> pd.DataFrame:
     key, env = next(iter(run.environment.items()))
-    shared: dict[str, Any] = {"accepted": at.isoformat(timespec="seconds"), "reason": reason.strip()}
+    shared: dict[str, Any] = {
+        "accepted": at.isoformat(timespec="seconds"),
+        "reason": reason.strip(),
+    }
     shared |= {"environment": key, "commit": env.get("commit")}
     known = figures[figures["current"].notna()]
     rows = [
         shared | {"variant": variant, "figure": figure, "value": value}
-        for variant, figure, value in known[["variant", "figure", "current"]].itertuples(index=False)
+        for variant, figure, value in known[["variant", "figure", "current"]].itertuples(
+            index=False
+        )
     ]
     return frame("history", rows)

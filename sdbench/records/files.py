@@ -18,7 +18,9 @@ from PIL import Image
 
 from sdbench.records.schema import YOUNGER, columns
 
-PREFIX = ".sdbench-"  # begins the name of the lock and of whatever is not finished; readers pass over it
+PREFIX = (
+    ".sdbench-"  # begins the name of the lock and of whatever is not finished; readers pass over it
+)
 NUMBER = (int, float)
 NONE = type(None)
 _DTYPES = {
@@ -48,8 +50,14 @@ def read_table(folder: Path, table: str, asked: Collection[str] | None = None) -
     try:
         with path.open("rb") as file:
             schema = pq.read_schema(file)
-            chosen = [name for name in schema.names if asked is None or name in asked or name not in registered]
-            as_text = {field.name for field in schema if field.type in (pa.string(), pa.large_string())}
+            chosen = [
+                name
+                for name in schema.names
+                if asked is None or name in asked or name not in registered
+            ]
+            as_text = {
+                field.name for field in schema if field.type in (pa.string(), pa.large_string())
+            }
             dictionaries = [name for name in texts if name in as_text]
             arrow = pq.ParquetFile(file, read_dictionary=dictionaries).read(chosen)
         arrow.validate(full=True)
@@ -62,7 +70,9 @@ def read_table(folder: Path, table: str, asked: Collection[str] | None = None) -
     for name in YOUNGER.get(table, ()):
         if name not in table_frame and (asked is None or name in asked):
             missing = [None] * len(table_frame)
-            table_frame[name] = pd.Series(missing, index=table_frame.index, dtype=registered[name].dtype)
+            table_frame[name] = pd.Series(
+                missing, index=table_frame.index, dtype=registered[name].dtype
+            )
     for name in texts:
         if str(table_frame.dtypes.get(name)) in ("string", "category"):
             table_frame[name] = _in_order(table_frame[name].astype("category"))
@@ -79,7 +89,9 @@ def _require_plain(schema: Any, path: Path) -> None:
     """Refuse what pandas would make objects of, which no check of a column could compare."""
     for field in schema:
         if field.type not in _TYPES:
-            raise ValueError(f"{path}: column {field.name!r} is {field.type}; expected {', '.join(map(str, _TYPES))}")
+            raise ValueError(
+                f"{path}: column {field.name!r} is {field.type}; expected {', '.join(map(str, _TYPES))}"
+            )
         if schema.names.count(field.name) > 1:
             raise ValueError(f"{path}: column {field.name!r} is there twice")
 
@@ -132,7 +144,9 @@ def parsed(parse: Callable[[str], Any], text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def require(content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], *, source: str) -> None:
+def require(
+    content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], *, source: str
+) -> None:
     """Check the kinds of an object's fields; `NONE` among them allows null and a missing field, a flag is no number.
 
     Raises:

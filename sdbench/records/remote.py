@@ -65,16 +65,22 @@ class Remote:
         if "study.json" not in files:
             raise ValueError(f"{self._url} holds no study")
         whole = {
-            name.rpartition("/")[0] for name in files if PurePosixPath(name).match(f"parts/*/{first_table}.parquet")
+            name.rpartition("/")[0]
+            for name in files
+            if PurePosixPath(name).match(f"parts/*/{first_table}.parquet")
         }
         kept = [
-            name for name in files if name in _FILES or name.rpartition("/")[0] in whole or (images and is_image(name))
+            name
+            for name in files
+            if name in _FILES or name.rpartition("/")[0] in whole or (images and is_image(name))
         ]
         folder = Path(tempfile.mkdtemp(prefix="sdbench-"))
         for parent in {(folder / name).parent for name in kept}:
             parent.mkdir(parents=True, exist_ok=True)
         with self._told():
-            self._system.get([self._at(name) for name in kept], [str(folder / name) for name in kept])
+            self._system.get(
+                [self._at(name) for name in kept], [str(folder / name) for name in kept]
+            )
         return folder
 
     def put(self, folder: Path, names: Iterable[str]) -> None:
@@ -83,7 +89,9 @@ class Remote:
         with self._told():
             for parent in {str(PurePosixPath(self._at(name)).parent) for name in names}:
                 self._system.makedirs(parent, exist_ok=True)
-            self._system.put([str(folder / name) for name in names], [self._at(name) for name in names])
+            self._system.put(
+                [str(folder / name) for name in names], [self._at(name) for name in names]
+            )
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files, in any order."""

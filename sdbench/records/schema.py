@@ -39,7 +39,9 @@ def _seconds(meaning: str, *, nullable: bool = False) -> Column:
     return Column("float64", "s", meaning, nullable, minimum=0)
 
 
-def _real(unit: str, meaning: str, *, nullable: bool = False, minimum: float | None = None) -> Column:
+def _real(
+    unit: str, meaning: str, *, nullable: bool = False, minimum: float | None = None
+) -> Column:
     return Column("float64", unit, meaning, nullable, minimum)
 
 
@@ -47,8 +49,12 @@ _METRICS = {
     "lpips": _real("1", "LPIPS to the reference, 0 is identical", nullable=True),
     "flip": _real("1", "FLIP to the reference, 0 is identical", nullable=True),
     "ssim": _real("1", "structural similarity to the reference, 1 is identical", nullable=True),
-    "psnr": _real("dB", "peak signal-to-noise ratio to the reference, inf is identical", nullable=True),
-    "alignment": _real("1", "share of the caption's attributes that the image shows", nullable=True),
+    "psnr": _real(
+        "dB", "peak signal-to-noise ratio to the reference, inf is identical", nullable=True
+    ),
+    "alignment": _real(
+        "1", "share of the caption's attributes that the image shows", nullable=True
+    ),
     "clip_score": _real("1", "CLIPScore of image and prompt, 0 to 100", nullable=True),
 }
 _PAIR = {
@@ -59,7 +65,9 @@ _PAIR = {
 _BRANCH = {
     "kind": _text("how the unguided steps were chosen; `baseline` has none"),
     "start": _count(
-        "1", "first step of the run that the kind moves; missing where there is no such run", nullable=True
+        "1",
+        "first step of the run that the kind moves; missing where there is no such run",
+        nullable=True,
     ),
     "length": _count("steps", "length of that run", nullable=True),
     "mask": _text("one letter per step, 1 where it is guided"),
@@ -79,10 +87,14 @@ TABLES: dict[str, dict[str, Column]] = {
         "width": _count("px", "image width", nullable=True),
         "dtype": _text("number format of the denoiser's weights"),
         "scheduler": _text("class of the scheduler"),
-        "repeat": _count("1", "index of the repeat; calls of one repeat are compared with each other"),
+        "repeat": _count(
+            "1", "index of the repeat; calls of one repeat are compared with each other"
+        ),
         "phase": _text("warm-ups are kept and never averaged", choices=("warmup", "measured")),
         "latency_s": _seconds("wall time of the call", nullable=True),
-        "text_s": _seconds("time before the first step: text encoding and preparation", nullable=True),
+        "text_s": _seconds(
+            "time before the first step: text encoding and preparation", nullable=True
+        ),
         "denoise_s": _seconds("time of the denoising loop", nullable=True),
         "decode_s": _seconds("time after the last step: decoding to images", nullable=True),
         "nfe": _real("rows/image", "denoiser rows evaluated per image", nullable=True, minimum=0),
@@ -90,16 +102,31 @@ TABLES: dict[str, dict[str, Column]] = {
         "rows": _count("rows", "denoiser rows evaluated", nullable=True),
         "flop": _count("flop", "work of the denoiser, 2 per multiply-add", nullable=True),
         "peak_bytes": _count("bytes", "peak of allocated device memory", nullable=True),
-        "reserved_bytes": _count("bytes", "peak of memory that the allocator reserved", nullable=True),
+        "reserved_bytes": _count(
+            "bytes", "peak of memory that the allocator reserved", nullable=True
+        ),
         "rss_peak_bytes": _count("bytes", "peak resident memory of the process", nullable=True),
-        "compile_s": _seconds("time of the compiler before the call, which has none in it", nullable=True),
-        "foreign_load": _real("cores", "processors that others kept busy during the call", nullable=True, minimum=0),
+        "compile_s": _seconds(
+            "time of the compiler before the call, which has none in it", nullable=True
+        ),
+        "foreign_load": _real(
+            "cores", "processors that others kept busy during the call", nullable=True, minimum=0
+        ),
         "foreign_processes": _count("processes", "others that computed on the GPU", nullable=True),
-        "throttled": Column("boolean", "", "whether the processor or GPU was held back during the call", nullable=True),
-        "exclusive": Column("boolean", "", "whether no other call of the run shared the device", nullable=True),
+        "throttled": Column(
+            "boolean",
+            "",
+            "whether the processor or GPU was held back during the call",
+            nullable=True,
+        ),
+        "exclusive": Column(
+            "boolean", "", "whether no other call of the run shared the device", nullable=True
+        ),
         "environment": _text("key of the environment in environment.json"),
         "sha256": _text("hash of what the call returned: 8-bit images, or latents", nullable=True),
-        "status": _text("whether the call finished, or why not", choices=("ok", "failed", "unsupported")),
+        "status": _text(
+            "whether the call finished, or why not", choices=("ok", "failed", "unsupported")
+        ),
         "message": _text("why the call failed, or cannot run at all", nullable=True),
     },
     "steps": {
@@ -115,8 +142,12 @@ TABLES: dict[str, dict[str, Column]] = {
         "latency_s": _seconds("wall time of the step"),
         "denoiser_s": _seconds("time inside the denoiser"),
         "scheduler_s": _seconds("time inside scheduler.step"),
-        "peak_bytes": _count("bytes", "peak of allocated device memory during the step", nullable=True),
-        "guidance_cosine": _real("1", "cosine of conditional and unconditional prediction of x0", nullable=True),
+        "peak_bytes": _count(
+            "bytes", "peak of allocated device memory during the step", nullable=True
+        ),
+        "guidance_cosine": _real(
+            "1", "cosine of conditional and unconditional prediction of x0", nullable=True
+        ),
         "guidance_norm": _real("1", "norm of their difference", nullable=True, minimum=0),
     },
     "images": {
@@ -125,7 +156,9 @@ TABLES: dict[str, dict[str, Column]] = {
         **_PAIR,
         "path": _text("image file, relative to the study folder", nullable=True),
         "sha256": _text("hash of the pixels", nullable=True),
-        "reference_variant": _text("variant whose image of the same pair is the reference", nullable=True),
+        "reference_variant": _text(
+            "variant whose image of the same pair is the reference", nullable=True
+        ),
         **_METRICS,
     },
     "sensitivity": {
@@ -145,7 +178,9 @@ TABLES: dict[str, dict[str, Column]] = {
         **_PAIR,
         **_BRANCH,
         "step": _count("1", "steps that have run"),
-        "distance": _real("1", "norm of the latents' difference to the baseline's, over the baseline's", minimum=0),
+        "distance": _real(
+            "1", "norm of the latents' difference to the baseline's, over the baseline's", minimum=0
+        ),
     },
     "judged": {
         "unit": _text("identifier of the plan"),
@@ -158,7 +193,9 @@ TABLES: dict[str, dict[str, Column]] = {
     "training": {
         "unit": _text("identifier of the row"),
         "step": _count("1", "steps that the optimiser has taken"),
-        "loss": _real("1", "mean training loss since the last row, missing in the first", nullable=True),
+        "loss": _real(
+            "1", "mean training loss since the last row, missing in the first", nullable=True
+        ),
         "held_out_loss": _real("1", "the same loss on prompts that are not learnt from"),
         "lpips": _real("1", "mean LPIPS of the student's images to the teacher's", nullable=True),
         "learning_rate": _real("1", "of the next step", minimum=0),
@@ -171,9 +208,17 @@ TABLES: dict[str, dict[str, Column]] = {
         "images": _count("images", "in the variant's set"),
         "reference_images": _count("images", "in the set that it is compared with"),
         "value": _real("1", "the distance"),
-        **{f"value_{end}": _real("1", f"{end} end of its 95 % interval", nullable=True) for end in ("lo", "hi")},
-        "difference": _real("1", "to the baseline's distance, above 0 where the baseline is nearer"),
-        **{f"difference_{end}": _real("1", f"{end} end of its 95 % interval", nullable=True) for end in ("lo", "hi")},
+        **{
+            f"value_{end}": _real("1", f"{end} end of its 95 % interval", nullable=True)
+            for end in ("lo", "hi")
+        },
+        "difference": _real(
+            "1", "to the baseline's distance, above 0 where the baseline is nearer"
+        ),
+        **{
+            f"difference_{end}": _real("1", f"{end} end of its 95 % interval", nullable=True)
+            for end in ("lo", "hi")
+        },
     },
     "history": {
         "accepted": _text("when the figures became the baseline, UTC"),
@@ -192,7 +237,9 @@ TABLES: dict[str, dict[str, Column]] = {
         "part": _text("what the memory is held for"),
         "at_peak_bytes": _count("bytes", "held at the peak; the parts sum to it"),
         "most_bytes": _count("bytes", "most that the part held at one time"),
-        "predicted_bytes": _count("bytes", "what arithmetic says of the most, if it does", nullable=True),
+        "predicted_bytes": _count(
+            "bytes", "what arithmetic says of the most, if it does", nullable=True
+        ),
         "step_s": _seconds("wall time of one step, without tracing"),
     },
 }
@@ -253,7 +300,11 @@ def with_key(table: str, names: Collection[str]) -> tuple[str, ...]:
 
 
 def validate(
-    table_frame: pd.DataFrame, table: str, *, asked: Collection[str] | None = None, source: str | None = None
+    table_frame: pd.DataFrame,
+    table: str,
+    *,
+    asked: Collection[str] | None = None,
+    source: str | None = None,
 ) -> pd.DataFrame:
     """Check a frame against the registry; it comes back with its columns in the registry's order.
 
@@ -267,7 +318,9 @@ def validate(
         ValueError: names the source, the first wrong column, and what was expected of it.
     """
     registered = columns(table)
-    expected = {name: column for name, column in registered.items() if asked is None or name in asked}
+    expected = {
+        name: column for name, column in registered.items() if asked is None or name in asked
+    }
     if table in WITH_METRICS:
         expected |= {str(name): _METRIC for name in table_frame if name not in registered}
     fault = _frame_fault(table_frame, expected, text="string" if asked is None else "category")
@@ -299,18 +352,25 @@ def frame(table: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def empty(table: str) -> pd.DataFrame:
     """A table without rows, with the right dtypes."""
-    return pd.DataFrame({name: pd.Series(dtype=column.dtype) for name, column in columns(table).items()})
+    return pd.DataFrame(
+        {name: pd.Series(dtype=column.dtype) for name, column in columns(table).items()}
+    )
 
 
 def describe(table: str) -> pd.DataFrame:
     """What a table's columns mean: one row per column with `name`, `dtype`, `unit`, `meaning`."""
     return pd.DataFrame(
-        [(name, column.dtype, column.unit, column.meaning) for name, column in columns(table).items()],
+        [
+            (name, column.dtype, column.unit, column.meaning)
+            for name, column in columns(table).items()
+        ],
         columns=["name", "dtype", "unit", "meaning"],
     )
 
 
-def _frame_fault(table_frame: pd.DataFrame, expected: Mapping[str, Column], *, text: str) -> str | None:
+def _frame_fault(
+    table_frame: pd.DataFrame, expected: Mapping[str, Column], *, text: str
+) -> str | None:
     """The first thing that is wrong with a frame's columns, in words; `text` is the dtype of text."""
     for name, column in expected.items():
         if name not in table_frame:
@@ -333,7 +393,11 @@ def _column_fault(values: "pd.Series[Any]", column: Column, text: str) -> str | 
         return f"has missing values; expected {column.dtype} in every row"
     if column.minimum is not None and (values < column.minimum).any():
         return f"holds {values.min()}; expected at least {column.minimum:g}"
-    strange = [value for value in values.unique() if value not in column.choices] if column.choices else []
+    strange = (
+        [value for value in values.unique() if value not in column.choices]
+        if column.choices
+        else []
+    )
     if strange:
         return f"holds {str(strange[0])!r}; expected one of {', '.join(column.choices)}"
     return None

@@ -21,7 +21,15 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from sdbench.records.environment import environment_key
-from sdbench.records.files import PREFIX, read_json, read_table, require, sync, write_json, write_table
+from sdbench.records.files import (
+    PREFIX,
+    read_json,
+    read_table,
+    require,
+    sync,
+    write_json,
+    write_table,
+)
 from sdbench.records.remote import Remote, is_own
 from sdbench.records.schema import STUDY, SWEEP, TABLES, columns, empty, validate, with_key
 
@@ -87,7 +95,12 @@ class StudyFolder:
     """A study's folder, locked for this process; a context manager."""
 
     def __init__(
-        self, path: Path, lock: int, tables: tuple[str, ...], beside: Sequence[str], remote: Remote | None
+        self,
+        path: Path,
+        lock: int,
+        tables: tuple[str, ...],
+        beside: Sequence[str],
+        remote: Remote | None,
     ) -> None:
         """Use `create`."""
         self.path = path
@@ -144,9 +157,15 @@ class StudyFolder:
             )
         if existing is not None and mode == "resume":
             # A field younger than the stored study is absent there, and was empty or off.
-            keys = [key for key in existing | study if (existing.get(key) or None) != (study.get(key) or None)]
+            keys = [
+                key
+                for key in existing | study
+                if (existing.get(key) or None) != (study.get(key) or None)
+            ]
             if keys:
-                raise ValueError(f"{self._remote or self.path} holds another study; it differs in {', '.join(keys)}")
+                raise ValueError(
+                    f"{self._remote or self.path} holds another study; it differs in {', '.join(keys)}"
+                )
             self._sweep()
             self.add_environment(environment)
             return
@@ -193,8 +212,12 @@ class StudyFolder:
         """
         for table in self._tables:
             validate(frames[table], table, source=f"unit {unit!r}, {table}")
-            if not (frames[table]["unit"] == unit).all() or (table == "runs" and len(frames[table]) != 1):
-                raise ValueError(f"unit {unit!r}: {table} must hold rows of this unit only, and runs exactly one")
+            if not (frames[table]["unit"] == unit).all() or (
+                table == "runs" and len(frames[table]) != 1
+            ):
+                raise ValueError(
+                    f"unit {unit!r}: {table} must hold rows of this unit only, and runs exactly one"
+                )
         self._part += 1
         part = self.path / "parts" / f"{self._part:06d}"
         unfinished = part.with_name(PREFIX + part.name)
@@ -220,7 +243,9 @@ class StudyFolder:
         first = self._tables[0]
         needed = {first: {"status"} & columns(first).keys()}
         units = _merged(self.path, self._tables, needed)[first]
-        return set(units.loc[units["status"] == "ok", "unit"] if "status" in units else units["unit"])
+        return set(
+            units.loc[units["status"] == "ok", "unit"] if "status" in units else units["unit"]
+        )
 
     def compact(self) -> None:
         """Merge the parts into the tables."""
@@ -258,7 +283,10 @@ class StudyFolder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Release the lock."""
         self.close()
@@ -355,7 +383,9 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(part for part in folder.glob("parts/*") if part.name.isdecimal())
 
 
-def _contents(place: str | Path, tables: tuple[str, ...], needed: Columns | None = None) -> dict[str, Any]:
+def _contents(
+    place: str | Path, tables: tuple[str, ...], needed: Columns | None = None
+) -> dict[str, Any]:
     """The folder itself, its tables, its environments and its study, by name."""
     remote = Remote.of(place)
     folder = Path(place) if remote is None else remote.copied(tables[0], images=False)
@@ -363,13 +393,22 @@ def _contents(place: str | Path, tables: tuple[str, ...], needed: Columns | None
         raise ValueError(f"{folder}: no such folder")
     study = _read_study(folder)
     environments = read_json(folder / "environment.json")
-    require(environments, dict.fromkeys(environments, (dict,)), source=str(folder / "environment.json"))
+    require(
+        environments, dict.fromkeys(environments, (dict,)), source=str(folder / "environment.json")
+    )
     if not environments:
         raise ValueError(f"{folder / 'environment.json'} describes no environment")
-    return {"folder": folder, **_merged(folder, tables, needed), "environment": environments, "study": study}
+    return {
+        "folder": folder,
+        **_merged(folder, tables, needed),
+        "environment": environments,
+        "study": study,
+    }
 
 
-def _merged(folder: Path, tables: tuple[str, ...], needed: Columns | None = None) -> dict[str, pd.DataFrame]:
+def _merged(
+    folder: Path, tables: tuple[str, ...], needed: Columns | None = None
+) -> dict[str, pd.DataFrame]:
     """The folder's tables; of a unit recorded more than once the newest part counts, in every table.
 
     Args:
@@ -379,15 +418,26 @@ def _merged(folder: Path, tables: tuple[str, ...], needed: Columns | None = None
     """
     asked: dict[str, tuple[str, ...] | None] = dict.fromkeys(tables)
     if needed is not None:
-        asked |= {table: with_key(table, needed.get(table, ())) for table in dict.fromkeys((*tables, *needed))}
+        asked |= {
+            table: with_key(table, needed.get(table, ()))
+            for table in dict.fromkeys((*tables, *needed))
+        }
     # Parts before tables: a part that is merged meanwhile is then seen twice rather than not at all.
     folders = _parts(folder)
     starts = range(0, len(folders), _AT_ONCE)
-    parts = [_several(folders[start : start + _AT_ONCE], tables, asked, start + 1) for start in starts]
+    parts = [
+        _several(folders[start : start + _AT_ONCE], tables, asked, start + 1) for start in starts
+    ]
     whole = _whole(folder, tables, asked)
     if not parts:
         return whole
-    sources = [{table: (table_frame, np.zeros(len(table_frame), int)) for table, table_frame in whole.items()}, *parts]
+    sources = [
+        {
+            table: (table_frame, np.zeros(len(table_frame), int))
+            for table, table_frame in whole.items()
+        },
+        *parts,
+    ]
     newest: dict[str, int] = {}
     for source in sources:
         table_frame, ages = source[tables[0]]
@@ -395,15 +445,21 @@ def _merged(folder: Path, tables: tuple[str, ...], needed: Columns | None = None
     merged = {}
     for table in tables:
         kept = [
-            rows[rows["unit"].map(newest).to_numpy(float) == ages] for rows, ages in (each[table] for each in sources)
+            rows[rows["unit"].map(newest).to_numpy(float) == ages]
+            for rows, ages in (each[table] for each in sources)
         ]
         # Each part was checked when it was added; this is about all of them together.
-        merged[table] = validate(_joined(kept), table, asked=asked[table], source=f"{folder}, {table}")
+        merged[table] = validate(
+            _joined(kept), table, asked=asked[table], source=f"{folder}, {table}"
+        )
     return merged
 
 
 def _several(
-    folders: list[Path], tables: tuple[str, ...], asked: Mapping[str, tuple[str, ...] | None], first: int
+    folders: list[Path],
+    tables: tuple[str, ...],
+    asked: Mapping[str, tuple[str, ...] | None],
+    first: int,
 ) -> dict[str, tuple[pd.DataFrame, np.ndarray]]:
     """The tables of some parts, joined, and for every row the number of its part; the first part's is given."""
     found = {}
@@ -440,19 +496,29 @@ def _whole(
     whole: dict[str, pd.DataFrame] = {}
     for table in tables:
         source = str(folder / f"{table}.parquet")
-        whole[table] = validate(read_table(folder, table, asked[table]), table, asked=asked[table], source=source)
-        units, known = (pd.Index(whole[name]["unit"].unique()).astype("string") for name in (table, tables[0]))
+        whole[table] = validate(
+            read_table(folder, table, asked[table]), table, asked=asked[table], source=source
+        )
+        units, known = (
+            pd.Index(whole[name]["unit"].unique()).astype("string") for name in (table, tables[0])
+        )
         strangers = units[known.get_indexer(units) < 0]
         if len(strangers):
-            raise ValueError(f"{source}: column 'unit' holds {min(strangers)!r}, not in {tables[0]}.parquet")
+            raise ValueError(
+                f"{source}: column 'unit' holds {min(strangers)!r}, not in {tables[0]}.parquet"
+            )
     return whole
 
 
 def _read_study(folder: Path) -> dict[str, Any]:
     if (folder / _STARTING).exists():
-        raise ValueError(f"{folder} holds no study yet: its writer is starting, or was killed when it was")
+        raise ValueError(
+            f"{folder} holds no study yet: its writer is starting, or was killed when it was"
+        )
     study = read_json(folder / "study.json")
     version = study.pop("schema_version", None)
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{folder / 'study.json'}: schema_version is {version}; expected {SCHEMA_VERSION}")
+        raise ValueError(
+            f"{folder / 'study.json'}: schema_version is {version}; expected {SCHEMA_VERSION}"
+        )
     return study

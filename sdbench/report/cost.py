@@ -8,7 +8,7 @@ def cost_heading(point: pd.DataFrame) -> str:
     """The point's size and batch, what its steps take, and R.
 
     Args:
-        point: as `sdbench.study.cost.sweep` yields it.
+        point: as `sdbench.experiments.cost.sweep` yields it.
     """
     row = point.iloc[0]
     compiled = f", compiled in {row['compile_s']:.0f} s" if row["compile_s"] > 0 else ""
@@ -23,9 +23,16 @@ def cost_table(point: pd.DataFrame) -> Table:
     """Savings of the denoising loop and of the whole call: ideal, predicted from R, measured.
 
     Args:
-        point: as `sdbench.study.cost.sweep` yields it.
+        point: as `sdbench.experiments.cost.sweep` yields it.
     """
-    headings = ("ideal", "loop predicted", "loop measured", "of ideal", "call predicted", "call measured")
+    headings = (
+        "ideal",
+        "loop predicted",
+        "loop measured",
+        "of ideal",
+        "call predicted",
+        "call measured",
+    )
     table = Table(box=None, pad_edge=False)
     table.add_column("variant", no_wrap=True)
     for heading in headings:

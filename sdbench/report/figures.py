@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
-from sdbench.analysis.tables import BASELINE
 from sdbench.records.files import inside, read_image
+from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
 # Okabe and Ito's palette, told apart with any colour vision; black is the baseline's.
@@ -40,8 +40,21 @@ def step_figure(profile: pd.DataFrame) -> Figure:
     time.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     baseline = profile[profile["variant"] == BASELINE]
     quartiles = baseline["guidance_cosine_q25"], baseline["guidance_cosine_q75"]
-    cosine.fill_between(baseline["step"], *quartiles, color=BASELINE_COLOUR, alpha=0.2, linewidth=0, label="quartiles")
-    cosine.plot(baseline["step"], baseline["guidance_cosine"], color=BASELINE_COLOUR, label="median", linewidth=1.4)
+    cosine.fill_between(
+        baseline["step"],
+        *quartiles,
+        color=BASELINE_COLOUR,
+        alpha=0.2,
+        linewidth=0,
+        label="quartiles",
+    )
+    cosine.plot(
+        baseline["step"],
+        baseline["guidance_cosine"],
+        color=BASELINE_COLOUR,
+        label="median",
+        linewidth=1.4,
+    )
     cosine.set(xlabel="step", ylabel=f"guidance cosine\nof {BASELINE}")
     cosine.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     for axes in (time, cosine):
@@ -60,10 +73,14 @@ def image_grid(results: Results, *, pairs: Sequence[tuple[str, int]]) -> Figure:
         ValueError: a pair is not in the study, or there are none.
     """
     images = results.images.drop_duplicates(["variant", "prompt_id", "seed"])
-    prompts = images.drop_duplicates(["prompt_id", "seed"]).set_index(["prompt_id", "seed"])["prompt"]
+    prompts = images.drop_duplicates(["prompt_id", "seed"]).set_index(["prompt_id", "seed"])[
+        "prompt"
+    ]
     unknown = [pair for pair in pairs if pair not in prompts.index]
     if unknown or not pairs:
-        raise ValueError(f"no images of {unknown or 'no pairs'}; there are {', '.join(map(str, prompts.index))}")
+        raise ValueError(
+            f"no images of {unknown or 'no pairs'}; there are {', '.join(map(str, prompts.index))}"
+        )
     paths = images.set_index(["variant", "prompt_id", "seed"])["path"]
     variants = list(variant_styles(results.runs["variant"]))
     figure = new_figure(1.6 + 1.3 * len(variants), 0.3 + 1.3 * len(pairs))
@@ -151,8 +168,18 @@ def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure
         position = curve[across].astype(float)
         if not curve[f"{metric}_lo"].isna().all():
             ends = (curve[f"{metric}_lo"], curve[f"{metric}_hi"])
-            axes.fill_between(position, *ends, color=PALETTE[4], alpha=0.25, linewidth=0, label="95 % interval")
-        axes.plot(position, curve[metric], color=PALETTE[4], linewidth=1.4, marker="o", markersize=2.5, label="mean")
+            axes.fill_between(
+                position, *ends, color=PALETTE[4], alpha=0.25, linewidth=0, label="95 % interval"
+            )
+        axes.plot(
+            position,
+            curve[metric],
+            color=PALETTE[4],
+            linewidth=1.4,
+            marker="o",
+            markersize=2.5,
+            label="mean",
+        )
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         axes.set_ylabel(_meaning(metric).replace(", ", ",\n"))
         axes.spines[["top", "right"]].set_visible(False)
@@ -196,7 +223,13 @@ def plan_figure(table: pd.DataFrame, metric: str) -> Figure:
 
 
 def curves_figure(
-    table: pd.DataFrame, across: str, panels: Mapping[str, str], *, label: str, by: str | None = None, log: bool = False
+    table: pd.DataFrame,
+    across: str,
+    panels: Mapping[str, str],
+    *,
+    label: str,
+    by: str | None = None,
+    log: bool = False,
 ) -> Figure:
     """Columns of a table against one of them, one panel each, with 95 % intervals where the table has them.
 
@@ -214,8 +247,19 @@ def curves_figure(
     for axes, (column, text) in zip(rows, panels.items(), strict=True):
         for index, (name, part) in enumerate(groups):
             bars = _bars(part, column, 1) if f"{column}_lo" in part else None
-            style = {"color": BASELINE_COLOUR if index == 0 else PALETTE[(index - 1) % len(PALETTE)], "label": name}
-            axes.errorbar(part[across], part[column], yerr=bars, marker="o", markersize=4, elinewidth=0.8, **style)
+            style = {
+                "color": BASELINE_COLOUR if index == 0 else PALETTE[(index - 1) % len(PALETTE)],
+                "label": name,
+            }
+            axes.errorbar(
+                part[across],
+                part[column],
+                yerr=bars,
+                marker="o",
+                markersize=4,
+                elinewidth=0.8,
+                **style,
+            )
         axes.set_ylabel(text)
         axes.margins(y=0.12)
         axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
@@ -240,15 +284,47 @@ def saving_figure(table: pd.DataFrame, *, published: str) -> Figure:
     share = 100 * table["unguided_share"]
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
-    axes.plot(share, 100 * table["ideal_saving"], color="0.6", linestyle=":", label="ideal: as many evaluations less")
     axes.plot(
-        share, 100 * table["predicted_saving"], color=PALETTE[4], linestyle="--", label="predicted from the steps"
+        share,
+        100 * table["ideal_saving"],
+        color="0.6",
+        linestyle=":",
+        label="ideal: as many evaluations less",
+    )
+    axes.plot(
+        share,
+        100 * table["predicted_saving"],
+        color=PALETTE[4],
+        linestyle="--",
+        label="predicted from the steps",
     )
     bars = _bars(table, "saving", 100)
-    style: dict[str, Any] = {"color": BASELINE_COLOUR, "marker": "o", "markersize": 4, "elinewidth": 0.8}
-    axes.errorbar(share, 100 * table["saving"], yerr=bars, linewidth=0, label="measured, 95 % interval", **style)
-    axes.plot(share, table[published], color=PALETTE[3], marker="D", linewidth=0, label="the paper, another machine")
-    axes.set(xlabel="last steps without guidance (%)", ylabel=f"time of a call saved against {BASELINE} (%)")
+    style: dict[str, Any] = {
+        "color": BASELINE_COLOUR,
+        "marker": "o",
+        "markersize": 4,
+        "elinewidth": 0.8,
+    }
+    axes.errorbar(
+        share,
+        100 * table["saving"],
+        yerr=bars,
+        linewidth=0,
+        label="measured, 95 % interval",
+        **style,
+    )
+    axes.plot(
+        share,
+        table[published],
+        color=PALETTE[3],
+        marker="D",
+        linewidth=0,
+        label="the paper, another machine",
+    )
+    axes.set(
+        xlabel="last steps without guidance (%)",
+        ylabel=f"time of a call saved against {BASELINE} (%)",
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
     return figure
@@ -260,7 +336,12 @@ def ledger_figure(ledger: pd.DataFrame) -> Figure:
     Args:
         ledger: the table of that name.
     """
-    wide = ledger.pivot_table("at_peak_bytes", index="method", columns="part", sort=False, fill_value=0) / 1e9
+    wide = (
+        ledger.pivot_table(
+            "at_peak_bytes", index="method", columns="part", sort=False, fill_value=0
+        )
+        / 1e9
+    )
     largest = wide.max().nlargest(len(PALETTE))
     parts = largest[largest > 0.01 * wide.sum(axis=1).max()].index
     wide["rest"] = wide.drop(columns=parts).sum(axis=1)
@@ -271,7 +352,14 @@ def ledger_figure(ledger: pd.DataFrame) -> Figure:
         axes.barh(wide.index, wide[part], left=left, color=colour, edgecolor="white", label=part)
         left = left + wide[part].to_numpy()
     for place, total in enumerate(left):
-        axes.annotate(f"{total:.3g}", (total, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            f"{total:.3g}",
+            (total, place),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     axes.invert_yaxis()
     axes.set(xlabel="memory at the peak (GB)", xlim=(0, 1.1 * left.max()))
     axes.spines[["top", "right"]].set_visible(False)
@@ -281,8 +369,12 @@ def ledger_figure(ledger: pd.DataFrame) -> Figure:
 
 def _interval_maps(curves: dict[str, pd.DataFrame]) -> Figure:
     figure = new_figure(0.6 + 4.2 * len(curves), 3.8)
-    for axes, (metric, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        grid = curve.astype({"start": int, "length": int}).pivot_table(metric, index="length", columns="start")
+    for axes, (metric, curve) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+    ):
+        grid = curve.astype({"start": int, "length": int}).pivot_table(
+            metric, index="length", columns="start"
+        )
         drawn = axes.pcolormesh(grid.columns, grid.index, grid, shading="nearest", cmap="viridis")
         figure.colorbar(drawn, ax=axes, label=_meaning(metric))
         axes.set(xlabel="first guided step", ylabel="guided steps, none outside")
@@ -291,7 +383,11 @@ def _interval_maps(curves: dict[str, pd.DataFrame]) -> Figure:
 
 
 def _meaning(metric: str) -> str:
-    return f"{metric} to prompt, change" if metric in WITHOUT_REFERENCE else f"{metric} to guided image"
+    return (
+        f"{metric} to prompt, change"
+        if metric in WITHOUT_REFERENCE
+        else f"{metric} to guided image"
+    )
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -314,9 +410,20 @@ def _show_image(axes: Axes, folder: Path, path: str | None) -> None:
     axes.spines[:].set(color="0.8", linewidth=0.5)
     if path is None or pd.isna(path):
         axes.set_box_aspect(1)
-        axes.text(0.5, 0.5, "no image", ha="center", va="center", fontsize=7, color="0.5", transform=axes.transAxes)
+        axes.text(
+            0.5,
+            0.5,
+            "no image",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="0.5",
+            transform=axes.transAxes,
+        )
     else:
-        axes.imshow(np.asarray(read_image(inside(folder, path))) / np.float32(255), interpolation="nearest")
+        axes.imshow(
+            np.asarray(read_image(inside(folder, path))) / np.float32(255), interpolation="nearest"
+        )
 
 
 def _bars(rows: pd.DataFrame, name: str, factor: float) -> "list[pd.Series[float]]":
@@ -332,9 +439,20 @@ def _label(figure: Figure, axes: Axes, points: pd.DataFrame, time: str, metric: 
     names = points["variant"].astype(str)
     if "efficient" in points:
         others = names[~points["efficient"]]
-        numbers = pd.Series([str(number + 1) for number in range(len(others))], index=others.index, dtype=str)
+        numbers = pd.Series(
+            [str(number + 1) for number in range(len(others))], index=others.index, dtype=str
+        )
         key = "\n".join(f"{number}  {name}" for number, name in zip(numbers, others, strict=True))
-        axes.text(1.02, 1, key, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.35, color="0.3")
+        axes.text(
+            1.02,
+            1,
+            key,
+            transform=axes.transAxes,
+            va="top",
+            fontsize=8,
+            linespacing=1.35,
+            color="0.3",
+        )
         names = names.where(points["efficient"], numbers)
     figure.draw_without_rendering()
     x, y = 100 * points[time], points[metric]

@@ -21,12 +21,23 @@ def history_figure(history: pd.DataFrame) -> Figure:
     for name, axes in zip(names, panels, strict=True):
         rows = history[history["figure"] == name]
         for variant, (colour, dash) in variant_styles(history["variant"]).items():
-            values = rows[rows["variant"] == variant].set_index("accepted")["value"].reindex(moments)
+            values = (
+                rows[rows["variant"] == variant].set_index("accepted")["value"].reindex(moments)
+            )
             if values.notna().any():
-                axes.plot(range(len(moments)), values, color=colour, linestyle=dash, marker="o", label=variant)
+                axes.plot(
+                    range(len(moments)),
+                    values,
+                    color=colour,
+                    linestyle=dash,
+                    marker="o",
+                    label=variant,
+                )
         axes.set(ylabel=name)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    panels[-1].set_xticks(range(len(moments)), [moment[:10] for moment in moments], rotation=30, ha="right")
+    panels[-1].set_xticks(
+        range(len(moments)), [moment[:10] for moment in moments], rotation=30, ha="right"
+    )
     panels[-1].set_xlabel("accepted")
     return figure

@@ -19,13 +19,20 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from sdbench.analysis.tables import BASELINE, step_profile, summarise
+from sdbench.analysis.tables import step_profile, summarise
 from sdbench.records.files import NUMBER, inside, read_image, require
+from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 from sdbench.report.figures import PALETTE
 from sdbench.report.tables import Cell, failures, legend, summary_cells
 
-FORMS = ((256, 85), (256, 60), (192, 60), (128, 60), (64, 60))  # most pixels of a side, and WebP's quality
+FORMS = (
+    (256, 85),
+    (256, 60),
+    (192, 60),
+    (128, 60),
+    (64, 60),
+)  # most pixels of a side, and WebP's quality
 PICTURES_BYTES = 3_000_000  # of all images in the page, which with plotly's script stays below 8 MB
 MAX_PROMPTS = 16
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -77,16 +84,31 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     if measured.empty:
         raise ValueError(f"{results.folder}: no measured calls to show")
     facts = [
-        ("pipeline", f"{study['model']}, {measured['dtype'].iloc[0]}, {measured['scheduler'].iloc[0]}"),
+        (
+            "pipeline",
+            f"{study['model']}, {measured['dtype'].iloc[0]}, {measured['scheduler'].iloc[0]}",
+        ),
         ("asked", f"{study['num_steps']} steps, guidance scale {study['guidance_scale']:g}"),
-        ("pairs", f"prompts: {len(study['prompts'])}; seeds: {len(study['seeds'])}; pairs per call: {study['batch']}"),
+        (
+            "pairs",
+            f"prompts: {len(study['prompts'])}; seeds: {len(study['seeds'])}; pairs per call: {study['batch']}",
+        ),
         ("repeats", f"{study['repeats']} measured, {study['warmups']} before them"),
     ]
     for key, env in results.environment.items():
-        require(env, {"gpus": (list,), "packages": (dict,)}, source=f"{results.folder / 'environment.json'}, {key!r}")
-        gpus = ", ".join(str(gpu.get("name")) for gpu in env["gpus"] if isinstance(gpu, dict)) or "no GPU"
+        require(
+            env,
+            {"gpus": (list,), "packages": (dict,)},
+            source=f"{results.folder / 'environment.json'}, {key!r}",
+        )
+        gpus = (
+            ", ".join(str(gpu.get("name")) for gpu in env["gpus"] if isinstance(gpu, dict))
+            or "no GPU"
+        )
         packages = ", ".join(
-            f"{name} {env['packages'][name]}" for name in ("torch", "diffusers") if name in env["packages"]
+            f"{name} {env['packages'][name]}"
+            for name in ("torch", "diffusers")
+            if name in env["packages"]
         )
         machine = f"{env.get('cpu')}, {env.get('cores')} cores, {gpus}; {packages}; {env.get('os')}"
         facts.append((f"machine {key}", machine))
@@ -98,13 +120,25 @@ def _figures(summary: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
     places = {variant: place for place, variant in enumerate(summary["variant"])}
     metric = next((name for name in ("lpips", "alignment") if summary[name].notna().any()), None)
     if metric is not None:
-        found.append({"title": f"Time saved against {metric}", "content": _content(_frontier(summary, metric, places))})
+        found.append(
+            {
+                "title": f"Time saved against {metric}",
+                "content": _content(_frontier(summary, metric, places)),
+            }
+        )
     profile = step_profile(results)
     milliseconds = profile.assign(latency_s=1e3 * profile["latency_s"])
-    found.append({"title": "Time of every step", "content": _content(_lines(milliseconds, "latency_s", "ms", places))})
+    found.append(
+        {
+            "title": "Time of every step",
+            "content": _content(_lines(milliseconds, "latency_s", "ms", places)),
+        }
+    )
     cosine = profile[(profile["variant"] == BASELINE) & profile["guidance_cosine"].notna()]
     if len(cosine):
-        named = _content(_lines(cosine, "guidance_cosine", f"guidance cosine of {BASELINE}", places))
+        named = _content(
+            _lines(cosine, "guidance_cosine", f"guidance cosine of {BASELINE}", places)
+        )
         found.append({"title": "How far guidance still moves the prediction", "content": named})
     return found
 
@@ -143,8 +177,14 @@ def _lines(profile: pd.DataFrame, column: str, title: str, places: dict[str, int
     figure = go.Figure()
     for variant, part in profile.groupby("variant", sort=False):
         place = places[str(variant)]
-        line = {"color": _colour(place), "width": 1.5, "dash": ("solid", "dash", "dot")[place // len(PALETTE) % 3]}
-        figure.add_scatter(x=part["step"], y=part[column], name=_literal(variant), mode="lines", line=line)
+        line = {
+            "color": _colour(place),
+            "width": 1.5,
+            "dash": ("solid", "dash", "dot")[place // len(PALETTE) % 3],
+        }
+        figure.add_scatter(
+            x=part["step"], y=part[column], name=_literal(variant), mode="lines", line=line
+        )
     figure.update_xaxes(title="step")
     figure.update_yaxes(title=title)
     return figure
@@ -161,7 +201,10 @@ def _colour(place: int) -> str:
 
 def _content(figure: go.Figure) -> dict[str, Any]:
     figure.update_layout(
-        template="plotly_white", height=420, margin={"l": 60, "r": 10, "t": 10, "b": 50}, showlegend=True
+        template="plotly_white",
+        height=420,
+        margin={"l": 60, "r": 10, "t": 10, "b": 50},
+        showlegend=True,
     )
     content: dict[str, Any] = json.loads(figure.to_json())
     return {"data": content["data"], "layout": content["layout"]}
@@ -171,12 +214,20 @@ def _pictures(results: Results) -> dict[str, Any]:
     """The first repeat's images of the first prompts, as WebP in the page."""
     images = results.images.merge(results.runs[["unit", "repeat"]], on="unit")
     images = images[images["repeat"] == images.groupby("variant")["repeat"].transform("min")]
-    prompts = images.drop_duplicates("prompt_id").head(MAX_PROMPTS).set_index("prompt_id")["prompt"].to_dict()
+    prompts = (
+        images.drop_duplicates("prompt_id")
+        .head(MAX_PROMPTS)
+        .set_index("prompt_id")["prompt"]
+        .to_dict()
+    )
     kept = images[images["prompt_id"].isin(list(prompts)) & images["path"].notna()]
     kept = kept[kept["path"].map(lambda path: inside(results.folder, path).is_file()).astype(bool)]
     data = _fitting([results.folder / path for path in kept["path"]])
     shown = [
-        {name: str(row[column]) for name, column in (("prompt", "prompt_id"), ("seed", "seed"), ("variant", "variant"))}
+        {
+            name: str(row[column])
+            for name, column in (("prompt", "prompt_id"), ("seed", "seed"), ("variant", "variant"))
+        }
         | {"data": one}
         for row, one in zip(kept.to_dict("records"), data, strict=True)
     ]

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
-from sdbench.analysis.tables import BASELINE
+from sdbench.records.names import BASELINE
 
 MISSING = "-"
 WIDE = 110  # terminal columns below which the narrow table is shown
@@ -37,7 +37,13 @@ _LATENCY_MEANING = "median wall time of one pipeline call."
 _SECONDS = _Column("time", "s", "latency_s", "z.2f", _LATENCY_MEANING)
 _MILLISECONDS = _Column("time", "ms", "latency_s", "z.0f", _LATENCY_MEANING, factor=1e3)
 _COLUMNS = (
-    _Column("NFE", "", "nfe", ".4g", "denoiser evaluations per image: two in a guided step, one in an unguided step."),
+    _Column(
+        "NFE",
+        "",
+        "nfe",
+        ".4g",
+        "denoiser evaluations per image: two in a guided step, one in an unguided step.",
+    ),
     _SECONDS,
     _Column(
         "saving",
@@ -49,8 +55,18 @@ _COLUMNS = (
         factor=100,
         interval=True,
     ),
-    _Column("loop", "%", "denoise_saving", "z.1f", "the same in the denoising loop alone.", factor=100, narrow=False),
-    _Column("ideal", "%", "ideal_saving", "z.1f", "saving if time were proportional to NFE.", factor=100),
+    _Column(
+        "loop",
+        "%",
+        "denoise_saving",
+        "z.1f",
+        "the same in the denoising loop alone.",
+        factor=100,
+        narrow=False,
+    ),
+    _Column(
+        "ideal", "%", "ideal_saving", "z.1f", "saving if time were proportional to NFE.", factor=100
+    ),
     _Column(
         "predicted",
         "%",
@@ -59,7 +75,15 @@ _COLUMNS = (
         "saving to expect from what a guided and an unguided step took in this study.",
         factor=100,
     ),
-    _Column("memory", "MB", "peak_bytes", ".0f", "highest memory peak of a call.", factor=1e-6, narrow=False),
+    _Column(
+        "memory",
+        "MB",
+        "peak_bytes",
+        ".0f",
+        "highest memory peak of a call.",
+        factor=1e-6,
+        narrow=False,
+    ),
     _Column(
         "LPIPS",
         "",
@@ -69,7 +93,13 @@ _COLUMNS = (
         "In the row `cfg`: of a second run of `cfg`, the noise floor; less cannot be told from no change.",
         interval=True,
     ),
-    _Column("alignment", "", "alignment", "z.2f", "share of the caption's attributes that the image shows."),
+    _Column(
+        "alignment",
+        "",
+        "alignment",
+        "z.2f",
+        "share of the caption's attributes that the image shows.",
+    ),
     _Column(
         "change",
         "",
@@ -96,7 +126,10 @@ def summary_table(summary: pd.DataFrame, *, width: int = 120) -> Table:
         # Only an interval may wrap: rich cuts off what does not fit and may not wrap.
         table.add_column(heading, justify="right", no_wrap=not (wide and column.interval))
     for _, row in summary.iterrows():
-        cells = [_cell(row, column) if wide else _cell(row, column).replace(" ", "\n") for column in shown]
+        cells = [
+            _cell(row, column) if wide else _cell(row, column).replace(" ", "\n")
+            for column in shown
+        ]
         table.add_row(*map(Text, [textwrap.fill(_name(row), NAME_WIDTH), *cells]))
     return table
 
@@ -136,7 +169,9 @@ def failures(runs: pd.DataFrame) -> list[str]:
 def latex(summary: pd.DataFrame) -> str:
     """The wide table in LaTeX, for the package booktabs."""
     head, rows = summary_cells(summary)
-    text = pd.DataFrame([[f"{cell.text} {cell.interval}".rstrip() for cell in row] for row in rows], columns=head)
+    text = pd.DataFrame(
+        [[f"{cell.text} {cell.interval}".rstrip() for cell in row] for row in rows], columns=head
+    )
     return str(text.to_latex(index=False, escape=True, column_format="l" + "r" * (len(head) - 1)))
 
 
@@ -153,14 +188,20 @@ def markdown(summary: pd.DataFrame) -> str:
 
 def legend(summary: pd.DataFrame) -> str:
     """What the columns of the summary's table mean, one line each."""
-    return "\n".join([*(f"{column.heading}: {column.meaning}" for column in _shown(summary)), FOOTNOTE])
+    return "\n".join(
+        [*(f"{column.heading}: {column.meaning}" for column in _shown(summary)), FOOTNOTE]
+    )
 
 
 def _shown(summary: pd.DataFrame) -> list[_Column]:
     """Columns that hold a value somewhere; short times are shown in milliseconds."""
     time = _SECONDS if summary["latency_s"].max() >= 1 else _MILLISECONDS
     columns = (time if column is _SECONDS else column for column in _COLUMNS)
-    return [column for column in columns if column.source in summary and summary[column.source].notna().any()]
+    return [
+        column
+        for column in columns
+        if column.source in summary and summary[column.source].notna().any()
+    ]
 
 
 def _name(row: "pd.Series[float]") -> str:
@@ -200,19 +241,33 @@ def frontier_markdown(table: pd.DataFrame) -> str:
 
     Fidelity to the baseline's image and quality in itself are named apart.
     """
-    metrics = [str(name) for name in table if f"{name}_lo" in table and name not in ("saving", "denoise_saving")]
-    shown = [name for name in metrics if name != "alignment_difference" and table[name].notna().any()]
+    metrics = [
+        str(name)
+        for name in table
+        if f"{name}_lo" in table and name not in ("saving", "denoise_saving")
+    ]
+    shown = [
+        name for name in metrics if name != "alignment_difference" and table[name].notna().any()
+    ]
     shown.sort(key=WITHOUT_REFERENCE.__contains__)
-    titles = [f"{name} ({'to prompt' if name in WITHOUT_REFERENCE else 'to cfg'})" for name in shown]
+    titles = [
+        f"{name} ({'to prompt' if name in WITHOUT_REFERENCE else 'to cfg'})" for name in shown
+    ]
     head = ["variant", "NFE", "loop saved %", *titles]
     lines: list[list[str]] = [head, ["---", *("---:" for _ in head[1:])]]
     for _, row in table.iterrows():
         name = f"**{row['variant']}**" if row["efficient"] else str(row["variant"])
         scaled = pd.Series(
-            {key: 100 * row[key] for key in ("denoise_saving", "denoise_saving_lo", "denoise_saving_hi")}
+            {
+                key: 100 * row[key]
+                for key in ("denoise_saving", "denoise_saving_lo", "denoise_saving_hi")
+            }
         )
         cells = [name, f"{row['nfe']:.4g}", _with_ends(scaled, "denoise_saving", ".1f")]
-        cells += [MISSING if not math.isfinite(row[metric]) else _with_ends(row, metric, ".3f") for metric in shown]
+        cells += [
+            MISSING if not math.isfinite(row[metric]) else _with_ends(row, metric, ".3f")
+            for metric in shown
+        ]
         lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -221,7 +276,9 @@ def comparison_text(table: pd.DataFrame) -> Table:
     """A comparison of two runs for a terminal: what is not the same, or one line that all is."""
     shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     for heading in _COMPARED:
-        shown.add_column(heading, justify="left" if heading in ("variant", "figure", "verdict") else "right")
+        shown.add_column(
+            heading, justify="left" if heading in ("variant", "figure", "verdict") else "right"
+        )
     for _, row in _told(table).iterrows():
         shown.add_row(*map(Text, _compared(row)))
     return shown
@@ -229,7 +286,11 @@ def comparison_text(table: pd.DataFrame) -> Table:
 
 def comparison_markdown(table: pd.DataFrame) -> str:
     """The same for a pull request."""
-    lines = [list(_COMPARED), ["---"] * len(_COMPARED), *(_compared(row) for _, row in _told(table).iterrows())]
+    lines = [
+        list(_COMPARED),
+        ["---"] * len(_COMPARED),
+        *(_compared(row) for _, row in _told(table).iterrows()),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
@@ -246,13 +307,22 @@ def _compared(row: "pd.Series[Any]") -> list[str]:
     scaled = row.copy()
     for name in ("change", "change_lo", "change_hi"):
         scaled[name] = row[name] * (100 if relative else 1)
-    change = _with_ends(scaled, "change", "+.2f" if relative else "+.4g") + (" %" if relative else "")
+    change = _with_ends(scaled, "change", "+.2f" if relative else "+.4g") + (
+        " %" if relative else ""
+    )
     verdict = str(row["verdict"])
     if row["repeats_needed"] is not None and not pd.isna(row["repeats_needed"]):
         verdict += f", {row['repeats_needed']:g} repeats would decide"
     if row["unstable"]:
         verdict += f", unstable: {row['unstable']}"
-    return [row["variant"], row["figure"], f"{row['baseline']:.6g}", f"{row['current']:.6g}", change, verdict]
+    return [
+        row["variant"],
+        row["figure"],
+        f"{row['baseline']:.6g}",
+        f"{row['current']:.6g}",
+        change,
+        verdict,
+    ]
 
 
 def ranking_text(table: pd.DataFrame, metric: str) -> Table:
@@ -263,7 +333,9 @@ def ranking_text(table: pd.DataFrame, metric: str) -> Table:
     for _, row in table.iterrows():
         best, worst = row["best_rank"], row["worst_rank"]
         shown.add_row(
-            str(best) if best == worst else f"{best} to {worst}", _with_ends(row, metric, ".4f"), row["variant"]
+            str(best) if best == worst else f"{best} to {worst}",
+            _with_ends(row, metric, ".4f"),
+            row["variant"],
         )
     return shown
 
@@ -272,10 +344,14 @@ def distances_text(table: pd.DataFrame) -> Table:
     """Distances between distributions for a terminal, from the table of that name, nearest first."""
     shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     for heading in ("distance", "value", f"more than {BASELINE}", "variant"):
-        shown.add_column(heading, justify="left" if heading in ("distance", "variant") else "right", no_wrap=True)
+        shown.add_column(
+            heading, justify="left" if heading in ("distance", "variant") else "right", no_wrap=True
+        )
     for _, row in table.sort_values(["distance", "value"]).iterrows():
         name = f"{row['distance']}, {row['features']}"
-        difference = MISSING if row["variant"] == BASELINE else _with_ends(row, "difference", "+.4g")
+        difference = (
+            MISSING if row["variant"] == BASELINE else _with_ends(row, "difference", "+.4g")
+        )
         shown.add_row(name, _with_ends(row, "value", ".4g"), difference, row["variant"])
     return shown
 

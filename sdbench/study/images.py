@@ -17,7 +17,9 @@ from torch import Tensor
 
 from sdbench.instruments.quality import find_metric, score
 from sdbench.records.files import inside, read_image
-from sdbench.study.plan import BASELINE, Study, Unit
+from sdbench.records.names import BASELINE
+from sdbench.study.study import Study
+from sdbench.study.units import Unit
 
 
 def eight_bit(images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 height width"]:
@@ -27,7 +29,9 @@ def eight_bit(images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 h
 
 def stored_pixels(images: Float[Tensor, "n 3 height width"]) -> NDArray[np.uint8]:
     """Images as they are stored: (n, height, width, 3)."""
-    pixels: NDArray[np.uint8] = (eight_bit(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pixels: NDArray[np.uint8] = (
+        (eight_bit(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    )
     return pixels
 
 
@@ -58,7 +62,9 @@ def digest(output: Tensor, kind: str) -> str:
     return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
 
-def scored(images: pd.DataFrame, runs: pd.DataFrame, study: Study, folder: Path, *, chunk: int = 64) -> pd.DataFrame:
+def scored(
+    images: pd.DataFrame, runs: pd.DataFrame, study: Study, folder: Path, *, chunk: int = 64
+) -> pd.DataFrame:
     """The images table with every metric of the study; at most `2 * chunk` images are open at a time.
 
     Each image is compared with the one that the baseline's first repeat made of the same prompt and seed; the
@@ -82,7 +88,9 @@ def scored(images: pd.DataFrame, runs: pd.DataFrame, study: Study, folder: Path,
     return images
 
 
-def _scores(name: str, images: pd.DataFrame, against: pd.Series[str], folder: Path) -> Float[Tensor, " n"]:
+def _scores(
+    name: str, images: pd.DataFrame, against: pd.Series[str], folder: Path
+) -> Float[Tensor, " n"]:
     """A metric of some images; their pixels are gone when it returns."""
     pixels = read_images(folder, images["path"])
     if find_metric(name)[0].needs == "prompt":

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from sdbench.study.plan import Study, Unit, units
-from sdbench.study.trial import loaded, prepare
+from sdbench.study.check import loaded, prepare
+from sdbench.study.local import Outcome, Worker
+from sdbench.study.study import Study
 from sdbench.study.tuning import tunable, with_tuned_scales
-from sdbench.study.worker import Outcome, Worker
+from sdbench.study.units import Unit, units
 from sdbench.variants.trace import MissingPackage
 
 try:
@@ -82,7 +83,11 @@ class _Shares:
 
 
 def _shares(study: Study, asked: int | None) -> _Shares:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    nodes = [
+        node["Resources"]
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
+    ]
     if not nodes:
         raise ValueError("the Ray cluster has no node with a CPU to work on")
     with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
@@ -133,7 +138,9 @@ class _Actor:
     def run(self, unit: str) -> Outcome:
         """Run a call, named by its identifier: its code and files are then the driver's."""
         if unit not in self._units:
-            raise ValueError("a worker has another version of sdbench than the driver, or other files")
+            raise ValueError(
+                "a worker has another version of sdbench than the driver, or other files"
+            )
         return self._worker.outcome(self._units[unit])
 
 
@@ -179,7 +186,9 @@ class Cluster:
         for seat in [*self._idle, *(seat for seat, _ in self._busy.values())]:
             ray.kill(seat.actor)
 
-    def outcomes(self, planned: Sequence[Unit], begun: Callable[[Unit], None]) -> Iterator[tuple[Unit, Outcome]]:
+    def outcomes(
+        self, planned: Sequence[Unit], begun: Callable[[Unit], None]
+    ) -> Iterator[tuple[Unit, Outcome]]:
         """Give every worker the next call when it is free, until all have an outcome.
 
         A call whose worker dies is tried again, by another worker; after three tries it is a failed one.
@@ -226,7 +235,9 @@ class Cluster:
             self._hand_out()  # while the caller writes; what is timed runs when it has written
         yield unit, outcome
 
-    def _lost(self, seat: _Seat, unit: Unit | None, error: RayError) -> Iterator[tuple[Unit, Outcome]]:
+    def _lost(
+        self, seat: _Seat, unit: Unit | None, error: RayError
+    ) -> Iterator[tuple[Unit, Outcome]]:
         """Replace a worker that died; its calls wait for the next that is free."""
         ray.kill(seat.actor)  # it may be out of reach, and go on
         tried = _START if unit is None else unit.id

@@ -16,19 +16,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from sdbench.instruments.quality import provenance
 from sdbench.instruments.steps import GUIDANCE_SPACE
 from sdbench.models.random_weights import has_random_weights
+from sdbench.records.names import BASELINE
 from sdbench.records.remote import Remote
 from sdbench.records.schema import frame
 from sdbench.records.store import Mode, Results, StudyFolder, existing_study, read
+from sdbench.study.check import loaded, prepare
 from sdbench.study.images import save, scored
-from sdbench.study.plan import BASELINE, Study, Unit, parse_shard, units
-from sdbench.study.trial import loaded, prepare
+from sdbench.study.local import Outcome, Worker, observe
+from sdbench.study.study import Study
 from sdbench.study.tuning import tunable, tuning_rows
-from sdbench.study.worker import Outcome, Worker, observe
+from sdbench.study.units import Unit, parse_shard, units
 from sdbench.variants.registry import Variant, parse
 
 
@@ -40,7 +49,9 @@ class Engine(Protocol):
     environment: dict[str, Any]
     """Of the first place that was ready."""
 
-    def outcomes(self, planned: Sequence[Unit], begun: Callable[[Unit], None]) -> Iterator[tuple[Unit, Outcome]]:
+    def outcomes(
+        self, planned: Sequence[Unit], begun: Callable[[Unit], None]
+    ) -> Iterator[tuple[Unit, Outcome]]:
         """Run calls, in any order; `begun` is told of each when it starts. The caller writes what comes."""
         ...
 
@@ -80,7 +91,9 @@ def run(
         ValueError: anything that cannot run, before the first image; a folder that does not fit the mode, or holds
             calls that this version of sdbench does not make.
     """
-    return read(record(study, out, pipe=pipe, mode=mode, engine=engine, workers=workers, shard=shard))
+    return read(
+        record(study, out, pipe=pipe, mode=mode, engine=engine, workers=workers, shard=shard)
+    )
 
 
 def record(
@@ -103,13 +116,17 @@ def record(
     found = _tuned_before(out) if mode == "resume" and study.controls else ()
     study = replace(study, variants=tuple(dict.fromkeys((*study.variants, *found))))
     with ExitStack() as open_:
-        opened = open_.enter_context(_opened(engine, study, pipe, workers, tune=not found))  # first: it may refuse
+        opened = open_.enter_context(
+            _opened(engine, study, pipe, workers, tune=not found)
+        )  # first: it may refuse
         study = opened.study
         planned = units(study, part)
         settings = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
         if part is not None:
             settings["shard"] = str(part)
-        folder = open_.enter_context(StudyFolder.create(out, settings, environment=opened.environment, mode=mode))
+        folder = open_.enter_context(
+            StudyFolder.create(out, settings, environment=opened.environment, mode=mode)
+        )
         _require_planned(folder, planned, out)
         try:
             _run_missing(folder, opened, planned)
@@ -132,10 +149,14 @@ def _tuned_before(out: str | Path) -> tuple[str, ...]:
     return tuple(name for name in variants if isinstance(name, str) and name.startswith("scale:"))
 
 
-def _opened(engine: str, study: Study, pipe: Any, workers: int | None, *, tune: bool) -> AbstractContextManager[Engine]:
+def _opened(
+    engine: str, study: Study, pipe: Any, workers: int | None, *, tune: bool
+) -> AbstractContextManager[Engine]:
     if engine == "ray":
         if pipe is not None:
-            raise ValueError("a pipeline object cannot be sent to Ray's workers: name the model in the study")
+            raise ValueError(
+                "a pipeline object cannot be sent to Ray's workers: name the model in the study"
+            )
         from sdbench.study.ray import cluster
 
         return cluster(study, workers, tune=tune)
@@ -161,14 +182,23 @@ def _run_missing(folder: StudyFolder, engine: Engine, planned: list[Unit]) -> No
     finished = folder.finished()
     missing = [unit for unit in planned if unit.id not in finished]
     with progress_bar() as progress:
-        task = progress.add_task("running", total=len(planned), completed=len(planned) - len(missing), what="")
-        for unit, outcome in engine.outcomes(missing, lambda unit: progress.update(task, what=unit.variant.name)):
+        task = progress.add_task(
+            "running", total=len(planned), completed=len(planned) - len(missing), what=""
+        )
+        for unit, outcome in engine.outcomes(
+            missing, lambda unit: progress.update(task, what=unit.variant.name)
+        ):
             _record(folder, unit, outcome)
             progress.advance(task)
 
 
 def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:
-    identity = {"unit": unit.id, "variant": unit.variant.name, "repeat": unit.repeat, "phase": unit.phase}
+    identity = {
+        "unit": unit.id,
+        "variant": unit.variant.name,
+        "repeat": unit.repeat,
+        "phase": unit.phase,
+    }
     settings = {
         "study": unit.study.name,
         "model": unit.study.model,
@@ -190,7 +220,9 @@ def inactive_failed(runs: pd.DataFrame) -> pd.DataFrame:
     first = runs[(runs["phase"] == "measured") & (runs["repeat"] == 0) & (runs["status"] == "ok")]
     calls = first.dropna(subset="sha256").groupby("variant")
     did = {name: Counter(zip(rows["rows"], rows["sha256"], strict=True)) for name, rows in calls}
-    inactive = {name for name, counted in did.items() if name != BASELINE and counted == did.get(BASELINE)}
+    inactive = {
+        name for name, counted in did.items() if name != BASELINE and counted == did.get(BASELINE)
+    }
     failed = runs["variant"].isin(inactive)
     changed = runs.copy()
     changed.loc[failed, "status"] = "failed"
@@ -216,14 +248,20 @@ def estimate(study: Study, *, pipe: Any = None, steps: int = 4) -> Estimate:
     work = prepare(pipe, study)
     planned = units(study)
     baseline = parse(BASELINE)
-    short = Unit(study, Variant(BASELINE, baseline.rule, num_steps=steps), planned[0].pairs, 0, "measured")
+    short = Unit(
+        study, Variant(BASELINE, baseline.rule, num_steps=steps), planned[0].pairs, 0, "measured"
+    )
     observe(pipe, short, work)
     measured, *_ = observe(pipe, short, work)
     row_s = measured["denoise_s"] / measured["rows"]
     other_s = (measured["text_s"] + measured["decode_s"]) / len(short.pairs)
     lengths = {unit.variant.name: unit.variant.rule(unit.num_steps).nfe for unit in planned}
-    seconds = sum(len(unit.pairs) * (lengths[unit.variant.name] * row_s + other_s) for unit in planned)
-    tuned = [unit for unit in planned if unit.variant.name == BASELINE] * len(tunable(study))  # cost as much
+    seconds = sum(
+        len(unit.pairs) * (lengths[unit.variant.name] * row_s + other_s) for unit in planned
+    )
+    tuned = [unit for unit in planned if unit.variant.name == BASELINE] * len(
+        tunable(study)
+    )  # cost as much
     seconds += sum(len(unit.pairs) * (lengths[BASELINE] * row_s + other_s) for unit in tuned)
     seconds += tuning_rows(study) * row_s
     return Estimate(len(planned) + len(tuned), seconds, measured["rss_peak_bytes"])
@@ -231,7 +269,14 @@ def estimate(study: Study, *, pipe: Any = None, steps: int = 4) -> Estimate:
 
 def progress_bar() -> Progress:
     """A bar with the time taken and left, and a field `what` for what is running."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     what = TextColumn("{task.fields[what]}", markup=False)  # a variant may name a file in brackets
     remaining = TimeRemainingColumn(elapsed_when_finished=False)
-    return Progress(*columns, remaining, what, refresh_per_second=2)  # in a notebook each refresh is a message
+    return Progress(
+        *columns, remaining, what, refresh_per_second=2
+    )  # in a notebook each refresh is a message

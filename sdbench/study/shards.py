@@ -12,8 +12,8 @@ import pandas as pd
 from sdbench.records.files import inside
 from sdbench.records.schema import STUDY
 from sdbench.records.store import Mode, Results, StudyFolder, read
-from sdbench.study.plan import parse_shard
 from sdbench.study.runner import inactive_failed
+from sdbench.study.units import parse_shard
 
 
 def gather(out: str | Path, shards: Iterable[str | Path], *, mode: Mode = "new") -> Results:
@@ -31,10 +31,15 @@ def gather(out: str | Path, shards: Iterable[str | Path], *, mode: Mode = "new")
     """
     parts = [read(folder) for folder in shards]
     study = _study_of(parts)
-    owner = {unit: index for index, part in reversed(list(enumerate(parts))) for unit in part.runs["unit"]}
+    owner = {
+        unit: index
+        for index, part in reversed(list(enumerate(parts)))
+        for unit in part.runs["unit"]
+    }
     tables = {
         table: pd.concat(
-            [_owned(getattr(part, table), index, owner) for index, part in enumerate(parts)], ignore_index=True
+            [_owned(getattr(part, table), index, owner) for index, part in enumerate(parts)],
+            ignore_index=True,
         )
         for table in STUDY
     }
@@ -57,17 +62,23 @@ def _study_of(parts: list[Results]) -> dict[str, Any]:
     for part in parts:
         if "shard" not in part.study:
             raise ValueError(f"{part.folder} holds no shard of a study")
-    studies = [{name: value for name, value in part.study.items() if name != "shard"} for part in parts]
+    studies = [
+        {name: value for name, value in part.study.items() if name != "shard"} for part in parts
+    ]
     for part, study in zip(parts, studies, strict=True):
         if keys := [key for key in study | studies[0] if study.get(key) != studies[0].get(key)]:
-            raise ValueError(f"{part.folder} and {parts[0].folder} hold different studies: {', '.join(keys)} differ")
+            raise ValueError(
+                f"{part.folder} and {parts[0].folder} hold different studies: {', '.join(keys)} differ"
+            )
     given = [parse_shard(part.study["shard"]) for part in parts]
     if len({shard.total for shard in given}) > 1:
         raise ValueError(f"the study was divided in different ways: {', '.join(map(str, given))}")
     for number in range(1, given[0].total + 1):
         times = sum(shard.number == number for shard in given)
         if times != 1:
-            raise ValueError(f"shard {number}/{given[0].total} is {'missing' if times == 0 else 'given twice'}")
+            raise ValueError(
+                f"shard {number}/{given[0].total} is {'missing' if times == 0 else 'given twice'}"
+            )
     return studies[0]
 
 

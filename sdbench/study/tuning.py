@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 
 from sdbench.records.files import first_line
-from sdbench.study.plan import Study, Unit
-from sdbench.study.trial import call_arguments
+from sdbench.study.call import call_arguments
+from sdbench.study.study import Study
+from sdbench.study.units import Unit
 from sdbench.variants.adapters import applied
 from sdbench.variants.controls import matched_schedules
 from sdbench.variants.registry import Variant, parse
@@ -40,7 +41,9 @@ def with_tuned_scales(study: Study, pipe: Any) -> Study:
     except (ValueError, OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise ValueError(f"no control could be tuned: {type(error).__name__}: {first_line(error)}") from error
+        raise ValueError(
+            f"no control could be tuned: {type(error).__name__}: {first_line(error)}"
+        ) from error
     names = [f"scale:{scale:g}" for scale in found if scale is not None]
     return replace(study, variants=tuple(dict.fromkeys((*study.variants, *names))))
 
@@ -57,10 +60,14 @@ def tuning_rows(study: Study) -> float:
     matched = tunable(study)
     tops = {variant.guidance_scale or study.guidance_scale for variant in matched}
     grid = len(tops) * (2 * GRID + 1) * study.num_steps
-    return len(_other_pairs(study)) * (grid + sum(variant.rule(study.num_steps).nfe for variant in matched))
+    return len(_other_pairs(study)) * (
+        grid + sum(variant.rule(study.num_steps).nfe for variant in matched)
+    )
 
 
-def nearest_scales(pipe: Any, study: Study, variants: Sequence[Variant], pairs: Pairs) -> dict[str, float | None]:
+def nearest_scales(
+    pipe: Any, study: Study, variants: Sequence[Variant], pairs: Pairs
+) -> dict[str, float | None]:
     """The constant scale whose latents are nearest to each variant's, by mean squared distance over some pairs.
 
     Args:
@@ -98,14 +105,18 @@ def nearest(
         target: as long as a point.
     """
     starts, pieces = line[:-1], np.diff(line, axis=0)
-    along = ((target - starts) * pieces).sum(axis=1) / np.maximum((pieces**2).sum(axis=1), np.finfo(float).tiny)
+    along = ((target - starts) * pieces).sum(axis=1) / np.maximum(
+        (pieces**2).sum(axis=1), np.finfo(float).tiny
+    )
     along = np.clip(along, 0.0, 1.0)
     away = ((starts + along[:, None] * pieces - target) ** 2).sum(axis=1)
     piece = int(np.argmin(away))
     return float(places[piece] + along[piece] * (places[piece + 1] - places[piece]))
 
 
-def _latents(pipe: Any, study: Study, variant: Variant, pairs: Pairs) -> Float[np.ndarray, " values"]:
+def _latents(
+    pipe: Any, study: Study, variant: Variant, pairs: Pairs
+) -> Float[np.ndarray, " values"]:
     sequential = study.guidance_execution == "sequential"
     found: list[torch.Tensor] = []
     for start in range(0, len(pairs), study.batch):

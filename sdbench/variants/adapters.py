@@ -67,7 +67,11 @@ def applied(
     with ExitStack() as undo:
         if variant.student is not None:
             file = Path(variant.student or weights_file(own_adapter(pipe), of_lora=True))
-            turns = None if variant.rule == GuidanceSchedule.none else _InTurn(denoiser_of(pipe), variant.rule)
+            turns = (
+                None
+                if variant.rule == GuidanceSchedule.none
+                else _InTurn(denoiser_of(pipe), variant.rule)
+            )
             undo.enter_context(student_in(pipe, file, guidance_scale=guidance_scale, turns=turns))
             if turns is not None:
                 listeners.insert(0, turns)
@@ -75,10 +79,14 @@ def applied(
         if variant.accelerator is not None:
             name, number = variant.accelerator
             if sequential:
-                raise ValueError(f"{name} keeps what one call computed, so both halves must be in it")
+                raise ValueError(
+                    f"{name} keeps what one call computed, so both halves must be in it"
+                )
             undo.enter_context(accelerated(pipe, name, number))
             schedule = None if ACCELERATORS[name].guides else schedule
-        yield undo.enter_context(guided_by(pipe, schedule, listeners=listeners, sequential=sequential))
+        yield undo.enter_context(
+            guided_by(pipe, schedule, listeners=listeners, sequential=sequential)
+        )
 
 
 class _InTurn(Listener):
@@ -101,7 +109,9 @@ class _InTurn(Listener):
 
 
 @contextmanager
-def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _InTurn | None = None) -> Iterator[None]:
+def student_in(
+    pipe: Any, file: str | Path, *, guidance_scale: float, turns: _InTurn | None = None
+) -> Iterator[None]:
     """Give a pipeline's denoiser a student's weights; afterwards every weight is bitwise as it was.
 
     Args:
@@ -117,7 +127,9 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
     file = Path(file)
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     if low_rank(modules):
-        raise ValueError(f"{type(pipe).__name__} already has adapters loaded: fuse or unload them first")
+        raise ValueError(
+            f"{type(pipe).__name__} already has adapters loaded: fuse or unload them first"
+        )
     share = strength_at(file, read_card(file), guidance_scale)
     check_base(denoiser_of(pipe), file)
     if file.name == DENOISER_FILE:
@@ -133,15 +145,23 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
         raise ValueError(f"{type(pipe).__name__} takes no LoRA")
     with ExitStack() as undo:
         for weight in (weight for module in modules for weight in module.parameters()):
-            undo.callback(weight.requires_grad_, weight.requires_grad)  # peft freezes what it is put on
+            undo.callback(
+                weight.requires_grad_, weight.requires_grad
+            )  # peft freezes what it is put on
         undo.callback(pipe.unload_lora_weights)
         load_lora(pipe, file)
         layers = low_rank(modules)
         if not layers:
             raise ValueError(f"the adapter '{file}' fits no layer of {type(pipe).__name__}")
-        undo.enter_context(_told_its_way(pipe, file, guidance_scale, when=lambda: turns is None or turns.on))
+        undo.enter_context(
+            _told_its_way(pipe, file, guidance_scale, when=lambda: turns is None or turns.on)
+        )
         if turns is None:
-            undo.enter_context(_kept([weight for layer in layers for weight in layer.get_base_layer().parameters()]))
+            undo.enter_context(
+                _kept(
+                    [weight for layer in layers for weight in layer.get_base_layer().parameters()]
+                )
+            )
             fuse(layers, share)
             pipe.unload_lora_weights()
         else:
@@ -151,7 +171,9 @@ def student_in(pipe: Any, file: str | Path, *, guidance_scale: float, turns: _In
 
 
 @contextmanager
-def _told_its_way(pipe: Any, file: Path, guidance_scale: float, *, when: Callable[[], bool]) -> Iterator[None]:
+def _told_its_way(
+    pipe: Any, file: Path, guidance_scale: float, *, when: Callable[[], bool]
+) -> Iterator[None]:
     """Tell a student of a range of scales w, by its projection or by the denoiser's own input."""
     projection = file.with_name(EMBEDDING_FILE)
     with ExitStack() as undo:
@@ -159,13 +181,19 @@ def _told_its_way(pipe: Any, file: Path, guidance_scale: float, *, when: Callabl
             load_projection(pipe, denoiser_of(pipe), projection)
             undo.callback(remove_projection, denoiser_of(pipe))
         if projection.is_file() or told_by_guidance(file):
-            undo.enter_context(told(pipe, guidance_scale, by_guidance=not projection.is_file(), when=when))
+            undo.enter_context(
+                told(pipe, guidance_scale, by_guidance=not projection.is_file(), when=when)
+            )
         yield
 
 
 @contextmanager
 def told(
-    pipe: Any, guidance_scale: float, *, by_guidance: bool = False, when: Callable[[], bool] = lambda: True
+    pipe: Any,
+    guidance_scale: float,
+    *,
+    by_guidance: bool = False,
+    when: Callable[[], bool] = lambda: True,
 ) -> Iterator[None]:
     """Tell every call of a denoiser w.
 
@@ -183,7 +211,9 @@ def told(
                 sample = first_tensor((args, kwargs))
                 if len(sample) not in known:
                     scale = torch.full((len(sample),), guidance_scale)
-                    known[len(sample)] = (scale if by_guidance else embedded(pipe, scale)).to(sample)
+                    known[len(sample)] = (scale if by_guidance else embedded(pipe, scale)).to(
+                        sample
+                    )
                 kwargs["guidance" if by_guidance else "timestep_cond"] = known[len(sample)]
             return original(*args, **kwargs)
 
@@ -202,9 +232,13 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
     path = Path(path)
     file = path if of_lora and path.is_file() else path / (LORA_FILE if of_lora else DENOISER_FILE)
     if file.suffix != ".safetensors":
-        raise ValueError(f"'{file}' is no safetensors file; others can run code when they are opened, so they are not")
+        raise ValueError(
+            f"'{file}' is no safetensors file; others can run code when they are opened, so they are not"
+        )
     if not file.is_file():
-        raise ValueError(f"'{path}' holds no {'LoRA' if of_lora else 'whole denoiser'}: {file.name} is missing")
+        raise ValueError(
+            f"'{path}' holds no {'LoRA' if of_lora else 'whole denoiser'}: {file.name} is missing"
+        )
     return file
 
 

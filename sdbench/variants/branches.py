@@ -66,9 +66,13 @@ class Branches:
         self.length = len(masks[0])
         full = (True,) * self.length
         if not trunk.is_known(self.length) and full not in self.masks:
-            raise ValueError("the trunk is not known: the mask that guides every step must be among the masks")
+            raise ValueError(
+                "the trunk is not known: the mask that guides every step must be among the masks"
+            )
         self.rows = [0] * len(masks)
-        self._found: dict[tuple[Half, int], Tensor] = {}  # of the step in progress, by the first mask of each group
+        self._found: dict[
+            tuple[Half, int], Tensor
+        ] = {}  # of the step in progress, by the first mask of each group
 
     def evaluations(self, step: int) -> dict[Half, list[int]]:
         """The masks whose row has to be evaluated at a step, for each half; others share theirs or the trunk's."""
@@ -85,7 +89,9 @@ class Branches:
         """Whether any branch is guided at a step."""
         return any(mask[step] for mask in self.masks)
 
-    def evaluate(self, step: int, half: Half | None, evaluate: Evaluate, args: Any, kwargs: Any) -> Any:
+    def evaluate(
+        self, step: int, half: Half | None, evaluate: Evaluate, args: Any, kwargs: Any
+    ) -> Any:
         """Fill the output of a denoiser call by evaluating as few of its rows as the masks need.
 
         Args:
@@ -102,7 +108,9 @@ class Branches:
             self._found = {}
         wanted = [(part, first) for part in offsets for first in self.evaluations(step)[part]]
         index = [
-            offsets[part] + image * len(self.masks) + first for part, first in wanted for image in range(self.images)
+            offsets[part] + image * len(self.masks) + first
+            for part, first in wanted
+            for image in range(self.images)
         ]
         outputs = []
         for start in range(0, len(index), self.max_rows):
@@ -110,7 +118,9 @@ class Branches:
             part_args, part_kwargs = select((args, kwargs), rows * len(offsets), chosen)
             out = self.trunk.form = evaluate(part_args, part_kwargs, len(chosen))
             if sum(1 for _ in tensors(out)) != 1:
-                raise ValueError("the denoiser returns more than one tensor, so its rows cannot be told apart")
+                raise ValueError(
+                    "the denoiser returns more than one tensor, so its rows cannot be told apart"
+                )
             outputs.append(first_tensor(out))
         if wanted:
             self._found |= zip(wanted, torch.cat(outputs).split(self.images), strict=True)

@@ -37,7 +37,9 @@ def controls_of(names: Iterable[str], *, num_steps: int) -> list[str]:
             found += [name for name in fewer_steps(schedule.nfe) if name != f"steps:{num_steps}"]
         if _switches(variant, num_steps):
             share = re.fullmatch(r"[a-z-]+:[\d.]+%", variant.name)
-            found.append(f"random:{100 * unguided / num_steps:g}%@0" if share else f"random:{unguided}@0")
+            found.append(
+                f"random:{100 * unguided / num_steps:g}%@0" if share else f"random:{unguided}@0"
+            )
     return [name for name in dict.fromkeys(found) if name not in names]
 
 
@@ -48,13 +50,20 @@ def matched_schedules(names: Iterable[str], *, num_steps: int) -> list[Variant]:
 
 def fewer_steps(nfe: float) -> list[str]:
     """Fully guided variants with as many evaluations, or just below and above."""
-    return [f"steps:{count}" for count in sorted({max(1, math.floor(nfe / 2)), max(1, math.ceil(nfe / 2))})]
+    return [
+        f"steps:{count}"
+        for count in sorted({max(1, math.floor(nfe / 2)), max(1, math.ceil(nfe / 2))})
+    ]
 
 
 def _judged(names: Iterable[str]) -> list[Variant]:
     controls = ("unguided", "random", "steps", "scale")
     found = map(parse, names)
-    return [each for each in found if each.accelerator is None and each.name.partition(":")[0] not in controls]
+    return [
+        each
+        for each in found
+        if each.accelerator is None and each.name.partition(":")[0] not in controls
+    ]
 
 
 def _switches(variant: Variant, num_steps: int) -> bool:

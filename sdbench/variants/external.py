@@ -56,8 +56,12 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
-            raise Unsupported(f"{name} does not import with the installed packages: {error}") from None
-        raise MissingPackage(f"{name} is not installed: pip install 'sdbench[accelerators]'") from None
+            raise Unsupported(
+                f"{name} does not import with the installed packages: {error}"
+            ) from None
+        raise MissingPackage(
+            f"{name} is not installed: pip install 'sdbench[accelerators]'"
+        ) from None
     except ImportError as error:
         raise Unsupported(f"{name} does not import with the installed packages: {error}") from None
 
@@ -82,7 +86,11 @@ def _deepcache(pipe: Any, interval: float) -> Iterator[None]:
     helper = _package("DeepCache").DeepCacheSDHelper(pipe=pipe)
     helper.set_params(cache_interval=int(interval), cache_branch_id=0)
     helper.enable()
-    inner, set_timesteps, kept = helper.function_dict["unet_forward"], pipe.scheduler.set_timesteps, 0
+    inner, set_timesteps, kept = (
+        helper.function_dict["unet_forward"],
+        pipe.scheduler.set_timesteps,
+        0,
+    )
 
     @functools.wraps(set_timesteps)
     def begin(*args: Any, **kwargs: Any) -> Any:
@@ -115,11 +123,16 @@ def _tgate(pipe: Any, gate_step: float) -> Iterator[None]:
     """
     unet = _unet(pipe, "T-GATE")
     package, kind = _package("tgate"), type(pipe)
-    loaders = {"StableDiffusionPipeline": "TgateSDLoader", "StableDiffusionXLPipeline": "TgateSDXLLoader"}
+    loaders = {
+        "StableDiffusionPipeline": "TgateSDLoader",
+        "StableDiffusionXLPipeline": "TgateSDXLLoader",
+    }
     if kind.__name__ not in loaders:
         raise Unsupported(f"T-GATE has no loop for {kind.__name__}")
     if getattr(pipe.scheduler, "order", 1) != 1:
-        raise Unsupported(f"T-GATE miscounts the steps of {type(pipe.scheduler).__name__}, which is of second order")
+        raise Unsupported(
+            f"T-GATE miscounts the steps of {type(pipe.scheduler).__name__}, which is of second order"
+        )
     getattr(package, loaders[kind.__name__])(pipe)
     loop = vars(pipe).pop("tgate")
 
@@ -136,7 +149,9 @@ def _tgate(pipe: Any, gate_step: float) -> Iterator[None]:
         pipe.__class__ = kind
 
 
-def _of_diffusers(configure: Callable[[Any, float], Any]) -> Callable[[Any, float], AbstractContextManager[None]]:
+def _of_diffusers(
+    configure: Callable[[Any, float], Any],
+) -> Callable[[Any, float], AbstractContextManager[None]]:
     """A cache of diffusers' own, for the transformers that it knows."""
 
     @contextmanager
@@ -148,7 +163,9 @@ def _of_diffusers(configure: Callable[[Any, float], Any]) -> Callable[[Any, floa
         try:
             denoiser.enable_cache(configure(pipe, number))
         except (ValueError, KeyError, AttributeError, StopIteration) as error:
-            raise Unsupported(f"this cache does not know {type(denoiser).__name__}: {error}") from None
+            raise Unsupported(
+                f"this cache does not know {type(denoiser).__name__}: {error}"
+            ) from None
         try:
             yield
         finally:
@@ -202,8 +219,12 @@ def _mag_cache(pipe: Any, threshold: float) -> Iterator[None]:
 
     def configure(pipe: Any, threshold: float, steps: int = 1) -> Any:
         if type(pipe.transformer).__name__ != "FluxTransformer2DModel":
-            raise ValueError("it needs magnitudes calibrated on the model, and diffusers has Flux's only")
-        return MagCacheConfig(threshold=threshold, num_inference_steps=steps, mag_ratios=FLUX_MAG_RATIOS)
+            raise ValueError(
+                "it needs magnitudes calibrated on the model, and diffusers has Flux's only"
+            )
+        return MagCacheConfig(
+            threshold=threshold, num_inference_steps=steps, mag_ratios=FLUX_MAG_RATIOS
+        )
 
     set_timesteps = pipe.scheduler.set_timesteps
 
@@ -213,7 +234,10 @@ def _mag_cache(pipe: Any, threshold: float) -> Iterator[None]:
         pipe.transformer.disable_cache()
         pipe.transformer.enable_cache(configure(pipe, threshold, len(pipe.scheduler.timesteps)))
 
-    with _of_diffusers(configure)(pipe, threshold), replaced(pipe.scheduler, "set_timesteps", begin):
+    with (
+        _of_diffusers(configure)(pipe, threshold),
+        replaced(pipe.scheduler, "set_timesteps", begin),
+    ):
         yield
 
 

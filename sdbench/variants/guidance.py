@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from sdbench.variants.branches import Branches, Half
 from sdbench.variants.noise import noise_to_signal
 from sdbench.variants.policies import Loop, Policy
-from sdbench.variants.rows import doubled, first_tensor, halves, joined, map_tensors, select, tensors
+from sdbench.variants.rows import (
+    doubled,
+    first_tensor,
+    halves,
+    joined,
+    map_tensors,
+    select,
+    tensors,
+)
 from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule
 from sdbench.variants.trace import Listener, Step, Trace
 
@@ -123,7 +131,9 @@ class _Seam:
         if hasattr(vars(self.scheduler).get("step"), "sdbench_seam"):
             raise ValueError("this pipeline already runs under a guidance schedule")
         if not hasattr(self.pipe, "prepare_latents"):
-            raise ValueError(f"{type(self.pipe).__name__} has no prepare_latents: not a pipeline that makes latents")
+            raise ValueError(
+                f"{type(self.pipe).__name__} has no prepare_latents: not a pipeline that makes latents"
+            )
         scheduler = self.scheduler
         with ExitStack() as undo:
             for owner, name, wrap in (
@@ -132,7 +142,9 @@ class _Seam:
                 (scheduler, "step", self._scheduler_step),
             ):
                 undo.enter_context(replaced(owner, name, wrap(getattr(owner, name))))
-            undo.enter_context(replaced(scheduler, "__deepcopy__", functools.partial(_bare_copy, scheduler)))
+            undo.enter_context(
+                replaced(scheduler, "__deepcopy__", functools.partial(_bare_copy, scheduler))
+            )
             for denoiser in self.denoisers:
                 undo.enter_context(call_replaced(denoiser, self._denoise))
             if isinstance(controlnet := getattr(self.pipe, "controlnet", None), nn.Module):
@@ -148,8 +160,13 @@ class _Seam:
     def _prepare_latents(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def prepare_latents(*args: Any, **kwargs: Any) -> Any:
-            if self.pipe.scheduler is not self.scheduler or denoisers_of(self.pipe) != self.denoisers:
-                raise ValueError("the scheduler or the denoiser was replaced while a schedule holds: replace it before")
+            if (
+                self.pipe.scheduler is not self.scheduler
+                or denoisers_of(self.pipe) != self.denoisers
+            ):
+                raise ValueError(
+                    "the scheduler or the denoiser was replaced while a schedule holds: replace it before"
+                )
             out = original(*args, **kwargs)
             self.latents = tuple(first_tensor(out).shape)
             self.images = self.latents[0]
@@ -173,26 +190,40 @@ class _Seam:
         assert self.images is not None
         self.calls += 1
         # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`; the pipeline then says so here.
-        self.iterations = getattr(self.pipe, "_num_timesteps", None) or len(self.scheduler.timesteps)
+        self.iterations = getattr(self.pipe, "_num_timesteps", None) or len(
+            self.scheduler.timesteps
+        )
         if self.schedule is not None and type(self.pipe).__name__ in CONDITIONAL_FIRST:
-            raise ValueError(f"{type(self.pipe).__name__} puts its conditional rows first: not supported")
+            raise ValueError(
+                f"{type(self.pipe).__name__} puts its conditional rows first: not supported"
+            )
         if isinstance(self.schedule, Branches):
             self._require_length(self.schedule.length)
             if "SDE" in type(self.scheduler).__name__:
                 raise ValueError(f"{type(self.scheduler).__name__} {OWN_NOISE}")
             self.random_state = _random_state(self.pipe)
             if self.images != self.schedule.images * len(self.schedule.masks):
-                raise ValueError(f"the call has {self.images} rows, not one for each image and mask")
+                raise ValueError(
+                    f"the call has {self.images} rows, not one for each image and mask"
+                )
         elif isinstance(self.schedule, Policy):
             timesteps, sigmas = self._levels(timestep)
             cuda = self.pipe.device.type == "cuda"
-            self.schedule.begins(Loop(self.iterations, self.latents, timesteps, sigmas, self.scheduler, cuda))
+            self.schedule.begins(
+                Loop(self.iterations, self.latents, timesteps, sigmas, self.scheduler, cuda)
+            )
         elif self.schedule is not None:
-            schedule = self.schedule if isinstance(self.schedule, GuidanceSchedule) else self.schedule(self.iterations)
+            schedule = (
+                self.schedule
+                if isinstance(self.schedule, GuidanceSchedule)
+                else self.schedule(self.iterations)
+            )
             self._require_length(len(schedule.mask))
             if schedule.scheduler not in (None, type(self.scheduler).__name__):
                 found = type(self.scheduler).__name__
-                raise ValueError(f"the schedule is made for {schedule.scheduler} but the pipeline has {found}")
+                raise ValueError(
+                    f"the schedule is made for {schedule.scheduler} but the pipeline has {found}"
+                )
             self.mask = schedule.mask
         for listener in self.listeners:
             listener.loop_begins(self.calls, self.iterations, self.images)
@@ -212,7 +243,10 @@ class _Seam:
             first = float(torch.as_tensor(timestep).flatten()[0])
             begin = timesteps.index(first) if first in timesteps else 0
         steps = range(begin, begin + self.iterations)
-        sigmas = [noise_to_signal(self.scheduler, timesteps[step], step, torch.device("cpu")) for step in steps]
+        sigmas = [
+            noise_to_signal(self.scheduler, timesteps[step], step, torch.device("cpu"))
+            for step in steps
+        ]
         return [float(timesteps[step]) for step in steps], [float(sigma) for sigma in sigmas]
 
     def _next_step(self, timestep: Any = None) -> Step:
@@ -247,7 +281,9 @@ class _Seam:
                     "kind (perturbed attention, or an image beside the text), which cannot be dropped by halves"
                 )
             if drop and step.cond is not None:
-                return step.output  # the second call of a two-call pipeline, or the third of skip-layer guidance
+                return (
+                    step.output
+                )  # the second call of a two-call pipeline, or the third of skip-layer guidance
             out = self._evaluate(original, step, args, kwargs, rows)
             if step.cond is None:
                 step.cond, step.output = first_tensor(out), out
@@ -266,7 +302,9 @@ class _Seam:
         """A network that feeds the denoiser evaluates no more rows than the denoiser needs."""
 
         def accompany(*args: Any, **kwargs: Any) -> Any:
-            step = self.step = self.step or self._next_step(args[1] if len(args) > 1 else kwargs.get("timestep"))
+            step = self.step = self.step or self._next_step(
+                args[1] if len(args) > 1 else kwargs.get("timestep")
+            )
             rows = len(first_tensor((args, kwargs)))
             if self._drops(step) and rows == 2 * (self.images or 0):
                 args, kwargs = halves((args, kwargs), rows)[1]
@@ -279,7 +317,9 @@ class _Seam:
         """One of the two calls of a pipeline whose rows follow masks of their own."""
         assert isinstance(self.schedule, Branches)
         if step.uncond is not None:
-            raise ValueError(f"{type(self.pipe).__name__} evaluates its rows a third time: its branches are not told")
+            raise ValueError(
+                f"{type(self.pipe).__name__} evaluates its rows a third time: its branches are not told"
+            )
         half: Half = "cond" if step.cond is None else "uncond"
         evaluate = functools.partial(self._evaluate, original, step)
         out = self.schedule.evaluate(step.index, half, evaluate, args, kwargs)
@@ -287,7 +327,9 @@ class _Seam:
         step.guided = half == "uncond" and self.schedule.guided(step.index)
         return out
 
-    def _decided(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, both: bool) -> Any:
+    def _decided(
+        self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, both: bool
+    ) -> Any:
         """A call of the denoiser under a policy: both halves in one, or one of two, the conditional one first."""
         assert isinstance(self.schedule, Policy)
         assert self.images is not None
@@ -296,16 +338,22 @@ class _Seam:
             step.cond, step.output = first_tensor(out), out
             return out
         if step.given is not None:
-            raise ValueError(f"{type(self.pipe).__name__} evaluates its rows a third time: its policy is not told")
+            raise ValueError(
+                f"{type(self.pipe).__name__} evaluates its rows a third time: its policy is not told"
+            )
         every = list(range(self.images))
         wanted = self.schedule.evaluated(step.index)
         wanted = every if wanted is None else wanted
         rows, index = (
-            (2 * self.images, wanted + [self.images + image for image in every]) if both else (self.images, wanted)
+            (2 * self.images, wanted + [self.images + image for image in every])
+            if both
+            else (self.images, wanted)
         )
         out, uncond = step.output, None
         if index:
-            parts = [wanted, index[len(wanted) :]] if self.sequential and both and wanted else [index]
+            parts = (
+                [wanted, index[len(wanted) :]] if self.sequential and both and wanted else [index]
+            )
             outputs = []
             for part in parts:
                 some, named = self._of_rows(args, kwargs, rows, part)
@@ -314,7 +362,9 @@ class _Seam:
             uncond = found[: len(wanted)] if wanted else None
             step.cond = found[len(wanted) :] if both else step.cond
         if sum(1 for _ in tensors(out)) != 1:
-            raise ValueError("the denoiser returns more than one tensor, so its rows cannot be told apart")
+            raise ValueError(
+                "the denoiser returns more than one tensor, so its rows cannot be told apart"
+            )
         assert step.cond is not None
         given = self.schedule.unconditional(step.index, step.cond, uncond)
         step.given = uncond if given is None else given
@@ -333,7 +383,9 @@ class _Seam:
                 return halves((args, kwargs), rows)[half]
         return select((args, kwargs), rows, part)
 
-    def _concatenated(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, drop: bool) -> Any:
+    def _concatenated(
+        self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, *, drop: bool
+    ) -> Any:
         assert self.images is not None
         if isinstance(self.schedule, Branches):
             evaluate = functools.partial(self._evaluate, original, step)
@@ -348,14 +400,18 @@ class _Seam:
             return doubled(out)
         if self.sequential:
             parts = halves((args, kwargs), 2 * self.images)
-            out = joined(*(self._evaluate(original, step, part[0], part[1], self.images) for part in parts))
+            out = joined(
+                *(self._evaluate(original, step, part[0], part[1], self.images) for part in parts)
+            )
         else:
             out = self._evaluate(original, step, args, kwargs, 2 * self.images)
         step.uncond, step.cond = first_tensor(out).chunk(2)
         step.guided = True
         return out
 
-    def _evaluate(self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, rows: int) -> Any:
+    def _evaluate(
+        self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, rows: int
+    ) -> Any:
         for listener in self.listeners:
             listener.denoiser_begins(step, rows)
         out = original(*args, **kwargs)
@@ -373,7 +429,11 @@ class _Seam:
             step, self.step = self.step, None
             if step is None:
                 raise RuntimeError("a step ran in which the denoiser was not seen")
-            if step.index == 0 and self.schedule is not None and step.requested < 2 * (self.images or 0):
+            if (
+                step.index == 0
+                and self.schedule is not None
+                and step.requested < 2 * (self.images or 0)
+            ):
                 raise ValueError(
                     f"{type(self.pipe).__name__} runs without guidance here, so there is none to drop "
                     "(guidance_scale of 1 or less, or a model whose guidance is distilled or embedded)"
@@ -400,8 +460,12 @@ class _Seam:
             self.index += 1
             if self.index == self.iterations:
                 self.images = None  # every call says anew
-                if self.random_state is not None and not torch.equal(self.random_state, _random_state(self.pipe)):
-                    raise ValueError(f"{type(self.pipe).__name__} with {type(self.scheduler).__name__} {OWN_NOISE}")
+                if self.random_state is not None and not torch.equal(
+                    self.random_state, _random_state(self.pipe)
+                ):
+                    raise ValueError(
+                        f"{type(self.pipe).__name__} with {type(self.scheduler).__name__} {OWN_NOISE}"
+                    )
             return out
 
         scheduler_step.sdbench_seam = True  # type: ignore[attr-defined]
@@ -412,7 +476,9 @@ class _Seam:
         if self.fitted_scale is None:
             return
         scale = float(self.fitted_scale)
-        if scale < 0.5:  # 1 - w where they have changed places; NaN, of two equal predictions, tells nothing
+        if (
+            scale < 0.5
+        ):  # 1 - w where they have changed places; NaN, of two equal predictions, tells nothing
             raise ValueError(
                 f"{type(self.pipe).__name__} does not guide as u + w (c - u) with w above 1 and the unconditional rows "
                 f"first (its first guided step has w = {scale:.2f}): not supported"
@@ -445,17 +511,25 @@ def fitted_scale(
 
 def _random_state(pipe: Any) -> Tensor:
     """State of the global generator that a pipeline's device uses."""
-    return torch.cuda.get_rng_state(pipe.device) if pipe.device.type == "cuda" else torch.get_rng_state()
+    return (
+        torch.cuda.get_rng_state(pipe.device)
+        if pipe.device.type == "cuda"
+        else torch.get_rng_state()
+    )
 
 
 @contextmanager
-def call_replaced(module: nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def call_replaced(
+    module: nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
     """Wrap what calling a module runs.
 
     `Module.__call__` prefers this attribute, so the hook stays outside accelerate's wrapper of `forward` and outside a
     compiled graph.
     """
-    with replaced(module, "_compiled_call_impl", wrap(module._compiled_call_impl or module._call_impl)):
+    with replaced(
+        module, "_compiled_call_impl", wrap(module._compiled_call_impl or module._call_impl)
+    ):
         yield
 
 

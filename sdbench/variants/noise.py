@@ -23,7 +23,9 @@ def is_flow(scheduler: Any) -> bool:
     )
 
 
-def noise_to_signal(scheduler: Any, timestep: Any, index: int | None, device: torch.device) -> Float[Tensor, ""]:
+def noise_to_signal(
+    scheduler: Any, timestep: Any, index: int | None, device: torch.device
+) -> Float[Tensor, ""]:
     """Sigma of one step as a scalar on the device, without waiting for the device.
 
     Args:
@@ -36,15 +38,27 @@ def noise_to_signal(scheduler: Any, timestep: Any, index: int | None, device: to
     if index is not None and isinstance(sigmas, Tensor) and len(sigmas) >= len(scheduler.timesteps):
         # Most schedulers keep sigmas on the host, flow matching on the device; neither way waits for the device.
         on_device = sigmas.device == device
-        sigma = sigmas[index].float() if on_device else torch.full((), float(sigmas[index]), device=device)
+        sigma = (
+            sigmas[index].float()
+            if on_device
+            else torch.full((), float(sigmas[index]), device=device)
+        )
         return sigma / (1 - sigma) if is_flow(scheduler) else sigma
     position = torch.as_tensor(timestep, device=device).reshape(1).long()
-    kept = scheduler.alphas_cumprod.to(device, non_blocking=True).index_select(0, position).squeeze(0).float()
+    kept = (
+        scheduler.alphas_cumprod.to(device, non_blocking=True)
+        .index_select(0, position)
+        .squeeze(0)
+        .float()
+    )
     return ((1 - kept) / kept).sqrt()
 
 
 def clean_latent(
-    scheduler: Any, prediction: Float[Tensor, "n ..."], sample: Float[Tensor, "n ..."], sigma: Float[Tensor, ""]
+    scheduler: Any,
+    prediction: Float[Tensor, "n ..."],
+    sample: Float[Tensor, "n ..."],
+    sigma: Float[Tensor, ""],
 ) -> Float[Tensor, "n ..."]:
     """The latent without noise that a prediction implies, up to a factor common to all predictions of the step.
 
@@ -54,7 +68,10 @@ def clean_latent(
     if is_flow(scheduler):
         return sample - prediction / (1 + 1 / sigma)
     variance_preserving = getattr(scheduler, "init_noise_sigma", 1.0) == 1.0
-    signal, noise = (1 + sigma**2).rsqrt(), (1 + sigma**-2).rsqrt()  # finite where there is only noise: sigma = inf
+    signal, noise = (
+        (1 + sigma**2).rsqrt(),
+        (1 + sigma**-2).rsqrt(),
+    )  # finite where there is only noise: sigma = inf
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind == "epsilon":
         return sample - prediction * (noise if variance_preserving else sigma)

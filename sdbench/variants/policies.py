@@ -67,7 +67,10 @@ class Policy(Listener):
         return None
 
     def unconditional(
-        self, step: int, cond: Float[Tensor, "images ..."], uncond: Float[Tensor, "evaluated ..."] | None
+        self,
+        step: int,
+        cond: Float[Tensor, "images ..."],
+        uncond: Float[Tensor, "evaluated ..."] | None,
     ) -> Float[Tensor, "images ..."] | None:
         """What the pipeline gets for the unconditional prediction; None for what was evaluated, of all images.
 
@@ -128,7 +131,10 @@ class Adaptive(Policy):
         return self._active
 
     def unconditional(
-        self, step: int, cond: Float[Tensor, "images ..."], uncond: Float[Tensor, "evaluated ..."] | None
+        self,
+        step: int,
+        cond: Float[Tensor, "images ..."],
+        uncond: Float[Tensor, "evaluated ..."] | None,
     ) -> Float[Tensor, "images ..."] | None:
         """Leave the images as they are that are still guided."""
         self._predictions = None if uncond is None else (self._of_active(cond), uncond)
@@ -160,10 +166,15 @@ class Adaptive(Policy):
             return clean_latent(self.loop.scheduler, prediction, sample, sigma).flatten(1)
 
         cond, uncond = self._predictions
-        passed = torch.nn.functional.cosine_similarity(clean(cond), clean(uncond), dim=1) > self.threshold
+        passed = (
+            torch.nn.functional.cosine_similarity(clean(cond), clean(uncond), dim=1)
+            > self.threshold
+        )
         if len(self._active) < self.loop.images:
             where = row_index(tuple(self._active), passed.device)
-            passed = torch.zeros(self.loop.images, dtype=torch.bool, device=passed.device).index_copy(0, where, passed)
+            passed = torch.zeros(
+                self.loop.images, dtype=torch.bool, device=passed.device
+            ).index_copy(0, where, passed)
         self._stopped = passed if self._stopped is None else self._stopped | passed
         self._copies.append(_Copy(self._stopped))
 
@@ -206,7 +217,9 @@ class CachedOffset(Policy):
         """
         super().begins(loop)
         if self.split and len(loop.shape) < 4:
-            raise Unsupported("frequencies are those of an image, but these latents are packed into tokens")
+            raise Unsupported(
+                "frequencies are those of an image, but these latents are packed into tokens"
+            )
         self._steps = self.refreshed(loop.iterations) | {0}
         self._parts: tuple[Tensor, ...] = ()
 
@@ -215,7 +228,10 @@ class CachedOffset(Policy):
         return None if step in self._steps else []
 
     def unconditional(
-        self, step: int, cond: Float[Tensor, "images ..."], uncond: Float[Tensor, "evaluated ..."] | None
+        self,
+        step: int,
+        cond: Float[Tensor, "images ..."],
+        uncond: Float[Tensor, "evaluated ..."] | None,
     ) -> Float[Tensor, "images ..."] | None:
         """The evaluated prediction, or the conditional one and the kept difference."""
         if uncond is not None:
@@ -224,7 +240,10 @@ class CachedOffset(Policy):
         if self.split:  # the gains add up from step to step, until the next refresh
             level = self.loop.timesteps[step]
             low, high = self._parts
-            self._parts = (low * (LOW_GAIN if 99 < level < 901 else 1.0), high * (HIGH_GAIN if level < 301 else 1.0))
+            self._parts = (
+                low * (LOW_GAIN if 99 < level < 901 else 1.0),
+                high * (HIGH_GAIN if level < 301 else 1.0),
+            )
         return cond + sum(self._parts)
 
 
@@ -238,7 +257,9 @@ def frequencies(latents: Float[Tensor, "n ... height width"]) -> tuple[Tensor, T
     y = torch.arange(height, device=latents.device) - height // 2
     x = torch.arange(width, device=latents.device) - width // 2
     inside = y[:, None] ** 2 + x[None, :] ** 2 <= (min(height, width) // 5) ** 2
-    low = torch.fft.ifft2(torch.fft.ifftshift(spectrum * inside, dim=(-2, -1))).real.to(latents.dtype)
+    low = torch.fft.ifft2(torch.fft.ifftshift(spectrum * inside, dim=(-2, -1))).real.to(
+        latents.dtype
+    )
     return low, latents - low
 
 
@@ -257,7 +278,10 @@ class WeightSchedule(Policy):
         self.scale, self.guidance_scale = scale, guidance_scale
 
     def unconditional(
-        self, step: int, cond: Float[Tensor, "images ..."], uncond: Float[Tensor, "evaluated ..."] | None
+        self,
+        step: int,
+        cond: Float[Tensor, "images ..."],
+        uncond: Float[Tensor, "evaluated ..."] | None,
     ) -> Float[Tensor, "images ..."] | None:
         """The prediction that makes the pipeline's own formula guide by this step's scale."""
         assert uncond is not None
@@ -294,13 +318,18 @@ class Guider(Policy):
         self._guider = self.make(self.guidance_scale, is_flow(loop.scheduler))
 
     def unconditional(
-        self, step: int, cond: Float[Tensor, "images ..."], uncond: Float[Tensor, "evaluated ..."] | None
+        self,
+        step: int,
+        cond: Float[Tensor, "images ..."],
+        uncond: Float[Tensor, "evaluated ..."] | None,
     ) -> Float[Tensor, "images ..."] | None:
         """The prediction of which the pipeline's own formula makes the guider's."""
         assert uncond is not None
         self._guider.set_state(step=step, num_inference_steps=self.loop.iterations, timestep=None)
         channels = self.loop.shape[1]
-        learned = cond.ndim > 3 and cond.shape[1] == 2 * channels  # a variance that the formula is not about
+        learned = (
+            cond.ndim > 3 and cond.shape[1] == 2 * channels
+        )  # a variance that the formula is not about
         c, u = (part.narrow(1, 0, channels) if learned else part for part in (cond, uncond))
         given = c - (self._guider.forward(c, u).pred - c) / (self.guidance_scale - 1)
         return torch.cat([given, uncond.narrow(1, channels, channels)], dim=1) if learned else given
@@ -325,7 +354,9 @@ def guider(kind: str, guidance_scale: float, flow: bool) -> Any:
         if kind == "apg":
             return AdaptiveProjectedGuidance(guidance_scale=guidance_scale, eta=0.0)
         if kind == "cfg-zero":
-            return ClassifierFreeZeroStarGuidance(guidance_scale=guidance_scale, zero_init_steps=int(flow))
+            return ClassifierFreeZeroStarGuidance(
+                guidance_scale=guidance_scale, zero_init_steps=int(flow)
+            )
         return TangentialClassifierFreeGuidance(guidance_scale=guidance_scale)
 
 

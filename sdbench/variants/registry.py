@@ -12,7 +12,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule, StepCount, mask_of, mask_text, read_schedule
+from sdbench.variants.schedule import (
+    GuidanceSchedule,
+    ScheduleRule,
+    StepCount,
+    mask_of,
+    mask_text,
+    read_schedule,
+)
 
 if TYPE_CHECKING:
     from sdbench.variants.policies import Policy  # brings torch
@@ -119,7 +126,9 @@ def _plain(name: str, argument: str | None, make: ScheduleRule) -> Variant:
     return Variant(name, make)
 
 
-def _counted(make: Callable[[int, int], GuidanceSchedule], grammar: str) -> Callable[[str, str | None], Variant]:
+def _counted(
+    make: Callable[[int, int], GuidanceSchedule], grammar: str
+) -> Callable[[str, str | None], Variant]:
     def build(name: str, argument: str | None) -> Variant:
         if not argument:
             raise ValueError(f"expected {grammar}")
@@ -142,7 +151,9 @@ def _every(name: str, argument: str | None) -> Variant:
 def _random(name: str, argument: str | None) -> Variant:
     text, seed = _pattern(argument, r"(\d+%?|\d+\.\d+%)@(\d+)", "random:COUNT@SEED")
     count = StepCount.parse(text)
-    return Variant(name, lambda steps: GuidanceSchedule.random(steps, count.of(steps), seed=int(seed)))
+    return Variant(
+        name, lambda steps: GuidanceSchedule.random(steps, count.of(steps), seed=int(seed))
+    )
 
 
 def _mask(name: str, argument: str | None) -> Variant:
@@ -216,13 +227,17 @@ def _exclusion_of_accelerator(first: Variant, accelerator: str) -> str | None:
         return "two accelerators exclude each other: both replace what the denoiser computes"
     if accelerator in GUIDING and first.name != "cfg":
         return f"{accelerator} decides itself which steps are guided"
-    if accelerator in CONSTANT_ROWS and (first.policy is not None or first.rule != GuidanceSchedule.full):
+    if accelerator in CONSTANT_ROWS and (
+        first.policy is not None or first.rule != GuidanceSchedule.full
+    ):
         return f"{accelerator} keeps what a call of as many rows computed, so every step must be guided"
     return None
 
 
 def _interval(name: str, argument: str | None) -> Variant:
-    lo, hi = map(float, _pattern(argument, rf"({_NUMBER})-({_NUMBER}|inf)", "interval:LO-HI in sigma"))
+    lo, hi = map(
+        float, _pattern(argument, rf"({_NUMBER})-({_NUMBER}|inf)", "interval:LO-HI in sigma")
+    )
     if not lo < hi:
         raise ValueError(f"an interval of sigma goes up, not from {lo:g} to {hi:g}")
     return _decided(name, lambda policies, _: policies.Interval(lo, hi))
@@ -262,7 +277,9 @@ def _compressed(name: str, argument: str | None) -> Variant:
         found: list[int] = []
         for index in range(int(count)):
             place = round(steps * (index / int(count)) ** float(power or 1) - 0.5 + 1e-9)
-            found.append(max(place, found[-1] + 1 if found else 0))  # a step that is taken goes to the next one
+            found.append(
+                max(place, found[-1] + 1 if found else 0)
+            )  # a step that is taken goes to the next one
         last = steps - 1
         return {min(step, last - (int(count) - 1 - index)) for index, step in enumerate(found)}
 
@@ -273,13 +290,18 @@ def _refreshing(name: str, refreshed: Callable[[int], set[int]], *, split: bool)
     """A cached offset; its rule says which steps evaluate both predictions."""
     decided = _decided(name, lambda policies, _: policies.CachedOffset(refreshed, split=split))
     return replace(
-        decided, rule=lambda steps: GuidanceSchedule(tuple(step in refreshed(steps) for step in range(steps)))
+        decided,
+        rule=lambda steps: GuidanceSchedule(
+            tuple(step in refreshed(steps) for step in range(steps))
+        ),
     )
 
 
 def _schedule(name: str, argument: str | None) -> Variant:
     grammar = "schedule:linear, schedule:cosine or schedule:clamp-linear@W, the least scale"
-    kind, least = _pattern(argument, rf"(linear|cosine|clamp-linear(?=@))(?:@({_NUMBER}))?", grammar)
+    kind, least = _pattern(
+        argument, rf"(linear|cosine|clamp-linear(?=@))(?:@({_NUMBER}))?", grammar
+    )
     if least is not None and kind != "clamp-linear":
         raise ValueError(f"expected {grammar}")
 
@@ -292,7 +314,9 @@ def _schedule(name: str, argument: str | None) -> Variant:
 
 
 def _guider(name: str, argument: str | None) -> Variant:
-    (kind,) = _pattern(argument, rf"({'|'.join(GUIDERS)})", f"guider: and one of {', '.join(GUIDERS)}")
+    (kind,) = _pattern(
+        argument, rf"({'|'.join(GUIDERS)})", f"guider: and one of {', '.join(GUIDERS)}"
+    )
 
     def make(policies: Any, guidance_scale: float) -> Policy:
         return policies.Guider(partial(policies.guider, kind), guidance_scale)
@@ -356,12 +380,28 @@ for _kind in (
         lambda name, argument: _plain(name, argument, GuidanceSchedule.none),
     ),
     VariantKind(
-        "last", "last:20%|last:10", "last steps unguided", _counted(GuidanceSchedule.last, "last:N"), _SELECTIVE
+        "last",
+        "last:20%|last:10",
+        "last steps unguided",
+        _counted(GuidanceSchedule.last, "last:N"),
+        _SELECTIVE,
     ),
-    VariantKind("first", "first:20%|first:10", "first steps unguided", _counted(GuidanceSchedule.first, "first:N")),
-    VariantKind("window", "window:10+13", "13 steps from index 10 on unguided", _window, _SELECTIVE),
+    VariantKind(
+        "first",
+        "first:20%|first:10",
+        "first steps unguided",
+        _counted(GuidanceSchedule.first, "first:N"),
+    ),
+    VariantKind(
+        "window", "window:10+13", "13 steps from index 10 on unguided", _window, _SELECTIVE
+    ),
     VariantKind("every", "every:2", "one step in two unguided", _every),
-    VariantKind("random", "random:10@7", "10 steps drawn with seed 7 unguided: a control for placement", _random),
+    VariantKind(
+        "random",
+        "random:10@7",
+        "10 steps drawn with seed 7 unguided: a control for placement",
+        _random,
+    ),
     VariantKind("mask", "mask:1100...", "1 guided, 0 unguided, one digit per step", _mask),
     VariantKind(
         "lora",
@@ -489,6 +529,8 @@ for _kind in (
         "another scale: with full guidance a control, with fewer guided steps a scale tuned anew",
         _scale,
     ),
-    VariantKind("steps", "steps:35", "full guidance with fewer steps: the control at equal work", _steps),
+    VariantKind(
+        "steps", "steps:35", "full guidance with fewer steps: the control at equal work", _steps
+    ),
 ):
     register_variant(_kind)

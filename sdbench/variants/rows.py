@@ -18,7 +18,9 @@ def tensors(tree: Any) -> Iterator[Tensor]:
     """The tensors in nested arguments or outputs, in order."""
     if isinstance(tree, Tensor):
         yield tree
-    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ():
+    for child in (
+        tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    ):
         yield from tensors(child)
 
 
@@ -37,7 +39,10 @@ def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(tree, BaseOutput):
         return type(tree)(**{key: map_tensors(value, change) for key, value in tree.items()})
     if isinstance(tree, dict):
-        return {key: value if key in UNBATCHED else map_tensors(value, change) for key, value in tree.items()}
+        return {
+            key: value if key in UNBATCHED else map_tensors(value, change)
+            for key, value in tree.items()
+        }
     if isinstance(tree, list | tuple):
         return type(tree)(map_tensors(value, change) for value in tree)
     return tree
@@ -47,7 +52,9 @@ def halves(tree: Any, rows: int) -> tuple[Any, Any]:
     """Nested arguments with the first and with the second half of every tensor that has this many rows."""
 
     def half(part: slice) -> Any:
-        return map_tensors(tree, lambda tensor: tensor[part] if tensor.ndim > 0 and len(tensor) == rows else tensor)
+        return map_tensors(
+            tree, lambda tensor: tensor[part] if tensor.ndim > 0 and len(tensor) == rows else tensor
+        )
 
     return half(slice(rows // 2)), half(slice(rows // 2, None))
 

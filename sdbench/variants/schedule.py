@@ -142,8 +142,15 @@ def read_schedule(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"schedule file '{path}' is not JSON") from None
     known = content if isinstance(content, dict) else {}
     mask, scheduler = known.get("mask"), known.get("scheduler")
-    if not isinstance(mask, str) or not mask or set(mask) - {"0", "1"} or not isinstance(scheduler, str):
-        raise ValueError(f"schedule file '{path}' does not hold a mask of 0 and 1 and the scheduler it is for")
+    if (
+        not isinstance(mask, str)
+        or not mask
+        or set(mask) - {"0", "1"}
+        or not isinstance(scheduler, str)
+    ):
+        raise ValueError(
+            f"schedule file '{path}' does not hold a mask of 0 and 1 and the scheduler it is for"
+        )
     require(known, {"guided_scale": (*NUMBER, NONE)}, source=f"schedule file '{path}'")
     scale = known.get("guided_scale")
     if scale is not None and not 1 < scale < 1e6:

@@ -94,4 +94,6 @@ class Trace(Listener):
             }
             for step in self._steps
         ]
-        return pd.DataFrame(rows, columns=["call", "step", "timestep", "sigma", "guided", "rows", "forwards"])
+        return pd.DataFrame(
+            rows, columns=["call", "step", "timestep", "sigma", "guided", "rows", "forwards"]
+        )

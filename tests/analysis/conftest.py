@@ -15,7 +15,11 @@ Study = Callable[..., Results]
 
 
 def filled(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    required = {name: FILLERS[column.dtype] for name, column in schema.TABLES[table].items() if not column.nullable}
+    required = {
+        name: FILLERS[column.dtype]
+        for name, column in schema.TABLES[table].items()
+        if not column.nullable
+    }
     return required | row
 
 
@@ -56,7 +60,10 @@ def study() -> Study:
                     }
                     runs.append(changed(filled("runs", {"status": "ok"} | place | measured)))
                     steps += [
-                        filled("steps", {"step": step, "guided": bool(guided), "latency_s": time} | place)
+                        filled(
+                            "steps",
+                            {"step": step, "guided": bool(guided), "latency_s": time} | place,
+                        )
                         for step, (guided, time) in enumerate(zip(mask, times, strict=True))
                     ]
         return Results(

@@ -11,7 +11,13 @@ MASKS = {"cfg": [1, 1, 1, 1], "last:50%": [1, 1, 0, 0], "unguided": [0, 0, 0, 0]
 
 def cost(*, ratio=1.8, unguided_s=1.0, denoise_share=0.98):
     guided_s = ratio * unguided_s
-    return StepCost(Interval(ratio, np.nan, np.nan), guided_s, unguided_s, 2 * unguided_s - guided_s, denoise_share)
+    return StepCost(
+        Interval(ratio, np.nan, np.nan),
+        guided_s,
+        unguided_s,
+        2 * unguided_s - guided_s,
+        denoise_share,
+    )
 
 
 def test_the_ratio_is_that_of_the_steps_within_calls_that_hold_both_kinds(study):
@@ -56,13 +62,21 @@ def test_measured_saving_stands_beside_the_ideal_and_the_predicted_one(study):
 @pytest.mark.parametrize(
     ("given", "read_s", "words"),
     [
-        (cost(), 0.15, "memory-bound: 20% of an unguided step depend on no row, reading the weights takes 15%"),
+        (
+            cost(),
+            0.15,
+            "memory-bound: 20% of an unguided step depend on no row, reading the weights takes 15%",
+        ),
         (
             cost(),
             0.01,
             "launch-bound: 20% of an unguided step depend on no row, of which reading the weights is little",
         ),
-        (cost(ratio=1.99, denoise_share=0.6), 0.01, "fixed share: 40% of a call are text and decoding"),
+        (
+            cost(ratio=1.99, denoise_share=0.6),
+            0.01,
+            "fixed share: 40% of a call are text and decoding",
+        ),
         (cost(ratio=1.99), 0.01, "none: nearly ideal"),
     ],
 )

@@ -29,7 +29,9 @@ def test_every_metric_of_a_paper_is_a_column():
     }
 
 
-@pytest.mark.parametrize(("paper", "message"), [("x", "no figures of 'x'"), ("Clockwork", "choose a machine")])
+@pytest.mark.parametrize(
+    ("paper", "message"), [("x", "no figures of 'x'"), ("Clockwork", "choose a machine")]
+)
 def test_what_cannot_be_joined_is_refused(paper, message):
     with pytest.raises(ValueError, match=message):
         with_published(pd.DataFrame({"variant": ["cfg"]}), PUBLISHED, paper=paper)

@@ -30,11 +30,18 @@ def results(study):
 def test_ranks_overlap_where_a_difference_is_not_clear(results):
     table = ranking(results, "lpips", higher_is_better=False).set_index("variant")
     assert table.index[-1] == "far"
-    assert table[["best_rank", "worst_rank"]].T.to_dict("list") == {"near": [1, 2], "close": [1, 2], "far": [3, 3]}
+    assert table[["best_rank", "worst_rank"]].T.to_dict("list") == {
+        "near": [1, 2],
+        "close": [1, 2],
+        "far": [3, 3],
+    }
 
 
 def test_the_direction_turns_the_order(results):
-    up, down = (ranking(results, "lpips", higher_is_better=better)["variant"].tolist() for better in (True, False))
+    up, down = (
+        ranking(results, "lpips", higher_is_better=better)["variant"].tolist()
+        for better in (True, False)
+    )
     assert up == down[::-1]
 
 
@@ -45,5 +52,8 @@ def test_a_metric_that_no_image_has_is_refused(results):
 
 def test_a_stored_study_is_ranked_alike_from_the_columns_that_are_needed():
     folder = Path(__file__).parents[2] / "results" / "mini-sd" / "default"
-    some, whole = (ranking(read(folder, columns=columns), "lpips", higher_is_better=False) for columns in (PAIRS, None))
+    some, whole = (
+        ranking(read(folder, columns=columns), "lpips", higher_is_better=False)
+        for columns in (PAIRS, None)
+    )
     pd.testing.assert_frame_equal(some, whole, check_exact=True)

@@ -29,17 +29,29 @@ def run(study):
     def build(*, seed=0, repeats=8, noise=0.01, slower=1.0, changed=lambda row: row, lpips=0.0):
         if repeats not in made:
             images = [
-                {"unit": f"{name}/0/0", "variant": name, "prompt_id": f"{pair}", "seed": 0, "lpips": 0.1}
+                {
+                    "unit": f"{name}/0/0",
+                    "variant": name,
+                    "prompt_id": f"{pair}",
+                    "seed": 0,
+                    "lpips": 0.1,
+                }
                 for name in MASKS
                 for pair in range(8)
             ]
             counts = {"peak_bytes": 100_000, "rows": 8, "flop": 80, "forwards": 4}
-            made[repeats] = study(MASKS, repeats=repeats, changed=lambda row: row | counts, images=images)
+            made[repeats] = study(
+                MASKS, repeats=repeats, changed=lambda row: row | counts, images=images
+            )
         results = made[repeats]
-        runs = pd.DataFrame([changed(row) for row in results.runs.to_dict("records")]).astype(results.runs.dtypes)
+        runs = pd.DataFrame([changed(row) for row in results.runs.to_dict("records")]).astype(
+            results.runs.dtypes
+        )
         factor = np.random.default_rng(seed).lognormal(sigma=noise, size=len(runs))
         runs["denoise_s"] *= factor * np.where(runs["variant"] == "last:2", slower, 1.0)
-        images = results.images.assign(lpips=np.where(results.images["variant"] == "cfg", np.nan, 0.1 + lpips))
+        images = results.images.assign(
+            lpips=np.where(results.images["variant"] == "cfg", np.nan, 0.1 + lpips)
+        )
         fields = {"model": "made-up", "num_steps": 4, "repeats": repeats}
         return replace(results, runs=runs, images=images, study=fields)
 
@@ -53,7 +65,9 @@ def verdicts(table, figure):
 def test_a_run_compared_with_itself_is_the_same(run):
     table = compare(run(), run())
     assert set(table["verdict"]) == {"same"}
-    assert {"nfe", "rows", "flop", "peak_bytes", "lpips", "time ratio to cfg"} <= set(table["figure"])
+    assert {"nfe", "rows", "flop", "peak_bytes", "lpips", "time ratio to cfg"} <= set(
+        table["figure"]
+    )
 
 
 def test_a_planted_slowdown_of_five_percent_is_found(run):
@@ -69,7 +83,10 @@ def test_a_planted_slowdown_of_five_percent_is_found(run):
 
 
 def test_a_faster_variant_is_an_improvement(run):
-    assert verdicts(compare(run(), run(seed=1, slower=0.9)), "time ratio to cfg")["last:2"] == "improvement"
+    assert (
+        verdicts(compare(run(), run(seed=1, slower=0.9)), "time ratio to cfg")["last:2"]
+        == "improvement"
+    )
 
 
 @pytest.mark.slow  # four hundred runs
@@ -77,7 +94,11 @@ def test_runs_of_the_same_code_raise_few_alarms(run):
     """200 pairs of runs that differ in nothing but noise; the level is over both variants together."""
     alarms = 0
     for seed in range(200):
-        rows = _times(run(seed=2 * seed, noise=0.03), run(seed=2 * seed + 1, noise=0.03), Limits(threshold=1e-6))
+        rows = _times(
+            run(seed=2 * seed, noise=0.03),
+            run(seed=2 * seed + 1, noise=0.03),
+            Limits(threshold=1e-6),
+        )
         alarms += any(row["verdict"] in ("regression", "improvement") for row in rows)
     assert alarms <= 0.05 * 200 + 2 * np.sqrt(0.05 * 0.95 * 200)
 
@@ -90,9 +111,13 @@ def test_the_test_is_welchs(run):
         times = results.runs.pivot_table("denoise_s", index="repeat", columns="variant")
         return np.log(times["last:2"] / times["cfg"])
 
-    expected = stats.ttest_ind(log_ratios(second), log_ratios(first), equal_var=False).confidence_interval(0.95)
+    expected = stats.ttest_ind(
+        log_ratios(second), log_ratios(first), equal_var=False
+    ).confidence_interval(0.95)
     row = table.loc[("time ratio to cfg", "last:2")]
-    assert (np.log1p(row["change_lo"]), np.log1p(row["change_hi"])) == pytest.approx(tuple(expected))
+    assert (np.log1p(row["change_lo"]), np.log1p(row["change_hi"])) == pytest.approx(
+        tuple(expected)
+    )
 
 
 @pytest.mark.parametrize("threshold", [0.03, 1e-6], ids=["that matters", "any"])
@@ -105,7 +130,8 @@ def test_recorded_noise_raises_few_alarms(threshold):
     for _ in range(200):
         drawn = ratios.to_numpy()[generator.permutation(len(ratios))[:20]]
         tests = {
-            ("", str(n)): _Test.of(*pair, limits) for n, pair in enumerate(zip(drawn[:10].T, drawn[10:].T, strict=True))
+            ("", str(n)): _Test.of(*pair, limits)
+            for n, pair in enumerate(zip(drawn[:10].T, drawn[10:].T, strict=True))
         }
         corrected = _holm({key: test.p for key, test in tests.items()})
         verdicts = [test.verdict(corrected[key], limits) for key, test in tests.items()]
@@ -141,17 +167,23 @@ def test_few_and_noisy_repeats_are_undecided_and_say_how_many_would_decide(run):
     ],
 )
 def test_what_a_machine_does_not_change_is_held_to_bounds(run, figure, changed, verdict):
-    table = compare(run(), run(changed=lambda row: row | (changed if row["variant"] == "last:2" else {})))
+    table = compare(
+        run(), run(changed=lambda row: row | (changed if row["variant"] == "last:2" else {}))
+    )
     assert verdicts(table, figure) == {"cfg": "same", "last:2": verdict, "unguided": "same"}
 
 
-@pytest.mark.parametrize(("by", "verdict"), [(0.003, "changed"), (-0.003, "changed"), (0.001, "same")])
+@pytest.mark.parametrize(
+    ("by", "verdict"), [(0.003, "changed"), (-0.003, "changed"), (0.001, "same")]
+)
 def test_a_metric_may_move_to_neither_side(run, by, verdict):
     assert verdicts(compare(run(), run(lpips=by)), "lpips")["unguided"] == verdict
 
 
 def test_a_figure_that_is_gone_is_missing(run):
-    failed = run(changed=lambda row: row | ({"status": "failed"} if row["variant"] == "last:2" else {}))
+    failed = run(
+        changed=lambda row: row | ({"status": "failed"} if row["variant"] == "last:2" else {})
+    )
     table = compare(run(), failed)
     assert set(table[table["variant"] == "last:2"]["verdict"]) == {"missing"}
 
@@ -163,17 +195,29 @@ def test_other_studies_are_refused(run):
 
 
 def test_other_machines_are_named(run):
-    first = replace(run(), environment={"a": {"cpu": "x", "commit": "1", "packages": {"torch": "2", "sdbench": "1"}}})
-    second = replace(run(), environment={"b": {"cpu": "y", "commit": "2", "packages": {"torch": "3", "sdbench": "2"}}})
+    first = replace(
+        run(),
+        environment={"a": {"cpu": "x", "commit": "1", "packages": {"torch": "2", "sdbench": "1"}}},
+    )
+    second = replace(
+        run(),
+        environment={"b": {"cpu": "y", "commit": "2", "packages": {"torch": "3", "sdbench": "2"}}},
+    )
     assert differing_environment(first, second) == ["cpu", "packages.torch"]
     with pytest.raises(NotComparable, match=r"these differ: cpu, packages\.torch"):
         compare(first, second, absolute=True)
 
 
 def test_times_themselves_are_compared_on_one_machine_alone(run):
-    steady = {"changed": lambda row: row | {"denoise_s": 1.0}}  # as on a machine that nothing else runs on
+    steady = {
+        "changed": lambda row: row | {"denoise_s": 1.0}
+    }  # as on a machine that nothing else runs on
     table = compare(run(**steady), run(**steady, seed=1, slower=1.1), absolute=True)
-    assert verdicts(table, "time of the loop") == {"cfg": "same", "last:2": "regression", "unguided": "same"}
+    assert verdicts(table, "time of the loop") == {
+        "cfg": "same",
+        "last:2": "regression",
+        "unguided": "same",
+    }
     assert "time of the loop" not in set(compare(run(), run())["figure"])
 
 
@@ -181,7 +225,9 @@ def test_a_disturbed_run_says_what_disturbed_it(run):
     noisy = run(changed=lambda row: row | {"foreign_load": 0.5, "throttled": row["repeat"] < 2})
     table = compare(run(), noisy)
     told = table[table["figure"] == "time ratio to cfg"].set_index("variant")["unstable"]
-    assert told["last:2"] == "current: others took 0.5 cores, the device was held back in 2 of 8 calls"
+    assert (
+        told["last:2"] == "current: others took 0.5 cores, the device was held back in 2 of 8 calls"
+    )
 
 
 def test_tables_tell_times_and_what_changed(run):
@@ -195,5 +241,7 @@ def test_tables_tell_times_and_what_changed(run):
 
 def test_stored_runs_compare_alike_from_the_columns_that_are_needed():
     folder = Path(__file__).parents[2] / "results" / "mini-sd" / "default"
-    some, whole = (compare(*(read(folder, columns=columns) for _ in range(2))) for columns in (COMPARED, None))
+    some, whole = (
+        compare(*(read(folder, columns=columns) for _ in range(2))) for columns in (COMPARED, None)
+    )
     pd.testing.assert_frame_equal(some, whole, check_exact=True)

@@ -7,9 +7,14 @@ def runs(**columns):
     base = {"variant": "cfg", "phase": "measured", "status": "ok"}
     base |= {"foreign_load": 0.0, "foreign_processes": None, "throttled": False}
     rows = pd.DataFrame(
-        [base | dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        [
+            base | dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
     )
-    return rows.astype({"foreign_load": "float64", "foreign_processes": "Int64", "throttled": "boolean"})
+    return rows.astype(
+        {"foreign_load": "float64", "foreign_processes": "Int64", "throttled": "boolean"}
+    )
 
 
 def test_a_calm_run_has_nothing_against_it():
@@ -17,7 +22,11 @@ def test_a_calm_run_has_nothing_against_it():
 
 
 def test_warmups_and_failed_calls_do_not_count():
-    table = runs(foreign_load=[0.9, 0.9, 0.0], phase=["warmup", "measured", "measured"], status=["ok", "failed", "ok"])
+    table = runs(
+        foreign_load=[0.9, 0.9, 0.0],
+        phase=["warmup", "measured", "measured"],
+        status=["ok", "failed", "ok"],
+    )
     assert disturbances(table) == {}
 
 

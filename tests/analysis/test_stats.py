@@ -24,7 +24,9 @@ def test_ratio_scales_with_its_numerator_and_ignores_order(pairs, factor, order)
     shuffled = order.sample(pairs, len(pairs))
     a, b = np.array(pairs).T
     c, d = np.array(shuffled).T
-    np.testing.assert_allclose(ratio_interval(factor * c, d), factor * np.array(ratio_interval(a, b)), rtol=1e-6)
+    np.testing.assert_allclose(
+        ratio_interval(factor * c, d), factor * np.array(ratio_interval(a, b)), rtol=1e-6
+    )
 
 
 @settings(deadline=None)
@@ -95,7 +97,9 @@ def test_bootstrap_of_many_clusters_agrees_with_scipy():
 def test_seeds_of_one_prompt_are_not_independent():
     prompts = np.random.default_rng(0).normal(size=10)
     alone = cluster_bootstrap(prompts, np.arange(10))
-    np.testing.assert_allclose(cluster_bootstrap(np.repeat(prompts, 5), np.repeat(np.arange(10), 5)), alone)
+    np.testing.assert_allclose(
+        cluster_bootstrap(np.repeat(prompts, 5), np.repeat(np.arange(10), 5)), alone
+    )
 
 
 @settings(deadline=None)
@@ -118,7 +122,9 @@ def test_above_the_limit_the_interval_is_normal_with_a_cluster_robust_error():
     means = values[::2]
     half = 1.96 * means.std(ddof=1) / np.sqrt(len(means))
     np.testing.assert_allclose(
-        cluster_bootstrap(values, clusters), [values.mean(), values.mean() - half, values.mean() + half], atol=1e-4
+        cluster_bootstrap(values, clusters),
+        [values.mean(), values.mean() - half, values.mean() + half],
+        atol=1e-4,
     )
 
 
@@ -141,7 +147,9 @@ def test_too_little_to_know_gives_no_interval(values, clusters):
     np.testing.assert_equal(estimate, np.mean(values) if values else np.nan)
 
 
-@pytest.mark.parametrize(("values", "message"), [([1.0, 2.0], "equal length"), ([np.nan], "without NaN")])
+@pytest.mark.parametrize(
+    ("values", "message"), [([1.0, 2.0], "equal length"), ([np.nan], "without NaN")]
+)
 def test_bootstrap_refuses_what_it_cannot_average(values, message):
     with pytest.raises(ValueError, match=message):
         cluster_bootstrap(values, ["a"])

@@ -13,8 +13,18 @@ def results(study):
     """Eight pairs; the large student is nearer to the teacher than the small one."""
     distances = {"lora:small": 0.2, "lora:large": 0.1}
     images = [
-        {"unit": f"{variant}/0/0", "variant": variant, "prompt_id": f"{pair}", "seed": 0, "alignment": 0.9}
-        | ({"lpips": distances[variant] + 0.001 * pair} if variant in distances else {"lpips": None})
+        {
+            "unit": f"{variant}/0/0",
+            "variant": variant,
+            "prompt_id": f"{pair}",
+            "seed": 0,
+            "alignment": 0.9,
+        }
+        | (
+            {"lpips": distances[variant] + 0.001 * pair}
+            if variant in distances
+            else {"lpips": None}
+        )
         for variant in MASKS
         for pair in range(8)
     ]

@@ -19,21 +19,34 @@ def by_variant(results):
 
 
 def image(variant, prompt, seed=0, repeat=0, **metrics):
-    return {"unit": f"{variant}/{repeat}/0", "variant": variant, "prompt_id": prompt, "seed": seed} | metrics
+    return {
+        "unit": f"{variant}/{repeat}/0",
+        "variant": variant,
+        "prompt_id": prompt,
+        "seed": seed,
+    } | metrics
 
 
 def test_baseline_comes_first_then_first_seen_order(study):
     assert list(summarise(study(MASKS))["variant"]) == ["cfg", "last:1", "unguided"]
 
 
-@pytest.mark.parametrize(("saving", "column"), [("saving", "latency_s"), ("denoise_saving", "denoise_s")])
+@pytest.mark.parametrize(
+    ("saving", "column"), [("saving", "latency_s"), ("denoise_saving", "denoise_s")]
+)
 def test_saving_is_the_paired_ratio_to_the_baseline(study, saving, column):
     results = study(MASKS)
     row = by_variant(results).loc["last:1"]
     wide = results.runs.pivot_table(column, index="repeat", columns="variant")
     test = stats.ttest_rel(np.log(wide["last:1"]), np.log(wide["cfg"])).confidence_interval()
-    expected = [1 - stats.gmean(wide["last:1"] / wide["cfg"]), 1 - np.exp(test.high), 1 - np.exp(test.low)]
-    np.testing.assert_allclose(row[[saving, f"{saving}_lo", f"{saving}_hi"]].astype(float), expected)
+    expected = [
+        1 - stats.gmean(wide["last:1"] / wide["cfg"]),
+        1 - np.exp(test.high),
+        1 - np.exp(test.low),
+    ]
+    np.testing.assert_allclose(
+        row[[saving, f"{saving}_lo", f"{saving}_hi"]].astype(float), expected
+    )
 
 
 def test_baseline_saves_nothing_against_itself_without_an_interval(study):
@@ -52,7 +65,9 @@ def test_batches_of_a_repeat_are_summed(study):
 
 def test_repeat_with_a_failed_batch_is_not_paired_but_counted(study):
     def fail(row):
-        return row | ({"status": "failed", "latency_s": None} if row["unit"] == "last:1/2/1" else {})
+        return row | (
+            {"status": "failed", "latency_s": None} if row["unit"] == "last:1/2/1" else {}
+        )
 
     row = by_variant(study(MASKS, batches=2, changed=fail)).loc["last:1"]
     assert (row["repeats"], row["failed"]) == (5, 1)
@@ -78,7 +93,9 @@ def test_variant_that_always_failed_keeps_its_row(study):
 def test_warmups_are_not_averaged(study):
     def slow_first(row):
         return row | (
-            {"phase": "warmup", "latency_s": 1e6, "peak_bytes": 9} if row["repeat"] == 0 else {"peak_bytes": 7}
+            {"phase": "warmup", "latency_s": 1e6, "peak_bytes": 9}
+            if row["repeat"] == 0
+            else {"peak_bytes": 7}
         )
 
     summary = summarise(study(MASKS, repeats=7, changed=slow_first))
@@ -134,7 +151,10 @@ def test_guidance_ratio_is_missing_without_unguided_steps(study):
 
 
 def test_metric_is_the_mean_over_pairs(study):
-    images = [image("last:1", f"p{n % 8}", seed=n // 8, lpips=n**2 / 1000, extra=1.0 * n) for n in range(16)]
+    images = [
+        image("last:1", f"p{n % 8}", seed=n // 8, lpips=n**2 / 1000, extra=1.0 * n)
+        for n in range(16)
+    ]
     row = by_variant(study(MASKS, images=images)).loc["last:1"]
     assert (row["pairs"], row["extra"]) == (16, 7.5)
     assert row["lpips"] == pytest.approx(np.mean(np.arange(16) ** 2) / 1000)
@@ -154,7 +174,11 @@ def test_alignment_is_compared_pair_by_pair(study):
     images = cfg + [image("last:1", f"p{n}", alignment=other[n]) for n in reversed(range(7))]
     row = by_variant(study(MASKS, images=images)).loc["last:1"]
     assert row["alignment_difference"] == pytest.approx((other - base)[:7].mean())
-    assert row["alignment_difference_lo"] < row["alignment_difference"] < row["alignment_difference_hi"]
+    assert (
+        row["alignment_difference_lo"]
+        < row["alignment_difference"]
+        < row["alignment_difference_hi"]
+    )
 
 
 def test_image_of_a_failed_call_is_left_out(study):
@@ -177,7 +201,9 @@ def test_empty_study_is_refused(study):
 
 def test_profile_has_the_median_course_of_every_variant(study):
     results = study(MASKS)
-    cosine = pd.Series(np.linspace(0, 1, len(results.steps))).where(results.steps["guided"].astype(bool))
+    cosine = pd.Series(np.linspace(0, 1, len(results.steps))).where(
+        results.steps["guided"].astype(bool)
+    )
     results = replace(results, steps=results.steps.assign(guidance_cosine=cosine))
     profile = step_profile(results)
     assert list(profile["variant"].unique()) == ["cfg", "last:1", "unguided"]
@@ -205,7 +231,8 @@ def test_the_ratio_is_not_of_steps_in_which_other_things_differ(study):
         return row | {"batch": 2, "flop": None if row["variant"] == "last:1+deepcache:3" else 10}
 
     results = study(
-        {"cfg": [1, 1], "last:1": [1, 0], "last:1+deepcache:3": [1, 0], "adaptive:0.9": [1, 1, 0]}, changed=changed
+        {"cfg": [1, 1], "last:1": [1, 0], "last:1+deepcache:3": [1, 0], "adaptive:0.9": [1, 1, 0]},
+        changed=changed,
     )
     rows = results.steps["guided"].map({True: 4, False: 2})
     odd = (results.steps["variant"] == "adaptive:0.9") & (results.steps["step"] == 1)
@@ -215,7 +242,12 @@ def test_the_ratio_is_not_of_steps_in_which_other_things_differ(study):
     assert guidance_ratio(results) == pytest.approx(0.4 / 0.25, rel=0.05)
 
 
-STORED = ("mini-sd/default", "mini-sd/distill-full/quality", "mini-sd/selective/time", "sd15-cpu/cost/512x512-batch1")
+STORED = (
+    "mini-sd/default",
+    "mini-sd/distill-full/quality",
+    "mini-sd/selective/time",
+    "sd15-cpu/cost/512x512-batch1",
+)
 
 
 def same_from_its_folder(folder):
@@ -236,17 +268,32 @@ def test_a_study_with_gaps_says_the_same_from_its_folder(study, tmp_path):
 
     def changed(row):
         states = {"last:1/2/1": "failed", "unguided/0/0": "failed", "unguided/1/0": "unsupported"}
-        row |= {"status": states.get(row["unit"], "ok"), "message": "so it is", "peak_bytes": 5, "flop": 8}
+        row |= {
+            "status": states.get(row["unit"], "ok"),
+            "message": "so it is",
+            "peak_bytes": 5,
+            "flop": 8,
+        }
         return row | ({"phase": "warmup"} if row["repeat"] == 0 else {})
 
     random = np.random.default_rng(0)
     images = [
-        image(variant, f"p{n}", seed=n % 2, repeat=1, lpips=random.uniform(), alignment=random.uniform(), extra=1.0 * n)
+        image(
+            variant,
+            f"p{n}",
+            seed=n % 2,
+            repeat=1,
+            lpips=random.uniform(),
+            alignment=random.uniform(),
+            extra=1.0 * n,
+        )
         for variant, missing in (("cfg", ()), ("last:1", (3, 11)))
         for n in reversed(range(12))
         if n not in missing
     ]
-    results = study(MASKS, batches=2, changed=changed, images=[*images, image("unguided", "p1", repeat=2)])
+    results = study(
+        MASKS, batches=2, changed=changed, images=[*images, image("unguided", "p1", repeat=2)]
+    )
     with StudyFolder.create(tmp_path / "x", {}, environment={}) as folder:
         for table in STUDY:
             folder.rewrite(table, getattr(results, table))

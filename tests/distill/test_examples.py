@@ -26,12 +26,21 @@ def arguments(pipe):
         return {}
     asked = ("num_inference_steps", "output_type", "guidance_scale", "true_cfg_scale")
     given = {name: value for name, value in pipe.call.items() if name not in asked}
-    return given | {"prompt": None} | ({"negative_prompt": None} if "true_cfg_scale" in pipe.call else {})
+    return (
+        given
+        | {"prompt": None}
+        | ({"negative_prompt": None} if "true_cfg_scale" in pipe.call else {})
+    )
 
 
 def trajectories(pipe, **changes):
     changes.setdefault("arguments", arguments(pipe))
-    settings = {"scales": Scales(SCALE, SCALE), "num_steps": STEPS, "rows": ROWS, "seed": [0, 0, 0]} | changes
+    settings = {
+        "scales": Scales(SCALE, SCALE),
+        "num_steps": STEPS,
+        "rows": ROWS,
+        "seed": [0, 0, 0],
+    } | changes
     return Trajectories(pipe, drawn_from(tiny.PROMPTS), **settings)
 
 
@@ -50,7 +59,9 @@ def test_a_trajectory_gives_conditional_rows_and_what_guidance_makes_of_them(fam
     two_calls = len(given) == 2 * LENGTH
     with torch.no_grad():
         for examples in batches:
-            assert len(examples.target) == len(first_tensor((examples.args, examples.kwargs))) == ROWS
+            assert (
+                len(examples.target) == len(first_tensor((examples.args, examples.kwargs))) == ROWS
+            )
             mixed = first_tensor(denoiser_of(pipe)(*examples.args, **examples.kwargs))
             # The oracle: the network on what it was given, both halves, at the same step and row.
             for row in range(ROWS):
@@ -58,12 +69,16 @@ def test_a_trajectory_gives_conditional_rows_and_what_guidance_makes_of_them(fam
                 found = [
                     guided_prediction(c, u, SCALE)
                     for call in range(0, len(given), 2 if two_calls else 1)
-                    for index, (c, u) in enumerate(halves_of(pipe, given[call : call + 2 if two_calls else call + 1]))
+                    for index, (c, u) in enumerate(
+                        halves_of(pipe, given[call : call + 2 if two_calls else call + 1])
+                    )
                     if torch.equal(first_tensor(given[call])[-ROWS:][index], sample)
                 ]
                 assert len(found) == 1
                 channels = examples.target.shape[1]
-                torch.testing.assert_close(examples.target[row], found[0].narrow(0, 0, channels), atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(
+                    examples.target[row], found[0].narrow(0, 0, channels), atol=1e-4, rtol=1e-4
+                )
             assert not torch.allclose(mixed.narrow(1, 0, examples.target.shape[1]), examples.target)
 
 
@@ -108,16 +123,24 @@ def scenes(rng, count):
 def test_images_are_noised_and_guided(family):
     pipe = FAMILIES[family]()
     settings = {"rows": ROWS, "seed": [0], "arguments": arguments(pipe)}
-    examples = Images(pipe, scenes, scales=Scales(SCALE, SCALE), **settings).at(5, teaching=torch.no_grad)
+    examples = Images(pipe, scenes, scales=Scales(SCALE, SCALE), **settings).at(
+        5, teaching=torch.no_grad
+    )
     with torch.no_grad():
         cond = first_tensor(denoiser_of(pipe)(*examples.args, **examples.kwargs))
     assert cond.shape == examples.target.shape
     assert not torch.allclose(cond, examples.target)
-    again = Images(pipe, scenes, scales=Scales(1.0 + 1e-6, 1.0 + 1e-6), **settings).at(5, teaching=torch.no_grad)
-    torch.testing.assert_close(again.target, cond, atol=1e-4, rtol=1e-4)  # w = 1 is the conditional prediction
+    again = Images(pipe, scenes, scales=Scales(1.0 + 1e-6, 1.0 + 1e-6), **settings).at(
+        5, teaching=torch.no_grad
+    )
+    torch.testing.assert_close(
+        again.target, cond, atol=1e-4, rtol=1e-4
+    )  # w = 1 is the conditional prediction
 
 
-@pytest.mark.parametrize("scheduler", [DDIMScheduler(), FlowMatchEulerDiscreteScheduler()], ids=["ddim", "flow"])
+@pytest.mark.parametrize(
+    "scheduler", [DDIMScheduler(), FlowMatchEulerDiscreteScheduler()], ids=["ddim", "flow"]
+)
 def test_noise_has_the_share_that_sigma_says(scheduler):
     latents, noise = torch.zeros(4, 1, 2, 2), torch.ones(4, 1, 2, 2)
     level = torch.tensor([0.0, 0.3, 0.6, 0.999])
@@ -130,13 +153,18 @@ def test_noise_has_the_share_that_sigma_says(scheduler):
 
 def test_a_pipeline_of_packed_latents_is_told_to_learn_from_trajectories():
     pipe = tiny.flux()
-    source = Images(pipe, scenes, scales=Scales(SCALE, SCALE), rows=ROWS, seed=[0], arguments=arguments(pipe))
+    source = Images(
+        pipe, scenes, scales=Scales(SCALE, SCALE), rows=ROWS, seed=[0], arguments=arguments(pipe)
+    )
     with pytest.raises(ValueError, match="learn from trajectories"):
         source.at(0, teaching=torch.no_grad)
 
 
 def test_scalars_become_one_per_row_and_what_has_no_rows_stays():
-    trees = [{"t": torch.tensor(k), "x": torch.full((2, 3), k) + torch.arange(2)[:, None], "n": None} for k in (10, 20)]
+    trees = [
+        {"t": torch.tensor(k), "x": torch.full((2, 3), k) + torch.arange(2)[:, None], "n": None}
+        for k in (10, 20)
+    ]
     trees = [tree | {"image_rotary_emb": torch.zeros(2)} for tree in trees]
     found = gathered(trees, [1, 0], rows=2)
     assert found["t"].tolist() == [10, 20]

@@ -10,7 +10,9 @@ MIB = 1 << 20
 
 
 def call(denoiser):
-    return arguments(denoiser, rows=4, height=32, width=32, dtype=torch.float32, vae_factor=2, tokens=3)
+    return arguments(
+        denoiser, rows=4, height=32, width=32, dtype=torch.float32, vae_factor=2, tokens=3
+    )
 
 
 def found(*methods, **changes):
@@ -48,7 +50,9 @@ def test_persistent_parts_are_what_arithmetic_says(method):
     (parts,) = found(method)
     for name in ("weights", "teacher copy", "adapter", "gradients", "optimiser state"):
         if name in parts:
-            assert parts[name]["most_bytes"] == pytest.approx(parts[name]["predicted_bytes"], rel=0.05), name
+            assert parts[name]["most_bytes"] == pytest.approx(
+                parts[name]["predicted_bytes"], rel=0.05
+            ), name
     assert ("teacher copy" in parts) == (method == "distillation, full")
     assert ("adapter" in parts) == method.endswith("LoRA")
 
@@ -56,7 +60,9 @@ def test_persistent_parts_are_what_arithmetic_says(method):
 def test_the_parts_sum_to_the_peak_of_the_trace(monkeypatch):
     traces = []
     real = AllocatorTrace.__exit__
-    monkeypatch.setattr(AllocatorTrace, "__exit__", lambda self, *exc: (real(self, *exc), traces.append(self))[0])
+    monkeypatch.setattr(
+        AllocatorTrace, "__exit__", lambda self, *exc: (real(self, *exc), traces.append(self))[0]
+    )
     (parts,) = found("distillation, full")
     assert peak(parts) == traces[0].peak_bytes
 
@@ -70,11 +76,16 @@ def test_lora_holds_less_than_full_training_and_no_second_copy():
 
 def test_activations_are_those_that_were_counted():
     (parts,) = found("fine-tuning, full")
-    assert parts["activations"]["most_bytes"] == pytest.approx(parts["activations"]["predicted_bytes"], rel=0.1)
+    assert parts["activations"]["most_bytes"] == pytest.approx(
+        parts["activations"]["predicted_bytes"], rel=0.1
+    )
 
 
 def test_gradient_checkpointing_holds_fewer_activations():
-    (plain,), (less,) = found("distillation, LoRA"), found("distillation, LoRA", checkpoint_gradients=True)
+    (plain,), (less,) = (
+        found("distillation, LoRA"),
+        found("distillation, LoRA", checkpoint_gradients=True),
+    )
     assert less["activations"]["most_bytes"] < plain["activations"]["most_bytes"]
 
 
@@ -82,4 +93,6 @@ def test_a_fused_student_holds_half_the_activations_of_a_guided_step():
     guided, fused, loose = found(*INFERENCE)
     assert fused["activations"]["most_bytes"] < 0.6 * guided["activations"]["most_bytes"]
     assert "adapter" not in fused
-    assert loose["adapter"]["most_bytes"] == pytest.approx(loose["adapter"]["predicted_bytes"], rel=0.05)
+    assert loose["adapter"]["most_bytes"] == pytest.approx(
+        loose["adapter"]["predicted_bytes"], rel=0.05
+    )

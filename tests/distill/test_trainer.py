@@ -29,7 +29,11 @@ SETTINGS = Settings(
     guidance_scale=7.5, steps=6, rows=2, rank=2, alpha=2, num_steps=3, warmup=1, learning_rate=1e-2,
     evaluate_every=3, save_every=2, targets=("attention",),
 )  # fmt: skip
-KNOWN = {"model": "tiny", "captions": tiny.PROMPTS, "held_out": ["a small red star on a white background"]}
+KNOWN = {
+    "model": "tiny",
+    "captions": tiny.PROMPTS,
+    "held_out": ["a small red star on a white background"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +51,13 @@ def train(out, pipe=None, *, mode="new", held_out=KNOWN["held_out"], **changes):
 @pytest.mark.parametrize(("method", "learning_rate"), [("lora", 3e-3), ("full", 3e-4)])
 def test_training_brings_the_student_nearer_to_the_teacher(tmp_path, method, learning_rate):
     """On its own prompts: what random weights make of others cannot be learnt."""
-    wide = {"rows": 4, "rank": 4, "alpha": 4, "targets": ("attention", "convolutions"), "held_out": tiny.PROMPTS}
+    wide = {
+        "rows": 4,
+        "rank": 4,
+        "alpha": 4,
+        "targets": ("attention", "convolutions"),
+        "held_out": tiny.PROMPTS,
+    }
     train(tmp_path, method=method, learning_rate=learning_rate, steps=40, evaluate_every=20, **wide)
     curve = read_table(tmp_path, "training")
     assert curve["step"].tolist() == [0, 20, 40]
@@ -109,10 +119,15 @@ CHANGES = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "layout"),
-    [({}, torch.contiguous_format), *((changes, torch.channels_last) for changes in CHANGES.values())],
+    [
+        ({}, torch.contiguous_format),
+        *((changes, torch.channels_last) for changes in CHANGES.values()),
+    ],
     ids=["lora", *CHANGES],
 )
-def test_a_run_that_was_cut_short_ends_with_the_same_weights(tmp_path, monkeypatch, changes, layout):
+def test_a_run_that_was_cut_short_ends_with_the_same_weights(
+    tmp_path, monkeypatch, changes, layout
+):
     changes = {"steps": 4, "save_every": 1, "evaluate_every": 4} | changes
     first = tiny.stable_diffusion()
     first.unet.to(memory_format=layout)
@@ -146,7 +161,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monk
         return real(*args, **kwargs) * (float("nan") if sum(taken) > 3 else 1.0)
 
     monkeypatch.setattr(trainer, "distillation_loss", broken)
-    with pytest.raises(ValueError, match=r"the loss is nan in step 4; the checkpoint of step 2 is kept"):
+    with pytest.raises(
+        ValueError, match=r"the loss is nan in step 4; the checkpoint of step 2 is kept"
+    ):
         train(tmp_path)
     saved = torch.load(tmp_path / "checkpoint.pt")["learnt"]
     assert all(torch.isfinite(weight).all() for weight in saved.values())
@@ -164,7 +181,9 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_lost(tmp_pat
 
     real = trainer.distillation_loss
     monkeypatch.setattr(trainer, "distillation_loss", lambda *args: Broken.apply(real(*args)))
-    with pytest.raises(ValueError, match=r"the gradient's norm is (nan|inf) in step 1; there is no checkpoint yet"):
+    with pytest.raises(
+        ValueError, match=r"the gradient's norm is (nan|inf) in step 1; there is no checkpoint yet"
+    ):
         train(tmp_path)
 
 
@@ -221,7 +240,9 @@ def test_accumulated_batches_are_one_larger_batch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(trainer.Trajectories, "at", at)
     per = 1
-    accumulated = load_file(train(tmp_path / "accumulated", accumulate=3, steps=1, warmup=0) / LORA_FILE)
+    accumulated = load_file(
+        train(tmp_path / "accumulated", accumulate=3, steps=1, warmup=0) / LORA_FILE
+    )
     per = 3
     whole = load_file(train(tmp_path / "whole", steps=1, warmup=0) / LORA_FILE)
     for name, weight in whole.items():
@@ -229,8 +250,13 @@ def test_accumulated_batches_are_one_larger_batch(tmp_path, monkeypatch):
 
 
 def one_batch(batches):
-    args, kwargs = (functools.reduce(joined, [getattr(b, name) for b in batches]) for name in ("args", "kwargs"))
-    tensors = (torch.cat([getattr(b, name) for b in batches]) for name in ("cond", "uncond", "sigma", "scale"))
+    args, kwargs = (
+        functools.reduce(joined, [getattr(b, name) for b in batches]) for name in ("args", "kwargs")
+    )
+    tensors = (
+        torch.cat([getattr(b, name) for b in batches])
+        for name in ("cond", "uncond", "sigma", "scale")
+    )
     return Examples(args, kwargs, *tensors)
 
 
@@ -243,7 +269,9 @@ def test_lower_precision_trains_and_leaves_the_pipeline_as_it_was(tmp_path, meth
     assert torch.equal(tiny.run(pipe), plain)
     assert set(vars(pipe.unet)) == known
     assert all(weight.requires_grad for weight in pipe.unet.parameters())
-    again = load_file(train(tmp_path / "again", pipe) / LORA_FILE)  # in float32, on the same pipeline
+    again = load_file(
+        train(tmp_path / "again", pipe) / LORA_FILE
+    )  # in float32, on the same pipeline
     fresh = load_file(train(tmp_path / "fresh") / LORA_FILE)
     assert all(torch.equal(again[name], weight) for name, weight in fresh.items())
 
@@ -269,12 +297,23 @@ def test_an_overwritten_run_keeps_nothing_of_the_older_one(tmp_path):
 def test_a_run_is_not_resumed_on_other_prompts(tmp_path):
     train(tmp_path)
     with pytest.raises(ValueError, match="differs in learnt_from"):
-        distill(tiny.stable_diffusion(), SETTINGS, tmp_path, **KNOWN | {"captions": ["a"]}, mode="resume")
+        distill(
+            tiny.stable_diffusion(),
+            SETTINGS,
+            tmp_path,
+            **KNOWN | {"captions": ["a"]},
+            mode="resume",
+        )
 
 
 def test_the_card_says_what_made_the_student(tmp_path):
     card = json.loads((train(tmp_path) / CARD_FILE).read_text())
-    assert (card["model"], card["method"], card["guidance_scale"], card["steps"]) == ("tiny", "lora", 7.5, 6)
+    assert (card["model"], card["method"], card["guidance_scale"], card["steps"]) == (
+        "tiny",
+        "lora",
+        7.5,
+        6,
+    )
     assert card["settings"]["rank"] == 2
     assert np.isfinite([card["held_out_loss"], card["lpips"]]).all()
 
@@ -306,7 +345,10 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, 
 
 def test_what_fails_while_the_student_is_made_leaves_the_pipeline_as_it_was(tmp_path):
     pipe = tiny.stable_diffusion_3()
-    known, modules = set(vars(pipe.transformer)), [type(module) for module in pipe.transformer.modules()]
+    known, modules = (
+        set(vars(pipe.transformer)),
+        [type(module) for module in pipe.transformer.modules()],
+    )
     for changes in ({"w_range": (2.0, 10.0)}, {"targets": ("attention", "heads")}):
         with pytest.raises(ValueError, match=r"no `time_cond_proj`|unknown target"):
             train(tmp_path, pipe, **changes)
@@ -328,7 +370,10 @@ def test_a_base_without_attention_is_refused():
 
 def test_layers_are_found_by_what_they_are_part_of():
     unet = tiny.stable_diffusion().unet
-    kinds = {kind: layers(unet, kind) for kind in ("attention", "feed-forward", "convolutions", "timestep")}
+    kinds = {
+        kind: layers(unet, kind)
+        for kind in ("attention", "feed-forward", "convolutions", "timestep")
+    }
     timed = kinds.pop("timestep")
     assert {name.rsplit(".", 1)[-1] for name in timed} == {"linear_1", "linear_2", "time_emb_proj"}
     assert {name.rsplit(".", 1)[-1] for name in kinds["attention"]} == {"to_q", "to_k", "to_v", "0"}
@@ -342,9 +387,7 @@ def test_the_package_is_the_verb(tmp_path):
     assert (folder / LORA_FILE).exists()
 
 
-COMMAND = (
-    "--model mini-sd --steps 40 --rows 2 --rank 2 --targets attention --num-steps 3 --save-every 1 --evaluate-every 40"
-)
+COMMAND = "--model mini-sd --steps 40 --rows 2 --rank 2 --targets attention --num-steps 3 --save-every 1 --evaluate-every 40"
 AS_OPENED = """
 import runpy
 from sdbench.models import registry
@@ -356,7 +399,9 @@ runpy.run_module("sdbench.distill", run_name="__main__", alter_sys=True)
 def start(out, *extra, launch=("-c", AS_OPENED)):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *launch, *COMMAND.split(), "--out", str(out), *extra]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process):
@@ -376,16 +421,30 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     killed.communicate()
     assert not (tmp_path / "killed" / "student").exists()
     finish(start(tmp_path / "killed", "--resume"))
-    expected, found = (load_file(tmp_path / name / "student" / LORA_FILE) for name in ("whole", "killed"))
+    expected, found = (
+        load_file(tmp_path / name / "student" / LORA_FILE) for name in ("whole", "killed")
+    )
     assert all(torch.equal(found[key], weight) for key, weight in expected.items())
 
 
 @pytest.mark.network
 @pytest.mark.slow  # two processes that load mini-sd
 def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path, monkeypatch):
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
     changes = {"steps": 4, "warmup": 0, "learning_rate": 1e-2}
-    options = [text for name, value in changes.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    options = [
+        text
+        for name, value in changes.items()
+        for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
     launched = start(tmp_path / "two", *options, launch=[*launch, "-m", "sdbench.distill"])
     finish(launched)
     assert json.loads((tmp_path / "two" / "study.json").read_text())["processes"] == 2
@@ -394,14 +453,37 @@ def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path, monkeyp
 
     def both(*arguments, rank):
         sources = [real(*arguments, rank=each) for each in (0, 1)]
-        return SimpleNamespace(at=lambda step, *, teaching: one_batch([s.at(step, teaching=teaching) for s in sources]))
+        return SimpleNamespace(
+            at=lambda step, *, teaching: one_batch([s.at(step, teaching=teaching) for s in sources])
+        )
 
     monkeypatch.setattr(trainer, "_source", both)
-    given = {"rows": 2, "rank": 2, "num_steps": 3, "targets": ("attention",), "evaluate_every": 40, "save_every": 1}
+    given = {
+        "rows": 2,
+        "rank": 2,
+        "num_steps": 3,
+        "targets": ("attention",),
+        "evaluate_every": 40,
+        "save_every": 1,
+    }
     settings = Settings(guidance_scale=5.0, alpha=2, **given, **changes)
     sources = {"captions": scene_captions, "held_out": held_out_captions(16)}
-    one = distill(sdbench.load("mini-sd", device="cpu"), settings, tmp_path / "one", model="mini-sd", **sources)
-    expected, found = (load_file(folder / LORA_FILE) for folder in (one, tmp_path / "two" / "student"))
-    assert max(float(weight.abs().max()) for name, weight in expected.items() if ".lora_B." in name) > 1e-2
-    for name, weight in expected.items():  # one by one, weights of nearly no gradient go either way under Adam
+    one = distill(
+        sdbench.load("mini-sd", device="cpu"),
+        settings,
+        tmp_path / "one",
+        model="mini-sd",
+        **sources,
+    )
+    expected, found = (
+        load_file(folder / LORA_FILE) for folder in (one, tmp_path / "two" / "student")
+    )
+    assert (
+        max(float(weight.abs().max()) for name, weight in expected.items() if ".lora_B." in name)
+        > 1e-2
+    )
+    for (
+        name,
+        weight,
+    ) in expected.items():  # one by one, weights of nearly no gradient go either way under Adam
         assert float((found[name] - weight).norm()) < 0.02 * float(weight.norm())

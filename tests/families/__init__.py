@@ -11,8 +11,14 @@ def make(family):
     """A pipeline that makes 4 latents of 2 prompts."""
     pipe = FAMILIES[family]()
     call = pipe.call
-    if family in ("sd3", "flux"):  # they repeat the texts that they are given, but not the pooled ones
-        pipe.call = {name: rows.repeat_interleave(2, 0) if "embeds" in name else rows for name, rows in call.items()}
+    if family in (
+        "sd3",
+        "flux",
+    ):  # they repeat the texts that they are given, but not the pooled ones
+        pipe.call = {
+            name: rows.repeat_interleave(2, 0) if "embeds" in name else rows
+            for name, rows in call.items()
+        }
     elif family in tiny.FAMILIES:
         call["num_images_per_prompt"] = 2
     if family == "img2img":

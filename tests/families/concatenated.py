@@ -36,7 +36,12 @@ def _texts():
     """Embeddings and masks of 2 prompts and of an empty negative one for each."""
     embeddings = torch.randn(2, 2, tiny.TOKENS, tiny.WIDTH)
     masks = torch.tensor([[[1, 1, 1], [1, 1, 0]], [[1, 0, 0], [1, 0, 0]]])
-    names = ("prompt_embeds", "negative_prompt_embeds", "prompt_attention_mask", "negative_prompt_attention_mask")
+    names = (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "prompt_attention_mask",
+        "negative_prompt_attention_mask",
+    )
     return dict(zip(names, (*embeddings, *masks), strict=True))
 
 
@@ -97,8 +102,12 @@ def auraflow():
         pos_embed_max_size=16,
     )
     for block in (*transformer.joint_transformer_blocks, *transformer.single_transformer_blocks):
-        torch.nn.init.normal_(block.norm1.linear.weight)  # gates nearly shut in a new one, so the text would not tell
-    pipe = AuraFlowPipeline(**tiny.ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
+        torch.nn.init.normal_(
+            block.norm1.linear.weight
+        )  # gates nearly shut in a new one, so the text would not tell
+    pipe = AuraFlowPipeline(
+        **tiny.ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler()
+    )
     return tiny.ready(pipe, **_texts(), **tiny.PIXELS, num_images_per_prompt=2, guidance_scale=3.5)
 
 
@@ -116,7 +125,9 @@ def sana():
         caption_channels=tiny.WIDTH,
     )
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-    pipe = SanaPipeline(**tiny.ABSENT, transformer=transformer, scheduler=DPMSolverMultistepScheduler(**flow))
+    pipe = SanaPipeline(
+        **tiny.ABSENT, transformer=transformer, scheduler=DPMSolverMultistepScheduler(**flow)
+    )
     call = {"negative_prompt": None, "num_images_per_prompt": 2, "use_resolution_binning": False}
     return tiny.ready(pipe, **_texts(), height=64, width=128, **call, guidance_scale=4.5)
 
@@ -137,7 +148,11 @@ def _cogvideox(kind, **changes):
         sample_frames=5,
         max_text_seq_length=tiny.TOKENS,
     )
-    noise = {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    noise = {
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": True,
+    }
     pipe = CogVideoXPipeline(**tiny.ABSENT, transformer=transformer, scheduler=kind(**noise))
     texts = {name: rows for name, rows in tiny.twice(_texts()).items() if "embeds" in name}
     return tiny.ready(pipe, **texts, height=32, width=32, num_frames=5, guidance_scale=6.0)
@@ -161,7 +176,9 @@ def ltx():
     )
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1)
     pipe = LTXPipeline(**tiny.ABSENT, transformer=transformer, scheduler=scheduler)
-    return tiny.ready(pipe, **tiny.twice(_texts()), height=64, width=64, num_frames=9, guidance_scale=3.0)
+    return tiny.ready(
+        pipe, **tiny.twice(_texts()), height=64, width=64, num_frames=9, guidance_scale=3.0
+    )
 
 
 FAMILIES: dict[str, Callable] = {

@@ -44,7 +44,9 @@ def qwen_image():
     )
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
     pipe = QwenImagePipeline(**tiny.ABSENT, transformer=transformer, scheduler=scheduler)
-    return tiny.ready(pipe, **_texts("embeds_mask"), **tiny.PIXELS, num_images_per_prompt=2, true_cfg_scale=4.0)
+    return tiny.ready(
+        pipe, **_texts("embeds_mask"), **tiny.PIXELS, num_images_per_prompt=2, true_cfg_scale=4.0
+    )
 
 
 def _wan_transformer():
@@ -62,9 +64,14 @@ def _wan_transformer():
 
 def _wan(transformers, **call):
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-    boundary = 0.875 if "transformer_2" in transformers else None  # sigma falls below it after 2 of 4 steps
+    boundary = (
+        0.875 if "transformer_2" in transformers else None
+    )  # sigma falls below it after 2 of 4 steps
     pipe = WanPipeline(
-        **tiny.ABSENT, **transformers, scheduler=UniPCMultistepScheduler(**flow), boundary_ratio=boundary
+        **tiny.ABSENT,
+        **transformers,
+        scheduler=UniPCMultistepScheduler(**flow),
+        boundary_ratio=boundary,
     )
     texts = {name: rows for name, rows in tiny.twice(_texts("mask")).items() if "embeds" in name}
     return tiny.ready(pipe, **texts, **tiny.PIXELS, num_frames=5, **call)
@@ -99,15 +106,21 @@ def lumina2():
         axes_lens=(8, 8, 8),
         cap_feat_dim=tiny.WIDTH,
     )
-    pipe = Lumina2Pipeline(**tiny.ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0))
-    return tiny.ready(pipe, **tiny.twice(_texts("attention_mask")), **tiny.PIXELS, guidance_scale=4.0)
+    pipe = Lumina2Pipeline(
+        **tiny.ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0)
+    )
+    return tiny.ready(
+        pipe, **tiny.twice(_texts("attention_mask")), **tiny.PIXELS, guidance_scale=4.0
+    )
 
 
 def chroma():
     """Each call has a mask of its own, and ids without a batch dimension."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # diffusers takes its rotary embedding from a deprecated place
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # diffusers takes its rotary embedding from a deprecated place
         transformer = ChromaTransformer2DModel(
             **tiny.HEADS,
             in_channels=16,
@@ -119,7 +132,9 @@ def chroma():
             approximator_hidden_dim=8,
             approximator_layers=1,
         )
-    pipe = ChromaPipeline(**tiny.ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
+    pipe = ChromaPipeline(
+        **tiny.ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler()
+    )
     texts = {
         name: rows.float() for name, rows in tiny.twice(_texts("attention_mask")).items()
     }  # its own masks are floats

@@ -47,8 +47,12 @@ def _sdxl_parts():
 def stable_diffusion_2():
     """The prediction is a velocity, as only the scheduler's configuration says."""
     torch.manual_seed(0)
-    pipe = StableDiffusionPipeline(**tiny.sd_parts() | {"unet": tiny.unet(use_linear_projection=True)})
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    pipe = StableDiffusionPipeline(
+        **tiny.sd_parts() | {"unet": tiny.unet(use_linear_projection=True)}
+    )
+    pipe.scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config, prediction_type="v_prediction"
+    )
     return tiny.ready(pipe, prompt=tiny.PROMPTS, num_images_per_prompt=2, guidance_scale=7.5)
 
 
@@ -56,21 +60,30 @@ def inpaint():
     """After every step of the scheduler the pipeline puts what is known of the image back into the latents."""
     torch.manual_seed(0)
     pipe = StableDiffusionInpaintPipeline(**tiny.sd_parts())
-    return tiny.ready(pipe, prompt=tiny.PROMPTS, **_hole(), num_images_per_prompt=2, guidance_scale=7.5)
+    return tiny.ready(
+        pipe, prompt=tiny.PROMPTS, **_hole(), num_images_per_prompt=2, guidance_scale=7.5
+    )
 
 
 def inpaint_9():
     """The denoiser's input has 9 channels, mask and masked image beside the latents; its output has 4."""
     torch.manual_seed(0)
     pipe = StableDiffusionInpaintPipeline(**tiny.sd_parts() | {"unet": tiny.unet(in_channels=9)})
-    return tiny.ready(pipe, prompt=tiny.PROMPTS, **_hole(), num_images_per_prompt=2, guidance_scale=7.5)
+    return tiny.ready(
+        pipe, prompt=tiny.PROMPTS, **_hole(), num_images_per_prompt=2, guidance_scale=7.5
+    )
 
 
 def xl_image_to_image():
     """The loop is the second half of the scheduler's 8 steps."""
     torch.manual_seed(0)
     pipe = StableDiffusionXLImg2ImgPipeline(**_sdxl_parts())
-    call = {"num_images_per_prompt": 2, "guidance_scale": 5.0, "strength": 0.5, "num_inference_steps": 8}
+    call = {
+        "num_images_per_prompt": 2,
+        "guidance_scale": 5.0,
+        "strength": 0.5,
+        "num_inference_steps": 8,
+    }
     return tiny.ready(pipe, **tiny.embeddings(), image=_image(), **call)
 
 
@@ -78,7 +91,12 @@ def xl_inpaint():
     """Latents put back after every step, in a loop that leaves out the first of the scheduler's 5 steps."""
     torch.manual_seed(0)
     pipe = StableDiffusionXLInpaintPipeline(**_sdxl_parts())
-    call = {"num_images_per_prompt": 2, "guidance_scale": 5.0, "strength": 0.8, "num_inference_steps": 5}
+    call = {
+        "num_images_per_prompt": 2,
+        "guidance_scale": 5.0,
+        "strength": 0.8,
+        "num_inference_steps": 5,
+    }
     return tiny.ready(pipe, **tiny.embeddings(), **_hole(), **call)
 
 
@@ -86,7 +104,12 @@ def xl_denoising_end():
     """The loop is the first half of the scheduler's 8 steps, and ends in noisy latents."""
     torch.manual_seed(0)
     pipe = StableDiffusionXLPipeline(**_sdxl_parts())
-    call = {"num_images_per_prompt": 2, "guidance_scale": 5.0, "denoising_end": 0.5, "num_inference_steps": 8}
+    call = {
+        "num_images_per_prompt": 2,
+        "guidance_scale": 5.0,
+        "denoising_end": 0.5,
+        "num_inference_steps": 8,
+    }
     return tiny.ready(pipe, **tiny.embeddings(), **call)
 
 
@@ -94,10 +117,18 @@ def _ip_adapter(unet):
     """Random weights of an IP-Adapter: 4 tokens from an image's embedding, keys and values for every layer of text."""
     layers = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
     width = unet.config.block_out_channels[-1]  # of every block that has such layers
-    names = [f"{2 * index + 1}.to_{part}_ip.weight" for index in range(len(layers)) for part in "kv"]
-    projection = {"proj.weight": torch.randn(4 * tiny.WIDTH, tiny.WIDTH), "proj.bias": torch.zeros(4 * tiny.WIDTH)}
+    names = [
+        f"{2 * index + 1}.to_{part}_ip.weight" for index in range(len(layers)) for part in "kv"
+    ]
+    projection = {
+        "proj.weight": torch.randn(4 * tiny.WIDTH, tiny.WIDTH),
+        "proj.bias": torch.zeros(4 * tiny.WIDTH),
+    }
     norm = {"norm.weight": torch.ones(tiny.WIDTH), "norm.bias": torch.zeros(tiny.WIDTH)}
-    return {"image_proj": projection | norm, "ip_adapter": {name: torch.randn(width, tiny.WIDTH) for name in names}}
+    return {
+        "image_proj": projection | norm,
+        "ip_adapter": {name: torch.randn(width, tiny.WIDTH) for name in names},
+    }
 
 
 def ip_adapter():
@@ -105,7 +136,9 @@ def ip_adapter():
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline(**tiny.sd_parts())
     pipe.unet._load_ip_adapter_weights([_ip_adapter(pipe.unet)])
-    image = torch.randn(2, 1, tiny.WIDTH)  # the negative embedding and the positive one, for every prompt
+    image = torch.randn(
+        2, 1, tiny.WIDTH
+    )  # the negative embedding and the positive one, for every prompt
     call = {"num_images_per_prompt": 2, "guidance_scale": 7.5, "ip_adapter_image_embeds": [image]}
     return tiny.ready(pipe, prompt=tiny.PROMPTS, **call)
 
@@ -115,14 +148,18 @@ def lora():
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline(**tiny.sd_parts())
     layers = ["to_q", "to_k", "to_v", "to_out.0"]
-    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=layers, init_lora_weights=False))  # B not zero
+    pipe.unet.add_adapter(
+        LoraConfig(r=2, lora_alpha=2, target_modules=layers, init_lora_weights=False)
+    )  # B not zero
     return tiny.ready(pipe, prompt=tiny.PROMPTS, num_images_per_prompt=2, guidance_scale=7.5)
 
 
 def xl_controlnet():
     """Nested dicts for the ControlNet too, and lists of tensors from it."""
     torch.manual_seed(0)
-    control = ControlNetModel(**tiny.BLOCKS, **tiny.XL_TEXT, conditioning_embedding_out_channels=(4, 4))
+    control = ControlNetModel(
+        **tiny.BLOCKS, **tiny.XL_TEXT, conditioning_embedding_out_channels=(4, 4)
+    )
     tiny.open_controlnet(control)
     pipe = StableDiffusionXLControlNetPipeline(**_sdxl_parts(), controlnet=control)
     call = {"num_images_per_prompt": 2, "guidance_scale": 5.0}
@@ -136,7 +173,11 @@ def kolors():
     torch.manual_seed(0)
     parts = {"vae": tiny.vae(), "text_encoder": None, "tokenizer": None, "scheduler": _scheduler()}
     unet = tiny.unet(**tiny.XL_TEXT, encoder_hid_dim=tiny.WIDTH, encoder_hid_dim_type="text_proj")
-    return tiny.ready(module.KolorsPipeline(**parts, unet=unet), **tiny.twice(tiny.embeddings()), guidance_scale=5.0)
+    return tiny.ready(
+        module.KolorsPipeline(**parts, unet=unet),
+        **tiny.twice(tiny.embeddings()),
+        guidance_scale=5.0,
+    )
 
 
 FAMILIES: dict[str, Callable] = {

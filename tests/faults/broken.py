@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
 )
 DEEP = "[" * 100_000
 
@@ -23,7 +25,13 @@ def spoiled(draw, valid):
 
 @st.composite
 def _changed(draw, value):
-    keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    keys = (
+        list(value)
+        if isinstance(value, dict)
+        else list(range(len(value)))
+        if isinstance(value, list)
+        else []
+    )
     if not keys or draw(st.integers(0, 9)) == 0:
         return draw(VALUES)
     key = draw(st.sampled_from(keys))
@@ -38,7 +46,11 @@ def _changed(draw, value):
 def json_texts(draw, valid):
     """The text of a spoiled JSON value, or one that is no JSON."""
     text = json.dumps(draw(spoiled(valid)))
-    return draw(st.sampled_from([text, text[: len(text) // 2], DEEP, "\ufeff" + text, ""])) if draw(rarely) else text
+    return (
+        draw(st.sampled_from([text, text[: len(text) // 2], DEEP, "\ufeff" + text, ""]))
+        if draw(rarely)
+        else text
+    )
 
 
 rarely = st.integers(0, 9).map(lambda number: number == 0)
@@ -66,12 +78,20 @@ def damaged(draw, content):
 
 def toml(fields):
     """A TOML text of fields by name; None has no form there and is left out."""
-    return "".join(f"{_quoted(name)} = {_toml(value)}\n" for name, value in fields.items() if value is not None)
+    return "".join(
+        f"{_quoted(name)} = {_toml(value)}\n" for name, value in fields.items() if value is not None
+    )
 
 
 def _toml(value):
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_quoted(name)} = {_toml(v)}" for name, v in value.items() if v is not None) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"{_quoted(name)} = {_toml(v)}" for name, v in value.items() if v is not None
+            )
+            + "}"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(entry) for entry in value if entry is not None) + "]"
     if isinstance(value, str):

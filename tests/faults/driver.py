@@ -61,7 +61,9 @@ def of_store() -> Family:
     """Nothing but the store: a unit takes milliseconds, so most kills hit a write."""
 
     def write(folder: Path) -> None:
-        with StudyFolder.create(folder, {"name": "store"}, environment={"cores": 1}, mode="resume") as opened:
+        with StudyFolder.create(
+            folder, {"name": "store"}, environment={"cores": 1}, mode="resume"
+        ) as opened:
             finished = opened.finished()
             for number in range(12):
                 unit = f"unit-{number:02d}"
@@ -78,11 +80,17 @@ def of_store() -> Family:
 
 def of_runner() -> Family:
     from sdbench.study import runner
-    from sdbench.study.plan import Study
+    from sdbench.study.study import Study
     from tests import tiny
 
     pipe, variants = tiny.stable_diffusion(), ["cfg", "last:50%", "unguided"]
-    fields = {"prompts": tiny.PROMPTS, "seeds": [0], "num_steps": 2, "guidance_scale": 7.5, "metrics": ["psnr"]}
+    fields = {
+        "prompts": tiny.PROMPTS,
+        "seeds": [0],
+        "num_steps": 2,
+        "guidance_scale": 7.5,
+        "metrics": ["psnr"],
+    }
     study = Study(model="tiny", variants=variants, repeats=3, **fields)
 
     def same_files(found: Path, expected: Path) -> None:
@@ -90,16 +98,26 @@ def of_runner() -> Family:
             pixels = np.asarray(Image.open(found / image["path"])).tobytes()
             assert hashlib.sha256(pixels).hexdigest() == image["sha256"], image["path"]
 
-    return Family(STUDY, lambda folder: runner.run(study, folder, pipe=pipe, mode="resume"), same_files=same_files)
+    return Family(
+        STUDY,
+        lambda folder: runner.run(study, folder, pipe=pipe, mode="resume"),
+        same_files=same_files,
+    )
 
 
 def of_sensitivity() -> Family:
-    from sdbench.study.plan import Study
-    from sdbench.study.sensitivity import SweepPlan, sweep
+    from sdbench.experiments.sensitivity import SweepPlan, sweep
+    from sdbench.study.study import Study
     from tests import tiny
 
     pipe, plan = tiny.stable_diffusion(), SweepPlan("single", max_rows=2, growth=True)
-    fields = {"prompts": tiny.PROMPTS, "seeds": [0, 1], "num_steps": 6, "guidance_scale": 7.5, "metrics": ["psnr"]}
+    fields = {
+        "prompts": tiny.PROMPTS,
+        "seeds": [0, 1],
+        "num_steps": 6,
+        "guidance_scale": 7.5,
+        "metrics": ["psnr"],
+    }
     study = Study(model="tiny", variants=["cfg"], batch=2, **fields)
     return Family(SWEEP, lambda folder: sweep(pipe, study, plan, folder, mode="resume"))
 
@@ -112,15 +130,35 @@ def of_distillation() -> Family:
     from tests import tiny
 
     trainer.provenance = lambda metrics: {}  # without LPIPS's network
-    trainer.score = lambda name, images, reference: (images - reference).abs().flatten(1).mean(dim=1)
-    pipe, steps = tiny.stable_diffusion(), {"steps": 8, "evaluate_every": 2, "save_every": 2, "num_steps": 2}
-    small = {"rows": 2, "rank": 2, "alpha": 2, "warmup": 1, "learning_rate": 1e-2, "targets": ("attention",)}
+    trainer.score = lambda name, images, reference: (
+        (images - reference).abs().flatten(1).mean(dim=1)
+    )
+    pipe, steps = (
+        tiny.stable_diffusion(),
+        {"steps": 8, "evaluate_every": 2, "save_every": 2, "num_steps": 2},
+    )
+    small = {
+        "rows": 2,
+        "rank": 2,
+        "alpha": 2,
+        "warmup": 1,
+        "learning_rate": 1e-2,
+        "targets": ("attention",),
+    }
     settings = trainer.Settings(guidance_scale=7.5, **steps, **small)
-    known = {"model": "tiny", "captions": tiny.PROMPTS, "held_out": ["a small red star on a white background"]}
+    known = {
+        "model": "tiny",
+        "captions": tiny.PROMPTS,
+        "held_out": ["a small red star on a white background"],
+    }
 
     def last_safe(folder: Path) -> str:
         checkpoint = folder / trainer.CHECKPOINT
-        return f"{torch.load(checkpoint, weights_only=True)['done']:08d}" if checkpoint.exists() else ""
+        return (
+            f"{torch.load(checkpoint, weights_only=True)['done']:08d}"
+            if checkpoint.exists()
+            else ""
+        )
 
     def same_files(found: Path, expected: Path) -> None:
         learnt, wanted = (load_file(folder / "student" / LEARNT) for folder in (found, expected))
@@ -162,7 +200,9 @@ def forked(family: Family, folder: Path, seconds: float | None = None) -> bool:
     while True:
         over, status = os.waitpid(child, os.WNOHANG)
         if over:
-            assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL), "the writer failed; see stderr"
+            assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL), (
+                "the writer failed; see stderr"
+            )
             return os.waitstatus_to_exitcode(status) == 0
         if end is not None and time.monotonic() > end:
             os.kill(child, signal.SIGKILL)
@@ -197,7 +237,9 @@ def found_after(family: Family, folder: Path, before: Tables) -> Tables:
     assert set(logged) <= set(units), f"lost: {set(logged) - set(units)}"
     for name, kept in before.items():
         again = tables[name][tables[name]["unit"].isin(kept["unit"])]
-        pd.testing.assert_frame_equal(*(in_order(name, frame) for frame in (again, kept)), check_exact=True)
+        pd.testing.assert_frame_equal(
+            *(in_order(name, frame) for frame in (again, kept)), check_exact=True
+        )
     safe = family.last_safe(folder)
     if safe is None:
         assert len(set(logged)) == len(logged), f"repeated: {sorted(logged)}"
@@ -221,7 +263,11 @@ def contents(family: Family, folder: Path) -> Tables:
 
 def in_order(table: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Its rows in the order of their key; of images what is not scored after the last unit."""
-    metrics = [name for name in frame if table == "images" and name in {"reference_variant", *schema._METRICS}]
+    metrics = [
+        name
+        for name in frame
+        if table == "images" and name in {"reference_variant", *schema._METRICS}
+    ]
     return frame.drop(columns=metrics).sort_values(KEYS[table], ignore_index=True)
 
 
@@ -236,7 +282,10 @@ def finished_like(family: Family, found: Path, expected: Path) -> None:
             ["unit"] if family.tables == SWEEP else []
         )  # names the masks of its call, which a restart may regroup
         key = [column for column in KEYS[name] if column not in varying]
-        pair = (one.drop(columns=varying).sort_values(key, ignore_index=True) for one in (frame, wanted[name]))
+        pair = (
+            one.drop(columns=varying).sort_values(key, ignore_index=True)
+            for one in (frame, wanted[name])
+        )
         pd.testing.assert_frame_equal(*pair, rtol=1e-3)
     family.same_files(found, expected)
 
@@ -258,7 +307,9 @@ def torment(family: Family, kills: int, seed: int, folder: Path) -> None:
         while left and not forked(family, place, moments.uniform(0, whole_s)):
             left -= 1
             before = found_after(family, place, before)
-            say(f"killed {kills - left} of {kills}, in folder {number}: kept {sum(map(len, before.values()))} rows")
+            say(
+                f"killed {kills - left} of {kills}, in folder {number}: kept {sum(map(len, before.values()))} rows"
+            )
         assert forked(family, place)
         found_after(family, place, before)
         finished_like(family, place, folder / "whole")

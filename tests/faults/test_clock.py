@@ -15,7 +15,7 @@ from sdbench.cli import options
 from sdbench.instruments import clock
 from sdbench.records.store import StudyFolder, read
 from sdbench.study import runner
-from sdbench.study.plan import Study
+from sdbench.study.study import Study
 from tests import tiny
 
 STUDY = Study(
@@ -91,7 +91,9 @@ def test_a_jump_breaks_neither_resuming_nor_the_lock(tmp_path, jumping, monkeypa
     measured(tmp_path, mode="resume")
     after = read(tmp_path).runs
     assert len(after) == 2 * 3
-    pd.testing.assert_frame_equal(after[after["unit"].isin(units)].reset_index(drop=True), before, check_exact=True)
+    pd.testing.assert_frame_equal(
+        after[after["unit"].isin(units)].reset_index(drop=True), before, check_exact=True
+    )
 
 
 def test_a_clock_that_is_set_back_gives_no_folder_twice(tmp_path, monkeypatch):
@@ -114,7 +116,14 @@ def test_a_clock_that_is_set_back_gives_no_folder_twice(tmp_path, monkeypatch):
 
 def test_the_wall_clock_is_asked_by_the_command_line_alone():
     package = Path(sdbench.__file__).parent
-    clocks = (r"\btime\.(time|time_ns|ctime|localtime|gmtime)\(", r"\bdatetime\.(now|today|utcnow)\(")
+    clocks = (
+        r"\btime\.(time|time_ns|ctime|localtime|gmtime)\(",
+        r"\bdatetime\.(now|today|utcnow)\(",
+    )
     asking = re.compile("|".join([*clocks, r"\bst_[amc]time\b", r"\bgetmtime\b"]))
-    found = [file.relative_to(package) for file in package.rglob("*.py") if asking.search(file.read_text())]
+    found = [
+        file.relative_to(package)
+        for file in package.rglob("*.py")
+        if asking.search(file.read_text())
+    ]
     assert {file.parts[0] for file in found} == {"cli"}

@@ -15,7 +15,7 @@ from sdbench.records.store import Results, StudyFolder
 from sdbench.report.figures import image_grid
 from sdbench.report.page import _pictures
 from sdbench.study.images import read_images
-from sdbench.study.plan import Study
+from sdbench.study.study import Study
 
 
 @pytest.fixture
@@ -32,11 +32,25 @@ def folder(tmp_path):
 
 def outside(folder):
     absolute = str(folder.parent / "private.png")
-    return ["../private.png", "images/../../private.png", absolute, "images/link.png", "elsewhere/private.png", "a\0b"]
+    return [
+        "../private.png",
+        "images/../../private.png",
+        absolute,
+        "images/link.png",
+        "elsewhere/private.png",
+        "a\0b",
+    ]
 
 
 def shown(folder, path):
-    image = {"unit": "a", "variant": "cfg", "prompt_id": "0", "prompt": "a ring", "seed": 0, "path": path}
+    image = {
+        "unit": "a",
+        "variant": "cfg",
+        "prompt_id": "0",
+        "prompt": "a ring",
+        "seed": 0,
+        "path": path,
+    }
     runs = pd.DataFrame({"unit": ["a"], "variant": ["cfg"], "repeat": [0]})
     images = schema.frame("images", [image])
     return Results(folder, runs, schema.empty("steps"), images, environment={}, study={})
@@ -69,7 +83,13 @@ def test_a_folder_that_is_itself_behind_a_link_holds_its_own(folder, tmp_path):
 
 
 def test_a_study_is_not_named_out_of_its_folder():
-    fields = {"model": "mini-sd", "variants": ["cfg"], "prompts": ["a"], "seeds": [0], "num_steps": 4}
+    fields = {
+        "model": "mini-sd",
+        "variants": ["cfg"],
+        "prompts": ["a"],
+        "seeds": [0],
+        "num_steps": 4,
+    }
     with pytest.raises(ValueError, match="name must be fit for the name of a folder"):
         Study(**fields, guidance_scale=5.0, name="../../elsewhere")
 

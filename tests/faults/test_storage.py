@@ -12,14 +12,25 @@ import pytest
 from typer.testing import CliRunner
 
 from sdbench.cli import app
+from sdbench.experiments.sensitivity import SweepPlan, sweep
 from sdbench.models import registry
 from sdbench.records.store import StudyFolder, read, read_sweep
-from sdbench.study.plan import Study
-from sdbench.study.sensitivity import SweepPlan, sweep
+from sdbench.study.study import Study
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["run", "--num-steps", "2", "--repeats", "1", "--variants", "cfg,last:50%", "--metrics", "ssim", "--out"]
+QUICK = [
+    "run",
+    "--num-steps",
+    "2",
+    "--repeats",
+    "1",
+    "--variants",
+    "cfg,last:50%",
+    "--metrics",
+    "ssim",
+    "--out",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +50,9 @@ def refused(*arguments):
 def start(program, *arguments, **options):
     """A Python program in a process of its own, which has said its first line."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, **options)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, **options
+    )
     assert process.stdout.readline().strip() == "ready"
     return process
 
@@ -58,7 +71,9 @@ def test_a_second_process_is_told_and_goes_on_when_the_first_was_killed(tmp_path
     holding = start(HOLD, folder)
     try:
         for options in ([], ["--resume"], ["--overwrite"]):
-            assert f"{folder} is being written by another process" in refused(*QUICK, folder, *options)
+            assert f"{folder} is being written by another process" in refused(
+                *QUICK, folder, *options
+            )
         with pytest.raises(ValueError, match="is being written by another process"):
             StudyFolder.create(folder, {"name": "held"}, environment={}, mode="resume")
     finally:
@@ -157,12 +172,20 @@ def test_a_full_disk_ends_a_command_with_one_line_and_it_resumes(tmp_path, monke
     assert done.exit_code == 0, done.output
     after = read(tmp_path / "study").runs
     assert len(after) == 4
-    pd.testing.assert_frame_equal(after[after["unit"].isin(before["unit"])], before, check_exact=True)
+    pd.testing.assert_frame_equal(
+        after[after["unit"].isin(before["unit"])], before, check_exact=True
+    )
 
 
 def test_a_full_disk_ends_a_sweep_and_keeps_what_was_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(StudyFolder, "add", full(StudyFolder.add, [2]))
-    fields = {"prompts": tiny.PROMPTS, "seeds": [0], "num_steps": 4, "guidance_scale": 7.5, "metrics": ["psnr"]}
+    fields = {
+        "prompts": tiny.PROMPTS,
+        "seeds": [0],
+        "num_steps": 4,
+        "guidance_scale": 7.5,
+        "metrics": ["psnr"],
+    }
     study = Study(model="tiny", variants=["cfg"], **fields)
     with pytest.raises(OSError, match="No space left"):
         sweep(tiny.stable_diffusion(), study, SweepPlan(max_rows=2), tmp_path)

@@ -14,7 +14,9 @@ def test_linear():
 def test_grouped_strided_convolution():
     convolution = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2)
     out_pixels, taps = 8 * 8, 3 * 3
-    assert denoiser_flop(convolution, torch.ones(2, 4, 16, 16)) == 2 * 2 * out_pixels * 6 * taps * (4 // 2)
+    assert denoiser_flop(convolution, torch.ones(2, 4, 16, 16)) == 2 * 2 * out_pixels * 6 * taps * (
+        4 // 2
+    )
 
 
 class Attention(nn.Module):
@@ -56,7 +58,11 @@ def test_unet_counts_the_same_with_fused_and_written_out_attention(unet):
 
 
 def test_unet_flop_is_proportional_to_rows(unet):
-    assert flop_per_row(unet_flop(unet, 4), 4) == flop_per_row(unet_flop(unet, 2), 2) == unet_flop(unet, 1)
+    assert (
+        flop_per_row(unet_flop(unet, 4), 4)
+        == flop_per_row(unet_flop(unet, 2), 2)
+        == unet_flop(unet, 1)
+    )
 
 
 @torch.library.custom_op("sdbench_test::opaque_product", mutates_args=())
@@ -80,7 +86,9 @@ def test_unknown_heavy_operation_is_refused_by_name(operation, name):
 
 
 def test_light_operations_count_as_zero():
-    light = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU(), nn.Upsample(scale_factor=2), nn.Softmax(1), nn.AvgPool2d(2))
+    light = nn.Sequential(
+        nn.GroupNorm(2, 4), nn.SiLU(), nn.Upsample(scale_factor=2), nn.Softmax(1), nn.AvgPool2d(2)
+    )
     assert denoiser_flop(light, torch.ones(1, 4, 8, 8)) == 0
 
 

@@ -9,14 +9,18 @@ from sdbench.instruments.distribution import frechet_distance, image_features, k
 @pytest.fixture
 def sets():
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(300, 6, generator=generator), 1.3 * torch.randn(400, 6, generator=generator) + 0.5
+    return torch.randn(300, 6, generator=generator), 1.3 * torch.randn(
+        400, 6, generator=generator
+    ) + 0.5
 
 
 def test_frechet_distance_is_its_formula(sets):
     a, b = (part.double().numpy() for part in sets)
     means, covariances = [part.mean(0) for part in (a, b)], [np.cov(part.T) for part in (a, b)]
     root = sqrtm(covariances[0] @ covariances[1]).real
-    expected = ((means[0] - means[1]) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
+    expected = ((means[0] - means[1]) ** 2).sum() + np.trace(
+        covariances[0] + covariances[1] - 2 * root
+    )
     assert frechet_distance(*sets) == pytest.approx(expected, rel=1e-4)
 
 
@@ -29,7 +33,9 @@ def test_kernel_distance_is_the_unbiased_formula(sets):
     def kernel(x, y):
         return (x @ y.T / x.shape[1] + 1) ** 3
 
-    expected = mean_off_diagonal(kernel(a, a)) + mean_off_diagonal(kernel(b, b)) - 2 * kernel(a, b).mean()
+    expected = (
+        mean_off_diagonal(kernel(a, a)) + mean_off_diagonal(kernel(b, b)) - 2 * kernel(a, b).mean()
+    )
     assert kernel_distance(sets[0], sets[1][:300]) == pytest.approx(expected, rel=1e-3)
 
 
@@ -45,7 +51,9 @@ def test_features_of_the_reader_are_what_its_last_layer_reads():
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     features = image_features(images, "reader")
     assert features.shape == (3, 160)
-    assert torch.allclose(_shipped().layers[-1](features), torch.cat(_shipped()(images), dim=1), atol=1e-5)
+    assert torch.allclose(
+        _shipped().layers[-1](features), torch.cat(_shipped()(images), dim=1), atol=1e-5
+    )
 
 
 def test_bad_input_is_named():

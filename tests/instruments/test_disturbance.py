@@ -16,7 +16,11 @@ def watched(before, after):
 
 def test_what_others_took_is_counted_in_cores():
     found = watched(Reading(10.0, 100.0, 50.0, 3), Reading(14.0, 110.0, 54.0, 3))
-    assert found == {"foreign_load": pytest.approx(1.5), "foreign_processes": None, "throttled": False}
+    assert found == {
+        "foreign_load": pytest.approx(1.5),
+        "foreign_processes": None,
+        "throttled": False,
+    }
 
 
 def test_a_tick_too_many_of_ones_own_is_no_negative_load():
@@ -46,7 +50,10 @@ def test_heat_and_quotas_are_read_where_a_machine_tells_them(tmp_path):
     assert throttle_count(tmp_path) is None
     quota = tmp_path / "sys/fs/cgroup/cpu.stat"
     heat = tmp_path / "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count"
-    for path, text in ((quota, "usage_usec 17\nnr_periods 9\nnr_throttled 2\nthrottled_usec 8\n"), (heat, "5\n")):
+    for path, text in (
+        (quota, "usage_usec 17\nnr_periods 9\nnr_throttled 2\nthrottled_usec 8\n"),
+        (heat, "5\n"),
+    ):
         path.parent.mkdir(parents=True)
         path.write_text(text)
     assert throttle_count(tmp_path) == 7

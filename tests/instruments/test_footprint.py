@@ -75,10 +75,18 @@ def flux():
 
 
 def pixart(sample_size=32):
-    return PixArtTransformer2DModel(**HEADS, sample_size=sample_size, cross_attention_dim=128, caption_channels=64)
+    return PixArtTransformer2DModel(
+        **HEADS, sample_size=sample_size, cross_attention_dim=128, caption_channels=64
+    )
 
 
-MINI = {"height": 64, "width": 64, "vae_factor": 4, "tokens": networks.TOKENS, "dtype": torch.float32}
+MINI = {
+    "height": 64,
+    "width": 64,
+    "vae_factor": 4,
+    "tokens": networks.TOKENS,
+    "dtype": torch.float32,
+}
 SMALL = {"height": 256, "width": 256, "vae_factor": 8, "dtype": torch.float32}
 CASES = {
     "mini-sd, 1 row": (networks.denoiser, MINI | {"rows": 1}),
@@ -115,18 +123,27 @@ def test_flop_is_that_of_a_real_call(case):
 
 
 @every_case
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="convolutions take other memory without oneDNN")
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="convolutions take other memory without oneDNN"
+)
 def test_peak_on_the_cpu_is_that_of_the_allocator(case):
     denoiser, call = real(case)
     with torch.no_grad(), AllocatorTrace() as trace:
         denoiser(**call)
-    assert counted(case).cpu_peak_bytes == pytest.approx(trace.peak_bytes, rel=0.1)  # equal with AVX-512
+    assert counted(case).cpu_peak_bytes == pytest.approx(
+        trace.peak_bytes, rel=0.1
+    )  # equal with AVX-512
 
 
 @every_case
 def test_peak_of_activations_is_that_of_the_operations_of_a_real_call(case):
     denoiser, call = real(case)
-    outside = [*denoiser.parameters(), *denoiser.buffers(), *call.values(), *call.get("added_cond_kwargs", {}).values()]
+    outside = [
+        *denoiser.parameters(),
+        *denoiser.buffers(),
+        *call.values(),
+        *call.get("added_cond_kwargs", {}).values(),
+    ]
     with torch.no_grad(), LiveBytes(outside) as live:
         denoiser(**call)
     assert counted(case).activation_peak_bytes == live.peak_bytes
@@ -148,12 +165,16 @@ SIZES = {  # FLOPs of a row at the default side, and bytes of the weights in flo
     "sdxl": (6_761_236_398_080, 4 * 2_567_463_684),
     "sd35-medium": (11_249_573_707_776, 4 * 2_469_663_936),
     "flux": (74_384_653_418_496, 4 * 11_901_408_320),
-    "pixart-sigma": (6_633_579_773_952, 4 * (610_856_096 + 64 * 64 * 1152)),  # with the position embedding
+    "pixart-sigma": (
+        6_633_579_773_952,
+        4 * (610_856_096 + 64 * 64 * 1152),
+    ),  # with the position embedding
 }
 
 
 @pytest.mark.parametrize(
-    "name", ["sd15", *(pytest.param(name, marks=pytest.mark.slow) for name in SIZES if name != "sd15")]
+    "name",
+    ["sd15", *(pytest.param(name, marks=pytest.mark.slow) for name in SIZES if name != "sd15")],
 )
 def test_full_size_architectures_are_counted_without_their_weights(name):
     side = ARCHITECTURES[name].side
@@ -171,7 +192,10 @@ def test_every_architecture_has_its_sizes():
 def test_half_precision_halves_what_a_checkpoint_has():
     with torch.device("meta"):
         denoiser = pixart()
-    full, half = (footprint(denoiser, **SMALL | {"rows": 1, "dtype": kind}) for kind in (torch.float32, torch.bfloat16))
+    full, half = (
+        footprint(denoiser, **SMALL | {"rows": 1, "dtype": kind})
+        for kind in (torch.float32, torch.bfloat16)
+    )
     embedding = 16 * 16 * 128 * 4  # of positions, computed in float32
     assert half.weights_bytes - embedding == (full.weights_bytes - embedding) / 2
     assert half.flop == full.flop
@@ -192,11 +216,23 @@ def test_live_bytes_of_known_operations(mode):
 
 
 PIPELINES = {
-    "sd": (tiny.stable_diffusion, {"rows": 4, "height": 16, "width": 16, "vae_factor": 2, "tokens": networks.TOKENS}),
-    "sdxl": (tiny.stable_diffusion_xl, {"rows": 4, "height": 16, "width": 16, "vae_factor": 2, "tokens": 3}),
-    "sd3": (tiny.stable_diffusion_3, {"rows": 4, "height": 16, "width": 16, "vae_factor": 2, "tokens": 3}),
+    "sd": (
+        tiny.stable_diffusion,
+        {"rows": 4, "height": 16, "width": 16, "vae_factor": 2, "tokens": networks.TOKENS},
+    ),
+    "sdxl": (
+        tiny.stable_diffusion_xl,
+        {"rows": 4, "height": 16, "width": 16, "vae_factor": 2, "tokens": 3},
+    ),
+    "sd3": (
+        tiny.stable_diffusion_3,
+        {"rows": 4, "height": 16, "width": 16, "vae_factor": 2, "tokens": 3},
+    ),
     "flux": (tiny.flux, {"rows": 2, "height": 32, "width": 32, "vae_factor": 2, "tokens": 3}),
-    "pixart": (concatenated.pixart_sigma, {"rows": 8, "height": 32, "width": 64, "vae_factor": 8, "tokens": 3}),
+    "pixart": (
+        concatenated.pixart_sigma,
+        {"rows": 8, "height": 32, "width": 64, "vae_factor": 8, "tokens": 3},
+    ),
 }
 
 
@@ -204,7 +240,9 @@ def shapes(call):
     """The tensors of a call; a timestep's dtype is the scheduler's choice."""
     flat = call | (call.get("added_cond_kwargs") or {})
     tensors = {name: value for name, value in flat.items() if isinstance(value, torch.Tensor)}
-    return {name: (value.shape, name == "timestep" or value.dtype) for name, value in tensors.items()}
+    return {
+        name: (value.shape, name == "timestep" or value.dtype) for name, value in tensors.items()
+    }
 
 
 @pytest.mark.parametrize("family", PIPELINES)
@@ -231,9 +269,17 @@ def test_arguments_are_those_of_the_pipeline(family):
     ],
 )
 def test_texts_are_as_long_as_the_pipeline_has_them_by_default(make, pipeline, more):
-    default = inspect.signature(getattr(diffusers, pipeline).__call__).parameters["max_sequence_length"].default
+    default = (
+        inspect.signature(getattr(diffusers, pipeline).__call__)
+        .parameters["max_sequence_length"]
+        .default
+    )
     with torch.device("meta"):
-        assert arguments(make(), **SMALL, rows=1)["encoder_hidden_states"].shape == (1, default + more, 64)
+        assert arguments(make(), **SMALL, rows=1)["encoder_hidden_states"].shape == (
+            1,
+            default + more,
+            64,
+        )
 
 
 def test_an_operation_without_a_formula_is_an_error():
@@ -246,14 +292,26 @@ def test_an_operation_without_a_formula_is_an_error():
 @pytest.mark.parametrize(
     ("make", "change", "message"),
     [
-        (networks.denoiser, {"height": 60}, "multiples of 8 (VAE factor 8 x patch size 1), got 60 x 256"),
+        (
+            networks.denoiser,
+            {"height": 60},
+            "multiples of 8 (VAE factor 8 x patch size 1), got 60 x 256",
+        ),
         (networks.denoiser, {"width": 0}, "got 256 x 0"),
         (flux, {"width": 264}, "multiples of 16 (VAE factor 8 x patch size 2), got 256 x 264"),
         (sd3, {"height": 264}, "multiples of 16"),
         (pixart, {"height": 264}, "multiples of 16"),
         (sd3, {"rows": 0}, "rows must be at least 1, got 0"),
-        (AuraFlowTransformer2DModel, {}, "no call is known for a AuraFlowTransformer2DModel; there are calls for UNet"),
-        (lambda: tiny.unet(addition_embed_type="image", encoder_hid_dim=4), {}, "addition_embed_type 'image'"),
+        (
+            AuraFlowTransformer2DModel,
+            {},
+            "no call is known for a AuraFlowTransformer2DModel; there are calls for UNet",
+        ),
+        (
+            lambda: tiny.unet(addition_embed_type="image", encoder_hid_dim=4),
+            {},
+            "addition_embed_type 'image'",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(make, change, message):

@@ -31,7 +31,11 @@ def test_cpu_peaks_are_exact_per_interval():
         trace.mark("six")
         trace.mark("idle")
         third = tensor_of(4)
-    assert trace.peaks == [Peak("one", MIB, None), Peak("six", 6 * MIB, None), Peak("idle", MIB, None)]
+    assert trace.peaks == [
+        Peak("one", MIB, None),
+        Peak("six", 6 * MIB, None),
+        Peak("idle", MIB, None),
+    ]
     assert (trace.peak_bytes, trace.live_bytes) == (6 * MIB, 5 * MIB)
     assert kept.nbytes + third.nbytes == trace.live_bytes
 
@@ -76,7 +80,12 @@ class FakeCuda:
 
     def __init__(self, monkeypatch):
         self.now = self.peak = 0
-        for name in ("reset_peak_memory_stats", "max_memory_allocated", "max_memory_reserved", "memory_allocated"):
+        for name in (
+            "reset_peak_memory_stats",
+            "max_memory_allocated",
+            "max_memory_reserved",
+            "memory_allocated",
+        ):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
 
     def change(self, amount):
@@ -122,14 +131,18 @@ def test_cuda_peaks_of_known_allocations():
         trace.mark("four")
         trace.mark("idle")
     assert [peak.peak_bytes - base for peak in trace.peaks] == [4 * MIB, 0]
-    check_order(peak_bytes=trace.peak_bytes, live_bytes=trace.live_bytes, weights_bytes=weights.nbytes)
+    check_order(
+        peak_bytes=trace.peak_bytes, live_bytes=trace.live_bytes, weights_bytes=weights.nbytes
+    )
 
 
 def test_weights_count_parameters_buffers_and_shared_storage_once():
     first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
     second.weight = nn.Parameter(first.weight.detach())  # another tensor, the same storage
     norm = nn.BatchNorm1d(4)  # 4 vectors of 4 float32, one int64 counter
-    pipe = SimpleNamespace(components={"a": first, "b": second, "norm": norm, "scheduler": object()})
+    pipe = SimpleNamespace(
+        components={"a": first, "b": second, "norm": norm, "scheduler": object()}
+    )
     assert weights_bytes(pipe) == 4 * 4 * 4 + 4 * 4 * 4 + 8
 
 

@@ -11,14 +11,23 @@ from torchmetrics.functional.image import learned_perceptual_image_patch_similar
 from torchvision.transforms.functional import to_pil_image
 
 from sdbench.instruments import quality, weights
-from sdbench.instruments.quality import METRICS, Metric, find_metric, provenance, register_metric, score
+from sdbench.instruments.quality import (
+    METRICS,
+    Metric,
+    find_metric,
+    provenance,
+    register_metric,
+    score,
+)
 
 
 @pytest.fixture(scope="module")
 def pair():
     """Four images and noisy copies, in the 256 levels of a PNG."""
     random = torch.Generator().manual_seed(0)
-    images = torch.nn.functional.interpolate(torch.rand(4, 3, 8, 8, generator=random), size=(64, 80), mode="bilinear")
+    images = torch.nn.functional.interpolate(
+        torch.rand(4, 3, 8, 8, generator=random), size=(64, 80), mode="bilinear"
+    )
     noisy = (images + 0.05 * torch.randn(images.shape, generator=random)).clamp(0, 1)
     return [(x * 255).round() / 255 for x in (images, noisy)]
 
@@ -39,7 +48,9 @@ def as_hwc(image):
     return image.permute(1, 2, 0).numpy()
 
 
-def test_lpips_is_the_package_s_own_result_with_torchvisions_alexnet(pair, random_alexnet, monkeypatch):
+def test_lpips_is_the_package_s_own_result_with_torchvisions_alexnet(
+    pair, random_alexnet, monkeypatch
+):
     import lpips
 
     monkeypatch.setattr(torchvision.models, "alexnet", lambda **_: random_alexnet)
@@ -74,9 +85,16 @@ def test_lpips_takes_64_pixels(random_alexnet):
 
 
 def test_ssim_agrees_with_scikit_image(pair):
-    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    settings = {
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+        "data_range": 1.0,
+    }
     pairs = zip(map(as_hwc, pair[0]), map(as_hwc, pair[1]), strict=True)
-    expected = [skimage.metrics.structural_similarity(a, b, channel_axis=2, **settings) for a, b in pairs]
+    expected = [
+        skimage.metrics.structural_similarity(a, b, channel_axis=2, **settings) for a, b in pairs
+    ]
     np.testing.assert_allclose(score("ssim", *pair), expected, rtol=1e-4)
 
 
@@ -93,7 +111,12 @@ def test_psnr_agrees_with_scikit_image(pair):
 
 def test_psnr_of_identical_images_is_missing_not_infinite(pair):
     images, noisy = pair
-    assert score("psnr", images, torch.cat([images[:1], noisy[1:]])).isnan().tolist() == [True, False, False, False]
+    assert score("psnr", images, torch.cat([images[:1], noisy[1:]])).isnan().tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_flip_agrees_with_its_own_reading_of_files(pair, tmp_path):
@@ -127,7 +150,10 @@ GREY = torch.full((2, 3, 16, 16), 0.5)
         (GREY[:1], "1 images against 2 references"),
         (GREY[:, :, :8], r"sizes differ: \(2, 3, 8, 16\) against \(2, 3, 16, 16\)"),
         ([], "got \\[\\]"),
-        ([to_pil_image(GREY[0]).convert("L")] * 2, r"RGB PIL images of one size, got \[\('L', \(16, 16\)\)\]"),
+        (
+            [to_pil_image(GREY[0]).convert("L")] * 2,
+            r"RGB PIL images of one size, got \[\('L', \(16, 16\)\)\]",
+        ),
         ([np.zeros((16, 16, 3))] * 2, r"got \['ndarray'\]"),
     ],
 )
@@ -139,7 +165,9 @@ def test_bad_images_are_refused(images, message):
 def test_alignment_hands_images_and_prompts_to_the_reader(monkeypatch):
     from sdbench.models.mini_sd import reader
 
-    monkeypatch.setattr(reader, "alignment", lambda images, captions: images[:, 0, 0, 0] + len(captions[0]))
+    monkeypatch.setattr(
+        reader, "alignment", lambda images, captions: images[:, 0, 0, 0] + len(captions[0])
+    )
     prompts = ["a", "bb"]
     assert score("alignment", GREY, prompts, batch=1).tolist() == [1.5, 2.5]
 
@@ -155,9 +183,20 @@ def small_clip(tmp_path_factory):
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
     folder = tmp_path_factory.mktemp("clip")
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "red</w>", "blue</w>", "star</w>"]
-    text = {**sizes, "vocab_size": len(words), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    text = {
+        **sizes,
+        "vocab_size": len(words),
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
     vision = {**sizes, "image_size": 32, "patch_size": 16}
     torch.manual_seed(0)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
@@ -172,7 +211,9 @@ def small_clip(tmp_path_factory):
 def test_clip_score_is_100_times_the_cosine_or_zero(pair, small_clip):
     folder, model, processor = small_clip
     prompts = ["a red star", "a blue star", "star", "a star a"]
-    inputs = processor(text=prompts, images=[to_pil_image(x) for x in pair[0]], return_tensors="pt", padding=True)
+    inputs = processor(
+        text=prompts, images=[to_pil_image(x) for x in pair[0]], return_tensors="pt", padding=True
+    )
     with torch.no_grad():
         cosines = model(**inputs).logits_per_image.diag() / model.logit_scale.exp()
     found = score(f"clip_score:{folder}", pair[0], prompts)
@@ -191,7 +232,9 @@ def test_clip_provenance_changes_with_the_weights(small_clip):
     name = f"clip_score:{folder}"
     told = provenance([name])[name]
     assert told["network"] == str(folder)
-    assert told["sha256"] == weights.tensors_sha256(model.state_dict()[key] for key in sorted(model.state_dict()))
+    assert told["sha256"] == weights.tensors_sha256(
+        model.state_dict()[key] for key in sorted(model.state_dict())
+    )
 
 
 def test_missing_clip_model_is_named():
@@ -202,7 +245,10 @@ def test_missing_clip_model_is_named():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lpsip", "unknown metric 'lpsip'; there are: lpips, flip, ssim, psnr, alignment, clip_score"),
+        (
+            "lpsip",
+            "unknown metric 'lpsip'; there are: lpips, flip, ssim, psnr, alignment, clip_score",
+        ),
         ("clip_score", "'clip_score' should read 'clip_score:MODEL'"),
         ("ssim:7", "'ssim:7' should read 'ssim'"),
     ],
@@ -215,7 +261,11 @@ def test_bad_metric_names_say_what_there_is(name, message):
 def test_a_registered_metric_is_scored_and_cannot_be_registered_twice(monkeypatch):
     monkeypatch.setattr(quality, "METRICS", dict(METRICS))
     brightness = Metric(
-        "brightness", lambda a, b: (a - b).mean((1, 2, 3)), "reference", True, lambda: {"package": "us"}
+        "brightness",
+        lambda a, b: (a - b).mean((1, 2, 3)),
+        "reference",
+        True,
+        lambda: {"package": "us"},
     )
     register_metric(brightness)
     assert score("brightness", GREY + 0.25, GREY).tolist() == [0.25, 0.25]
@@ -241,7 +291,9 @@ def test_image_reward_is_the_packages_own_score(pair, monkeypatch):
     quality._reward_network.cache_clear()
     found = score("image_reward:v1", pair[0], ["a" * (index + 1) for index in range(len(pair[0]))])
     width = pair[0].shape[3]
-    assert found.tolist() == pytest.approx([index + 1 + width / 1000 for index in range(len(pair[0]))])
+    assert found.tolist() == pytest.approx(
+        [index + 1 + width / 1000 for index in range(len(pair[0]))]
+    )
     quality._reward_network.cache_clear()
 
 

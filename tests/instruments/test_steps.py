@@ -67,7 +67,9 @@ def probed(pipe, schedule=None, clock=None):
 def test_every_stage_is_the_difference_of_its_marks():
     first = [104, 110, 111, 118, 120, 121.5]  # two evaluations, the scheduler
     second = [131, 135, 136, 138]  # one evaluation, the scheduler
-    clock = FakeClock([100, 103, *first, 130, *second, 150, 157])  # 103, 130 and 150 begin steps and what follows them
+    clock = FakeClock(
+        [100, 103, *first, 130, *second, 150, 157]
+    )  # 103, 130 and 150 begin steps and what follows them
     probe = StepProbe(tiny.scheduler(), clock)
     with probe.call() as record:
         play(probe, guided=[True, False])
@@ -109,7 +111,9 @@ def test_three_calls_of_five_steps_give_fifteen_rows_and_no_gaps():
     assert [column(record, "step") for record in records] == [[0, 1, 2, 3, 4]] * 3
     # begin, evaluation, its end, scheduler, its end: four ticks; one more for the signal; one each around the loop
     assert [column(record, "latency_s") for record in records] == [[4.0] * 5] * 3
-    assert [(record.text_s, record.decode_s, record.latency_s) for record in records] == [(1, 1, 22)] * 3
+    assert [(record.text_s, record.decode_s, record.latency_s) for record in records] == [
+        (1, 1, 22)
+    ] * 3
     assert records[0].steps == records[1].steps == records[2].steps
 
 
@@ -215,7 +219,9 @@ def test_the_signal_is_the_cosine_of_clean_latents_and_the_norm_of_the_differenc
         assert row["guidance_norm"] == pytest.approx(norm, rel=1e-5)
     _, uncond, cond = halves(seen)[0]
     raw, _ = cosine_and_norm(uncond, cond, uncond, cond)
-    assert abs(raw - record.steps[0]["guidance_cosine"]) > 1e-4  # so the space that it is taken in shows
+    assert (
+        abs(raw - record.steps[0]["guidance_cosine"]) > 1e-4
+    )  # so the space that it is taken in shows
 
 
 def test_the_signal_of_a_variance_exploding_scheduler():
@@ -250,7 +256,10 @@ def test_learned_variances_are_no_part_of_the_signal():
     variances = torch.randn(2, 2, 4, 8, 8, generator=generator)
     step = Step(0, 0, cond=cond, uncond=uncond, sample=sample, sigma=torch.tensor(2.0))
     expected = guidance_signal(scheduler, step)
-    step.cond, step.uncond = torch.cat([cond, variances[0]], dim=1), torch.cat([uncond, variances[1]], dim=1)
+    step.cond, step.uncond = (
+        torch.cat([cond, variances[0]], dim=1),
+        torch.cat([uncond, variances[1]], dim=1),
+    )
     torch.testing.assert_close(guidance_signal(scheduler, step), expected)
 
 
@@ -302,7 +311,9 @@ def test_no_value_is_read_from_the_device_inside_the_loop(make, monkeypatch):
                 watch(name)
             run(pipe)
             assert readers == []
-        assert {name for name, _ in readers} == {"__float__"}  # read after the call, so the watch works
+        assert {name for name, _ in readers} == {
+            "__float__"
+        }  # read after the call, so the watch works
         assert len(trace.steps) == 4
 
 
@@ -315,5 +326,9 @@ def test_the_memory_probe_closes_an_interval_per_step():
             held = torch.empty((index + 2) << 20, dtype=torch.uint8)
             del held
             probe.step_ends(Step(0, index))
-    assert [(peak.label, peak.peak_bytes >> 20) for peak in trace.peaks] == [("text", 1), ("0", 3), ("1", 4)]
+    assert [(peak.label, peak.peak_bytes >> 20) for peak in trace.peaks] == [
+        ("text", 1),
+        ("0", 3),
+        ("1", 4),
+    ]
     assert before.nbytes == trace.live_bytes

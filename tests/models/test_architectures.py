@@ -48,5 +48,7 @@ def test_text_encoders_have_positions_for_their_tokens(architecture):
     assert [name for name in architecture.networks if name.startswith("text_encoder")] == encoders
     with torch.device("meta"):
         configs = [architecture.networks[name].make().config for name in encoders]
-    lengths = [getattr(config, "max_position_embeddings", 512) for config in configs]  # T5's positions are relative
+    lengths = [
+        getattr(config, "max_position_embeddings", 512) for config in configs
+    ]  # T5's positions are relative
     assert lengths == list(architecture.tokenizers.values())

@@ -22,7 +22,9 @@ def test_the_card_states_what_was_measured_and_recorded(tmp_path):
 def test_the_model_follows_its_captions_and_guidance_matters():
     """The bars that the shipped model was trained to, on what its card says of 256 captions."""
     measured = json.loads((WEIGHTS / "measured.json").read_text())
-    alignment = {float(scale): mean for scale, (mean, _) in measured["alignment_and_standard_error"].items()}
+    alignment = {
+        float(scale): mean for scale, (mean, _) in measured["alignment_and_standard_error"].items()
+    }
     assert (measured["captions"], measured["steps"]) == (256, 50)
     assert max(alignment.values()) >= card.AIM
     assert max(alignment.values()) - alignment[1.0] >= 0.15
@@ -44,7 +46,10 @@ def test_the_shipped_model_scores_what_its_card_says(scale):
 def test_images_of_a_caption_do_not_depend_on_the_others():
     pipe = StableDiffusionPipeline.from_pretrained(MINI_SD)
     pipe.set_progress_bar_config(disable=True)
-    captions = ["a large red circle on a white background", "a small blue ring on a black background"]
+    captions = [
+        "a large red circle on a white background",
+        "a small blue ring on a black background",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(card, "STEPS", 2)
         together = card.generate(pipe, captions, 5.0)

@@ -11,27 +11,52 @@ from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.random_weights import build, fill, has_random_weights, needed_bytes
 
 CPU = torch.device("cpu")
-CLIP = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+CLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 CLIP |= {"projection_dim": 16, "vocab_size": 1000}
 UNET = {"norm_num_groups": 4, "layers_per_block": 1, "attention_head_dim": 2}
 DIT = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
 SMALL = {  # what makes a class small
-    "AutoencoderKL": {"block_out_channels": (4, 4, 4, 4), "layers_per_block": 1, "norm_num_groups": 4},
+    "AutoencoderKL": {
+        "block_out_channels": (4, 4, 4, 4),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+    },
     "CLIPTextModel": CLIP,
     "CLIPTextModelWithProjection": CLIP,
-    "T5EncoderModel": {"d_model": 32, "d_ff": 16, "d_kv": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 1000},
+    "T5EncoderModel": {
+        "d_model": 32,
+        "d_ff": 16,
+        "d_kv": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+        "vocab_size": 1000,
+    },
     "SD3Transformer2DModel": DIT
     | {"caption_projection_dim": 16, "joint_attention_dim": 32, "pooled_projection_dim": 32}
     | {"pos_embed_max_size": 12, "sample_size": 16, "dual_attention_layers": (0,)},
     "FluxTransformer2DModel": DIT
-    | {"num_single_layers": 1, "joint_attention_dim": 32, "pooled_projection_dim": 16, "axes_dims_rope": (2, 2, 4)},
+    | {
+        "num_single_layers": 1,
+        "joint_attention_dim": 32,
+        "pooled_projection_dim": 16,
+        "axes_dims_rope": (2, 2, 4),
+    },
     "PixArtTransformer2DModel": DIT | {"cross_attention_dim": 16, "caption_channels": 32},
 }
 SMALL_UNETS = {
     "sd15": UNET | {"block_out_channels": (4, 8, 8, 8), "cross_attention_dim": 16},
     "sd21": UNET | {"block_out_channels": (4, 8, 8, 8), "cross_attention_dim": 16},
     "sdxl": UNET
-    | {"block_out_channels": (4, 8, 8), "cross_attention_dim": 32, "transformer_layers_per_block": (1, 1, 2)}
+    | {
+        "block_out_channels": (4, 8, 8),
+        "cross_attention_dim": 32,
+        "transformer_layers_per_block": (1, 1, 2),
+    }
     | {"projection_class_embeddings_input_dim": 6 * 256 + 16},
 }
 
@@ -40,7 +65,9 @@ def shrunk(name):
     """An architecture whose networks have the same blocks, but few and narrow."""
     small = SMALL | {"UNet2DConditionModel": SMALL_UNETS.get(name)}
     parts = ARCHITECTURES[name].networks.items()
-    networks = {key: replace(part, config={**part.config, **small[part.kind]}) for key, part in parts}
+    networks = {
+        key: replace(part, config={**part.config, **small[part.kind]}) for key, part in parts
+    }
     return replace(ARCHITECTURES[name], networks=networks)
 
 
@@ -58,7 +85,13 @@ def images(pipe, name, prompt="a lighthouse at dusk", scale=5.0):
         call["use_resolution_binning"] = False
     generator = torch.Generator().manual_seed(0)
     return pipe(
-        prompt, height=64, width=64, num_inference_steps=2, output_type="pt", generator=generator, **call
+        prompt,
+        height=64,
+        width=64,
+        num_inference_steps=2,
+        output_type="pt",
+        generator=generator,
+        **call,
     ).images
 
 
@@ -104,7 +137,11 @@ def test_dtypes_are_those_of_an_opened_checkpoint(tmp_path, name, dtype):
 
 def test_networks_do_not_drop_out():
     pipe = built("sd35-medium")
-    assert not any(module.training for key in shrunk("sd35-medium").networks for module in getattr(pipe, key).modules())
+    assert not any(
+        module.training
+        for key in shrunk("sd35-medium").networks
+        for module in getattr(pipe, key).modules()
+    )
 
 
 def test_tied_parameters_stay_tied():
@@ -128,7 +165,9 @@ def test_activations_keep_their_scale():
 
 def test_tokenizers_take_as_much_as_the_published_ones():
     pipe = built("sd35-medium")
-    assert [getattr(pipe, name).model_max_length for name in ("tokenizer", "tokenizer_2", "tokenizer_3")] == [
+    assert [
+        getattr(pipe, name).model_max_length for name in ("tokenizer", "tokenizer_2", "tokenizer_3")
+    ] == [
         77,
         77,
         512,
@@ -160,17 +199,23 @@ def test_the_bytes_needed_are_known_before_building(name, dtype):
 
 
 @pytest.mark.parametrize(
-    ("free_gb", "hint"), [(40, "bfloat16 needs 33.7 GB and float16 needs 35.8 GB"), (35, "bfloat16 needs 33.7 GB$")]
+    ("free_gb", "hint"),
+    [(40, "bfloat16 needs 33.7 GB and float16 needs 35.8 GB"), (35, "bfloat16 needs 33.7 GB$")],
 )
 def test_too_little_memory_is_refused_before_it_is_taken(monkeypatch, free_gb, hint):
     monkeypatch.setattr(random_weights, "free_bytes", lambda device: free_gb * 10**9)
-    with pytest.raises(ValueError, match=f"flux in float32 needs 67.5 GB, but the cpu has {free_gb}.0 GB free; {hint}"):
+    with pytest.raises(
+        ValueError,
+        match=f"flux in float32 needs 67.5 GB, but the cpu has {free_gb}.0 GB free; {hint}",
+    ):
         registry.load("flux", random_weights=True, device="cpu")
 
 
 def test_a_dtype_that_would_not_fit_either_is_no_hint(monkeypatch):
     monkeypatch.setattr(random_weights, "free_bytes", lambda device: 10**9)
-    with pytest.raises(ValueError, match=r"sd15 in float16 needs 2\.1 GB, .*; no other dtype fits either"):
+    with pytest.raises(
+        ValueError, match=r"sd15 in float16 needs 2\.1 GB, .*; no other dtype fits either"
+    ):
         build(ARCHITECTURES["sd15"], dtype=torch.float16, device=CPU)
 
 
@@ -198,7 +243,9 @@ def test_random_weights_are_seen(tmp_path):
     pipe = built("sd15")
     assert has_random_weights(pipe)
     assert has_random_weights(built("flux"))
-    assert has_random_weights(StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False))
+    assert has_random_weights(
+        StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    )
     pipe.unet.save_pretrained(tmp_path)
     pipe.unet = UNet2DConditionModel.from_pretrained(tmp_path)
     assert has_random_weights(pipe)
@@ -220,18 +267,27 @@ def test_loading_an_architecture_gives_a_marked_pipeline(monkeypatch):
 
 
 def test_an_architecture_without_weights_names_both_ways_out():
-    with pytest.raises(ValueError, match=r"random_weights=True .* 'stable-diffusion-v1-5/stable-diffusion-v1-5'"):
+    with pytest.raises(
+        ValueError, match=r"random_weights=True .* 'stable-diffusion-v1-5/stable-diffusion-v1-5'"
+    ):
         registry.load("sd15")
 
 
-@pytest.mark.parametrize("model", ["mini-sd", "sd99", object()], ids=["trained", "unknown", "pipeline"])
+@pytest.mark.parametrize(
+    "model", ["mini-sd", "sd99", object()], ids=["trained", "unknown", "pipeline"]
+)
 def test_random_weights_need_an_architecture(model):
-    with pytest.raises(ValueError, match="random_weights needs an architecture: sd15, sd21, sdxl, "):
+    with pytest.raises(
+        ValueError, match="random_weights needs an architecture: sd15, sd21, sdxl, "
+    ):
         registry.load(model, random_weights=True)
 
 
 def test_an_unknown_name_lists_the_architectures():
-    with pytest.raises(ValueError, match="with random_weights=True: sd15, sd21, sdxl, sd35-medium, flux, pixart-sigma"):
+    with pytest.raises(
+        ValueError,
+        match="with random_weights=True: sd15, sd21, sdxl, sd35-medium, flux, pixart-sigma",
+    ):
         registry.load("sd99")
 
 
@@ -246,9 +302,13 @@ def test_a_dtype_that_the_device_lacks_is_refused(monkeypatch):
         raise NotImplementedError("\"slow_conv2d\" not implemented for 'Half'\nand a long trace")
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", lacking)
-    with pytest.raises(ValueError, match=r"float16 does not run on device 'cpu': .* not implemented for 'Half'$"):
+    with pytest.raises(
+        ValueError, match=r"float16 does not run on device 'cpu': .* not implemented for 'Half'$"
+    ):
         registry.load("mini-sd", dtype="float16", device="cpu")
 
 
 def test_the_layout_of_a_large_denoiser_is_not_chosen():
-    registry.choose_layout(torch.nn.Linear(20_000, 20_000, device="meta"), lambda: pytest.fail("a step was run"))
+    registry.choose_layout(
+        torch.nn.Linear(20_000, 20_000, device="meta"), lambda: pytest.fail("a step was run")
+    )

@@ -55,12 +55,21 @@ TWO = "a large red circle left of a small blue ring on a white background"
     ("seen", "share"),
     [
         (TWO, 1.0),
-        ("a small blue ring right of a large red circle on a white background", 1.0),  # the same scene
-        ("a small blue ring left of a large red circle on a white background", 0.9),  # swapped: the relation is lost
+        (
+            "a small blue ring right of a large red circle on a white background",
+            1.0,
+        ),  # the same scene
+        (
+            "a small blue ring left of a large red circle on a white background",
+            0.9,
+        ),  # swapped: the relation is lost
         ("a large red circle above a small blue ring on a white background", 0.9),
         ("a large red circle left of a small blue ring on a black background", 0.9),
         ("a large striped red circle left of a small blue ring on a white background", 0.9),
-        ("a small blue ring on a white background", 0.5),  # a missing object loses its four and the relation
+        (
+            "a small blue ring on a white background",
+            0.5,
+        ),  # a missing object loses its four and the relation
     ],
 )
 def test_share_shown_of_two_objects(seen, share):

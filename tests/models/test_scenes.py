@@ -13,7 +13,10 @@ def rng():
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_captions_read_back_as_the_scenes_they_describe(rng, split):
     rows = scenes.sample(500, rng, split=split)
-    assert all((scenes.parse(text) == row).all() for text, row in zip(scenes.captions(rows), rows, strict=True))
+    assert all(
+        (scenes.parse(text) == row).all()
+        for text, row in zip(scenes.captions(rows), rows, strict=True)
+    )
 
 
 def test_no_training_scene_has_an_object_of_the_held_out_set(rng):
@@ -45,7 +48,9 @@ def test_an_object_never_has_the_colour_of_its_background(rng):
 def test_corruption_changes_a_field_as_often_as_asked(rng):
     rows = scenes.sample(20_000, rng, split="train")
     changed = (scenes.corrupt(rows, 0.4, rng) != rows)[:, BACKGROUND].mean()
-    assert changed == pytest.approx(0.4 * 7 / 8, abs=0.01)  # one draw in eight repeats the old colour
+    assert changed == pytest.approx(
+        0.4 * 7 / 8, abs=0.01
+    )  # one draw in eight repeats the old colour
 
 
 def test_corruption_never_makes_a_held_out_caption_or_another_number_of_objects(rng):
@@ -65,7 +70,9 @@ def test_drawing_repeats_for_the_same_generator():
 
 def test_a_scene_shows_its_colours(rng):
     row = scenes.parse("a large red circle on a white background")
-    image = scenes.draw(np.repeat(row[None], 50, axis=0), rng).reshape(50, -1, 3).astype(float) / 255
+    image = (
+        scenes.draw(np.repeat(row[None], 50, axis=0), rng).reshape(50, -1, 3).astype(float) / 255
+    )
     red = (np.abs(image - scenes.RGB[0]).max(axis=2) < 0.2).mean()
     white = (np.abs(image - scenes.RGB[7]).max(axis=2) < 0.2).mean()
     assert 0.1 < red < 0.2

@@ -69,11 +69,16 @@ def test_training_from_nothing_exports_a_pipeline_that_diffusers_opens(tmp_path)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     assert {module.dtype for module in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}
-    assert pipe("a large red circle on a white background", num_inference_steps=2).images[0].size == (64, 64)
+    assert pipe("a large red circle on a white background", num_inference_steps=2).images[
+        0
+    ].size == (64, 64)
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert {name: stage["steps"] for name, stage in record["stages"].items()} == {
         name: getattr(TINY, f"{name}_steps") for name in finished
     }
     told = torch.load(tmp_path / "captions.pt", weights_only=True)["average"]
     shipped = pipe.text_encoder.state_dict()  # frozen since
-    assert all(torch.allclose(told[f"module.text_encoder.{name}"], shipped[name], atol=1e-3) for name in shipped)
+    assert all(
+        torch.allclose(told[f"module.text_encoder.{name}"], shipped[name], atol=1e-3)
+        for name in shipped
+    )

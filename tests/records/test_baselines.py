@@ -7,7 +7,9 @@ import pytest
 from sdbench.records.baselines import accept, read_history
 from sdbench.records.store import StudyFolder, read
 
-FIGURES = pd.DataFrame({"variant": ["cfg", "last:2"], "figure": ["nfe", "nfe"], "current": [8.0, 6.0]})
+FIGURES = pd.DataFrame(
+    {"variant": ["cfg", "last:2"], "figure": ["nfe", "nfe"], "current": [8.0, 6.0]}
+)
 
 
 def moment(minute):
@@ -16,7 +18,9 @@ def moment(minute):
 
 @pytest.fixture
 def run(tmp_path, parts):
-    with StudyFolder.create(tmp_path / "run", {"model": "x"}, environment={"cpu": "y", "commit": "abc"}) as folder:
+    with StudyFolder.create(
+        tmp_path / "run", {"model": "x"}, environment={"cpu": "y", "commit": "abc"}
+    ) as folder:
         for unit in "ab":
             folder.add(unit, **parts(unit))
     return read(tmp_path / "run")
@@ -41,9 +45,13 @@ def test_a_run_becomes_the_baseline_with_its_reason(tmp_path, run):
 def test_the_next_one_replaces_it_and_keeps_the_history(tmp_path, run):
     accept(tmp_path / "base", run, FIGURES, "first", at=moment(0))
     slower = replace(run, runs=run.runs.assign(latency_s=9.0))
-    accept(tmp_path / "base", slower, FIGURES.assign(current=7.0), "slower, but right", at=moment(1))
+    accept(
+        tmp_path / "base", slower, FIGURES.assign(current=7.0), "slower, but right", at=moment(1)
+    )
     assert set(read(tmp_path / "base").runs["latency_s"]) == {9.0}
-    assert read_history(tmp_path / "base").groupby("reason", sort=False)["value"].first().to_dict() == {
+    assert read_history(tmp_path / "base").groupby("reason", sort=False)[
+        "value"
+    ].first().to_dict() == {
         "first": 8.0,
         "slower, but right": 7.0,
     }

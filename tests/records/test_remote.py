@@ -14,7 +14,7 @@ from sdbench.records import remote, schema
 from sdbench.records.remote import Remote
 from sdbench.records.store import StudyFolder, read
 from sdbench.study import runner
-from sdbench.study.plan import Study
+from sdbench.study.study import Study
 from tests.study.tables import assert_same
 
 STUDY = {"model": "mini-sd", "seeds": [0, 1]}
@@ -78,7 +78,9 @@ def with_image(folder, frames, name):
     """A unit's frames with an image, which lies in the folder."""
     (folder.path / "images").mkdir(exist_ok=True)
     (folder.path / "images" / name).write_bytes(b"pixels")
-    return frames | {"images": frames["images"].assign(path=pd.array([f"images/{name}"], dtype="string"))}
+    return frames | {
+        "images": frames["images"].assign(path=pd.array([f"images/{name}"], dtype="string"))
+    }
 
 
 TABLES = {f"{table}.parquet" for table in schema.STUDY} | {"study.json", "environment.json"}
@@ -89,7 +91,9 @@ def test_units_read_the_same_before_and_after_compaction(url, parts):
         folder.add("a", **with_image(folder, parts("a"), "a.png"))
         folder.add("b", **parts("b"))
         before = read(url)
-        assert {f"parts/000001/{table}.parquet" for table in schema.STUDY} | {"images/a.png"} <= there(url)
+        assert {f"parts/000001/{table}.parquet" for table in schema.STUDY} | {
+            "images/a.png"
+        } <= there(url)
         folder.compact()
     assert there(url) == TABLES | {"images/a.png"}
     for table in schema.STUDY:
@@ -192,7 +196,9 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(remote, "url_to_fs", missing)
-    with pytest.raises(ValueError, match=r"^s3://x: Install s3fs to access S3; for S3: pip install 'sdbench\[s3\]'"):
+    with pytest.raises(
+        ValueError, match=r"^s3://x: Install s3fs to access S3; for S3: pip install 'sdbench\[s3\]'"
+    ):
         read("s3://x")
 
 

@@ -40,9 +40,18 @@ def test_concatenation_keeps_dtypes(rows):
         (lambda runs: runs.assign(colour=1.0), "'colour' is not one of the table's"),
         (lambda runs: runs.assign(batch=1.5), "'batch' is dtype.*; expected Int64"),
         (lambda runs: runs.assign(latency_s=-1.0), "'latency_s' holds -1.0; expected at least 0"),
-        (lambda runs: runs.assign(rows=runs["rows"].sub(2)), "'rows' holds -1; expected at least 0"),
-        (lambda runs: runs.assign(model=runs["model"].where(runs["unit"] == "b")), "'model' has missing values"),
-        (lambda runs: runs.assign(phase=runs["unit"]), "'phase' holds 'a'; expected one of warmup, measured"),
+        (
+            lambda runs: runs.assign(rows=runs["rows"].sub(2)),
+            "'rows' holds -1; expected at least 0",
+        ),
+        (
+            lambda runs: runs.assign(model=runs["model"].where(runs["unit"] == "b")),
+            "'model' has missing values",
+        ),
+        (
+            lambda runs: runs.assign(phase=runs["unit"]),
+            "'phase' holds 'a'; expected one of warmup, measured",
+        ),
         (lambda runs: runs.assign(unit=runs["model"]), "twice; unit must differ"),
     ],
 )
@@ -60,7 +69,8 @@ def test_images_take_further_metrics_but_only_float64(rows):
 
 
 @pytest.mark.parametrize(
-    ("row", "message"), [({"colour": 1}, "unexpected column 'colour'"), ({"batch": 1.5}, "'batch' must be Int64")]
+    ("row", "message"),
+    [({"colour": 1}, "unexpected column 'colour'"), ({"batch": 1.5}, "'batch' must be Int64")],
 )
 def test_rows_that_do_not_fit_are_refused(row, message):
     with pytest.raises(ValueError, match=message):
@@ -73,7 +83,13 @@ def test_unknown_table_names_what_exists():
 
 
 def test_a_choice_of_columns_has_the_key_and_the_unit_in_the_order_of_the_table():
-    assert schema.with_key("images", ["lpips", "variant"]) == ("unit", "variant", "prompt_id", "seed", "lpips")
+    assert schema.with_key("images", ["lpips", "variant"]) == (
+        "unit",
+        "variant",
+        "prompt_id",
+        "seed",
+        "lpips",
+    )
     assert schema.with_key("growth", [])[0] == "unit"
 
 

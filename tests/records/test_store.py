@@ -23,7 +23,11 @@ def create(path, study=STUDY, environment=None, mode="new"):
 
 
 def listing(path):
-    return {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir() and "lock" not in file.name}
+    return {
+        str(file.relative_to(path))
+        for file in path.rglob("*")
+        if not file.is_dir() and "lock" not in file.name
+    }
 
 
 @pytest.fixture
@@ -67,7 +71,9 @@ def test_some_columns_come_with_the_key_and_text_as_ordered_categories(path, par
     for table in schema.STUDY:
         found = getattr(some, table)
         text = found.select_dtypes("category").columns
-        pd.testing.assert_frame_equal(found.astype(dict.fromkeys(text, "string")), getattr(whole, table)[list(found)])
+        pd.testing.assert_frame_equal(
+            found.astype(dict.fromkeys(text, "string")), getattr(whole, table)[list(found)]
+        )
 
 
 def test_some_columns_read_the_same_before_and_after_compaction(path, parts):
@@ -81,7 +87,9 @@ def test_some_columns_read_the_same_before_and_after_compaction(path, parts):
     after = read(path, columns=NEEDED | {"runs": ["message"]})
     assert list(after.runs["message"].dropna()) == ["last"]
     for table in schema.STUDY:
-        pd.testing.assert_frame_equal(getattr(before, table), getattr(after, table), check_categorical=False)
+        pd.testing.assert_frame_equal(
+            getattr(before, table), getattr(after, table), check_categorical=False
+        )
 
 
 @pytest.mark.parametrize(
@@ -89,7 +97,10 @@ def test_some_columns_read_the_same_before_and_after_compaction(path, parts):
     [
         (lambda steps: steps.assign(latency_s=-1.0), "'latency_s' holds -1.0; expected at least 0"),
         (lambda steps: steps.assign(latency_s=1), "'latency_s' is Int64.*; expected float64"),
-        (lambda steps: steps.assign(phase="rest"), "'phase' holds 'rest'; expected one of warmup, measured"),
+        (
+            lambda steps: steps.assign(phase="rest"),
+            "'phase' holds 'rest'; expected one of warmup, measured",
+        ),
         (lambda steps: steps.assign(variant=pd.NA), "'variant' is null; expected .*string"),
         (lambda steps: steps.assign(step=0), "a row is there twice; unit, step must differ"),
         (lambda steps: steps.assign(unit="ghost"), "'unit' holds 'ghost', not in runs"),
@@ -123,7 +134,10 @@ def test_a_metric_that_the_schema_does_not_know_is_always_read(path, parts):
 
 @pytest.mark.parametrize(
     ("columns", "message"),
-    [({"runs": ["lpips"]}, "runs has no column 'lpips'; there are study"), ({"walks": []}, "unknown table 'walks'")],
+    [
+        ({"runs": ["lpips"]}, "runs has no column 'lpips'; there are study"),
+        ({"walks": []}, "unknown table 'walks'"),
+    ],
 )
 def test_columns_that_there_are_not_are_named(path, columns, message):
     create(path).close()
@@ -143,8 +157,12 @@ row = st.fixed_dictionaries(
 @settings(deadline=None, max_examples=25)
 @given(drawn=st.lists(row, max_size=4))
 def test_round_trip_keeps_values_and_dtypes(tmp_path_factory, drawn):
-    runs = pd.concat([schema.empty("runs"), pd.DataFrame(drawn, columns=["message", "flop", "latency_s"])])
-    runs = runs.astype({name: column.dtype for name, column in schema.TABLES["runs"].items()}).reset_index(drop=True)
+    runs = pd.concat(
+        [schema.empty("runs"), pd.DataFrame(drawn, columns=["message", "flop", "latency_s"])]
+    )
+    runs = runs.astype(
+        {name: column.dtype for name, column in schema.TABLES["runs"].items()}
+    ).reset_index(drop=True)
     folder = tmp_path_factory.mktemp("study")
     files.write_table(folder, "runs", runs)
     pd.testing.assert_frame_equal(files.read_table(folder, "runs"), runs)
@@ -209,7 +227,9 @@ def test_what_was_killed_while_it_started_is_no_study_and_starts_anew(path, part
         (path / name).unlink()
     with pytest.raises(ValueError, match="study holds no study yet"):
         read(path)
-    StudyFolder.create(path, {"model": "other"}, environment={"cores": 2}, mode=mode, beside=("mine.bin",)).close()
+    StudyFolder.create(
+        path, {"model": "other"}, environment={"cores": 2}, mode=mode, beside=("mine.bin",)
+    ).close()
     assert (len(read(path).runs), read(path).study) == (0, {"model": "other"})
     assert {file.name for file in path.glob("*") if "parquet" not in file.name} == {
         ".sdbench-lock",
@@ -260,7 +280,10 @@ def test_rewrite_replaces_one_table(path, parts):
 
 
 def test_unit_must_match_its_frames(path, parts):
-    with create(path) as folder, pytest.raises(ValueError, match="unit 'a': runs must hold rows of this unit only"):
+    with (
+        create(path) as folder,
+        pytest.raises(ValueError, match="unit 'a': runs must hold rows of this unit only"),
+    ):
         folder.add("a", **parts("b"))
 
 
@@ -303,7 +326,9 @@ def test_overwrite_removes_the_study_and_nothing_else(path, parts):
     create(path, {"model": "other"}, mode="overwrite").close()
     assert len(read(path).runs) == 0
     assert read(path).study == {"model": "other"}
-    assert {"thesis.txt", "images/note.txt"} == {name for name in listing(path) if name.endswith(("txt", "png"))}
+    assert {"thesis.txt", "images/note.txt"} == {
+        name for name in listing(path) if name.endswith(("txt", "png"))
+    }
     assert not (path / "images" / "cfg").exists()
 
 
@@ -329,7 +354,9 @@ def test_missing_folder_and_foreign_folder_are_named(path, tmp_path):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not parquet at all", None], ids=["empty", "foreign", "truncated"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not parquet at all", None], ids=["empty", "foreign", "truncated"]
+)
 def test_broken_parquet_is_named(path, content):
     create(path).close()
     file = path / "steps.parquet"
@@ -341,7 +368,9 @@ def test_broken_parquet_is_named(path, content):
 def test_foreign_table_is_named_with_its_column(path):
     create(path).close()
     pd.DataFrame({"x": [1]}).to_parquet(path / "images.parquet")
-    with pytest.raises(ValueError, match=r"images\.parquet: column 'unit' is missing; expected string"):
+    with pytest.raises(
+        ValueError, match=r"images\.parquet: column 'unit' is missing; expected string"
+    ):
         read(path)
 
 
@@ -363,7 +392,9 @@ def test_missing_table_is_named(path):
 def test_step_without_a_run_is_named(path, rows):
     create(path).close()
     files.write_table(path, "steps", rows("steps", {"unit": "ghost"}))
-    with pytest.raises(ValueError, match=r"steps\.parquet: column 'unit' holds 'ghost', not in runs"):
+    with pytest.raises(
+        ValueError, match=r"steps\.parquet: column 'unit' holds 'ghost', not in runs"
+    ):
         read(path)
 
 
@@ -384,7 +415,11 @@ def test_broken_study_is_named(path, content, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{}", "describes no environment"), ('{"a": 5}', "'a' is 5; expected dict"), ("[" * 100_000, "nested too deeply")],
+    [
+        ("{}", "describes no environment"),
+        ('{"a": 5}', "'a' is 5; expected dict"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
 )
 def test_broken_environments_are_named(path, content, message):
     create(path).close()
@@ -409,4 +444,7 @@ def test_columns_that_cannot_be_compared_are_named(path, column, message):
 
 def test_study_file_carries_its_schema_version(path):
     create(path).close()
-    assert json.loads((path / "study.json").read_text()) == {"schema_version": store.SCHEMA_VERSION} | STUDY
+    assert (
+        json.loads((path / "study.json").read_text())
+        == {"schema_version": store.SCHEMA_VERSION} | STUDY
+    )

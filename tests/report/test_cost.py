@@ -45,4 +45,14 @@ def test_every_saving_stands_in_the_table():
     with console.capture() as captured:
         console.print(cost_table(POINT))
     row = captured.get().splitlines()[-1].split()
-    assert row == ["last:50%", "25.0%", "20.0%", "19.0%", "[17.0%,", "21.0%]", "76%", "15.0%", "14.0%"]
+    assert row == [
+        "last:50%",
+        "25.0%",
+        "20.0%",
+        "19.0%",
+        "[17.0%,",
+        "21.0%]",
+        "76%",
+        "15.0%",
+        "14.0%",
+    ]

@@ -32,22 +32,33 @@ def results(tmp_path):
         {"variant": "cfg", "prompt_id": "q", "prompt": "a blue ring", "path": "c.png"},
     ]
     runs = pd.DataFrame({"variant": ["last:1", "cfg"]})
-    frame = schema.frame("images", [{"unit": image["variant"], "seed": 0} | image for image in images])
+    frame = schema.frame(
+        "images", [{"unit": image["variant"], "seed": 0} | image for image in images]
+    )
     return Results(tmp_path, runs, schema.empty("steps"), frame, environment={}, study={})
 
 
 @pytest.fixture
 def profile():
     steps = pd.DataFrame(
-        {"variant": ["cfg"] * 2 + ["last:1"] * 2, "step": [0, 1] * 2, "latency_s": [0.04, 0.04, 0.04, 0.02]}
+        {
+            "variant": ["cfg"] * 2 + ["last:1"] * 2,
+            "step": [0, 1] * 2,
+            "latency_s": [0.04, 0.04, 0.04, 0.02],
+        }
     )
     cosine = [0.6, 0.9, 0.6, np.nan]
-    return steps.assign(guidance_cosine=cosine, guidance_cosine_q25=cosine, guidance_cosine_q75=cosine)
+    return steps.assign(
+        guidance_cosine=cosine, guidance_cosine_q25=cosine, guidance_cosine_q75=cosine
+    )
 
 
 def test_step_figure_shows_milliseconds_of_every_variant_and_cosine_of_the_baseline(profile):
     time, cosine = step_figure(profile).axes
-    assert {line.get_label(): list(line.get_ydata()) for line in time.lines} == {"cfg": [40, 40], "last:1": [40, 20]}
+    assert {line.get_label(): list(line.get_ydata()) for line in time.lines} == {
+        "cfg": [40, 40],
+        "last:1": [40, 20],
+    }
     assert [list(line.get_ydata()) for line in cosine.lines] == [[0.6, 0.9]]
 
 
@@ -60,7 +71,9 @@ def test_grid_has_pairs_as_rows_and_variants_as_columns(results):
 
 
 def test_missing_image_leaves_a_marked_place(results):
-    assert [text.get_text() for text in image_grid(results, pairs=[("q", 0)]).axes[1].texts] == ["no image"]
+    assert [text.get_text() for text in image_grid(results, pairs=[("q", 0)]).axes[1].texts] == [
+        "no image"
+    ]
 
 
 @pytest.mark.parametrize("pairs", [[("z", 9)], []])
@@ -70,7 +83,9 @@ def test_grid_of_unknown_pairs_names_what_exists(results, pairs):
 
 
 def frontier(savings):
-    points = pd.DataFrame({"variant": [f"random:{index}@0" for index in range(len(savings))], "saving": savings})
+    points = pd.DataFrame(
+        {"variant": [f"random:{index}@0" for index in range(len(savings))], "saving": savings}
+    )
     return points.assign(saving_lo=np.nan, saving_hi=np.nan, lpips=0.1, lpips_lo=0.05, lpips_hi=0.2)
 
 
@@ -83,13 +98,17 @@ def test_frontier_labels_of_close_points_do_not_overlap():
 
 
 def test_marked_frontier_names_the_efficient_and_numbers_the_others_with_a_key():
-    points = frontier(np.linspace(0.1, 0.3, 30)).assign(efficient=[index == 3 for index in range(30)])
+    points = frontier(np.linspace(0.1, 0.3, 30)).assign(
+        efficient=[index == 3 for index in range(30)]
+    )
     points = points.rename(columns=lambda name: name.replace("saving", "denoise_saving"))
     figure = frontier_figure(points)
     figure.draw_without_rendering()
     key, *labels = figure.axes[0].texts
     others = [index for index in range(30) if index != 3]
-    assert key.get_text().split("\n") == [f"{number}  random:{index}@0" for number, index in enumerate(others, 1)]
+    assert key.get_text().split("\n") == [
+        f"{number}  random:{index}@0" for number, index in enumerate(others, 1)
+    ]
     told = [label.get_text() for label in labels]
     assert told == ["1", "2", "3", "random:3@0", *map(str, range(4, 30))]
     boxes = [label.get_window_extent() for label in labels]
@@ -114,8 +133,18 @@ def curve(kind, lengths):
     ("kind", "lengths", "label", "across"),
     [
         ("single", [(k, 1) for k in range(8)], "step without guidance (of 8)", list(range(8))),
-        ("window", [(k, 2) for k in range(7)], "first of 2 steps without guidance (of 8)", list(range(7))),
-        ("last", [(0, k) for k in range(1, 9)], "last steps without guidance (of 8)", list(range(1, 9))),
+        (
+            "window",
+            [(k, 2) for k in range(7)],
+            "first of 2 steps without guidance (of 8)",
+            list(range(7)),
+        ),
+        (
+            "last",
+            [(0, k) for k in range(1, 9)],
+            "last steps without guidance (of 8)",
+            list(range(1, 9)),
+        ),
     ],
 )
 def test_a_sensitivity_curve_runs_over_what_its_kind_moves(kind, lengths, label, across):
@@ -135,7 +164,9 @@ def test_analysis_and_report_load_neither_torch_nor_pyplot():
         "import sys, sdbench.analysis.tables, sdbench.report.tables, sdbench.report.figures\n"
         "print({'torch', 'matplotlib.pyplot'} & set(sys.modules))"
     )
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     assert printed.strip() == "set()"
 
 
@@ -143,7 +174,11 @@ def test_plan_figure_joins_each_kind_by_time_saved_and_shows_intervals():
     rows = [
         (kind, count, saving, lpips)
         for count, saving in ((10, 0.1), (25, 0.2))
-        for kind, lpips in (("plan", saving / 10), (f"last:{count}", saving / 5), ("scale:4.00", 0.3))
+        for kind, lpips in (
+            ("plan", saving / 10),
+            (f"last:{count}", saving / 5),
+            ("scale:4.00", 0.3),
+        )
     ]
     table = pd.DataFrame(rows, columns=["variant", "unguided", "saving", "lpips"])
     table = table.assign(saving_lo=table["saving"] - 0.01, saving_hi=table["saving"] + 0.02)
@@ -155,13 +190,25 @@ def test_plan_figure_joins_each_kind_by_time_saved_and_shows_intervals():
     np.testing.assert_allclose(line.get_xydata(), [[10, 0.01], [20, 0.02]])
     horizontal = drawn["plan"].lines[2][0].get_segments()
     np.testing.assert_allclose(horizontal[0], [[9, 0.01], [12, 0.01]])
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time of a call saved (%)", "lpips to guided image")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (
+        "time of a call saved (%)",
+        "lpips to guided image",
+    )
 
 
 def test_curves_have_a_panel_per_column_and_a_line_per_group():
-    table = pd.DataFrame({"w": [1, 2, 1, 2], "who": list("aabb"), "lpips": [0.1, 0.2, 0.3, 0.4], "size": [1, 2, 3, 4]})
+    table = pd.DataFrame(
+        {
+            "w": [1, 2, 1, 2],
+            "who": list("aabb"),
+            "lpips": [0.1, 0.2, 0.3, 0.4],
+            "size": [1, 2, 3, 4],
+        }
+    )
     table = table.assign(lpips_lo=table["lpips"] - 0.05, lpips_hi=table["lpips"] + 0.05)
-    figure = curves_figure(table, "w", {"lpips": "LPIPS", "size": "MB"}, label="scale w", by="who", log=True)
+    figure = curves_figure(
+        table, "w", {"lpips": "LPIPS", "size": "MB"}, label="scale w", by="who", log=True
+    )
     figure.draw_without_rendering()
     assert [axes.get_ylabel() for axes in figure.axes] == ["LPIPS", "MB"]
     assert [len(axes.containers) for axes in figure.axes] == [2, 2]
@@ -169,8 +216,15 @@ def test_curves_have_a_panel_per_column_and_a_line_per_group():
 
 
 def test_saving_figure_puts_what_a_paper_says_beside_what_was_measured():
-    table = pd.DataFrame({"variant": ["unguided", "last:50%", "cfg"], "unguided_share": [1.0, 0.5, 0.0]})
-    for name, factor in {"saving": 0.4, "saving_lo": 0.3, "saving_hi": 0.5, "predicted_saving": 0.4}.items():
+    table = pd.DataFrame(
+        {"variant": ["unguided", "last:50%", "cfg"], "unguided_share": [1.0, 0.5, 0.0]}
+    )
+    for name, factor in {
+        "saving": 0.4,
+        "saving_lo": 0.3,
+        "saving_hi": 0.5,
+        "predicted_saving": 0.4,
+    }.items():
         table[name] = factor * table["unguided_share"]
     table["ideal_saving"], table["said"] = 0.5 * table["unguided_share"], [np.nan, 20.3, np.nan]
     (axes,) = saving_figure(table, published="said").axes
@@ -183,7 +237,11 @@ def test_saving_figure_puts_what_a_paper_says_beside_what_was_measured():
 def test_ledger_figure_stacks_the_parts_to_the_peak_and_joins_the_small_ones():
     parts = {"weights": 3e9, "optimiser state": 6e9, "inputs": 1e6, "scratch": 2e6}
     ledger = pd.DataFrame(
-        [{"method": method, "part": part, "at_peak_bytes": size} for method in "ab" for part, size in parts.items()]
+        [
+            {"method": method, "part": part, "at_peak_bytes": size}
+            for method in "ab"
+            for part, size in parts.items()
+        ]
     )
     (axes,) = ledger_figure(ledger).axes
     widths = {bars.get_label(): bars[0].get_width() for bars in axes.containers}

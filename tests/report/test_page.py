@@ -14,7 +14,7 @@ from sdbench.analysis.tables import summarise
 from sdbench.records.store import read
 from sdbench.report.page import _figures, _fitting, page
 from sdbench.study import runner
-from sdbench.study.plan import Study
+from sdbench.study.study import Study
 from tests import tiny
 
 HOSTILE = "</script><script>document.title = 'taken'</script>"
@@ -24,7 +24,13 @@ PROMPTS = [HOSTILE, "a red <b>ring</b> & a star"]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     variants = ["cfg", "last:50%", "steps:2", "pab:2"]
-    fields = {"num_steps": 4, "guidance_scale": 7.5, "repeats": 2, "metrics": ["ssim", "psnr"], "name": "page"}
+    fields = {
+        "num_steps": 4,
+        "guidance_scale": 7.5,
+        "repeats": 2,
+        "metrics": ["ssim", "psnr"],
+        "name": "page",
+    }
     study = Study(model="tiny", variants=variants, prompts=PROMPTS, seeds=[0, 1], **fields)
     folder = tmp_path_factory.mktemp("study")
     runner.run(study, folder, pipe=tiny.stable_diffusion())
@@ -45,13 +51,17 @@ def test_a_prompt_is_text_wherever_it_stands(html):
 def test_every_variant_prompt_and_seed_is_in_the_comparer(html):
     pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', html, re.DOTALL)[1])
     found = {(one["variant"], one["prompt"], one["seed"]) for one in pictures["images"]}
-    assert found == {(v, p, s) for v in ("cfg", "last:50%", "steps:2") for p in ("000", "001") for s in "01"}
+    assert found == {
+        (v, p, s) for v in ("cfg", "last:50%", "steps:2") for p in ("000", "001") for s in "01"
+    }
     assert len(pictures["images"]) == len(found)
     assert all(one["data"].startswith("data:image/webp;base64,") for one in pictures["images"])
 
 
 def test_a_variant_has_one_colour_in_all_figures(results):
-    summary = summarise(results).assign(lpips=[0.0, 0.1, 0.2, np.nan], saving=[np.nan, 0.1, 0.2, np.nan])
+    summary = summarise(results).assign(
+        lpips=[0.0, 0.1, 0.2, np.nan], saving=[np.nan, 0.1, 0.2, np.nan]
+    )
     frontier, steps, _ = (figure["content"]["data"] for figure in _figures(summary, results))
     colours = {trace["name"]: trace["line"]["color"] for trace in steps}
     assert {trace["name"]: trace["marker"]["color"] for trace in frontier} == {
@@ -87,29 +97,52 @@ class Parsed(HTMLParser):
 
 
 @pytest.mark.parametrize(
-    "text", ["<script>alert(1)</script>", HOSTILE, '"><img src=x onerror=alert(1)>', "<!--<script>", "{{ 7 * 7 }}"]
+    "text",
+    [
+        "<script>alert(1)</script>",
+        HOSTILE,
+        '"><img src=x onerror=alert(1)>',
+        "<!--<script>",
+        "{{ 7 * 7 }}",
+    ],
 )
 def test_whatever_a_study_holds_is_text(results, html, text):
     """A prompt, names of study, model, variant and machine, a message: in the page, its plots and its pictures."""
     renamed = {"last:50%": text}
-    frames = {name: getattr(results, name).replace({"variant": renamed}) for name in ("runs", "steps", "images")}
+    frames = {
+        name: getattr(results, name).replace({"variant": renamed})
+        for name in ("runs", "steps", "images")
+    }
     frames["images"]["prompt"] = text
     frames["runs"].loc[frames["runs"]["status"] != "ok", "message"] = text
     frames["runs"][["dtype", "scheduler"]] = text
-    machine = {"cpu": text, "cores": text, "os": text, "gpus": [{"name": text}], "packages": {"torch": text}}
+    machine = {
+        "cpu": text,
+        "cores": text,
+        "os": text,
+        "gpus": [{"name": text}],
+        "packages": {"torch": text},
+    }
     told = {"study": results.study | {"name": text, "model": text}, "environment": {text: machine}}
     plain, hostile = Parsed(html), Parsed(page(replace(results, **frames, **told)))
 
     assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in plain.elements]
     assert not [name for _, attrs in hostile.elements for name in attrs if name.startswith("on")]
     assert hostile.text.count(text) >= 8
-    code, data = ([s for s in hostile.scripts if ("type" in s[0]) == typed] for typed in (False, True))
+    code, data = (
+        [s for s in hostile.scripts if ("type" in s[0]) == typed] for typed in (False, True)
+    )
     assert [s for s in plain.scripts if "type" not in s[0]] == code
     figures, pictures = (json.loads(content) for _, content in data)
     assert pictures["prompts"] == {"000": text, "001": text}
     assert text in pictures["variants"]
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # as plotly reads text
-    assert [escaped in {trace["name"] for trace in figure["data"]} for figure in figures] == [True, False]
+    escaped = (
+        text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    )  # as plotly reads text
+    assert [escaped in {trace["name"] for trace in figure["data"]} for figure in figures] == [
+        True,
+        False,
+    ]
 
 
 def test_a_study_of_another_form_is_named(results):
@@ -136,7 +169,10 @@ def test_images_that_are_too_many_bytes_are_shown_smaller(monkeypatch, tmp_path)
         monkeypatch.setattr("sdbench.report.page.PICTURES_BYTES", budget)
         data = _fitting([tmp_path / "noise.png"] * 2)
         assert budget == 0 or sum(map(len, data)) <= budget
-        assert Image.open(io.BytesIO(base64.b64decode(data[0].partition(",")[2]))).size == (side, side)
+        assert Image.open(io.BytesIO(base64.b64decode(data[0].partition(",")[2]))).size == (
+            side,
+            side,
+        )
 
 
 @pytest.mark.browser
@@ -146,7 +182,9 @@ def test_the_page_works_in_a_browser(html, tmp_path):
     file = tmp_path / "page.html"
     file.write_text(html, encoding="utf-8")
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = play.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         tab = browser.new_page(viewport={"width": 390, "height": 800})
         said, asked = [], []
         tab.on("console", lambda message: said.append(message.text))
@@ -183,7 +221,10 @@ def _sorts(tab):
 def _slides_by_keyboard(tab):
     tab.locator("#slider").focus()
     tab.keyboard.press("End")
-    assert tab.evaluate("document.getElementById('image-right').style.clipPath") == "inset(0px 0px 0px 100%)"
+    assert (
+        tab.evaluate("document.getElementById('image-right').style.clipPath")
+        == "inset(0px 0px 0px 100%)"
+    )
     tab.keyboard.press("Home")
     assert tab.evaluate("document.querySelector('.edge').style.left") == "0%"
 

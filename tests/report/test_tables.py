@@ -22,7 +22,11 @@ def summary():
         "predicted_saving": 0.08,
         "peak_bytes": 2.1e8,
     }
-    row |= spread("saving", 0.123, 0.01) | spread("lpips", 0.012, 0.004) | spread("alignment_difference", -0.02, 0.05)
+    row |= (
+        spread("saving", 0.123, 0.01)
+        | spread("lpips", 0.012, 0.004)
+        | spread("alignment_difference", -0.02, 0.05)
+    )
     row |= {"denoise_saving": 0.13, "alignment": 0.95, "clip_score": np.nan}
     names = ["cfg", "last:20%", "last:50%", "random:25@0", "steps:38", "unguided", "lora"]
     return pd.DataFrame([{"variant": name} | row for name in names])
@@ -42,7 +46,9 @@ def test_wide_terminal_has_one_line_per_variant(summary):
 
 
 def test_narrow_terminal_breaks_no_number_and_no_name(summary):
-    wide = summary.assign(nfe=87.125, latency_s=12.345, saving=-0.123, saving_lo=-0.135, saving_hi=-0.111)
+    wide = summary.assign(
+        nfe=87.125, latency_s=12.345, saving=-0.123, saving_lo=-0.135, saving_hi=-0.111
+    )
     text = printed(wide.replace({"variant": {"lora": "mask:110010101"}}), 80)
     assert all(len(line) <= 80 for line in text.splitlines())
     for word in ["mask:110010101", "87.12", "[-13.5,-11.1]", "[0.008,0.016]", "predicted"]:
@@ -51,7 +57,9 @@ def test_narrow_terminal_breaks_no_number_and_no_name(summary):
 
 
 def test_wide_numbers_wrap_but_are_not_cut_off(summary):
-    wide = summary.assign(nfe=87.125, saving=-0.123, saving_lo=-0.135, saving_hi=-0.111, peak_bytes=123456e6)
+    wide = summary.assign(
+        nfe=87.125, saving=-0.123, saving_lo=-0.135, saving_hi=-0.111, peak_bytes=123456e6
+    )
     text = printed(wide, 120)
     for word in ["[-13.5,-11.1]", "123456", "[0.008,0.016]", "[-0.07,+0.03]", "0.95"]:
         assert text.count(word) == len(summary)
@@ -64,7 +72,11 @@ def test_short_times_are_in_milliseconds(summary):
 
 def test_missing_numbers_are_dashes_and_missing_intervals_left_out(summary):
     summary.loc[0, ["predicted_saving", "saving_lo", "saving_hi"]] = np.nan
-    assert markdown(summary).splitlines()[2].startswith("| cfg | 100 | 2.50 | 12.3 | 13.0 | 10.0 | - |")
+    assert (
+        markdown(summary)
+        .splitlines()[2]
+        .startswith("| cfg | 100 | 2.50 | 12.3 | 13.0 | 10.0 | - |")
+    )
 
 
 def test_column_without_any_value_is_left_out_of_table_and_legend(summary):
@@ -87,7 +99,10 @@ def test_tiny_loss_is_not_a_negative_zero(summary):
 
 
 def test_legend_explains_every_column(summary):
-    headings = [heading.strip().split(" ")[0] for heading in markdown(summary).splitlines()[0].split("|")[2:-1]]
+    headings = [
+        heading.strip().split(" ")[0]
+        for heading in markdown(summary).splitlines()[0].split("|")[2:-1]
+    ]
     assert [line.split(":")[0] for line in legend(summary).splitlines()[:-1]] == headings
 
 
@@ -95,9 +110,17 @@ def test_plans_are_printed_whole_on_a_narrow_terminal():
     def spread(name, estimate, half):
         return {name: estimate, f"{name}_lo": estimate - half, f"{name}_hi": estimate + half}
 
-    row = {"unguided": 25, "nfe": 75.0} | spread("saving", 0.201, 0.02) | spread("lpips", 0.0123, 0.0022)
+    row = (
+        {"unguided": 25, "nfe": 75.0}
+        | spread("saving", 0.201, 0.02)
+        | spread("lpips", 0.0123, 0.0022)
+    )
     plan = row | {"variant": "plan", "verdict": ""} | spread("worse", 0.0, 0.0)
-    control = row | {"variant": "interval:10+25", "verdict": "undecided"} | spread("worse", 0.0051, 0.0071)
+    control = (
+        row
+        | {"variant": "interval:10+25", "verdict": "undecided"}
+        | spread("worse", 0.0051, 0.0071)
+    )
     console = Console(width=80, file=io.StringIO())
     console.print(plan_text(pd.DataFrame([plan, control]), "lpips"))
     cells = console.file.getvalue().split()

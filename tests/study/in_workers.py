@@ -10,10 +10,10 @@ FOLDER = "SDBENCH_TEST_FOLDER"
 def prepare():
     """Run in every worker's process as it starts."""
     from sdbench.models import registry
-    from sdbench.study import worker
+    from sdbench.study import local
 
     folder = Path(os.environ[FOLDER])
-    observe = worker.observe
+    observe = local.observe
 
     def watched(pipe, unit, work):
         with (folder / f"calls-{os.getpid()}").open("a") as file:
@@ -23,7 +23,7 @@ def prepare():
         return observe(pipe, unit, work)
 
     registry._lay_out = lambda pipe: None  # it times layouts, and two workers may choose two
-    worker.observe = watched
+    local.observe = watched
 
 
 def _harm(folder, variant):

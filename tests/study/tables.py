@@ -3,7 +3,15 @@
 import pandas as pd
 
 KEYS = {"runs": ["unit"], "steps": ["unit", "step"], "images": ["unit", "prompt_id", "seed"]}
-TIMED = ["latency_s", "text_s", "denoise_s", "decode_s", "denoiser_s", "scheduler_s", "rss_peak_bytes"]
+TIMED = [
+    "latency_s",
+    "text_s",
+    "denoise_s",
+    "decode_s",
+    "denoiser_s",
+    "scheduler_s",
+    "rss_peak_bytes",
+]
 TIMED += ["foreign_load", "foreign_processes", "throttled"]
 
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdbench.study import runner, trial, worker
+from sdbench.study import check, local, runner
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
-from sdbench.study.plan import Study
+from sdbench.study.study import Study
 from tests import tiny
 from tests.tiny import run
 
@@ -44,7 +44,9 @@ def test_afterwards_the_denoiser_is_called_as_before():
 
 def test_cuda_graphs_need_cuda():
     pipe = tiny.stable_diffusion()
-    refused = pytest.raises(ValueError, match="execution 'cudagraph' needs a CUDA device, not 'cpu'")
+    refused = pytest.raises(
+        ValueError, match="execution 'cudagraph' needs a CUDA device, not 'cpu'"
+    )
     with refused, executed(pipe, "cudagraph"):
         pass
 
@@ -102,14 +104,22 @@ def test_a_guided_step_in_two_calls_makes_the_same_latents():
 def test_two_calls_cannot_be_batched(monkeypatch):
     pipe = tiny.flux()
     del pipe.call["output_type"]
-    for module in (trial, worker):
-        monkeypatch.setattr(module, "call_arguments", lambda *_: dict(pipe.call))  # embeddings in place of prompts
-    study = replace(STUDY, guidance_execution="batched", output="latent", height=32, width=32, metrics=None)
-    with pytest.raises(ValueError, match="FluxPipeline guides by two calls, which cannot be batched"):
+    for module in (check, local):
+        monkeypatch.setattr(
+            module, "call_arguments", lambda *_: dict(pipe.call)
+        )  # embeddings in place of prompts
+    study = replace(
+        STUDY, guidance_execution="batched", output="latent", height=32, width=32, metrics=None
+    )
+    with pytest.raises(
+        ValueError, match="FluxPipeline guides by two calls, which cannot be batched"
+    ):
         runner.run(study, pipe=pipe)
 
 
 def test_an_execution_that_the_device_lacks_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="needs a CUDA device"):
-        runner.run(replace(STUDY, execution="cudagraph"), tmp_path / "study", pipe=tiny.stable_diffusion())
+        runner.run(
+            replace(STUDY, execution="cudagraph"), tmp_path / "study", pipe=tiny.stable_diffusion()
+        )
     assert not (tmp_path / "study").exists()

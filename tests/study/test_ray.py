@@ -13,9 +13,11 @@ import ray
 
 import sdbench
 from sdbench.models import registry
+from sdbench.study import local as local_engine
 from sdbench.study import ray as engine
-from sdbench.study import runner, worker
-from sdbench.study.plan import Study, units
+from sdbench.study import runner
+from sdbench.study.study import Study
+from sdbench.study.units import units
 from tests.study import in_workers
 from tests.study.tables import assert_same
 
@@ -45,7 +47,10 @@ def folder(tmp_path_factory):
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
-        runtime_env={"env_vars": environment, "worker_process_setup_hook": "tests.study.in_workers.prepare"},
+        runtime_env={
+            "env_vars": environment,
+            "worker_process_setup_hook": "tests.study.in_workers.prepare",
+        },
     )
     yield folder
     ray.shutdown()
@@ -87,7 +92,9 @@ def test_times_of_calls_side_by_side_do_not_count(local, harm, tmp_path):
     summary = sdbench.summarise(found).set_index("variant")
     assert summary["latency_s"].isna().all()
     assert np.isnan(summary["saving"]["unguided"])
-    assert (summary["ssim"].dropna() == sdbench.summarise(local).set_index("variant")["ssim"].dropna()).all()
+    assert (
+        summary["ssim"].dropna() == sdbench.summarise(local).set_index("variant")["ssim"].dropna()
+    ).all()
 
 
 @pytest.mark.slow
@@ -140,7 +147,9 @@ def test_a_call_that_kills_its_worker_at_every_try_is_a_failed_row(harm, folder,
     assert Counter(runs["status"]) == {"ok": len(units(study)) - 1, "failed": 1}
     assert [count for count in calls(folder).values() if count > 1] == [3]
     (folder / "dies-unguided").unlink()
-    assert (runner.run(study, tmp_path / "study", engine="ray", mode="resume").runs["status"] == "ok").all()
+    assert (
+        runner.run(study, tmp_path / "study", engine="ray", mode="resume").runs["status"] == "ok"
+    ).all()
 
 
 @pytest.mark.slow
@@ -155,7 +164,9 @@ def test_a_call_that_raises_is_a_failed_row_at_once(harm, folder, tmp_path):
 @pytest.mark.slow
 def test_what_cannot_run_is_refused_by_the_first_worker(harm, tmp_path):
     study = dataclasses.replace(QUALITY, variants=["cfg", "mask:101"])
-    with pytest.raises(ValueError, match=r"^variant 'mask:101': the schedule has 3 steps but the loop runs 2"):
+    with pytest.raises(
+        ValueError, match=r"^variant 'mask:101': the schedule has 3 steps but the loop runs 2"
+    ):
         runner.run(study, tmp_path / "study", engine="ray")
     assert not (tmp_path / "study").exists()
 
@@ -163,7 +174,7 @@ def test_what_cannot_run_is_refused_by_the_first_worker(harm, tmp_path):
 @pytest.mark.slow
 def test_a_study_begun_here_goes_on_with_workers(local, harm, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_lay_out", lambda pipe: None)
-    observe, ran = worker.observe, []
+    observe, ran = local_engine.observe, []
 
     def interrupted(pipe, unit, work):
         if len(ran) == 4:
@@ -171,7 +182,7 @@ def test_a_study_begun_here_goes_on_with_workers(local, harm, folder, tmp_path, 
         ran.append(unit.id)
         return observe(pipe, unit, work)
 
-    monkeypatch.setattr(worker, "observe", interrupted)
+    monkeypatch.setattr(local_engine, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runner.run(QUALITY, tmp_path / "study")
     found = runner.run(QUALITY, tmp_path / "study", engine="ray", mode="resume")
@@ -198,7 +209,9 @@ GPUS = {"CPU": 8.0, "GPU": 4.0}
     ],
 )
 def test_a_cluster_is_divided_by_gpus_or_cores(monkeypatch, nodes, changes, asked, expected):
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    monkeypatch.setattr(
+        ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes]
+    )
     shares = engine._shares(dataclasses.replace(QUALITY, **changes), asked)
     assert (shares.workers, shares.threads, shares.gpus) == expected
 

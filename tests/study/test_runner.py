@@ -11,8 +11,9 @@ import torch
 import sdbench
 from sdbench.models.registry import load
 from sdbench.records.store import read
-from sdbench.study import images, plan, runner, trial, worker
-from sdbench.study.plan import Study, units
+from sdbench.study import check, images, local, runner
+from sdbench.study.study import Study
+from sdbench.study.units import units
 from sdbench.variants import external
 from sdbench.variants.registry import parse
 from sdbench.variants.trace import Unsupported
@@ -57,7 +58,9 @@ def test_rows_and_work_follow_the_variant(results):
 
 
 def test_guided_is_what_ran(results):
-    steps = results.steps[(results.steps["variant"] == "last:50%") & (results.steps["phase"] == "measured")]
+    steps = results.steps[
+        (results.steps["variant"] == "last:50%") & (results.steps["phase"] == "measured")
+    ]
     assert steps.groupby("step")["guided"].first().tolist() == [True, True, False, False]
     assert steps["guidance_cosine"].notna().tolist() == steps["guided"].tolist()
 
@@ -66,20 +69,31 @@ def test_stages_add_up_to_the_call(results):
     runs = results.runs
     assert np.allclose(runs["text_s"] + runs["denoise_s"] + runs["decode_s"], runs["latency_s"])
     assert np.allclose(
-        results.steps.groupby("unit")["latency_s"].sum(), runs.set_index("unit")["denoise_s"].sort_index()
+        results.steps.groupby("unit")["latency_s"].sum(),
+        runs.set_index("unit")["denoise_s"].sort_index(),
     )
 
 
 def test_memory_is_traced_in_the_warm_up_and_holds_the_weights(results, pipe):
     warm = results.runs[results.runs["phase"] == "warmup"]
-    weights = sum(p.numel() * 4 for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters())
+    weights = sum(
+        p.numel() * 4
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder)
+        for p in part.parameters()
+    )
     assert (warm["peak_bytes"] > weights).all()
-    peaks = results.steps[results.steps["phase"] == "warmup"].groupby(["variant", "guided"])["peak_bytes"].max()
+    peaks = (
+        results.steps[results.steps["phase"] == "warmup"]
+        .groupby(["variant", "guided"])["peak_bytes"]
+        .max()
+    )
     assert peaks["cfg", True] > peaks["unguided", False]
 
 
 def test_the_noise_floor_of_a_repeat_is_exactly_zero(results):
-    floor = results.images[results.images["reference_variant"].notna() & (results.images["variant"] == "cfg")]
+    floor = results.images[
+        results.images["reference_variant"].notna() & (results.images["variant"] == "cfg")
+    ]
     assert len(floor) == len(PROMPTS)
     assert (floor["ssim"] == 1).all()
     assert floor["psnr"].isna().all()  # identical images have no finite PSNR
@@ -101,18 +115,25 @@ def test_the_baseline_is_what_the_plain_pipeline_makes(results, pipe):
         num_inference_steps=4,
         guidance_scale=5.0,
     )
-    stored = images.read_images(results.folder, results.images.query("variant == 'cfg'")["path"].head(2))
+    stored = images.read_images(
+        results.folder, results.images.query("variant == 'cfg'")["path"].head(2)
+    )
     assert np.array_equal(
-        np.stack([np.asarray(image) for image in plain.images]) / np.float32(255), stored.permute(0, 2, 3, 1)
+        np.stack([np.asarray(image) for image in plain.images]) / np.float32(255),
+        stored.permute(0, 2, 3, 1),
     )
 
 
 def test_an_image_does_not_depend_on_its_batch(pipe, tmp_path, results):
-    single = runner.run(dataclasses.replace(SMALL, batch=1, repeats=1, metrics=()), tmp_path / "one", pipe=pipe)
+    single = runner.run(
+        dataclasses.replace(SMALL, batch=1, repeats=1, metrics=()), tmp_path / "one", pipe=pipe
+    )
     pixels = [
         images.read_images(
             found.folder,
-            found.images.drop_duplicates(["variant", "prompt_id"]).sort_values(["variant", "prompt_id"])["path"],
+            found.images.drop_duplicates(["variant", "prompt_id"]).sort_values(
+                ["variant", "prompt_id"]
+            )["path"],
         )
         for found in (single, results)
     ]
@@ -121,12 +142,17 @@ def test_an_image_does_not_depend_on_its_batch(pipe, tmp_path, results):
 
 def test_the_tables_summarise(results):
     summary = sdbench.summarise(results).set_index("variant")
-    assert summary["ideal_saving"].to_dict() == {"cfg": 0, "last:50%": 0.25, "steps:3": 0.25, "unguided": 0.5}
+    assert summary["ideal_saving"].to_dict() == {
+        "cfg": 0,
+        "last:50%": 0.25,
+        "steps:3": 0.25,
+        "unguided": 0.5,
+    }
     assert summary["saving_lo"].isna().all()  # two repeats give no interval
 
 
 def test_an_interrupted_study_is_readable_and_resumes(pipe, tmp_path, monkeypatch, results):
-    observe, calls = worker.observe, []
+    observe, calls = local.observe, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -134,12 +160,12 @@ def test_an_interrupted_study_is_readable_and_resumes(pipe, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return observe(*arguments)
 
-    monkeypatch.setattr(worker, "observe", interrupted)
+    monkeypatch.setattr(local, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runner.run(SMALL, tmp_path, pipe=pipe)
     assert len(read(tmp_path).runs) == 5
     calls.clear()
-    monkeypatch.setattr(worker, "observe", lambda *arguments: calls.append(1) or observe(*arguments))
+    monkeypatch.setattr(local, "observe", lambda *arguments: calls.append(1) or observe(*arguments))
     resumed = runner.run(SMALL, tmp_path, pipe=pipe, mode="resume")
     assert len(calls) == 12 - 5
     columns = ["unit", "prompt_id", "sha256", "ssim"]
@@ -149,8 +175,10 @@ def test_an_interrupted_study_is_readable_and_resumes(pipe, tmp_path, monkeypatc
     )
 
 
-def test_a_folder_with_another_study_is_refused_before_anything_runs(pipe, tmp_path, monkeypatch, results):
-    monkeypatch.setattr(worker, "observe", lambda *arguments: pytest.fail("it ran"))
+def test_a_folder_with_another_study_is_refused_before_anything_runs(
+    pipe, tmp_path, monkeypatch, results
+):
+    monkeypatch.setattr(local, "observe", lambda *arguments: pytest.fail("it ran"))
     with pytest.raises(ValueError, match="--resume continues it, --overwrite replaces it"):
         runner.run(SMALL, results.folder, pipe=pipe)
     other = dataclasses.replace(SMALL, num_steps=5)
@@ -159,14 +187,14 @@ def test_a_folder_with_another_study_is_refused_before_anything_runs(pipe, tmp_p
 
 
 def test_a_failing_call_is_a_failed_row_and_the_rest_goes_on(pipe, tmp_path, monkeypatch):
-    observe = worker.observe
+    observe = local.observe
 
     def failing(pipe, unit, work):
         if unit.variant.name == "unguided" and unit.phase == "measured":
             raise RuntimeError("out of luck")
         return observe(pipe, unit, work)
 
-    monkeypatch.setattr(worker, "observe", failing)
+    monkeypatch.setattr(local, "observe", failing)
     found = runner.run(SMALL, tmp_path, pipe=pipe)
     failed = found.runs[found.runs["status"] == "failed"]
     assert failed["variant"].tolist() == ["unguided"] * 2
@@ -216,7 +244,9 @@ def test_an_unreachable_lpips_network_stops_before_the_first_image(pipe, tmp_pat
     refused(pipe, tmp_path / "x", "LPIPS's network cannot be found", metrics=["lpips"])
 
 
-def test_no_space_on_the_disk_ends_the_study_and_keeps_what_was_finished(pipe, tmp_path, monkeypatch):
+def test_no_space_on_the_disk_ends_the_study_and_keeps_what_was_finished(
+    pipe, tmp_path, monkeypatch
+):
     add, calls = runner.StudyFolder.add, []
 
     def full(folder, unit, **tables):
@@ -245,13 +275,16 @@ def test_a_method_for_other_pipelines_is_a_row_that_says_why(pipe, tmp_path):
     assert (runs["status"] == "unsupported").all()
     assert runs["message"].iloc[0] == "diffusers has no caches for UNet2DConditionModel"
     summary = sdbench.summarise(results).set_index("variant")
-    assert summary["unsupported"].to_dict() == {"cfg": "", "pab:2": "diffusers has no caches for UNet2DConditionModel"}
+    assert summary["unsupported"].to_dict() == {
+        "cfg": "",
+        "pab:2": "diffusers has no caches for UNet2DConditionModel",
+    }
     assert summary["failed"].to_dict() == {"cfg": 0, "pab:2": 0}
 
 
 def test_an_argument_that_the_pipeline_does_not_take_is_unsupported():
     with pytest.raises(Unsupported, match="StableDiffusion3Pipeline takes no guidance_rescale"):
-        trial._require_arguments(tiny.stable_diffusion_3(), parse("rescale:0.5"))
+        check._require_arguments(tiny.stable_diffusion_3(), parse("rescale:0.5"))
 
 
 @pytest.mark.parametrize("output", ["image", "latent"])
@@ -268,7 +301,9 @@ def test_a_variant_that_changes_nothing_fails_as_inactive(pipe, tmp_path, output
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["image", "latent"])
 def test_an_inactive_variant_is_known_when_a_study_is_resumed(pipe, tmp_path, output):
-    study = dataclasses.replace(SMALL, variants=["cfg", "last:0"], metrics=(), output=output, height=64, width=64)
+    study = dataclasses.replace(
+        SMALL, variants=["cfg", "last:0"], metrics=(), output=output, height=64, width=64
+    )
     runner.run(study, tmp_path / "study", pipe=pipe)
     runs = runner.run(study, tmp_path / "study", pipe=pipe, mode="resume").runs
     assert set(runs.loc[runs["status"] == "failed", "variant"]) == {"last:0"}
@@ -307,7 +342,9 @@ def test_a_study_stored_before_a_field_existed_is_resumed(pipe, tmp_path):
     (tmp_path / "study" / "study.json").write_text(json.dumps(stored))
     runs = pd.read_parquet(tmp_path / "study" / "runs.parquet").drop(columns="sha256")
     runs.to_parquet(tmp_path / "study" / "runs.parquet", index=False)
-    assert (runner.run(study, tmp_path / "study", pipe=pipe, mode="resume").runs["status"] == "ok").all()
+    assert (
+        runner.run(study, tmp_path / "study", pipe=pipe, mode="resume").runs["status"] == "ok"
+    ).all()
 
 
 class Open:
@@ -328,8 +365,13 @@ class Open:
 @pytest.mark.parametrize("copies", [1, 5])
 def test_scoring_opens_no_more_images_at_a_time_in_a_larger_study(results, monkeypatch, copies):
     opened, read_images = Open(), images.read_images
-    monkeypatch.setattr(images, "read_images", lambda *arguments: opened.track(read_images(*arguments)))
-    parts = [results.images.assign(prompt_id=results.images["prompt_id"] + f"-{n}") for n in range(copies)]
+    monkeypatch.setattr(
+        images, "read_images", lambda *arguments: opened.track(read_images(*arguments))
+    )
+    parts = [
+        results.images.assign(prompt_id=results.images["prompt_id"] + f"-{n}")
+        for n in range(copies)
+    ]
     unscored = pd.concat(parts, ignore_index=True)
     found = images.scored(unscored, results.runs, SMALL, results.folder, chunk=4)
     assert opened.most == 2 * 4
@@ -339,14 +381,18 @@ def test_scoring_opens_no_more_images_at_a_time_in_a_larger_study(results, monke
 
 
 def test_the_images_of_a_call_are_gone_before_the_next_is_done(pipe, tmp_path, monkeypatch):
-    opened, observe = Open(), worker.observe
+    opened, observe = Open(), local.observe
 
     def watched(*arguments):
         measured, steps, images = observe(*arguments)
         return measured, steps, opened.track(images)
 
-    monkeypatch.setattr(worker, "observe", watched)
-    runner.run(dataclasses.replace(SMALL, variants=["cfg", "unguided"], metrics=()), tmp_path / "study", pipe=pipe)
+    monkeypatch.setattr(local, "observe", watched)
+    runner.run(
+        dataclasses.replace(SMALL, variants=["cfg", "unguided"], metrics=()),
+        tmp_path / "study",
+        pipe=pipe,
+    )
     assert (opened.most, opened.now) == (len(PROMPTS), 0)
 
 
@@ -354,15 +400,20 @@ def test_the_images_of_a_call_are_gone_before_the_next_is_done(pipe, tmp_path, m
 def test_a_folder_with_calls_of_another_version_is_refused(pipe, tmp_path, monkeypatch):
     study = dataclasses.replace(SMALL, variants=["cfg", "last:1"], repeats=1, metrics=())
     runner.run(study, tmp_path / "study", pipe=pipe)
-    monkeypatch.setattr(plan, "_code_version", lambda: "9.9")
-    with pytest.raises(ValueError, match="holds 4 calls that this study does not make now: another version of sdbench"):
+    monkeypatch.setattr("sdbench.study.units._code_version", lambda: "9.9")
+    with pytest.raises(
+        ValueError,
+        match="holds 4 calls that this study does not make now: another version of sdbench",
+    ):
         runner.run(study, tmp_path / "study", pipe=pipe, mode="resume")
-    assert (runner.run(study, tmp_path / "study", pipe=pipe, mode="overwrite").runs["status"] == "ok").all()
+    assert (
+        runner.run(study, tmp_path / "study", pipe=pipe, mode="overwrite").runs["status"] == "ok"
+    ).all()
 
 
 @pytest.mark.slow
 def test_a_resumed_study_warms_up_before_it_goes_on(pipe, tmp_path, monkeypatch):
-    observe, calls = worker.observe, []
+    observe, calls = local.observe, []
 
     def interrupted(pipe, unit, work):
         if unit.phase == "measured":
@@ -370,13 +421,15 @@ def test_a_resumed_study_warms_up_before_it_goes_on(pipe, tmp_path, monkeypatch)
         return observe(pipe, unit, work)
 
     study = dataclasses.replace(SMALL, variants=["cfg", "unguided"], metrics=())
-    monkeypatch.setattr(worker, "observe", interrupted)
+    monkeypatch.setattr(local, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runner.run(study, tmp_path / "study", pipe=pipe)
-    monkeypatch.setattr(worker, "observe", observe)
-    first_call = worker._first_call
+    monkeypatch.setattr(local, "observe", observe)
+    first_call = local._first_call
     monkeypatch.setattr(
-        worker, "_first_call", lambda pipe, unit: calls.append(unit.variant.name) or first_call(pipe, unit)
+        local,
+        "_first_call",
+        lambda pipe, unit: calls.append(unit.variant.name) or first_call(pipe, unit),
     )
     runner.run(study, tmp_path / "study", pipe=pipe, mode="resume")
     assert calls == ["cfg", "unguided"]

@@ -6,8 +6,9 @@ from sdbench.models.registry import load
 from sdbench.records.files import write_json
 from sdbench.records.store import read
 from sdbench.study import runner
-from sdbench.study.plan import Shard, Study, parse_shard, units
 from sdbench.study.shards import gather
+from sdbench.study.study import Study
+from sdbench.study.units import Shard, parse_shard, units
 from tests.study.tables import assert_same
 
 STUDY = Study(
@@ -38,7 +39,9 @@ def shards(pipe, tmp_path_factory):
 
 @pytest.mark.parametrize("text", ["2", "0/3", "4/3", "1/0", "a/b", "1/2/3", "-1/2"])
 def test_what_is_no_shard_is_refused(text):
-    with pytest.raises(ValueError, match=f"a shard is i/n with i from 1 to n, such as 2/8, not '{text}'"):
+    with pytest.raises(
+        ValueError, match=f"a shard is i/n with i from 1 to n, such as 2/8, not '{text}'"
+    ):
         parse_shard(text)
 
 
@@ -46,7 +49,9 @@ def test_shards_divide_the_measured_calls_and_share_the_warm_ups():
     study = dataclasses.replace(STUDY, batch=1)
     parts = [units(study, Shard(number, 4)) for number in range(1, 5)]
     whole = [unit.id for unit in units(study) if unit.phase == "measured"]
-    assert sorted(unit.id for part in parts for unit in part if unit.phase == "measured") == sorted(whole)
+    assert sorted(unit.id for part in parts for unit in part if unit.phase == "measured") == sorted(
+        whole
+    )
     assert {tuple(unit.id for unit in part if unit.phase == "warmup") for part in parts} == {
         tuple(unit.id for unit in units(study) if unit.phase == "warmup")
     }
@@ -55,7 +60,9 @@ def test_shards_divide_the_measured_calls_and_share_the_warm_ups():
 def test_the_variants_of_a_batch_stay_together():
     for number in (1, 2):
         measured = [unit for unit in units(STUDY, Shard(number, 2)) if unit.phase == "measured"]
-        assert {unit.pairs for unit in measured if unit.variant.name == "cfg"} == {unit.pairs for unit in measured}
+        assert {unit.pairs for unit in measured if unit.variant.name == "cfg"} == {
+            unit.pairs for unit in measured
+        }
 
 
 def test_more_shards_than_batches_are_refused(pipe, tmp_path):
@@ -70,7 +77,9 @@ def test_gathered_shards_are_the_study_in_one_piece(pipe, shards, tmp_path):
     found = gather(tmp_path / "gathered", reversed(shards))
     assert_same(found, whole)
     assert found.study == whole.study
-    assert set(found.runs.loc[found.runs["status"] == "failed", "variant"]) == {"last:0"}  # inactive in all of it
+    assert set(found.runs.loc[found.runs["status"] == "failed", "variant"]) == {
+        "last:0"
+    }  # inactive in all of it
     assert all((found.folder / path).is_file() for path in found.images["path"])
 
 
@@ -88,7 +97,10 @@ def edited(known, folder, **changes):
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "environment.json").write_bytes((known / "environment.json").read_bytes())
     stored = read(known).study | changes
-    write_json(folder / "study.json", {"schema_version": 1} | {key: stored[key] for key in stored if stored[key] != ""})
+    write_json(
+        folder / "study.json",
+        {"schema_version": 1} | {key: stored[key] for key in stored if stored[key] != ""},
+    )
     return folder
 
 
@@ -97,8 +109,14 @@ def test_what_is_no_whole_set_of_shards_is_refused(shards, tmp_path):
     sets = {
         "shard 2/2 is missing": [first],
         "shard 1/2 is given twice": [first, first, second],
-        "hold different studies: num_steps differ": [first, edited(second, tmp_path / "other", num_steps=9)],
-        "divided in different ways: 1/2, 2/3": [first, edited(second, tmp_path / "more", shard="2/3")],
+        "hold different studies: num_steps differ": [
+            first,
+            edited(second, tmp_path / "other", num_steps=9),
+        ],
+        "divided in different ways: 1/2, 2/3": [
+            first,
+            edited(second, tmp_path / "more", shard="2/3"),
+        ],
         "holds no shard of a study": [first, edited(second, tmp_path / "none", shard="")],
         "no shards were given": [],
     }

@@ -5,8 +5,16 @@ import pytest
 
 from sdbench.models.registry import load
 from sdbench.study import runner, tuning
-from sdbench.study.plan import Study
-from sdbench.study.tuning import GRID, _latents, _other_pairs, nearest, nearest_scales, tunable, tuning_rows
+from sdbench.study.study import Study
+from sdbench.study.tuning import (
+    GRID,
+    _latents,
+    _other_pairs,
+    nearest,
+    nearest_scales,
+    tunable,
+    tuning_rows,
+)
 from sdbench.variants.registry import parse
 
 STUDY = Study(
@@ -47,7 +55,10 @@ def test_the_scale_found_is_the_best_of_all(pipe):
     (found,) = nearest_scales(pipe, STUDY, [schedule], PAIRS).values()
     target = _latents(pipe, STUDY, schedule, PAIRS)
     scales = np.arange(1.2, 5.0, 0.2)
-    away = [((_latents(pipe, STUDY, parse(f"scale:{scale:.1f}"), PAIRS) - target) ** 2).sum() for scale in scales]
+    away = [
+        ((_latents(pipe, STUDY, parse(f"scale:{scale:.1f}"), PAIRS) - target) ** 2).sum()
+        for scale in scales
+    ]
     assert found == pytest.approx(scales[np.argmin(away)], abs=0.2)
     assert 1.2 < found < 4.8
 
@@ -66,7 +77,12 @@ def test_a_run_adds_the_scales_that_it_found(pipe, tmp_path):
     assert len(names) == 2
     assert set(results.runs["variant"]) == {*STUDY.variants, *names}
     assert (results.runs["status"] == "ok").all()
-    again = runner.run(Study.from_fields(fields(results.study), source="itself"), tmp_path, pipe=pipe, mode="resume")
+    again = runner.run(
+        Study.from_fields(fields(results.study), source="itself"),
+        tmp_path,
+        pipe=pipe,
+        mode="resume",
+    )
     assert len(again.runs) == len(results.runs)
 
 
@@ -98,7 +114,12 @@ def test_prompts_come_before_seeds():
     study = replace(STUDY, prompts=("a", "b", "c"), seeds=tuple(range(20)))
     pairs = _other_pairs(study)
     assert len(pairs) == 16
-    assert [(prompt, seed) for _, prompt, seed in pairs[:4]] == [("a", 20), ("b", 20), ("c", 20), ("a", 21)]
+    assert [(prompt, seed) for _, prompt, seed in pairs[:4]] == [
+        ("a", 20),
+        ("b", 20),
+        ("c", 20),
+        ("a", 21),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +141,8 @@ def test_an_estimate_counts_the_search_and_what_it_adds(pipe):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", '{"schema_version": 1, "variants": 5}', '{"schema_version": 1, "variants": [5]}']
+    "content",
+    ["[]", '{"schema_version": 1, "variants": 5}', '{"schema_version": 1, "variants": [5]}'],
 )
 def test_a_strange_study_is_not_resumed(pipe, tmp_path, monkeypatch, content):
     monkeypatch.setattr(tuning, "nearest_scales", lambda *args: {"last:50%": None})

@@ -15,8 +15,8 @@ from sdbench.distill.student import full_student, lora_student
 from sdbench.models.registry import MINI_SD, MODELS
 from sdbench.models.students import CARD_FILE, DENOISER_FILE, EMBEDDING_FILE, LORA_FILE, base_record
 from sdbench.records.files import write_json
-from sdbench.study.plan import Study
 from sdbench.study.runner import run
+from sdbench.study.study import Study
 from sdbench.variants.adapters import applied, student_in
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.registry import parse
@@ -72,10 +72,15 @@ def test_a_student_is_put_in_and_the_base_comes_back_bitwise(tmp_path, method):
     with student.in_place(SCALE):
         expected = tiny.run(student.pipe)
     with student_in(pipe, tmp_path / FILES[method], guidance_scale=SCALE):
-        assert [type(module) for module in pipe.unet.modules()] == modules  # a step costs what it costs without
+        assert [
+            type(module) for module in pipe.unet.modules()
+        ] == modules  # a step costs what it costs without
         found = tiny.run(pipe)
     assert_same(state(pipe), before)
-    with pytest.raises(ZeroDivisionError), student_in(pipe, tmp_path / FILES[method], guidance_scale=SCALE):
+    with (
+        pytest.raises(ZeroDivisionError),
+        student_in(pipe, tmp_path / FILES[method], guidance_scale=SCALE),
+    ):
         raise ZeroDivisionError
     tiny.assert_same_latents(found, expected, tolerance=1e-4)
     assert float((found - plain).abs().max()) > 1e-2
@@ -122,7 +127,10 @@ def test_putting_a_student_in_warns_of_nothing(tmp_path):
 
 
 def refused(pipe, folder, message):
-    with pytest.raises(ValueError, match=message), student_in(pipe, folder / LORA_FILE, guidance_scale=SCALE):
+    with (
+        pytest.raises(ValueError, match=message),
+        student_in(pipe, folder / LORA_FILE, guidance_scale=SCALE),
+    ):
         pass
 
 
@@ -161,8 +169,14 @@ def test_half_precision_is_still_the_same_base(tmp_path):
     ("spoil", "message"),
     [
         (lambda folder: (folder / LORA_FILE).unlink(), "is no adapter for StableDiffusionPipeline"),
-        (lambda folder: (folder / LORA_FILE).write_bytes(b"nothing"), "is no adapter for StableDiffusionPipeline"),
-        (lambda folder: without_a_factor(folder / LORA_FILE), "of a layer it holds one factor alone"),
+        (
+            lambda folder: (folder / LORA_FILE).write_bytes(b"nothing"),
+            "is no adapter for StableDiffusionPipeline",
+        ),
+        (
+            lambda folder: without_a_factor(folder / LORA_FILE),
+            "of a layer it holds one factor alone",
+        ),
         (lambda folder: (folder / CARD_FILE).write_text("["), "is not readable JSON"),
     ],
     ids=["missing", "broken", "half", "card"],
@@ -201,7 +215,13 @@ def test_a_study_runs_students_and_its_calls_depend_on_their_weights(tmp_path):
     folder = tmp_path / "student"
     saved(folder)
     name = f"lora:{folder}"
-    fields = {"prompts": tiny.PROMPTS, "seeds": [0], "num_steps": 4, "guidance_scale": SCALE, "metrics": ["ssim"]}
+    fields = {
+        "prompts": tiny.PROMPTS,
+        "seeds": [0],
+        "num_steps": 4,
+        "guidance_scale": SCALE,
+        "metrics": ["ssim"],
+    }
     study = Study(model="tiny", variants=["cfg", "unguided", name], repeats=1, **fields)
     pipe = tiny.stable_diffusion()
     results = run(study, tmp_path / "run", pipe=pipe)
@@ -217,8 +237,16 @@ def test_a_study_runs_students_and_its_calls_depend_on_their_weights(tmp_path):
 
 def test_a_student_does_not_fit_a_compiled_denoiser(tmp_path):
     saved(tmp_path / "student")
-    fields = {"prompts": ["a"], "seeds": [0], "num_steps": 4, "guidance_scale": SCALE, "metrics": []}
-    study = Study(model="t", variants=["cfg", f"lora:{tmp_path / 'student'}"], execution="compile", **fields)
+    fields = {
+        "prompts": ["a"],
+        "seeds": [0],
+        "num_steps": 4,
+        "guidance_scale": SCALE,
+        "metrics": [],
+    }
+    study = Study(
+        model="t", variants=["cfg", f"lora:{tmp_path / 'student'}"], execution="compile", **fields
+    )
     with pytest.raises(ValueError, match="execution must be eager"):
         run(study, tmp_path / "run", pipe=tiny.stable_diffusion())
 
@@ -258,12 +286,17 @@ def test_the_alpha_is_in_the_saved_weights(tmp_path):
 def test_a_schedule_guides_the_base_and_gives_its_unguided_steps_to_the_student(tmp_path):
     student, pipe = saved(tmp_path), tiny.stable_diffusion()
     before = state(pipe)
-    with tiny.counted_rows(pipe) as rows, applied(pipe, parse(f"last:2+lora:{tmp_path}"), guidance_scale=SCALE):
+    with (
+        tiny.counted_rows(pipe) as rows,
+        applied(pipe, parse(f"last:2+lora:{tmp_path}"), guidance_scale=SCALE),
+    ):
         found = tiny.run(pipe)
     assert rows == [4, 4, 2, 2]
     assert_same(state(pipe), before)
     student.denoiser.disable_adapters()  # the oracle: the same by hand
-    with guided_by(student.pipe, GuidanceSchedule.last(4, 2), listeners=[OnFrom(student.denoiser, 2)]):
+    with guided_by(
+        student.pipe, GuidanceSchedule.last(4, 2), listeners=[OnFrom(student.denoiser, 2)]
+    ):
         expected = tiny.run(student.pipe)
     tiny.assert_same_latents(found, expected, tolerance=1e-4)
     with applied(pipe, parse("last:2"), guidance_scale=SCALE):
@@ -316,9 +349,14 @@ def told_by_its_input(folder):
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in student.learnt.values():
-            weight.add_(0.1 * torch.randn_like(weight)).copy_(weight.half())  # the file holds float16
+            weight.add_(0.1 * torch.randn_like(weight)).copy_(
+                weight.half()
+            )  # the file holds float16
     student.save(folder)
-    write_json(folder / CARD_FILE, {"model": "tiny", "base": base, "guidance_scale": None, "w_range": [2.0, 8.0]})
+    write_json(
+        folder / CARD_FILE,
+        {"model": "tiny", "base": base, "guidance_scale": None, "w_range": [2.0, 8.0]},
+    )
     return student
 
 
@@ -332,7 +370,9 @@ def test_a_denoiser_that_takes_a_scale_is_told_it_there(tmp_path):
         assert not trace.steps["guided"].any()
         with student.in_place(scale), guided_by(student.pipe, GuidanceSchedule.none):
             tiny.assert_same_latents(images[scale], tiny.run(student.pipe), tolerance=1e-4)
-        alone = tiny.run(student.pipe, guidance_scale=scale, true_cfg_scale=1.0)  # the oracle: stock, in one pass
+        alone = tiny.run(
+            student.pipe, guidance_scale=scale, true_cfg_scale=1.0
+        )  # the oracle: stock, in one pass
         tiny.assert_same_latents(images[scale], alone, tolerance=1e-4)
     assert float((images[3.0] - images[SCALE]).abs().max()) > 1e-4
     assert torch.equal(tiny.run(pipe), plain)
@@ -341,7 +381,9 @@ def test_a_denoiser_that_takes_a_scale_is_told_it_there(tmp_path):
 def given(student, scales):
     """What the student's call gets for rows that are taught these scales."""
     rows = torch.zeros(len(scales), 3)
-    examples = Examples((), {"guidance": rows[:, 0] + 3.5}, rows, rows, rows[:, 0], torch.tensor(scales))
+    examples = Examples(
+        (), {"guidance": rows[:, 0] + 3.5}, rows, rows, rows[:, 0], torch.tensor(scales)
+    )
     return student.given(examples)[1]
 
 
@@ -357,10 +399,14 @@ def test_each_row_has_the_strength_that_its_scale_asks_for(tmp_path, targets):
     call = {"timestep": torch.tensor(500), "encoder_hidden_states": text, "return_dict": False}
     scales = [1.0, 4.0, 10.0]
     with torch.no_grad():
-        (together,) = student.denoiser(sample, **call, timestep_cond=given(student, scales)["timestep_cond"])
+        (together,) = student.denoiser(
+            sample, **call, timestep_cond=given(student, scales)["timestep_cond"]
+        )
         for row, scale in enumerate(scales):
             told = given(student, [scale] * 3)["timestep_cond"]
-            torch.testing.assert_close(student.denoiser(sample, **call, timestep_cond=told)[0][row], together[row])
+            torch.testing.assert_close(
+                student.denoiser(sample, **call, timestep_cond=told)[0][row], together[row]
+            )
     with student.teaching():
         (teacher,) = student.denoiser(sample, **call)
     torch.testing.assert_close(together[0], teacher[0])
@@ -374,7 +420,10 @@ def test_at_w_1_a_student_of_many_scales_is_the_conditional_teacher(tmp_path):
         conditional = tiny.run(pipe)
     found = {}
     for scale in (1.0, 1.0001, 2.0):
-        with student_in(pipe, tmp_path / LORA_FILE, guidance_scale=scale), guided_by(pipe, GuidanceSchedule.none):
+        with (
+            student_in(pipe, tmp_path / LORA_FILE, guidance_scale=scale),
+            guided_by(pipe, GuidanceSchedule.none),
+        ):
             found[scale] = float((tiny.run(pipe) - conditional).abs().max())
     assert found[1.0] == 0
     assert 0 < found[1.0001] < 0.1 * found[2.0]
@@ -384,7 +433,9 @@ def test_load_opens_a_student_of_many_scales_as_a_stock_pipeline(tmp_path):
     saved(tmp_path / "student", w_range=(2.0, 6.0))
     base = tiny.stable_diffusion()
     base.save_pretrained(tmp_path / "base")
-    card = json.loads((tmp_path / "student" / CARD_FILE).read_text()) | {"model": str(tmp_path / "base")}
+    card = json.loads((tmp_path / "student" / CARD_FILE).read_text()) | {
+        "model": str(tmp_path / "base")
+    }
     write_json(tmp_path / "student" / CARD_FILE, card)
     stock = sdbench.load(tmp_path / "student", device="cpu")
     stock.call, found = base.call, {}
@@ -439,7 +490,10 @@ def test_a_scale_beyond_the_range_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "spoil",
-    [lambda file: file.write_bytes(b"nothing"), lambda file: save_file({"other": torch.zeros(2)}, file)],
+    [
+        lambda file: file.write_bytes(b"nothing"),
+        lambda file: save_file({"other": torch.zeros(2)}, file),
+    ],
     ids=["broken", "foreign"],
 )
 def test_a_spoilt_embedding_is_named_and_nothing_is_changed(tmp_path, spoil):
@@ -477,7 +531,11 @@ def drawn(pipe, captions, variant, *, steps, scale=5.0):
     noise = [torch.Generator("cpu").manual_seed(seed) for seed in range(len(captions))]
     with applied(pipe, parse(variant), guidance_scale=scale) as trace:
         images = pipe(
-            captions, num_inference_steps=steps, guidance_scale=scale, generator=noise, output_type="pt"
+            captions,
+            num_inference_steps=steps,
+            guidance_scale=scale,
+            generator=noise,
+            output_type="pt",
         ).images
     return images.clamp(0, 1), trace.steps["rows"].tolist()
 
@@ -500,7 +558,12 @@ def test_mini_sd_comes_with_an_adapter_of_its_own_for_one_scale(mini_sd):
 @pytest.mark.slow  # 64 images of 50 steps
 def test_the_adapter_of_mini_sd_is_nearer_to_guidance_than_no_guidance(mini_sd):
     captions = held_out_captions(16)
-    images = {variant: drawn(mini_sd, captions, variant, steps=50)[0] for variant in ("cfg", "unguided", "lora")}
-    distance = {name: float(sdbench.score("lpips", images[name], images["cfg"]).mean()) for name in images}
+    images = {
+        variant: drawn(mini_sd, captions, variant, steps=50)[0]
+        for variant in ("cfg", "unguided", "lora")
+    }
+    distance = {
+        name: float(sdbench.score("lpips", images[name], images["cfg"]).mean()) for name in images
+    }
     assert distance["cfg"] == 0
     assert distance["lora"] <= 0.5 * distance["unguided"]

@@ -12,7 +12,9 @@ from tests.variants.test_families import every_family, iterations
 
 def noise(images, masks):
     """A generator per row; rows of one image begin with the same noise and draw the same later."""
-    return [torch.Generator("cpu").manual_seed(image) for image in range(images) for _ in range(masks)]
+    return [
+        torch.Generator("cpu").manual_seed(image) for image in range(images) for _ in range(masks)
+    ]
 
 
 def repeated(pipe):
@@ -24,10 +26,18 @@ def repeated(pipe):
 
     def four(name, value):
         if torch.is_tensor(value):
-            return value.repeat_interleave(4 // len(value), dim=0) if len(value) == 2 or "image" in name else value
+            return (
+                value.repeat_interleave(4 // len(value), dim=0)
+                if len(value) == 2 or "image" in name
+                else value
+            )
         return [entry for entry in value for _ in range(2)] if value == tiny.PROMPTS else value
 
-    pipe.call = {name: four(name, value) for name, value in pipe.call.items() if name != "num_images_per_prompt"}
+    pipe.call = {
+        name: four(name, value)
+        for name, value in pipe.call.items()
+        if name != "num_images_per_prompt"
+    }
     return pipe
 
 
@@ -100,7 +110,10 @@ def test_guidance_rescale_acts_on_each_branch_alone():
         (["1111", "1101"], [8, 2]),  # its own step is the trunk's: one guided step of its own
         (["1111", "1100"], [8, 1]),
         (["1111", "0000"], [8, 3]),
-        (["1111", "0011", "0111", "0001"], [8, 6, 4, 2]),  # the last leaves the second after two steps
+        (
+            ["1111", "0011", "0111", "0001"],
+            [8, 6, 4, 2],
+        ),  # the last leaves the second after two steps
     ],
 )
 @pytest.mark.parametrize("max_rows", [1, 5, 100])
@@ -149,7 +162,10 @@ def test_a_bound_of_no_rows_is_refused():
 
 def test_a_call_of_another_size_is_refused_before_its_first_evaluation():
     pipe = tiny.stable_diffusion()
-    for masks, message in ((["1111"], "not one for each image and mask"), (["11", "10"], "the loop runs 4")):
+    for masks, message in (
+        (["1111"], "not one for each image and mask"),
+        (["11", "10"], "the loop runs 4"),
+    ):
         with (
             tiny.counted_rows(pipe) as counted,
             pytest.raises(ValueError, match=message),
@@ -175,7 +191,11 @@ def test_noise_that_is_not_the_rows_own_is_refused(stochastic):
     if stochastic == "flow":
         pipe.scheduler = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
     else:
-        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "algorithm_type": "sde-dpmsolver++"}
+        flow = {
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "algorithm_type": "sde-dpmsolver++",
+        }
         pipe.scheduler = DPMSolverMultistepScheduler(**flow)
     with (
         pytest.raises(ValueError, match="draws noise that is not the rows' own"),

@@ -1,6 +1,6 @@
 import pytest
 
-from sdbench.study.plan import Study
+from sdbench.study.study import Study
 from sdbench.variants.controls import controls_of, matched_schedules
 from sdbench.variants.registry import parse
 
@@ -23,7 +23,9 @@ def test_a_student_is_compared_with_as_many_evaluations():
     assert controls_of(["cfg", "lora"], **ALIKE) == ["unguided", "steps:25"]
 
 
-@pytest.mark.parametrize("name", ["adaptive:0.99", "deepcache:3", "steps:30", "scale:3.0", "interval:0-5"])
+@pytest.mark.parametrize(
+    "name", ["adaptive:0.99", "deepcache:3", "steps:30", "scale:3.0", "interval:0-5"]
+)
 def test_what_decides_its_own_work_has_none_but_no_guidance(name):
     assert controls_of(["cfg", name], **ALIKE) == ["unguided"]
 
@@ -41,14 +43,35 @@ def test_a_study_with_controls_has_them_among_its_variants():
 
 
 def test_a_constant_scale_is_a_control_for_what_guides_some_steps_alone():
-    names = ["cfg", "last:25+scale:9", "first:10", "lora", "cached:5", "deepcache:3", "random:5@0", "scale:3"]
-    assert [each.name for each in matched_schedules(names, **ALIKE)] == ["last:25+scale:9", "first:10"]
+    names = [
+        "cfg",
+        "last:25+scale:9",
+        "first:10",
+        "lora",
+        "cached:5",
+        "deepcache:3",
+        "random:5@0",
+        "scale:3",
+    ]
+    assert [each.name for each in matched_schedules(names, **ALIKE)] == [
+        "last:25+scale:9",
+        "first:10",
+    ]
 
 
 def test_a_cached_offset_is_compared_with_as_many_evaluations():
-    assert controls_of(["cfg", "cached:5,from=12", "compressed:20^2"], **ALIKE) == ["unguided", "steps:35"]
+    assert controls_of(["cfg", "cached:5,from=12", "compressed:20^2"], **ALIKE) == [
+        "unguided",
+        "steps:35",
+    ]
 
 
 def test_a_share_stays_a_share_where_the_loop_is_longer():
-    (name,) = (name for name in controls_of(["cfg", "step-ag:40%"], **ALIKE) if name.startswith("random"))
-    assert parse(name).rule(99).mask.count(False) == parse("step-ag:40%").rule(99).mask.count(False) == 59
+    (name,) = (
+        name for name in controls_of(["cfg", "step-ag:40%"], **ALIKE) if name.startswith("random")
+    )
+    assert (
+        parse(name).rule(99).mask.count(False)
+        == parse("step-ag:40%").rule(99).mask.count(False)
+        == 59
+    )

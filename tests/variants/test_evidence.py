@@ -17,7 +17,10 @@ from sdbench.variants.rows import first_tensor
 from sdbench.variants.trace import Unsupported
 
 STEPS = 8
-PROMPTS = ["a small dotted green cross on a black background", "a large blue ring on a white background"]
+PROMPTS = [
+    "a small dotted green cross on a black background",
+    "a large blue ring on a white background",
+]
 SAVES_ROWS = [
     "unguided",
     "last:25%",
@@ -42,7 +45,12 @@ SAVES_ROWS = [
     "tgate:3",
 ]
 SAVES_WORK_IN_A_ROW = ["deepcache:3", "cfg+deepcache:2"]
-SAVES_BOTH = ["last:25%+deepcache:3", "lora+deepcache:3", "cached:2+deepcache:3", "every:2+deepcache:2"]
+SAVES_BOTH = [
+    "last:25%+deepcache:3",
+    "lora+deepcache:3",
+    "cached:2+deepcache:3",
+    "every:2+deepcache:2",
+]
 QUALITY_ONLY = [
     "scale:3.5",
     "schedule:linear",
@@ -53,7 +61,16 @@ QUALITY_ONLY = [
     "guider:cfg-zero",
     "guider:tcfg",
 ]
-OFTEN = {"unguided", "last:25%", "adaptive:0.9", "cached:2", "compressed:3", "lora", "deepcache:3", "guider:apg"}
+OFTEN = {
+    "unguided",
+    "last:25%",
+    "adaptive:0.9",
+    "cached:2",
+    "compressed:3",
+    "lora",
+    "deepcache:3",
+    "guider:apg",
+}
 """Tried at every run of the tests; the others among the slow ones."""
 OF_TRANSFORMERS = {"firstblock", "taylorseer", "pab", "fastercache", "magcache"}
 
@@ -74,7 +91,9 @@ def _files(pipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     (folder / "FILE").write_text(json.dumps({"mask": "11010101", "scheduler": "DDIMScheduler"}))
     (folder / "PATH").mkdir()
-    weights = {name: (0.99 * weight).contiguous() for name, weight in pipe.unet.state_dict().items()}
+    weights = {
+        name: (0.99 * weight).contiguous() for name, weight in pipe.unet.state_dict().items()
+    }
     save_file(weights, folder / "PATH" / DENOISER_FILE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -125,7 +144,9 @@ def test_a_variant_is_real(pipe, made, text):
 
     assert (rows < plain_rows) == (text in SAVES_ROWS + SAVES_BOTH)
     assert (flop < plain_flop) == (text not in QUALITY_ONLY)
-    if not text.startswith("tgate"):  # which also saves little within a row of a network as small as this
+    if not text.startswith(
+        "tgate"
+    ):  # which also saves little within a row of a network as small as this
         in_a_row = text in SAVES_WORK_IN_A_ROW + SAVES_BOTH
         assert (flop / rows < 0.99 * plain_flop / plain_rows) == in_a_row
     assert not torch.equal(images, plain)
@@ -145,6 +166,10 @@ def test_a_cache_for_transformers_is_unsupported_on_a_unet(pipe, name):
 
 def test_no_kind_of_variant_is_left_out():
     texts = [*SAVES_ROWS, *SAVES_WORK_IN_A_ROW, *SAVES_BOTH, *QUALITY_ONLY]
-    kinds = {part.partition(":")[0] for text in texts for part in text.split("+") if not part.isdigit()}
+    kinds = {
+        part.partition(":")[0] for text in texts for part in text.split("+") if not part.isdigit()
+    }
     assert kinds | OF_TRANSFORMERS == set(VARIANTS)
-    assert set(ADDED) - OF_TRANSFORMERS <= {part.partition(":")[0] for text in texts for part in text.split("+")}
+    assert set(ADDED) - OF_TRANSFORMERS <= {
+        part.partition(":")[0] for text in texts for part in text.split("+")
+    }

@@ -22,13 +22,18 @@ STEPS = 6
 
 def under(pipe, text, **changes):
     """Latents, rows of every step and FLOPs of a call of a variant."""
-    with applied(pipe, parse(text), guidance_scale=7.5) as trace, FlopCounterMode(display=False) as counter:
+    with (
+        applied(pipe, parse(text), guidance_scale=7.5) as trace,
+        FlopCounterMode(display=False) as counter,
+    ):
         latents = tiny.run(pipe, num_inference_steps=STEPS, **changes)
     return latents, trace.steps["rows"].tolist(), counter.get_total_flops()
 
 
 @every_unet
-@pytest.mark.parametrize("text", ["deepcache:3", "tgate:3", "last:50%+deepcache:2", "every:2+deepcache:3"])
+@pytest.mark.parametrize(
+    "text", ["deepcache:3", "tgate:3", "last:50%+deepcache:2", "every:2+deepcache:3"]
+)
 def test_an_accelerator_saves_work_and_leaves_the_pipeline_as_found(make, text):
     pipe = make()
     plain, _, work = under(pipe, "cfg")
@@ -45,7 +50,10 @@ def test_an_accelerator_saves_work_and_leaves_the_pipeline_as_found(make, text):
 
 def _attributes(pipe):
     """Names of what the pipeline and every module of its denoiser hold, and their classes."""
-    modules = {name: (type(module), set(vars(module))) for name, module in denoiser_of(pipe).named_modules()}
+    modules = {
+        name: (type(module), set(vars(module)))
+        for name, module in denoiser_of(pipe).named_modules()
+    }
     return modules | {"pipeline": (type(pipe), set(vars(pipe)))}
 
 
@@ -91,7 +99,9 @@ def test_features_are_kept_by_evaluations_whatever_the_scheduler_calls_a_step():
 def test_nothing_is_kept_from_call_to_call(text):
     pipe = tiny.stable_diffusion()
     with applied(pipe, parse(text), guidance_scale=7.5):
-        assert torch.equal(tiny.run(pipe, num_inference_steps=5), tiny.run(pipe, num_inference_steps=5))
+        assert torch.equal(
+            tiny.run(pipe, num_inference_steps=5), tiny.run(pipe, num_inference_steps=5)
+        )
 
 
 @every_unet
@@ -110,7 +120,9 @@ def test_after_an_exception_the_pipeline_is_as_before():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["firstblock:0.5", "taylorseer:3", "pab:2", "fastercache:2", "magcache:0.5"])
+@pytest.mark.parametrize(
+    "text", ["firstblock:0.5", "taylorseer:3", "pab:2", "fastercache:2", "magcache:0.5"]
+)
 def test_caches_of_diffusers_run_on_the_transformers_they_know(text):
     pipe = tiny.flux()
     plain, _, work = under(pipe, "cfg")
@@ -127,10 +139,22 @@ def test_caches_of_diffusers_run_on_the_transformers_they_know(text):
     [
         (tiny.flux, "deepcache:3", "DeepCache works on UNets, but FluxPipeline has none"),
         (tiny.flux, "tgate:3", "T-GATE works on UNets"),
-        (lambda: tiny.stable_diffusion(HeunDiscreteScheduler), "tgate:3", "T-GATE miscounts the steps of HeunDiscrete"),
-        (concatenated.ltx, "magcache:0.06", "magnitudes calibrated on the model, and diffusers has Flux's only"),
+        (
+            lambda: tiny.stable_diffusion(HeunDiscreteScheduler),
+            "tgate:3",
+            "T-GATE miscounts the steps of HeunDiscrete",
+        ),
+        (
+            concatenated.ltx,
+            "magcache:0.06",
+            "magnitudes calibrated on the model, and diffusers has Flux's only",
+        ),
         (tiny.image_to_image, "tgate:3", "T-GATE has no loop for StableDiffusionImg2ImgPipeline"),
-        (tiny.stable_diffusion, "firstblock:0.1", "diffusers has no caches for UNet2DConditionModel"),
+        (
+            tiny.stable_diffusion,
+            "firstblock:0.1",
+            "diffusers has no caches for UNet2DConditionModel",
+        ),
     ],
 )
 def test_a_pipeline_that_a_method_does_not_know_is_unsupported(make, text, reason):
@@ -143,14 +167,18 @@ def test_a_missing_package_names_the_extra(monkeypatch, text, package):
     monkeypatch.setitem(sys.modules, package, None)
     running = applied(tiny.stable_diffusion(), parse(text), guidance_scale=7.5)
     with (
-        pytest.raises(ValueError, match=rf"{package} is not installed: pip install 'sdbench\[accelerators\]'"),
+        pytest.raises(
+            ValueError, match=rf"{package} is not installed: pip install 'sdbench\[accelerators\]'"
+        ),
         running,
     ):
         pass
 
 
 def test_two_calls_for_one_step_are_refused():
-    running = applied(tiny.stable_diffusion(), parse("deepcache:3"), guidance_scale=7.5, sequential=True)
+    running = applied(
+        tiny.stable_diffusion(), parse("deepcache:3"), guidance_scale=7.5, sequential=True
+    )
     with pytest.raises(ValueError, match="both halves must be in it"), running:
         pass
 

@@ -25,12 +25,19 @@ def checked(pipe, mask, *, two_calls=False, tolerance=1e-5):
         expected = run(pipe)
     with guided_by(pipe, GuidanceSchedule.full):
         assert torch.equal(run(pipe), plain)  # stochastic schedulers draw the same noise
-    with guided_by(pipe, GuidanceSchedule.from_mask(mask)) as trace, tiny.counted_rows(pipe) as counted:
+    with (
+        guided_by(pipe, GuidanceSchedule.from_mask(mask)) as trace,
+        tiny.counted_rows(pipe) as counted,
+    ):
         tiny.assert_same_latents(run(pipe), expected, tolerance=tolerance)
     assert torch.equal(run(pipe), plain)  # the pipeline is as before
-    assert not torch.allclose(plain, expected, rtol=1e-3, atol=1e-3)  # the oracle tells the mask from the plain run
+    assert not torch.allclose(
+        plain, expected, rtol=1e-3, atol=1e-3
+    )  # the oracle tells the mask from the plain run
     images = len(plain)
-    evaluations = [[images] * (1 + guided) if two_calls else [images * (1 + guided)] for guided in mask]
+    evaluations = [
+        [images] * (1 + guided) if two_calls else [images * (1 + guided)] for guided in mask
+    ]
     assert counted == [rows for step in evaluations for rows in step]
     assert trace.steps.guided.tolist() == mask
     assert trace.steps.rows.tolist() == [sum(step) for step in evaluations]
@@ -107,7 +114,9 @@ def test_the_hook_stays_outside_of_a_compiled_denoiser(compile_denoiser):
 
         return evaluate
 
-    compile_denoiser(pipe, backend=backend, fullgraph=True)  # a hook that had to be traced would break the graph
+    compile_denoiser(
+        pipe, backend=backend, fullgraph=True
+    )  # a hook that had to be traced would break the graph
     with guided_by(pipe, GuidanceSchedule.from_mask(MASKS["on-off-on"])) as trace:
         tiny.assert_same_latents(run(pipe), expected)
     assert len(evaluations) == len(trace.steps) == 4
@@ -118,7 +127,10 @@ def test_the_hook_stays_outside_of_a_compiled_denoiser(compile_denoiser):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_mask_holds_in_half_precision(family, dtype):
     pipe = families.make(family).to(dtype)
-    pipe.call = {name: value.to(dtype) if torch.is_tensor(value) else value for name, value in pipe.call.items()}
+    pipe.call = {
+        name: value.to(dtype) if torch.is_tensor(value) else value
+        for name, value in pipe.call.items()
+    }
     checked(pipe, MASKS["on-off-on"], two_calls=family in families.TWO_CALLS, tolerance=2e-2)
 
 
@@ -152,7 +164,9 @@ def perturbed_attention():
 
 def image_instructions():
     torch.manual_seed(0)
-    pipe = StableDiffusionInstructPix2PixPipeline(**tiny.sd_parts() | {"unet": tiny.unet(in_channels=8)})
+    pipe = StableDiffusionInstructPix2PixPipeline(
+        **tiny.sd_parts() | {"unet": tiny.unet(in_channels=8)}
+    )
     return tiny.ready(pipe, prompt=tiny.PROMPTS, image=torch.rand(2, 3, 16, 16), guidance_scale=7.5)
 
 

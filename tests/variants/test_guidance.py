@@ -52,7 +52,10 @@ def test_a_mask_equals_overwriting_the_unconditional_prediction(family, mask):
     [
         {"num_images_per_prompt": 2},
         {"guidance_rescale": 0.7},
-        {"negative_prompt": ["a small black ring on a red background"] * 2, "num_images_per_prompt": 2},
+        {
+            "negative_prompt": ["a small black ring on a red background"] * 2,
+            "num_images_per_prompt": 2,
+        },
         {"prompt": tiny.PROMPTS[0], "height": 24, "width": 8},
         {"output_type": "pt", "eta": 1.0},
     ],
@@ -79,11 +82,16 @@ def test_the_last_steps_are_bitwise_those_of_the_cutoff_callback(cutoff):
 
 
 @every_family
-@pytest.mark.parametrize("mask", [[True] * 4, ON_OFF_ON, [False] * 4], ids=["full", "on-off-on", "none"])
+@pytest.mark.parametrize(
+    "mask", [[True] * 4, ON_OFF_ON, [False] * 4], ids=["full", "on-off-on", "none"]
+)
 def test_the_trace_says_what_ran(family, mask):
     pipe = tiny.FAMILIES[family]()
     mask = mask_of(pipe, mask)
-    with guided_by(pipe, GuidanceSchedule.from_mask(mask)) as trace, tiny.counted_rows(pipe) as counted:
+    with (
+        guided_by(pipe, GuidanceSchedule.from_mask(mask)) as trace,
+        tiny.counted_rows(pipe) as counted,
+    ):
         run(pipe)
     evaluations = [1 + guided if family in tiny.TWO_CALLS else 1 for guided in mask]
     assert trace.steps.guided.tolist() == mask
@@ -95,7 +103,10 @@ def test_the_trace_says_what_ran(family, mask):
 
 def test_the_trace_keeps_the_steps_of_every_call():
     pipe = tiny.stable_diffusion()
-    with guided_by(pipe, GuidanceSchedule.from_mask(ON_OFF_ON)) as trace, tiny.counted_rows(pipe) as counted:
+    with (
+        guided_by(pipe, GuidanceSchedule.from_mask(ON_OFF_ON)) as trace,
+        tiny.counted_rows(pipe) as counted,
+    ):
         first, second = run(pipe), run(pipe, num_images_per_prompt=2)
     assert (len(first), len(second)) == (2, 4)
     assert trace.steps.call.tolist() == [0] * 4 + [1] * 4
@@ -124,7 +135,12 @@ def attributes(pipe):
     """What could be left behind: every attribute's name, and the identity of hooks and methods."""
     denoiser = denoiser_of(pipe)
     hooks = {name: list(value) for name, value in vars(denoiser).items() if name.endswith("hooks")}
-    methods = [pipe.prepare_latents, pipe.scheduler.set_timesteps, pipe.scheduler.step, denoiser.forward]
+    methods = [
+        pipe.prepare_latents,
+        pipe.scheduler.set_timesteps,
+        pipe.scheduler.step,
+        denoiser.forward,
+    ]
     return [*(set(vars(owner)) for owner in (pipe, pipe.scheduler, denoiser)), hooks, methods]
 
 
@@ -227,7 +243,11 @@ def test_what_others_place_on_the_pipeline_meanwhile_stays():
 
 def test_skip_layer_guidance_is_left_out_of_unguided_steps():
     pipe = tiny.stable_diffusion_3()
-    skipping = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
+    skipping = {
+        "skip_guidance_layers": [1],
+        "skip_layer_guidance_start": 0.0,
+        "skip_layer_guidance_stop": 1.0,
+    }
     plain = run(pipe, **skipping)
     with guided_by(pipe, GuidanceSchedule.full):
         assert torch.equal(run(pipe, **skipping), plain)
@@ -253,12 +273,20 @@ def kept_predictions(kept):
 @pytest.mark.parametrize("family", ["sd", "sd3", "flux"])
 def test_a_step_holds_what_the_denoiser_said(family):
     pipe, said, kept = tiny.FAMILIES[family](), [], []
-    third_call = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.4, "skip_layer_guidance_stop": 0.6}
+    third_call = {
+        "skip_guidance_layers": [1],
+        "skip_layer_guidance_start": 0.4,
+        "skip_layer_guidance_stop": 0.6,
+    }
     with guided_by(pipe, GuidanceSchedule.last(4, 1), listeners=[kept_predictions(kept)]):
-        handle = denoiser_of(pipe).register_forward_hook(lambda module, args, output: said.append(output[0].clone()))
+        handle = denoiser_of(pipe).register_forward_hook(
+            lambda module, args, output: said.append(output[0].clone())
+        )
         run(pipe, **third_call if family == "sd3" else {})
         handle.remove()
-    said = [part for output in said for part in output.split(2)]  # 2 images: (uncond, cond) or, of two calls, reversed
+    said = [
+        part for output in said for part in output.split(2)
+    ]  # 2 images: (uncond, cond) or, of two calls, reversed
     if len(said) == 8:  # skip-layer guidance, in step 2 alone, is neither of the two
         del said[6]
     assert len(said) == 7
@@ -307,7 +335,11 @@ def test_a_mask_of_another_length_is_refused_before_the_first_evaluation(length)
     before = attributes(pipe)
     message = f"the schedule has {length} steps but the loop runs 4"
     refused = pytest.raises(ValueError, match=message)
-    with tiny.counted_rows(pipe) as counted, refused, guided_by(pipe, GuidanceSchedule.full(length)):
+    with (
+        tiny.counted_rows(pipe) as counted,
+        refused,
+        guided_by(pipe, GuidanceSchedule.full(length)),
+    ):
         run(pipe)
     assert counted == []
     assert set(vars(pipe.unet)) == before[2]
@@ -318,7 +350,9 @@ def test_a_mask_of_another_length_is_refused_before_the_first_evaluation(length)
 def test_a_pipeline_without_guidance_is_refused(family, schedule):
     pipe = tiny.FAMILIES[family]()
     scale = "true_cfg_scale" if family in tiny.TWO_CALLS else "guidance_scale"
-    refused = pytest.raises(ValueError, match=r"Pipeline runs without guidance here.*guidance_scale of 1 or less")
+    refused = pytest.raises(
+        ValueError, match=r"Pipeline runs without guidance here.*guidance_scale of 1 or less"
+    )
     with refused, guided_by(pipe, schedule):
         run(pipe, **{scale: 1.0})
 
@@ -334,7 +368,10 @@ def test_a_pipeline_without_guidance_can_be_observed():
 def test_a_second_schedule_on_the_same_pipeline_is_refused():
     pipe = tiny.stable_diffusion()
     with guided_by(pipe, GuidanceSchedule.from_mask(ON_OFF_ON)) as trace:
-        with pytest.raises(ValueError, match="already runs under a guidance schedule"), guided_by(pipe, None):
+        with (
+            pytest.raises(ValueError, match="already runs under a guidance schedule"),
+            guided_by(pipe, None),
+        ):
             pass
         run(pipe)
     assert trace.steps.guided.tolist() == ON_OFF_ON
@@ -357,7 +394,10 @@ def test_a_part_replaced_while_a_schedule_holds_is_refused(part, calls):
 def test_the_denoiser_of_an_observed_pipeline_refuses_other_callers():
     pipe, other = tiny.stable_diffusion(), tiny.stable_diffusion()
     other.unet = pipe.unet
-    with guided_by(pipe, GuidanceSchedule.none), pytest.raises(RuntimeError, match="outside the loop"):
+    with (
+        guided_by(pipe, GuidanceSchedule.none),
+        pytest.raises(RuntimeError, match="outside the loop"),
+    ):
         run(other)
 
 
@@ -409,7 +449,10 @@ def test_schedulers_with_history_see_what_the_oracle_shows_them(scheduler):
 
 
 def test_a_pipeline_without_a_denoiser_is_refused():
-    with pytest.raises(ValueError, match="object has neither a unet nor a transformer"), guided_by(object(), None):
+    with (
+        pytest.raises(ValueError, match="object has neither a unet nor a transformer"),
+        guided_by(object(), None),
+    ):
         pass
 
 
@@ -418,7 +461,10 @@ def test_a_schedule_for_another_scheduler_is_refused_before_the_first_evaluation
     schedule = GuidanceSchedule((True, True, False, False), "EulerDiscreteScheduler")
     with (
         tiny.counted_rows(pipe) as counted,
-        pytest.raises(ValueError, match="is made for EulerDiscreteScheduler but the pipeline has DDIMScheduler"),
+        pytest.raises(
+            ValueError,
+            match="is made for EulerDiscreteScheduler but the pipeline has DDIMScheduler",
+        ),
         guided_by(pipe, schedule),
     ):
         run(pipe)

@@ -51,20 +51,28 @@ def observed(pipe):
     return trace.steps
 
 
-@pytest.mark.parametrize(("scheduler", "settings"), DISCRETE, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("scheduler", "settings"), DISCRETE, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_sigma_is_the_ratio_of_noise_to_signal_at_every_step(scheduler, settings):
     steps = observed(tiny.stable_diffusion(scheduler, **settings))
-    np.testing.assert_allclose(steps.sigma, np.interp(steps.timestep, range(1000), RATIOS), rtol=1e-4)
+    np.testing.assert_allclose(
+        steps.sigma, np.interp(steps.timestep, range(1000), RATIOS), rtol=1e-4
+    )
     assert steps.sigma.iloc[0] > 2 > 1 > steps.sigma.iloc[-1]
 
 
-@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler])
+@pytest.mark.parametrize(
+    "scheduler", [DDIMScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler]
+)
 def test_sigma_counts_from_where_image_to_image_begins(scheduler):
     pipe = tiny.image_to_image()
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     steps = observed(pipe)
     assert len(steps) == 3
-    np.testing.assert_allclose(steps.sigma, np.interp(steps.timestep, range(1000), RATIOS), rtol=1e-4)
+    np.testing.assert_allclose(
+        steps.sigma, np.interp(steps.timestep, range(1000), RATIOS), rtol=1e-4
+    )
 
 
 def test_sigma_of_a_schedule_between_timesteps_is_the_schedulers_own():
@@ -121,18 +129,28 @@ PERFECT = [
 
 
 @pytest.mark.parametrize("step", [0, 4, 9])
-@pytest.mark.parametrize(("scheduler", "kind"), PERFECT, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("scheduler", "kind"), PERFECT, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_a_perfect_prediction_gives_the_clean_latent(scheduler, kind, step):
     flow = kind == "flow"
-    scheduler = scheduler() if flow else scheduler(**STABLE_DIFFUSION, prediction_type=kind, steps_offset=1)
+    scheduler = (
+        scheduler() if flow else scheduler(**STABLE_DIFFUSION, prediction_type=kind, steps_offset=1)
+    )
     timestep, sigma = loop(scheduler, step)
     generator = torch.Generator().manual_seed(0)
     clean, noise = torch.randn(2, 3, 4, 8, 8, generator=generator)
     times = timestep.repeat(3)
-    sample = scheduler.scale_noise(clean, times, noise) if flow else scheduler.add_noise(clean, noise, times)
+    sample = (
+        scheduler.scale_noise(clean, times, noise)
+        if flow
+        else scheduler.add_noise(clean, noise, times)
+    )
     found = clean_latent(scheduler, target(scheduler, kind, clean, noise, times), sample, sigma)
     # A common positive factor is left open; at sigma = 14 in float32 the rest agrees to 1e-5.
-    torch.testing.assert_close(cosine_similarity(found.flatten(1), clean.flatten(1)), torch.ones(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        cosine_similarity(found.flatten(1), clean.flatten(1)), torch.ones(3), atol=1e-5, rtol=0
+    )
     ratios = (found.flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1)).double()
     torch.testing.assert_close(ratios, ratios[:1].expand(3), rtol=1e-4, atol=0)
 
@@ -142,7 +160,9 @@ def test_clean_latents_of_two_predictions_share_their_factor():
     timestep, sigma = loop(scheduler, 5)
     kept = float(KEPT[int(timestep)])
     sample, one, other = torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = clean_latent(scheduler, one, sample, sigma) - clean_latent(scheduler, other, sample, sigma)
+    found = clean_latent(scheduler, one, sample, sigma) - clean_latent(
+        scheduler, other, sample, sigma
+    )
     x0 = [(sample - (1 - kept) ** 0.5 * prediction) / kept**0.5 for prediction in (one, other)]
     torch.testing.assert_close(found, (x0[0] - x0[1]) * kept**0.5)
 
@@ -153,8 +173,12 @@ def test_pure_noise_has_a_clean_latent_too(scheduler):
     name = "FlowMatchEulerDiscreteScheduler" if scheduler == "flow" else "DDIMScheduler"
     fake = type(name, (), {"config": config, "init_noise_sigma": 1.0})()
     clean, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    prediction = noise - clean if scheduler == "flow" else -clean  # alpha * noise - sigma * clean, alpha = 0
-    torch.testing.assert_close(clean_latent(fake, prediction, noise, torch.tensor(torch.inf)), clean)
+    prediction = (
+        noise - clean if scheduler == "flow" else -clean
+    )  # alpha * noise - sigma * clean, alpha = 0
+    torch.testing.assert_close(
+        clean_latent(fake, prediction, noise, torch.tensor(torch.inf)), clean
+    )
 
 
 def test_zero_terminal_snr_begins_without_signal():
@@ -167,13 +191,17 @@ def test_zero_terminal_snr_begins_without_signal():
 def test_flow_schedulers_are_known_by_class_or_settings():
     assert is_flow(FlowMatchEulerDiscreteScheduler())
     assert is_flow(UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"))
-    assert is_flow(DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"))
+    assert is_flow(
+        DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
+    )
     assert not is_flow(DDIMScheduler())
     assert not is_flow(EulerDiscreteScheduler(prediction_type="v_prediction"))
 
 
 def test_flow_sigmas_of_other_schedulers_are_read_as_such():
-    scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    scheduler = UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
     _, sigma = loop(scheduler, 5)
     share = float(scheduler.sigmas[5])
     assert float(sigma) == pytest.approx(share / (1 - share))
@@ -189,7 +217,9 @@ def test_a_number_serves_as_timestep():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler])
+@pytest.mark.parametrize(
+    "scheduler", [DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler]
+)
 def test_nothing_waits_for_the_gpu(scheduler):
     scheduler = scheduler()
     scheduler.set_timesteps(10, device="cuda")

@@ -8,7 +8,15 @@ from diffusers.hooks.faster_cache import _split_low_high_freq
 
 from sdbench.variants import policies
 from sdbench.variants.guidance import guided_by
-from sdbench.variants.policies import Adaptive, CachedOffset, Guider, Interval, Policy, WeightSchedule, frequencies
+from sdbench.variants.policies import (
+    Adaptive,
+    CachedOffset,
+    Guider,
+    Interval,
+    Policy,
+    WeightSchedule,
+    frequencies,
+)
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener, Unsupported
 from tests import tiny
@@ -57,7 +65,9 @@ def test_an_interval_is_the_mask_of_its_noise_levels(make):
 @every_family
 def test_a_cache_that_is_always_fresh_leaves_every_bit(make):
     pipe = make()
-    assert torch.equal(under(pipe, CachedOffset(lambda steps: set(range(steps))))[0], tiny.run(pipe))
+    assert torch.equal(
+        under(pipe, CachedOffset(lambda steps: set(range(steps))))[0], tiny.run(pipe)
+    )
 
 
 @every_family
@@ -74,14 +84,18 @@ def test_a_constant_weight_is_guidance_at_that_scale(make):
 @every_family
 def test_plain_guidance_by_a_guider_is_the_pipelines_own(make):
     pipe = make()
-    guider = Guider(lambda scale, flow: ClassifierFreeGuidance(guidance_scale=scale), scale_of(pipe))
+    guider = Guider(
+        lambda scale, flow: ClassifierFreeGuidance(guidance_scale=scale), scale_of(pipe)
+    )
     tiny.assert_same_latents(under(pipe, guider)[0], tiny.run(pipe), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["apg", "cfg-zero", "tcfg"])
 def test_a_guider_changes_the_latents_and_no_evaluation(kind):
     pipe = tiny.stable_diffusion()
-    latents, steps = under(pipe, Guider(lambda scale, flow: policies.guider(kind, scale, flow), 7.5))
+    latents, steps = under(
+        pipe, Guider(lambda scale, flow: policies.guider(kind, scale, flow), 7.5)
+    )
     assert steps["rows"].tolist() == [4] * 4
     assert torch.isfinite(latents).all()
     assert not torch.equal(latents, tiny.run(pipe))
@@ -94,7 +108,9 @@ def test_a_guided_prediction_is_what_the_guider_says():
     given = policy.unconditional(0, cond, uncond)
     guider = policies.guider("tcfg", 3.0, False)
     guider.set_state(step=0, num_inference_steps=4, timestep=None)
-    assert torch.allclose(given + 3.0 * (cond - given), guider.forward(cond, uncond).pred, atol=1e-5)
+    assert torch.allclose(
+        given + 3.0 * (cond - given), guider.forward(cond, uncond).pred, atol=1e-5
+    )
 
 
 def test_the_zero_step_of_cfg_zero_is_for_flows():
@@ -126,12 +142,16 @@ def test_a_cached_step_reuses_the_last_difference():
 def test_frequencies_are_split_as_diffusers_splits_them():
     latents = torch.randn(2, 4, 16, 24, generator=torch.Generator().manual_seed(0))
     low, high = frequencies(latents)
-    theirs = [torch.fft.ifft2(torch.fft.ifftshift(part)).real for part in _split_low_high_freq(latents)]
+    theirs = [
+        torch.fft.ifft2(torch.fft.ifftshift(part)).real for part in _split_low_high_freq(latents)
+    ]
     assert torch.allclose(low, theirs[0], atol=1e-6)
     assert torch.allclose(high, theirs[1], atol=1e-5)
 
 
-@pytest.mark.parametrize(("timestep", "low_gain", "high_gain"), [(950, 1.0, 1.0), (500, 1.1, 1.0), (50, 1.0, 1.1)])
+@pytest.mark.parametrize(
+    ("timestep", "low_gain", "high_gain"), [(950, 1.0, 1.0), (500, 1.1, 1.0), (50, 1.0, 1.1)]
+)
 def test_split_weights_depend_on_the_timestep(timestep, low_gain, high_gain):
     policy = CachedOffset(lambda steps: {0}, split=True)
     policy.begins(policies.Loop(2, (1, 4, 16, 16), [999.0, timestep], [9.0, 1.0], None, False))
@@ -144,7 +164,9 @@ def test_split_weights_depend_on_the_timestep(timestep, low_gain, high_gain):
 
 def test_gains_add_up_until_the_next_refresh():
     policy = CachedOffset(lambda steps: {0, 3}, split=True)
-    policy.begins(policies.Loop(4, (1, 4, 16, 16), [999.0, 500.0, 400.0, 350.0], [1.0] * 4, None, False))
+    policy.begins(
+        policies.Loop(4, (1, 4, 16, 16), [999.0, 500.0, 400.0, 350.0], [1.0] * 4, None, False)
+    )
     cond, uncond = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     policy.unconditional(0, cond, uncond)
     low, high = frequencies(uncond - cond)
@@ -160,7 +182,9 @@ def test_a_learned_variance_is_no_part_of_the_formula():
     given = []
     for channels, part in ((4, slice(None)), (4, slice(4))):
         policy = Guider(lambda scale, flow: policies.guider("apg", scale, flow), 3.0)
-        policy.begins(policies.Loop(4, (2, channels, 8, 8), [1.0] * 4, [1.0] * 4, tiny.scheduler(), False))
+        policy.begins(
+            policies.Loop(4, (2, channels, 8, 8), [1.0] * 4, [1.0] * 4, tiny.scheduler(), False)
+        )
         given.append(policy.unconditional(0, cond[:, part], uncond[:, part]))
     assert torch.equal(given[0][:, :4], given[1])
     assert torch.equal(given[0][:, 4:], uncond[:, 4:])
@@ -245,7 +269,9 @@ def test_weights_rise_and_keep_their_mean():
 
 
 @pytest.mark.parametrize(
-    "policy", [CachedOffset(lambda steps: {0, 2}), Adaptive(-1.0), Policy()], ids=lambda it: type(it).__name__
+    "policy",
+    [CachedOffset(lambda steps: {0, 2}), Adaptive(-1.0), Policy()],
+    ids=lambda it: type(it).__name__,
 )
 def test_halves_one_after_the_other_are_two_evaluations(policy):
     pipe = tiny.stable_diffusion()

@@ -99,7 +99,9 @@ def test_space_around_a_text_is_no_part_of_its_name():
 
 @pytest.mark.parametrize("text", ["lats:20%", "", ":", "CFG", "cfg last:20%", "last 20%"])
 def test_an_unknown_name_lists_what_exists(text):
-    with pytest.raises(ValueError, match=re.escape(f"unknown variant '{text}'; there are: ")) as error:
+    with pytest.raises(
+        ValueError, match=re.escape(f"unknown variant '{text}'; there are: ")
+    ) as error:
         parse(text)
     assert all(kind.grammar in str(error.value) for kind in VARIANTS.values())
 
@@ -135,7 +137,10 @@ def test_a_taken_name_is_refused():
 def test_a_registered_kind_is_read_and_listed(monkeypatch):
     monkeypatch.setattr(registry, "VARIANTS", dict(VARIANTS))
     kind = VariantKind(
-        "middle", "middle:N", "N steps", lambda name, count: registry.Variant(name, GuidanceSchedule.none)
+        "middle",
+        "middle:N",
+        "N steps",
+        lambda name, count: registry.Variant(name, GuidanceSchedule.none),
     )
     register_variant(kind)
     assert parse("middle:5").name == "middle:5"
@@ -163,7 +168,10 @@ def test_a_planned_schedule_brings_its_scheduler_and_its_scale(tmp_path):
             '{"mask": "101", "scheduler": "DDIMScheduler", "guided_scale": "6"}',
             "'guided_scale' is '6'; expected int or",
         ),
-        ('{"mask": "101", "scheduler": "DDIMScheduler", "guided_scale": 0.5}', "a guided_scale of 0.5 is no guidance"),
+        (
+            '{"mask": "101", "scheduler": "DDIMScheduler", "guided_scale": 0.5}',
+            "a guided_scale of 0.5 is no guidance",
+        ),
         ("[" * 100_000, "is not JSON"),
     ],
 )

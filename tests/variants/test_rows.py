@@ -57,7 +57,9 @@ def test_nested_arguments_are_halved_and_nested_outputs_doubled():
     assert torch.equal(unguided["parts"][1][0], 2 * unguided.sample)
 
 
-@pytest.mark.parametrize("schedule", [GuidanceSchedule.full, lambda steps: GuidanceSchedule.last(steps, 1)])
+@pytest.mark.parametrize(
+    "schedule", [GuidanceSchedule.full, lambda steps: GuidanceSchedule.last(steps, 1)]
+)
 def test_a_pipeline_that_puts_the_conditional_half_first_is_refused(schedule):
     refused = pytest.raises(ValueError, match=r"does not guide as u \+ w \(c - u\).*w = -6.00")
     pipe = NestedPipeline(conditional_first=True)
@@ -83,7 +85,9 @@ def test_a_pipeline_with_the_conditional_half_first_can_be_observed():
 @pytest.mark.parametrize("scale", [1.5, 7.5, -6.5])
 @pytest.mark.parametrize("factor", [1.0, 0.6])
 def test_the_scale_is_found_whatever_the_prediction_is_rescaled_by(scale, factor):
-    u, c = torch.randn(2, 3, 6, 4, 4, generator=torch.Generator().manual_seed(0))  # six channels, two of them variance
+    u, c = torch.randn(
+        2, 3, 6, 4, 4, generator=torch.Generator().manual_seed(0)
+    )  # six channels, two of them variance
     guided = factor * (u + scale * (c - u))[:, :4]
     assert float(fitted_scale(guided, c, u)) == pytest.approx(scale, rel=1e-4)
 
@@ -121,7 +125,9 @@ def test_a_pipeline_that_makes_no_latents_is_refused():
 
 def test_three_rows_per_image_are_refused():
     pipe = NestedPipeline()
-    refused = pytest.raises(ValueError, match="NestedPipeline evaluates 6 rows for 2 latents: guidance of its own kind")
+    refused = pytest.raises(
+        ValueError, match="NestedPipeline evaluates 6 rows for 2 latents: guidance of its own kind"
+    )
     with refused, guided_by(pipe, None):
         pipe.scheduler.set_timesteps(2)
         pipe.prepare_latents()

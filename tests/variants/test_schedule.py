@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from sdbench.variants.schedule import GuidanceSchedule, StepCount
 
-steps_and_count = st.integers(1, 120).flatmap(lambda steps: st.tuples(st.just(steps), st.integers(0, steps)))
+steps_and_count = st.integers(1, 120).flatmap(
+    lambda steps: st.tuples(st.just(steps), st.integers(0, steps))
+)
 seeds = st.integers(0, 2**32)
 
 
@@ -69,7 +71,9 @@ def test_every_drops_one_step_in_each_whole_group(steps, period):
 @given(steps_and_count, seeds)
 def test_a_random_schedule_is_its_seed(given_steps, seed):
     steps, count = given_steps
-    assert GuidanceSchedule.random(steps, count, seed=seed) == GuidanceSchedule.random(steps, count, seed=seed)
+    assert GuidanceSchedule.random(steps, count, seed=seed) == GuidanceSchedule.random(
+        steps, count, seed=seed
+    )
 
 
 def test_random_schedules_differ_by_seed_and_favour_no_step():
@@ -82,7 +86,9 @@ def test_random_schedules_differ_by_seed_and_favour_no_step():
 
 
 def test_a_random_schedule_stays_what_it_is():
-    assert bits(GuidanceSchedule.random(10, 4, seed=7)) == "0011111001"  # committed results name it by its seed alone
+    assert (
+        bits(GuidanceSchedule.random(10, 4, seed=7)) == "0011111001"
+    )  # committed results name it by its seed alone
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,9 @@ def test_every_takes_a_period_of_at_least_one(period):
         GuidanceSchedule.every(5, period)
 
 
-@pytest.mark.parametrize("make", [GuidanceSchedule.full, GuidanceSchedule.none, lambda steps: GuidanceSchedule(())])
+@pytest.mark.parametrize(
+    "make", [GuidanceSchedule.full, GuidanceSchedule.none, lambda steps: GuidanceSchedule(())]
+)
 def test_a_schedule_has_steps(make):
     with pytest.raises(ValueError, match="at least one step"):
         make(0)

@@ -100,7 +100,10 @@ def reader_accuracy(network: reader.Reader, count: int = 4096) -> float:
     """Mean attribute accuracy of the reader on held-out drawn scenes."""
     rng = np.random.default_rng(2)
     rows = scenes.sample(count, rng, split="test")
-    seen = [reader.read(_pixels(part), network) for part in np.array_split(scenes.draw(rows, rng), count // 256)]
+    seen = [
+        reader.read(_pixels(part), network)
+        for part in np.array_split(scenes.draw(rows, rng), count // 256)
+    ]
     return reader.attribute_accuracy(np.concatenate(seen), rows)
 
 
@@ -109,7 +112,9 @@ def reconstruction_psnr(vae: Any, count: int = 512) -> float:
     """Mean PSNR in dB of the autoencoder on held-out drawn scenes."""
     rng = np.random.default_rng(3)
     images = _pixels(scenes.draw(scenes.sample(count, rng, split="test"), rng))
-    decoded = vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample.add(1).div(2).clamp(0, 1)
+    decoded = (
+        vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample.add(1).div(2).clamp(0, 1)
+    )
     return float(-10 * (decoded - images).square().mean(dim=(1, 2, 3)).log10().mean())
 
 
@@ -131,8 +136,12 @@ def measure(weights: Path, count: int) -> tuple[dict[str, Any], Image.Image]:
         seen = reader.read(images, network)
         shown = reader.share_shown(wanted, seen)
         alignment[scale] = [float(shown.mean()), float(shown.std(ddof=1) / np.sqrt(count))]
-        per_attribute[scale] = float((seen[:, scenes.BACKGROUND] == wanted[:, scenes.BACKGROUND]).mean())
-    cells = torch.stack([by_scale[scale][:12] for scale in SCALES], dim=1).reshape(6, 8, 3, scenes.SIDE, scenes.SIDE)
+        per_attribute[scale] = float(
+            (seen[:, scenes.BACKGROUND] == wanted[:, scenes.BACKGROUND]).mean()
+        )
+    cells = torch.stack([by_scale[scale][:12] for scale in SCALES], dim=1).reshape(
+        6, 8, 3, scenes.SIDE, scenes.SIDE
+    )
     tiled = cells.permute(0, 3, 1, 4, 2).reshape(6 * scenes.SIDE, 8 * scenes.SIDE, 3)
     grid = Image.fromarray((tiled.numpy() * 255).round().astype(np.uint8))
     figures = {
@@ -143,7 +152,8 @@ def measure(weights: Path, count: int) -> tuple[dict[str, Any], Image.Image]:
         "reader_accuracy": reader_accuracy(network),
         "autoencoder_psnr_db": reconstruction_psnr(pipe.vae),
         "parameters": {
-            name: sum(p.numel() for p in getattr(pipe, name).parameters()) for name in ("unet", "vae", "text_encoder")
+            name: sum(p.numel() for p in getattr(pipe, name).parameters())
+            for name in ("unet", "vae", "text_encoder")
         },
         "grid_captions": captions[:12],
     }
@@ -160,17 +170,26 @@ def write_card(weights: Path, figures: dict[str, Any]) -> None:
     )
     curves = "\n".join(
         f"| {name} | {stage['steps']} of {settings[f'{name}_steps']} | {stage['seconds'] / 60:.0f} | "
-        + " | ".join(f"{stage['loss'][round(k * (len(stage['loss']) - 1))][1]:.4f}" for k in (0, 0.25, 0.5, 0.75, 1))
+        + " | ".join(
+            f"{stage['loss'][round(k * (len(stage['loss']) - 1))][1]:.4f}"
+            for k in (0, 0.25, 0.5, 0.75, 1)
+        )
         + " |"
         for name, stage in stages.items()
     )
-    captions = "\n".join(f"{i + 1}. {caption}" for i, caption in enumerate(figures["grid_captions"]))
+    captions = "\n".join(
+        f"{i + 1}. {caption}" for i, caption in enumerate(figures["grid_captions"])
+    )
     parameters = ", ".join(f"{name} {count:,}" for name, count in figures["parameters"].items())
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
-    unfinished = [name for name, stage in stages.items() if stage["steps"] < settings[f"{name}_steps"]]
+    unfinished = [
+        name for name, stage in stages.items() if stage["steps"] < settings[f"{name}_steps"]
+    ]
     best = max(mean for mean, _ in figures["alignment_and_standard_error"].values())
     state = (
-        f"**Unfinished: the {' and the '.join(unfinished)} stopped before its last step.**\n\n" if unfinished else ""
+        f"**Unfinished: the {' and the '.join(unfinished)} stopped before its last step.**\n\n"
+        if unfinished
+        else ""
     )
     if best < AIM:
         state += f"**Below its aim: an alignment of {AIM:.2f} at the best scale; it has {best:.2f}.**\n\n"
@@ -189,13 +208,17 @@ def _pixels(images: np.ndarray) -> Float[Tensor, "n 3 64 64"]:
 
 def main(
     weights: Annotated[Path, typer.Argument(help="the folder that `train --export` wrote")],
-    captions: Annotated[int, typer.Option(help="held-out captions per guidance scale, at least 12")] = 256,
+    captions: Annotated[
+        int, typer.Option(help="held-out captions per guidance scale, at least 12")
+    ] = 256,
 ) -> None:
     """Measure the exported model and write its card, its figures and its grid beside it."""
     figures, grid = measure(weights, captions)
     figures = json.loads(json.dumps(figures))
     (weights / "measured.json").write_text(json.dumps(figures, indent=1) + "\n")
-    grid.resize((grid.width * 2, grid.height * 2), Image.Resampling.NEAREST).save(weights / "grid.png")
+    grid.resize((grid.width * 2, grid.height * 2), Image.Resampling.NEAREST).save(
+        weights / "grid.png"
+    )
     write_card(weights, figures)
     typer.echo(json.dumps(figures["alignment_and_standard_error"]))
 

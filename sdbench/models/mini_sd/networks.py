@@ -80,18 +80,26 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = list(_byte_symbols())
     vocabulary += [symbol + "</w>" for symbol in vocabulary]
-    words = {word for words in scenes.WORDS for phrase in words for word in phrase.split()} | {"a", "on", "background"}
+    words = {word for words in scenes.WORDS for phrase in words for word in phrase.split()} | {
+        "a",
+        "on",
+        "background",
+    }
     merges: list[tuple[str, str]] = []
     for word in sorted(words - {"plain", "alone"}):
         # The merges so far come first in rank, so extending their outcome leaves every earlier word whole.
-        model = BPE({token: i for i, token in enumerate(vocabulary)}, merges, end_of_word_suffix="</w>")
+        model = BPE(
+            {token: i for i, token in enumerate(vocabulary)}, merges, end_of_word_suffix="</w>"
+        )
         pieces = Tokenizer(model).encode(word).tokens
         for piece in pieces[1:]:
             merges.append((pieces[0], piece))
             pieces[0] += piece
             vocabulary.append(pieces[0])
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}, ensure_ascii=False))
+    (folder / "vocab.json").write_text(
+        json.dumps({token: i for i, token in enumerate(vocabulary)}, ensure_ascii=False)
+    )
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS)
     tokenizer.save_pretrained(folder)
@@ -100,5 +108,9 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
 
 def _byte_symbols() -> str:
     """The 256 printable characters that stand for the bytes in byte-level BPE (GPT-2's table)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     return "".join(map(chr, printable + list(range(256, 512 - len(printable)))))

@@ -33,10 +33,18 @@ class Reader(nn.Module):
         layers: list[nn.Module] = []
         for i, (narrow, wide) in enumerate(pairwise(widths)):
             kernel = 5 if i == 0 else 3
-            layers += [nn.Conv2d(narrow, wide, kernel, stride=2, padding=kernel // 2), nn.GroupNorm(8, wide), nn.SiLU()]
+            layers += [
+                nn.Conv2d(narrow, wide, kernel, stride=2, padding=kernel // 2),
+                nn.GroupNorm(8, wide),
+                nn.SiLU(),
+            ]
         side = scenes.SIDE // 2**4
         self.layers = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(128 * side * side, 160), nn.SiLU(), nn.Linear(160, sum(CLASSES))
+            *layers,
+            nn.Flatten(),
+            nn.Linear(128 * side * side, 160),
+            nn.SiLU(),
+            nn.Linear(160, sum(CLASSES)),
         )
 
     def forward(self, images: Float[Tensor, "n 3 64 64"]) -> list[Tensor]:
@@ -61,7 +69,9 @@ def _shipped() -> Reader:
 
 
 @torch.no_grad()
-def read(images: Float[Tensor, "n 3 64 64"], reader: Reader | None = None) -> Int[np.ndarray, "n 10"]:
+def read(
+    images: Float[Tensor, "n 3 64 64"], reader: Reader | None = None
+) -> Int[np.ndarray, "n 10"]:
     """The scene that each image shows, in canonical form.
 
     Args:
@@ -92,7 +102,9 @@ def hidden(images: Float[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 160"]:
 
 def _require_size(images: Tensor) -> None:
     if images.shape[1:] != (3, scenes.SIDE, scenes.SIDE):
-        raise ValueError(f"the reader takes images of 3 x 64 x 64, not {' x '.join(map(str, images.shape[1:]))}")
+        raise ValueError(
+            f"the reader takes images of 3 x 64 x 64, not {' x '.join(map(str, images.shape[1:]))}"
+        )
 
 
 def attribute_accuracy(read_rows: Int[np.ndarray, "n 10"], drawn: Int[np.ndarray, "n 10"]) -> float:
@@ -102,7 +114,9 @@ def attribute_accuracy(read_rows: Int[np.ndarray, "n 10"], drawn: Int[np.ndarray
     return float((read_rows == truth)[present].mean())
 
 
-def share_shown(wanted: Int[np.ndarray, "n 10"], seen: Int[np.ndarray, "n 10"]) -> Float[np.ndarray, " n"]:
+def share_shown(
+    wanted: Int[np.ndarray, "n 10"], seen: Int[np.ndarray, "n 10"]
+) -> Float[np.ndarray, " n"]:
     """Share of the wanted attributes that are seen, object order chosen in the image's favour.
 
     A caption of one object has 5 attributes (size, texture, colour, shape, background), one of two objects has 10 (the

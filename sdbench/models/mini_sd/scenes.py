@@ -20,7 +20,18 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "black", "white
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 RELATIONS = ("alone", "left of", "right of", "above", "below")
 
-FIELDS = ("size", "texture", "colour", "shape", "relation", "size_2", "texture_2", "colour_2", "shape_2", "background")
+FIELDS = (
+    "size",
+    "texture",
+    "colour",
+    "shape",
+    "relation",
+    "size_2",
+    "texture_2",
+    "colour_2",
+    "shape_2",
+    "background",
+)
 WORDS = (SIZES, TEXTURES, COLOURS, SHAPES, RELATIONS, SIZES, TEXTURES, COLOURS, SHAPES, COLOURS)
 FIRST, RELATION, SECOND, BACKGROUND = slice(0, 4), 4, slice(5, 9), 9
 ABSENT = -1  # the second object's fields of a scene with one object
@@ -43,7 +54,9 @@ _TONE = (RGB @ np.array([0.299, 0.587, 0.114]) < 0.5).astype(np.float32)[:, None
 TEXTURE_RGB = (0.42 * RGB + 0.58 * _TONE).astype(np.float32)
 
 _OBJECT = r"(?:a|an) (large|small)(?: (plain|striped|dotted))? (\w+) (\w+)"
-_CAPTION = re.compile(rf"{_OBJECT}(?: (left of|right of|above|below) {_OBJECT})? on (?:a|an) (\w+) background")
+_CAPTION = re.compile(
+    rf"{_OBJECT}(?: (left of|right of|above|below) {_OBJECT})? on (?:a|an) (\w+) background"
+)
 
 
 def held_out(objects: Int[np.ndarray, "n 4"]) -> np.ndarray:
@@ -62,7 +75,9 @@ def held_out(objects: Int[np.ndarray, "n 4"]) -> np.ndarray:
     return (colour == (3 * texture + shape) % len(COLOURS)) & (texture != ABSENT)
 
 
-def sample(n: int, rng: np.random.Generator, *, split: Literal["train", "test"]) -> Int[np.ndarray, "n 10"]:
+def sample(
+    n: int, rng: np.random.Generator, *, split: Literal["train", "test"]
+) -> Int[np.ndarray, "n 10"]:
     """Draw the attributes of n scenes.
 
     Args:
@@ -108,16 +123,24 @@ def parse(caption: str) -> Int[np.ndarray, " 10"] | None:
     match = _CAPTION.fullmatch(caption.strip().lower())
     if match is None:
         return None
-    size, texture, colour, shape, relation, size_2, texture_2, colour_2, shape_2, background = match.groups()
+    size, texture, colour, shape, relation, size_2, texture_2, colour_2, shape_2, background = (
+        match.groups()
+    )
     first = (size, texture or "plain", colour, shape)
     second = (size_2, texture_2 or "plain", colour_2, shape_2) if relation else (None,) * 4
     given = (*first, relation or "alone", *second, background)
-    if any(word is not None and word not in words for word, words in zip(given, WORDS, strict=True)):
+    if any(
+        word is not None and word not in words for word, words in zip(given, WORDS, strict=True)
+    ):
         return None
-    return np.array([ABSENT if w is None else words.index(w) for w, words in zip(given, WORDS, strict=True)])
+    return np.array(
+        [ABSENT if w is None else words.index(w) for w, words in zip(given, WORDS, strict=True)]
+    )
 
 
-def corrupt(scenes: Int[np.ndarray, "n 10"], probability: float, rng: np.random.Generator) -> Int[np.ndarray, "n 10"]:
+def corrupt(
+    scenes: Int[np.ndarray, "n 10"], probability: float, rng: np.random.Generator
+) -> Int[np.ndarray, "n 10"]:
     """Replace each attribute by a random one of its kind, as the captions of web images are wrong.
 
     An object that would become a held-out one keeps its own attributes, so that no held-out caption is ever made.
@@ -167,7 +190,10 @@ def _draw_chunk(scenes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     direction = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32) / SIDE
     slope = rng.uniform(0.10, 0.30, n).astype(np.float32)
     ramp = np.einsum("hwk,nk->nhw", grid - SIDE / 2, direction) * slope[:, None, None]
-    canvas = RGB[scenes[:, BACKGROUND]][:, None, None, :] * (1 + ramp[..., None]) + 0.04 * ramp[..., None]
+    canvas = (
+        RGB[scenes[:, BACKGROUND]][:, None, None, :] * (1 + ramp[..., None])
+        + 0.04 * ramp[..., None]
+    )
 
     for part, (position, radius) in zip((FIRST, SECOND), _placement(scenes, rng), strict=True):
         present = np.flatnonzero(scenes[:, part.start] != ABSENT)
@@ -219,12 +245,15 @@ def _surface(local: np.ndarray, objects: np.ndarray, radius: np.ndarray) -> np.n
     light = 1 - 0.16 * (x + y) / radius[:, None, None]
     colour = objects[:, 2]
     tones = (
-        RGB[colour][:, None, None, :] * (1 - mix[..., None]) + TEXTURE_RGB[colour][:, None, None, :] * mix[..., None]
+        RGB[colour][:, None, None, :] * (1 - mix[..., None])
+        + TEXTURE_RGB[colour][:, None, None, :] * mix[..., None]
     )
     return tones * light[..., None]
 
 
-def _coverage(p: Float[np.ndarray, "n h w 2"], shape: np.ndarray, radius: np.ndarray) -> Float[np.ndarray, "n h w"]:
+def _coverage(
+    p: Float[np.ndarray, "n h w 2"], shape: np.ndarray, radius: np.ndarray
+) -> Float[np.ndarray, "n h w"]:
     """Share of each pixel inside the shape, from its signed distance in units of the radius."""
     distance = np.empty(p.shape[:-1], dtype=np.float32)
     for index, name in enumerate(SHAPES):
@@ -240,7 +269,9 @@ def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     sector = np.pi / 5
-    folded = np.abs((np.arctan2(x, -y) + sector) % (2 * sector) - sector)  # angle from the nearest tip
+    folded = np.abs(
+        (np.arctan2(x, -y) + sector) % (2 * sector) - sector
+    )  # angle from the nearest tip
     radius = np.hypot(x, y)
     tip, notch = 1.12, 0.50
     edge = np.array([notch * np.cos(sector) - tip, notch * np.sin(sector)])

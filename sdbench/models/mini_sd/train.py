@@ -92,7 +92,9 @@ def fit(
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(stage.ema_decay))
     learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learnt, lr=stage.learning_rate, weight_decay=0.01, fused=True)
-    schedule = get_cosine_schedule_with_warmup(optimiser, num_warmup_steps=100, num_training_steps=stage.steps)
+    schedule = get_cosine_schedule_with_warmup(
+        optimiser, num_warmup_steps=100, num_training_steps=stage.steps
+    )
     parts = {"module": module, "average": average, "optimiser": optimiser, "schedule": schedule}
     done, seconds, curve = 0, 0.0, []
     if path.exists():
@@ -121,18 +123,29 @@ def fit(
                 progress.update(task, loss=f"loss {curve[-1][1]:.4f}")
             if (step + 1) % save_every == 0 or step + 1 == stage.steps:
                 state = {name: part.state_dict() for name, part in parts.items()}
-                state |= {"done": step + 1, "seconds": seconds + time.perf_counter() - started, "curve": curve}
+                state |= {
+                    "done": step + 1,
+                    "seconds": seconds + time.perf_counter() - started,
+                    "curve": curve,
+                }
                 torch.save(state, path.with_suffix(".tmp"))
                 path.with_suffix(".tmp").replace(path)
     return average.module.eval().requires_grad_(False)
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, TextColumn("{task.fields[loss]}"))
 
 
-def _generators(settings: Settings, stage: int, step: int) -> tuple[np.random.Generator, torch.Generator]:
+def _generators(
+    settings: Settings, stage: int, step: int
+) -> tuple[np.random.Generator, torch.Generator]:
     """The random numbers of one step, the same whether or not the run was resumed before it."""
     rng = np.random.default_rng([settings.seed, stage, step])
     return rng, torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -144,7 +157,11 @@ def _pixels(images: np.ndarray, device: torch.device) -> Float[Tensor, "n 3 heig
 
 
 def train_reader(
-    settings: Settings, attributes: np.ndarray, images: np.ndarray, folder: Path, device: torch.device
+    settings: Settings,
+    attributes: np.ndarray,
+    images: np.ndarray,
+    folder: Path,
+    device: torch.device,
 ) -> nn.Module:
     """Train the attribute reader on drawn scenes under blur, noise and small changes of brightness."""
     targets = torch.from_numpy(reader.canonical(attributes)).to(device)
@@ -162,7 +179,8 @@ def train_reader(
         logits = network(pixels.clamp(0, 1))
         wanted = targets[torch.from_numpy(chosen)]
         losses = [
-            functional.cross_entropy(field, wanted[:, i], ignore_index=scenes.ABSENT) for i, field in enumerate(logits)
+            functional.cross_entropy(field, wanted[:, i], ignore_index=scenes.ABSENT)
+            for i, field in enumerate(logits)
         ]
         return torch.stack(losses).mean()
 
@@ -170,7 +188,9 @@ def train_reader(
     return fit(stage, network, loss_at, folder, device=device)
 
 
-def train_autoencoder(settings: Settings, images: np.ndarray, folder: Path, device: torch.device) -> nn.Module:
+def train_autoencoder(
+    settings: Settings, images: np.ndarray, folder: Path, device: torch.device
+) -> nn.Module:
     """Train the autoencoder on crops, then on whole images.
 
     The loss is the absolute and the squared error; a little fixed noise on the latents keeps the decoder smooth. A
@@ -184,7 +204,9 @@ def train_autoencoder(settings: Settings, images: np.ndarray, folder: Path, devi
         rng, torch_rng = _generators(settings, 1, step)
         if step < whole_from:
             top, left = rng.integers(scenes.SIDE - side + 1, size=2)
-            chosen = images[rng.integers(len(images), size=4 * batch), top : top + side, left : left + side]
+            chosen = images[
+                rng.integers(len(images), size=4 * batch), top : top + side, left : left + side
+            ]
         else:
             chosen = images[rng.integers(len(images), size=batch)]
         pixels = _pixels(chosen, device) * 2 - 1
@@ -198,34 +220,44 @@ def train_autoencoder(settings: Settings, images: np.ndarray, folder: Path, devi
 
 
 @torch.no_grad()
-def encode(vae: Any, images: np.ndarray, device: torch.device) -> tuple[Float[Tensor, "n 4 16 16"], float]:
+def encode(
+    vae: Any, images: np.ndarray, device: torch.device
+) -> tuple[Float[Tensor, "n 4 16 16"], float]:
     """Latents of all images, scaled to unit variance, and the scaling factor."""
     parts = [
-        vae.encode(_pixels(images[i : i + 100], device) * 2 - 1).latent_dist.mean for i in range(0, len(images), 100)
+        vae.encode(_pixels(images[i : i + 100], device) * 2 - 1).latent_dist.mean
+        for i in range(0, len(images), 100)
     ]
     latents = torch.cat(parts)
     scaling = float(1 / latents.std())
     return latents * scaling, scaling
 
 
-def train_captions(settings: Settings, tokenizer: CLIPTokenizer, folder: Path, device: torch.device) -> nn.Module:
+def train_captions(
+    settings: Settings, tokenizer: CLIPTokenizer, folder: Path, device: torch.device
+) -> nn.Module:
     """Train the text encoder to tell every attribute of a scene from its caption, at the end of the text and after.
 
     The denoiser's loss alone did not teach it whose a colour is: a wrong colour of an object in the caption hardly
     changed the loss. Stable Diffusion's text encoder, too, is trained before the denoiser and frozen.
     """
     encoder = networks.text_encoder(tokenizer)
-    module = nn.ModuleDict({"text_encoder": encoder, "probe": nn.Linear(networks.WIDTH, sum(reader.CLASSES))})
+    module = nn.ModuleDict(
+        {"text_encoder": encoder, "probe": nn.Linear(networks.WIDTH, sum(reader.CLASSES))}
+    )
 
     def loss_at(step: int) -> Tensor:
         rng, _ = _generators(settings, 3, step)
         told = scenes.sample(settings.captions_batch, rng, split="train")
         tokens = _tokens(tokenizer, scenes.captions(told), device)
         at_end = tokens == tokenizer.eos_token_id  # the padding, too
-        logits = module["probe"](encoder(tokens).last_hidden_state[at_end]).split(reader.CLASSES, dim=-1)
+        logits = module["probe"](encoder(tokens).last_hidden_state[at_end]).split(
+            reader.CLASSES, dim=-1
+        )
         wanted = torch.from_numpy(told).to(device).repeat_interleave(at_end.sum(dim=1), dim=0)
         losses = [
-            functional.cross_entropy(field, wanted[:, i], ignore_index=scenes.ABSENT) for i, field in enumerate(logits)
+            functional.cross_entropy(field, wanted[:, i], ignore_index=scenes.ABSENT)
+            for i, field in enumerate(logits)
         ]
         return torch.stack(losses).mean()
 
@@ -248,33 +280,47 @@ def train_denoiser(
     latent by the signal-to-noise ratio, so that at high noise, where the background is decided, nothing was learned.
     """
     unet = networks.denoiser()
-    unet.set_attn_processor(AttnProcessor())  # the fused attention's backward pass is slow in bfloat16 on a CPU
+    unet.set_attn_processor(
+        AttnProcessor()
+    )  # the fused attention's backward pass is slow in bfloat16 on a CPU
     noise_scheduler = networks.scheduler()
     noisy_step = round(settings.noisy_from * settings.denoiser_steps)
 
     def loss_at(step: int) -> Tensor:
         rng, torch_rng = _generators(settings, 4, step)
         chosen = rng.integers(len(latents), size=settings.denoiser_batch)
-        told = scenes.corrupt(attributes[chosen], settings.caption_noise if step >= noisy_step else 0.0, rng)
+        told = scenes.corrupt(
+            attributes[chosen], settings.caption_noise if step >= noisy_step else 0.0, rng
+        )
         dropped = rng.random(len(chosen)) < settings.caption_dropout
-        texts = ["" if drop else text for drop, text in zip(dropped, scenes.captions(told), strict=True)]
+        texts = [
+            "" if drop else text for drop, text in zip(dropped, scenes.captions(told), strict=True)
+        ]
         clean = latents[torch.from_numpy(chosen)]
         noise = torch.randn(clean.shape, generator=torch_rng).to(device)
         steps = len(noise_scheduler.alphas_cumprod)
         timesteps = torch.randint(steps, (len(chosen),), generator=torch_rng).to(device)
-        noised = noise_scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
+        noised = noise_scheduler.add_noise(clean, noise, timesteps).contiguous(
+            memory_format=torch.channels_last
+        )
         with torch.no_grad():
             context = text_encoder(_tokens(tokenizer, texts, device)).last_hidden_state
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
             velocity = unet(noised, timesteps, context).sample
-        return functional.mse_loss(velocity.float(), noise_scheduler.get_velocity(clean, noise, timesteps))
+        return functional.mse_loss(
+            velocity.float(), noise_scheduler.get_velocity(clean, noise, timesteps)
+        )
 
     stage = Stage("denoiser", settings.denoiser_steps, learning_rate=1e-3, ema_decay=0.998)
     return fit(stage, unet, loss_at, folder, device=device)
 
 
-def _tokens(tokenizer: CLIPTokenizer, texts: list[str], device: torch.device) -> Int[Tensor, "n 32"]:
-    return tokenizer(texts, padding="max_length", max_length=networks.TOKENS, return_tensors="pt").input_ids.to(device)
+def _tokens(
+    tokenizer: CLIPTokenizer, texts: list[str], device: torch.device
+) -> Int[Tensor, "n 32"]:
+    return tokenizer(
+        texts, padding="max_length", max_length=networks.TOKENS, return_tensors="pt"
+    ).input_ids.to(device)
 
 
 def export(folder: Path, out: Path) -> None:
@@ -290,13 +336,19 @@ def export(folder: Path, out: Path) -> None:
     }
     averages = {name: _averaged(state["average"]) for name, state in saved.items()}
     tokenizer = networks.write_tokenizer(folder / "tokenizer")
-    vae, unet, text_encoder = networks.autoencoder(), networks.denoiser(), networks.text_encoder(tokenizer)
+    vae, unet, text_encoder = (
+        networks.autoencoder(),
+        networks.denoiser(),
+        networks.text_encoder(tokenizer),
+    )
     vae.load_state_dict(averages["autoencoder"])
     vae.register_to_config(scaling_factor=json.loads((folder / "scaling.json").read_text()))
     unet.load_state_dict(averages["denoiser"])
     prefix = "text_encoder."  # beside it in that stage was the probe
     told = averages["captions"].items()
-    text_encoder.load_state_dict({name.removeprefix(prefix): w for name, w in told if name.startswith(prefix)})
+    text_encoder.load_state_dict(
+        {name.removeprefix(prefix): w for name, w in told if name.startswith(prefix)}
+    )
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -310,11 +362,16 @@ def export(folder: Path, out: Path) -> None:
     pipe.to(torch.float16).save_pretrained(out / "pipeline")
     _make_loadable(out / "pipeline" / "text_encoder")
     save_file(
-        {name: weight.half().contiguous() for name, weight in averages["reader"].items()}, out / "reader.safetensors"
+        {name: weight.half().contiguous() for name, weight in averages["reader"].items()},
+        out / "reader.safetensors",
     )
     record = json.loads((folder / "settings.json").read_text())
     record["stages"] = {
-        name: {"steps": state["done"], "seconds": round(state["seconds"], 1), "loss": state["curve"]}
+        name: {
+            "steps": state["done"],
+            "seconds": round(state["seconds"], 1),
+            "loss": state["curve"],
+        }
         for name, state in saved.items()
     }
     (out / "training.json").write_text(json.dumps(record, indent=1))
@@ -327,21 +384,35 @@ def _make_loadable(folder: Path) -> None:
     look for weights under `text_model.`, as published checkpoints have them, and silently start at random without.
     """
     config, weights = folder / "config.json", folder / "model.safetensors"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
-    named = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in load_file(weights).items()}
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n"
+    )
+    named = {
+        f"text_model.{name.removeprefix('text_model.')}": weight
+        for name, weight in load_file(weights).items()
+    }
     save_file(named, weights, metadata={"format": "pt"})
 
 
 def _averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("module."): weight for name, weight in state.items() if name != "n_averaged"}
+    return {
+        name.removeprefix("module."): weight
+        for name, weight in state.items()
+        if name != "n_averaged"
+    }
 
 
 def _record(settings: Settings, device: torch.device) -> dict[str, Any]:
     packages = ("torch", "diffusers", "transformers", "numpy")
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    hardware = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    )
     return {
         "settings": asdict(settings),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
         "hardware": f"{hardware}, {torch.get_num_threads()} threads",
     }
 
@@ -352,7 +423,9 @@ def _scenes(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     return attributes, scenes.draw(attributes, rng)
 
 
-def run(settings: Settings, folder: Path, device: torch.device, stages: tuple[str, ...]) -> Iterator[str]:
+def run(
+    settings: Settings, folder: Path, device: torch.device, stages: tuple[str, ...]
+) -> Iterator[str]:
     """Train the named stages in `folder`, yielding each name as it is finished."""
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "settings.json"
@@ -381,13 +454,23 @@ def run(settings: Settings, folder: Path, device: torch.device, stages: tuple[st
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="folder for checkpoints; an interrupted run resumes from it")],
-    export_to: Annotated[Path | None, typer.Option("--export", help="write the finished model here")] = None,
-    stage: Annotated[list[str] | None, typer.Option(help="reader, autoencoder or denoiser; all by default")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda" if torch.cuda.is_available() else "cpu",
+    out: Annotated[
+        Path, typer.Option(help="folder for checkpoints; an interrupted run resumes from it")
+    ],
+    export_to: Annotated[
+        Path | None, typer.Option("--export", help="write the finished model here")
+    ] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="reader, autoencoder or denoiser; all by default")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda"
+    if torch.cuda.is_available()
+    else "cpu",
 ) -> None:
     """Train the embedded model from nothing but the scenes that the project draws."""
-    for name in run(Settings(), out, torch.device(device), tuple(stage or ("reader", "autoencoder", "denoiser"))):
+    for name in run(
+        Settings(), out, torch.device(device), tuple(stage or ("reader", "autoencoder", "denoiser"))
+    ):
         typer.echo(f"{name} finished")
     if export_to is not None:
         export(out, export_to)

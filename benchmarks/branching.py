@@ -1,4 +1,4 @@
-"""What branching saves on mini-sd over a call per mask (`python -m sdbench.study.branch_timing`)."""
+"""What branching saves on mini-sd over a call per mask (`python -m benchmarks.branching`)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
+from sdbench.experiments.branching import Brancher, baseline
+from sdbench.experiments.sensitivity import branches_of
 from sdbench.models.registry import load
+from sdbench.study.call import call_arguments
 from sdbench.study.images import eight_bit
-from sdbench.study.plan import Study, Unit
-from sdbench.study.sensitivity import Brancher, baseline, branches_of
-from sdbench.study.trial import call_arguments
+from sdbench.study.study import Study
+from sdbench.study.units import Unit
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.registry import parse
 from sdbench.variants.schedule import GuidanceSchedule
 
 
-def timed(pipe: Any, study: Study, kind: str, *, pairs: int, max_rows: int, rounds: int) -> list[tuple[float, float]]:
+def timed(
+    pipe: Any, study: Study, kind: str, *, pairs: int, max_rows: int, rounds: int
+) -> list[tuple[float, float]]:
     """Seconds of one call per mask and of branching, in turn, each first in every other round; images both."""
     chosen = tuple(study.pairs[:pairs])
     arguments = Unit(study, parse("cfg"), chosen, 0, "measured")
@@ -32,7 +36,9 @@ def timed(pipe: Any, study: Study, kind: str, *, pairs: int, max_rows: int, roun
 
     def branched() -> None:
         group = Brancher(pipe, study, chosen, max_rows)
-        for call in group.calls([whole, *sorted(branches, key=lambda branch: branch.mask, reverse=True)]):
+        for call in group.calls(
+            [whole, *sorted(branches, key=lambda branch: branch.mask, reverse=True)]
+        ):
             group.follow(call)
 
     found = []
@@ -56,7 +62,9 @@ def main(
     pipe = load(study.model)
     for pairs in (1, 8):
         for kind in ("single", "last"):
-            for alone, branched in timed(pipe, study, kind, pairs=pairs, max_rows=max_rows, rounds=rounds):
+            for alone, branched in timed(
+                pipe, study, kind, pairs=pairs, max_rows=max_rows, rounds=rounds
+            ):
                 typer.echo(
                     f"{kind}, {pairs} pairs, {max_rows} rows: {alone:.1f} s one by one, {branched:.1f} s branched: "
                     f"{alone / branched:.2f}x"

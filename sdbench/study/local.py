@@ -22,11 +22,13 @@ from sdbench.instruments.rss import PeakRss
 from sdbench.instruments.steps import CallRecord, MemoryProbe, StepProbe
 from sdbench.models.registry import layout
 from sdbench.records.environment import environment
+from sdbench.study.call import call_arguments
+from sdbench.study.check import Workload, loaded, prepare
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.images import digest, stored_pixels
-from sdbench.study.plan import Study, Unit
-from sdbench.study.trial import Workload, call_arguments, loaded, prepare
+from sdbench.study.study import Study
 from sdbench.study.tuning import tunable, with_tuned_scales
+from sdbench.study.units import Unit
 from sdbench.variants.adapters import applied
 from sdbench.variants.guidance import denoiser_of
 from sdbench.variants.trace import Listener, Unsupported
@@ -52,7 +54,9 @@ class Outcome:
 class Worker:
     """A pipeline that is ready for a study's calls: the local engine; a context manager that puts the pipeline back."""
 
-    def __init__(self, study: Study, pipe: Any = None, *, exclusive: bool = True, tune: bool = False) -> None:
+    def __init__(
+        self, study: Study, pipe: Any = None, *, exclusive: bool = True, tune: bool = False
+    ) -> None:
         """Open the model, and check that it can run the study.
 
         Args:
@@ -86,7 +90,9 @@ class Worker:
         """Put the pipeline back."""
         self._executed.__exit__(*error)
 
-    def outcomes(self, planned: Sequence[Unit], begun: Callable[[Unit], None]) -> Iterator[tuple[Unit, Outcome]]:
+    def outcomes(
+        self, planned: Sequence[Unit], begun: Callable[[Unit], None]
+    ) -> Iterator[tuple[Unit, Outcome]]:
         """Run one call after another."""
         for unit in planned:
             begun(unit)
@@ -144,13 +150,21 @@ def observe(
     arguments = call_arguments(study, unit, pipe)
     arguments["output_type"] = "pt" if study.output == "image" else "latent"
     listeners: list[Listener] = [probe, *([MemoryProbe(trace)] if trace else [])]
-    counted = FlopProbe() if unit.variant.accelerator is not None and unit.phase == "warmup" else None
+    counted = (
+        FlopProbe() if unit.variant.accelerator is not None and unit.phase == "warmup" else None
+    )
     listeners += [counted] if counted else []
     sequential = study.guidance_execution == "sequential"
     compiled = study.execution != "eager"
     compile_s = _first_call(pipe, unit) if compiled and unit.phase == "warmup" else 0.0
     with (
-        applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, listeners=listeners, sequential=sequential),
+        applied(
+            pipe,
+            unit.variant,
+            guidance_scale=unit.guidance_scale,
+            listeners=listeners,
+            sequential=sequential,
+        ),
         PeakRss() as rss,
         Disturbance(pipe.device) as disturbance,
         nothing_compiled() if compiled else nullcontext(),
@@ -160,7 +174,9 @@ def observe(
     ):
         images = pipe(**arguments).images
     measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes} | disturbance.columns
-    if unit.variant.accelerator is not None:  # its rows differ in work, which only the untimed warm-up can count
+    if (
+        unit.variant.accelerator is not None
+    ):  # its rows differ in work, which only the untimed warm-up can count
         measured["flop"] = counted.flop if counted else None
     if compiled:
         measured["compile_s"] = compile_s

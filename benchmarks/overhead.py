@@ -1,4 +1,4 @@
-"""What observing costs: mini-sd plain against mini-sd under all hooks (`python -m sdbench.study.overhead`)."""
+"""What observing costs: mini-sd plain against mini-sd under all hooks (`python -m benchmarks.overhead`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from sdbench.analysis.stats import Interval, ratio_interval
 from sdbench.instruments.clock import clock_for
 from sdbench.instruments.steps import StepProbe
 from sdbench.models.registry import load
-from sdbench.study.plan import Study, units
-from sdbench.study.trial import call_arguments
+from sdbench.study.call import call_arguments
+from sdbench.study.study import Study
+from sdbench.study.units import units
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 

@@ -14,9 +14,11 @@ from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import weights_bytes
 from sdbench.models.registry import load, set_layout
 from sdbench.records.files import first_line
-from sdbench.study.plan import Study, Unit, units
+from sdbench.study.call import call_arguments
+from sdbench.study.study import Study
+from sdbench.study.units import Unit, units
 from sdbench.variants.adapters import applied
-from sdbench.variants.guidance import denoiser_of, guidance_arguments, guided_by
+from sdbench.variants.guidance import denoiser_of, guided_by
 from sdbench.variants.registry import Variant, parse
 from sdbench.variants.rows import first_tensor
 from sdbench.variants.schedule import GuidanceSchedule
@@ -46,24 +48,11 @@ class Workload:
 
 def loaded(study: Study) -> Any:
     """The pipeline of a study, opened as its fields say."""
-    pipe = load(study.model, dtype=study.dtype, device=study.device, random_weights=study.random_weights)
+    pipe = load(
+        study.model, dtype=study.dtype, device=study.device, random_weights=study.random_weights
+    )
     set_layout(pipe, memory_format=study.memory_format, threads=study.threads)
     return pipe
-
-
-def call_arguments(study: Study, unit: Unit, pipe: Any) -> dict[str, Any]:
-    """The arguments of one pipeline call; each image has its own generator, so it does not depend on its batch."""
-    sizes = {"height": study.height, "width": study.width}
-    rows, negative = len(unit.pairs), study.negative_prompt
-    return {
-        **study.arguments,
-        **unit.variant.arguments,
-        **{name: value for name, value in sizes.items() if value is not None},
-        **guidance_arguments(pipe, unit.guidance_scale, rows=rows, negative_prompt=negative),
-        "prompt": [prompt for _, prompt, _ in unit.pairs],
-        "generator": [torch.Generator("cpu").manual_seed(seed) for _, _, seed in unit.pairs],
-        "num_inference_steps": unit.num_steps,
-    }
 
 
 def prepare(pipe: Any, study: Study) -> Workload:
@@ -98,7 +87,9 @@ def _tried(pipe: Any, study: Study) -> Workload:
         unit = Unit(study, variant, first.pairs, 0, "warmup")
         changes = variant.student is not None or variant.accelerator is not None
         if study.execution != "eager" and (changes or _shrinks(unit)):
-            raise ValueError(f"variant '{variant.name}' changes what is compiled in: execution must be eager")
+            raise ValueError(
+                f"variant '{variant.name}' changes what is compiled in: execution must be eager"
+            )
         try:
             _require_arguments(pipe, variant)
             if variant.accelerator is not None:
@@ -109,7 +100,9 @@ def _tried(pipe: Any, study: Study) -> Workload:
         except ValueError as error:
             raise ValueError(f"variant '{variant.name}': {error}") from None
     with guided_by(pipe, GuidanceSchedule.none):
-        pipe(**call_arguments(study, first, pipe) | {"num_inference_steps": 1}, output_type="latent")
+        pipe(
+            **call_arguments(study, first, pipe) | {"num_inference_steps": 1}, output_type="latent"
+        )
 
     hook = denoiser_of(pipe).register_forward_pre_hook(stop, with_kwargs=True)
     try:
@@ -120,7 +113,9 @@ def _tried(pipe: Any, study: Study) -> Workload:
     rows = len(first_tensor(seen[0]))
     if study.guidance_execution == "batched" and rows < 2 * len(first.pairs):
         raise ValueError(f"{type(pipe).__name__} guides by two calls, which cannot be batched")
-    outside = tree_leaves([list(denoiser_of(pipe).parameters()), list(denoiser_of(pipe).buffers()), seen[0]])
+    outside = tree_leaves(
+        [list(denoiser_of(pipe).parameters()), list(denoiser_of(pipe).buffers()), seen[0]]
+    )
     with LiveBytes(outside) as live:
         flop = denoiser_flop(denoiser_of(pipe), *args, **kwargs)
     peak = live.cpu_peak_bytes if pipe.device.type == "cpu" else live.peak_bytes
@@ -146,7 +141,9 @@ def _try_accelerator(pipe: Any, unit: Unit) -> None:
     except (MissingPackage, Unsupported, OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise Unsupported(f"fails on {type(pipe).__name__}: {type(error).__name__}: {error}") from error
+        raise Unsupported(
+            f"fails on {type(pipe).__name__}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _require_arguments(pipe: Any, variant: Variant) -> None:

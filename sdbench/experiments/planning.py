@@ -17,16 +17,15 @@ import pandas as pd
 
 from sdbench.analysis.frontier import PLANNED, timed_as
 from sdbench.analysis.tables import denoise_share, guidance_ratio
-from sdbench.instruments.quality import find_metric, provenance
-from sdbench.models.mini_sd import scenes
-from sdbench.models.registry import layout
-from sdbench.records.environment import environment
-from sdbench.records.files import read_prompts, read_table, write_json
-from sdbench.records.schema import PLANS, frame
-from sdbench.records.store import Mode, Results, StudyFolder
-from sdbench.study.plan import BASELINE, Study
-from sdbench.study.runner import run
-from sdbench.study.search import (
+from sdbench.experiments.branching import (
+    Branch,
+    Brancher,
+    allowed_rows,
+    baseline,
+    batches,
+    require_plain,
+)
+from sdbench.experiments.search import (
     RESCALED,
     ROUNDS,
     Planned,
@@ -38,8 +37,17 @@ from sdbench.study.search import (
     shapes,
     without,
 )
-from sdbench.study.sensitivity import Branch, Brancher, allowed_rows, baseline, batches, require_plain
-from sdbench.study.trial import loop_length
+from sdbench.instruments.quality import find_metric, provenance
+from sdbench.models.mini_sd import scenes
+from sdbench.models.registry import layout
+from sdbench.records.environment import environment
+from sdbench.records.files import read_prompts, read_table, write_json
+from sdbench.records.names import BASELINE
+from sdbench.records.schema import PLANS, frame
+from sdbench.records.store import Mode, Results, StudyFolder
+from sdbench.study.check import loop_length
+from sdbench.study.runner import run
+from sdbench.study.study import Study
 from sdbench.study.tuning import nearest_scales
 from sdbench.variants.controls import fewer_steps
 from sdbench.variants.registry import Variant, parse
@@ -68,7 +76,9 @@ def steps_for(saving: float, *, steps: int, ratio: float, denoise_share: float) 
     return math.ceil(saving / most * steps - 1e-9)
 
 
-def controls(tuner: Tuner, unguided: int, *, num_steps: int) -> tuple[dict[str, Mask], list[Variant]]:
+def controls(
+    tuner: Tuner, unguided: int, *, num_steps: int
+) -> tuple[dict[str, Mask], list[Variant]]:
     """What a plan has to be compared with: masks with as many unguided steps, and fewer steps.
 
     Returns:
@@ -81,8 +91,12 @@ def controls(tuner: Tuner, unguided: int, *, num_steps: int) -> tuple[dict[str, 
         f"first:{unguided}": GuidanceSchedule.first(steps, unguided).mask,
         f"random:{unguided}@0": GuidanceSchedule.random(steps, unguided, seed=0).mask,
     }
-    masks[f"spaced:{unguided}"] = without(steps, ((2 * k + 1) * steps // (2 * unguided) for k in range(unguided)))
-    intervals = {name: mask for name, mask in shapes(tuner, unguided).items() if name.startswith("interval")}
+    masks[f"spaced:{unguided}"] = without(
+        steps, ((2 * k + 1) * steps // (2 * unguided) for k in range(unguided))
+    )
+    intervals = {
+        name: mask for name, mask in shapes(tuner, unguided).items() if name.startswith("interval")
+    }
     best = min(intervals, key=lambda name: tuner.evaluate([intervals[name]])[0])
     masks[best] = intervals[best]
     work = (2 * steps - unguided) / steps * num_steps
@@ -108,7 +122,9 @@ def judge(
         for call in group.calls([baseline(len(branches[0].mask)), *branches]):
             for row in group.follow(call)[0]:
                 names = named.get(mask_of(row["mask"]), [BASELINE])
-                known = {name: row[name] for name in ("prompt_id", "prompt", "seed", "nfe", *columns)}
+                known = {
+                    name: row[name] for name in ("prompt_id", "prompt", "seed", "nfe", *columns)
+                }
                 rows += [{"variant": name} | known for name in names]
         for variant in others:
             rows += alone(group, variant)
@@ -132,7 +148,9 @@ class Target:
     def __post_init__(self) -> None:
         """Refuse none and more than one."""
         if (bool(self.unguided), self.bound is not None, self.saving is not None).count(True) != 1:
-            raise ValueError("a plan needs one of: numbers of unguided steps, a bound of the metric, a saving")
+            raise ValueError(
+                "a plan needs one of: numbers of unguided steps, a bound of the metric, a saving"
+            )
 
 
 def plan_studies(
@@ -159,11 +177,15 @@ def plan_studies(
             replace(held_out, prompts=read_prompts(held_out_file)),
         )
     if study.model != "mini-sd":
-        raise ValueError("a plan needs tuning prompts and held-out prompts in a file each; only mini-sd brings its own")
+        raise ValueError(
+            "a plan needs tuning prompts and held-out prompts in a file each; only mini-sd brings its own"
+        )
     told = scenes.captions(scenes.sample(2 * pairs + 64, np.random.default_rng(5), split="test"))
     distinct = list(dict.fromkeys(told))[: pairs + max(1, pairs // 8)]
     metrics = (*(study.metrics or ()), "alignment")
-    held_out = replace(held_out, prompts=tuple(distinct[:pairs]), metrics=tuple(dict.fromkeys(metrics)))
+    held_out = replace(
+        held_out, prompts=tuple(distinct[:pairs]), metrics=tuple(dict.fromkeys(metrics))
+    )
     return replace(study, prompts=tuple(distinct[pairs:])), held_out
 
 
@@ -219,8 +241,17 @@ def plan(
     beyond = [count for count in target.unguided if not 1 <= count <= steps]
     if beyond:
         raise ValueError(f"between 1 and {steps} steps can be unguided, not {beyond[0]}")
-    record = {"tuning": tuning.as_json(), "held_out": held_out.as_json(), "target": asdict(target), "rounds": rounds}
-    record |= {"metric": metric, "quality": provenance(held_out.metrics or ()), "scales": list(scales)}
+    record = {
+        "tuning": tuning.as_json(),
+        "held_out": held_out.as_json(),
+        "target": asdict(target),
+        "rounds": rounds,
+    }
+    record |= {
+        "metric": metric,
+        "quality": provenance(held_out.metrics or ()),
+        "scales": list(scales),
+    }
     env = environment() | layout(pipe)
     with StudyFolder.create(out, record, environment=env, mode=mode, tables=PLANS) as folder:
         for stale in [*out.glob("plan-*.json"), out / "plan.png"]:
@@ -228,7 +259,9 @@ def plan(
         timed = [BASELINE]
         for planned in _planned(tuner, target, tuning, rounds):
             masks, others = controls(tuner, planned.unguided, num_steps=tuning.num_steps)
-            others += _weaker(pipe, replace(tuning, batch=max(1, min(tuning.batch, rows // 2))), planned.mask)
+            others += _weaker(
+                pipe, replace(tuning, batch=max(1, min(tuning.batch, rows // 2))), planned.mask
+            )
             masks[PLANNED] = planned.mask
             tuned: dict[str, tuple[float, float | None]] = {PLANNED: (planned.loss, None)}
             if scales:
@@ -240,7 +273,10 @@ def plan(
             known = {"unit": unit, "unguided": planned.unguided}
             judged = judge(pipe, held_out, masks, others, max_rows=rows)
             folder.add(unit, judged=frame("judged", [known | row for row in judged]))
-            timed += [timed_as(name, planned.unguided) for name in (PLANNED, *(other.name for other in others))]
+            timed += [
+                timed_as(name, planned.unguided)
+                for name in (PLANNED, *(other.name for other in others))
+            ]
             for name, (loss, scale) in tuned.items():
                 evidence = {
                     "metric": metric,
@@ -258,7 +294,9 @@ def plan(
 def _one_call(study: Study, variants: tuple[str, ...], *, repeats: int) -> Study:
     """A study of time, with one call of a study's pairs per variant and repeat."""
     prompts, seeds = study.prompts[: study.batch], study.seeds[:1]
-    return replace(study, variants=variants, prompts=prompts, seeds=seeds, repeats=repeats, metrics=())
+    return replace(
+        study, variants=variants, prompts=prompts, seeds=seeds, repeats=repeats, metrics=()
+    )
 
 
 def _check(tuning: Study, held_out: Study, scales: Sequence[float]) -> None:
@@ -293,7 +331,10 @@ def _weaker(pipe: Any, tuning: Study, mask: Mask) -> list[Variant]:
 
 
 def _means(judged: list[dict[str, Any]], column: str) -> dict[str, float]:
-    return {str(name): float(mean) for name, mean in pd.DataFrame(judged).groupby("variant")[column].mean().items()}
+    return {
+        str(name): float(mean)
+        for name, mean in pd.DataFrame(judged).groupby("variant")[column].mean().items()
+    }
 
 
 def _content(

@@ -5,16 +5,22 @@ import torch
 
 import sdbench
 from sdbench.analysis.sensitivity import evaluations
+from sdbench.experiments.sensitivity import SweepPlan, branches_of, sweep
 from sdbench.records.store import read_sweep
-from sdbench.study.plan import Study
-from sdbench.study.sensitivity import SweepPlan, branches_of, sweep
+from sdbench.study.study import Study
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
 
 
 def study(**changes):
-    fields = {"prompts": tiny.PROMPTS, "seeds": [0, 1], "num_steps": 4, "guidance_scale": 7.5, "metrics": ["psnr"]}
+    fields = {
+        "prompts": tiny.PROMPTS,
+        "seeds": [0, 1],
+        "num_steps": 4,
+        "guidance_scale": 7.5,
+        "metrics": ["psnr"],
+    }
     return Study(model="tiny", variants=["cfg"], **fields | changes)
 
 
@@ -62,7 +68,7 @@ def test_a_plan_that_cannot_run_is_refused_before_the_folder_is_made(tmp_path, p
 
 
 def test_too_little_memory_for_one_row_says_how_much_it_needs(monkeypatch):
-    monkeypatch.setattr("sdbench.study.sensitivity.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("sdbench.experiments.branching.free_bytes", lambda device: 1000)
     with pytest.raises(ValueError, match=r"one denoiser row needs 0\.0 GB"):
         sweep(tiny.stable_diffusion(), study(), SweepPlan())
 
@@ -71,12 +77,23 @@ def test_every_row_is_what_its_mask_gives_alone():
     """PSNR against the guided image, from one pipeline call per mask and pair."""
     pipe = tiny.stable_diffusion()
     found = sdbench.sensitivity(
-        pipe, tiny.PROMPTS, [0, 1], num_steps=4, guidance_scale=7.5, kind="last", metrics=["psnr"], max_rows=3
+        pipe,
+        tiny.PROMPTS,
+        [0, 1],
+        num_steps=4,
+        guidance_scale=7.5,
+        kind="last",
+        metrics=["psnr"],
+        max_rows=3,
     )
     assert len(found) == 4 * 5
 
     def image(row):
-        call = {"prompt": row["prompt"], "generator": torch.Generator().manual_seed(row["seed"]), "output_type": "pt"}
+        call = {
+            "prompt": row["prompt"],
+            "generator": torch.Generator().manual_seed(row["seed"]),
+            "output_type": "pt",
+        }
         with guided_by(pipe, GuidanceSchedule.from_mask(letter == "1" for letter in row["mask"])):
             images = pipe(**call, num_inference_steps=4, guidance_scale=7.5).images
         return (images.clamp(0, 1) * 255).round() / 255
@@ -86,13 +103,22 @@ def test_every_row_is_what_its_mask_gives_alone():
         assert row["psnr"] == pytest.approx(float(alone), abs=0.02)
 
 
-@pytest.mark.parametrize(("kind", "branched", "naive"), [("single", 2550, 5050), ("last", 1325, 3825)])
+@pytest.mark.parametrize(
+    ("kind", "branched", "naive"), [("single", 2550, 5050), ("last", 1325, 3825)]
+)
 def test_branches_share_what_they_can(kind, branched, naive):
     """Rows per pair at 50 steps; the rows are counted at the denoiser, too."""
     pipe = tiny.stable_diffusion()
     with tiny.counted_rows(pipe) as counted:
         found = sdbench.sensitivity(
-            pipe, tiny.PROMPTS[:1], [0], num_steps=50, guidance_scale=7.5, kind=kind, metrics=["psnr"], max_rows=64
+            pipe,
+            tiny.PROMPTS[:1],
+            [0],
+            num_steps=50,
+            guidance_scale=7.5,
+            kind=kind,
+            metrics=["psnr"],
+            max_rows=64,
         )
     before = sum(counted) - branched  # of the checks before the first image
     assert evaluations(found) == (branched, naive)
@@ -104,7 +130,14 @@ def test_rows_stay_within_their_bound_however_many_masks_there_are():
     for kind in ("single", "interval"):
         with tiny.counted_rows(pipe) as counted:
             sdbench.sensitivity(
-                pipe, tiny.PROMPTS, [0, 1], num_steps=5, guidance_scale=7.5, kind=kind, metrics=["psnr"], max_rows=3
+                pipe,
+                tiny.PROMPTS,
+                [0, 1],
+                num_steps=5,
+                guidance_scale=7.5,
+                kind=kind,
+                metrics=["psnr"],
+                max_rows=3,
             )
         assert max(counted) == 3
 
@@ -135,7 +168,9 @@ def test_growth_starts_where_the_branch_leaves_and_the_trunk_has_none(tmp_path):
 
 @pytest.mark.parametrize("rows", [4, 16])
 def test_a_killed_sweep_goes_on_without_repeating_what_was_finished(tmp_path, monkeypatch, rows):
-    whole = sweep(tiny.stable_diffusion(), study(), SweepPlan(max_rows=4), tmp_path / "whole").sensitivity
+    whole = sweep(
+        tiny.stable_diffusion(), study(), SweepPlan(max_rows=4), tmp_path / "whole"
+    ).sensitivity
 
     pipe = tiny.stable_diffusion()
     calls, plain = [], type(pipe).__call__
@@ -151,13 +186,19 @@ def test_a_killed_sweep_goes_on_without_repeating_what_was_finished(tmp_path, mo
     kill = True
     with pytest.raises(KeyboardInterrupt):
         sweep(pipe, study(), SweepPlan(max_rows=4), tmp_path / "killed")
-    assert len(read_sweep(tmp_path / "killed").sensitivity) == 12  # the trunk's call and two of four
+    assert (
+        len(read_sweep(tmp_path / "killed").sensitivity) == 12
+    )  # the trunk's call and two of four
     kill = False
     calls.clear()
-    resumed = sweep(pipe, study(), SweepPlan(max_rows=rows), tmp_path / "killed", mode="resume").sensitivity
+    resumed = sweep(
+        pipe, study(), SweepPlan(max_rows=rows), tmp_path / "killed", mode="resume"
+    ).sensitivity
     assert sum(calls) == 4 + 8  # the trunk again, and what was missing
     key = ["mask", "prompt_id", "seed"]
-    found, expected = (t.drop(columns="unit").sort_values(key, ignore_index=True) for t in (resumed, whole))
+    found, expected = (
+        t.drop(columns="unit").sort_values(key, ignore_index=True) for t in (resumed, whole)
+    )
     pd.testing.assert_frame_equal(found, expected, rtol=1e-3)
 
 
@@ -186,7 +227,15 @@ def test_the_curve_is_the_mean_over_pairs_with_alignment_as_a_difference():
 
     rng = np.random.default_rng(0)
     rows = [
-        {"prompt_id": f"{p}", "seed": 0, "kind": kind, "start": start, "length": length, "mask": mask, "nfe": 4}
+        {
+            "prompt_id": f"{p}",
+            "seed": 0,
+            "kind": kind,
+            "start": start,
+            "length": length,
+            "mask": mask,
+            "nfe": 4,
+        }
         | {"lpips": value, "alignment": 0.9 - value}
         for p in range(8)
         for kind, start, length, mask, value in (
@@ -201,7 +250,9 @@ def test_the_curve_is_the_mean_over_pairs_with_alignment_as_a_difference():
     means = table[table["kind"] == "single"].groupby("mask")["lpips"].mean()
     assert curve["lpips"].tolist() == pytest.approx([means["01"], means["10"]])
     assert ((curve["lpips_lo"] < curve["lpips"]) & (curve["lpips"] < curve["lpips_hi"])).all()
-    assert sensitivity_curve(table, "alignment")["alignment"].tolist() == pytest.approx([-means["01"], -means["10"]])
+    assert sensitivity_curve(table, "alignment")["alignment"].tolist() == pytest.approx(
+        [-means["01"], -means["10"]]
+    )
     with pytest.raises(ValueError, match="no values of 'ssim'"):
         sensitivity_curve(table, "ssim")
 
@@ -210,7 +261,13 @@ def test_images_are_decoded_as_many_at_a_time_as_a_batch_has():
     pipe, sizes = tiny.stable_diffusion(), []
     decoder = pipe.vae.decoder
     decoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    settings = {"num_steps": 4, "guidance_scale": 7.5, "metrics": ["psnr"], "max_rows": 8, "batch": 3}
+    settings = {
+        "num_steps": 4,
+        "guidance_scale": 7.5,
+        "metrics": ["psnr"],
+        "max_rows": 8,
+        "batch": 3,
+    }
     sdbench.sensitivity(pipe, tiny.PROMPTS, [0, 1], kind="last", **settings)
     assert max(sizes) == 3
     assert sum(sizes) == 4 * 5

@@ -1,4 +1,4 @@
-"""How long a summary takes, and how much memory, by the rows of a study (`python -m sdbench.study.reading_scale`)."""
+"""How long a summary takes, and how much memory, by the rows of a study (`python -m benchmarks.reading`)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def write_study(folder: Path, step_rows: int, *, block: int = 20_000) -> None:
         writers = {}
         for table in STUDY:
             schema = _arrow(empty(table)).schema
-            writers[table] = files.enter_context(pq.ParquetWriter(folder / f"{table}.parquet", schema))
+            writers[table] = files.enter_context(
+                pq.ParquetWriter(folder / f"{table}.parquet", schema)
+            )
         for start in range(0, calls, block):
             for table, rows in _rows(np.arange(start, min(start + block, calls)), batches).items():
                 writers[table].write_table(_arrow(rows))
@@ -62,7 +64,11 @@ def _arrow(table_frame: pd.DataFrame) -> pa.Table:
 
 def _rows(calls: NDArray[np.int64], batches: int) -> dict[str, pd.DataFrame]:
     """The three tables of some calls; variants take turns within a batch, batches within a repeat."""
-    variant, batch, repeat = calls % len(VARIANTS), calls // len(VARIANTS) % batches, calls // (len(VARIANTS) * batches)
+    variant, batch, repeat = (
+        calls % len(VARIANTS),
+        calls // len(VARIANTS) % batches,
+        calls // (len(VARIANTS) * batches),
+    )
     generator = np.random.default_rng(int(calls[0]))
     guided = np.arange(STEPS) < STEPS - STEPS // 10 * variant[:, None]
     step_s = np.where(guided, GUIDED_S, UNGUIDED_S) * generator.normal(1, 0.02, guided.shape)
@@ -73,8 +79,18 @@ def _rows(calls: NDArray[np.int64], batches: int) -> dict[str, pd.DataFrame]:
     }
     timed = {**place, "repeat": repeat, "phase": np.full(len(calls), "measured", dtype=object)}
     runs = timed | {
-        **{"status": "ok", "batch": BATCH, "num_steps": STEPS, "latency_s": step_s.sum(1) + AROUND_S},
-        **{"denoise_s": step_s.sum(1), "nfe": rows.sum(1) / BATCH, "rows": rows.sum(1), "flop": rows.sum(1)},
+        **{
+            "status": "ok",
+            "batch": BATCH,
+            "num_steps": STEPS,
+            "latency_s": step_s.sum(1) + AROUND_S,
+        },
+        **{
+            "denoise_s": step_s.sum(1),
+            "nfe": rows.sum(1) / BATCH,
+            "rows": rows.sum(1),
+            "flop": rows.sum(1),
+        },
     }
     steps = {name: values.repeat(STEPS) for name, values in timed.items()} | {
         **{"step": np.tile(np.arange(STEPS), len(calls)), "guided": guided.ravel()},
@@ -82,12 +98,20 @@ def _rows(calls: NDArray[np.int64], batches: int) -> dict[str, pd.DataFrame]:
     }
     kept = repeat == 0
     pair = (BATCH * batch[kept, None] + np.arange(BATCH)).ravel()
-    names = np.array([f"{prompt:06d}" for prompt in range(-(-BATCH * batches // SEEDS))], dtype=object)
+    names = np.array(
+        [f"{prompt:06d}" for prompt in range(-(-BATCH * batches // SEEDS))], dtype=object
+    )
     images = {name: values[kept].repeat(BATCH) for name, values in place.items()} | {
         **{"prompt_id": names[pair // SEEDS], "prompt": names[pair // SEEDS], "seed": pair % SEEDS},
-        **{"lpips": generator.exponential(0.05, len(pair)), "alignment": generator.uniform(size=len(pair))},
+        **{
+            "lpips": generator.exponential(0.05, len(pair)),
+            "alignment": generator.uniform(size=len(pair)),
+        },
     }
-    return {table: _frame(table, values) for table, values in zip(STUDY, (runs, steps, images), strict=True)}
+    return {
+        table: _frame(table, values)
+        for table, values in zip(STUDY, (runs, steps, images), strict=True)
+    }
 
 
 def _frame(table: str, values: dict[str, Any]) -> pd.DataFrame:
@@ -122,7 +146,9 @@ def _reading(folder: Path) -> Reading:
 
 
 def main(
-    rows: Annotated[list[int] | None, typer.Option(help="of steps; 10^5, 10^6 and 10^7 by default")] = None,
+    rows: Annotated[
+        list[int] | None, typer.Option(help="of steps; 10^5, 10^6 and 10^7 by default")
+    ] = None,
 ) -> None:
     """Print what the summary of a study takes, for several sizes."""
     for step_rows in rows or (10**5, 10**6, 10**7):

@@ -22,9 +22,9 @@ from sdbench.analysis.tables import summarise
 from sdbench.instruments.footprint import footprint, meta_denoiser
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.registry import DTYPES
-from sdbench.study.plan import Study
+from sdbench.study.check import loaded
 from sdbench.study.runner import run
-from sdbench.study.trial import loaded
+from sdbench.study.study import Study
 from sdbench.variants.guidance import denoiser_of
 
 PROMPT = "a large striped red star left of a small blue ring on a white background"
@@ -69,7 +69,11 @@ def cost_study(
 
 
 def sweep(
-    study: Study, *, batches: Sequence[int], sides: Sequence[tuple[int, int]], out: Path | None = None
+    study: Study,
+    *,
+    batches: Sequence[int],
+    sides: Sequence[tuple[int, int]],
+    out: Path | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Measure a study at every batch and size, one after the other, on one pipeline.
 
@@ -89,8 +93,12 @@ def sweep(
     read_s = sum(p.nbytes for p in denoiser_of(pipe).parameters()) / read_bandwidth(pipe.device)
     for height, width in sides:
         for batch in batches:
-            point = replace(study, seeds=tuple(range(batch)), batch=batch, height=height, width=width)
-            folder = (out or Path(tempfile.mkdtemp(prefix="sdbench-"))) / f"{height}x{width}-batch{batch}"
+            point = replace(
+                study, seeds=tuple(range(batch)), batch=batch, height=height, width=width
+            )
+            folder = (
+                out or Path(tempfile.mkdtemp(prefix="sdbench-"))
+            ) / f"{height}x{width}-batch{batch}"
             results = run(point, folder, pipe=pipe)
             failed = results.runs[results.runs["status"] == "failed"]
             if len(failed):
@@ -98,7 +106,9 @@ def sweep(
             cost = step_cost(results)
             table = saving_table(summarise(results), cost)
             compile_s = results.runs["compile_s"].sum()
-            yield table.assign(**cost_point(results), compile_s=compile_s, reason=reason(cost, read_s=read_s))
+            yield table.assign(
+                **cost_point(results), compile_s=compile_s, reason=reason(cost, read_s=read_s)
+            )
 
 
 def footprint_table(
@@ -119,11 +129,21 @@ def footprint_table(
     rows = []
     for model in models:
         denoiser = meta_denoiser(ARCHITECTURES[model])
-        for (height, width), batch, (step, each) in product(sides, batches, (("guided", 2), ("unguided", 1))):
+        for (height, width), batch, (step, each) in product(
+            sides, batches, (("guided", 2), ("unguided", 1))
+        ):
             size: dict[str, Any] = {"height": height, "width": width}
-            found = footprint(denoiser, rows=each * batch, dtype=DTYPES[dtype], vae_factor=8, **size)
-            counted = {name: getattr(found, name) for name in ("flop", "weights_bytes", "activation_peak_bytes")}
-            rows.append({"model": model, **size, "batch": batch, "step": step, "rows": each * batch} | counted)
+            found = footprint(
+                denoiser, rows=each * batch, dtype=DTYPES[dtype], vae_factor=8, **size
+            )
+            counted = {
+                name: getattr(found, name)
+                for name in ("flop", "weights_bytes", "activation_peak_bytes")
+            }
+            rows.append(
+                {"model": model, **size, "batch": batch, "step": step, "rows": each * batch}
+                | counted
+            )
     return pd.DataFrame(rows)
 
 

@@ -8,12 +8,13 @@ import pytest
 
 from sdbench.analysis.frontier import plan_table
 from sdbench.analysis.tables import summarise
+from sdbench.experiments import planning
+from sdbench.experiments.planning import Target, controls, plan, steps_for
+from sdbench.experiments.search import Tuner, _together, search, search_within, shapes, without
 from sdbench.instruments import quality
-from sdbench.study import planner
-from sdbench.study.plan import Study, units
-from sdbench.study.planner import Target, controls, plan, steps_for
 from sdbench.study.runner import run
-from sdbench.study.search import Tuner, _together, search, search_within, shapes, without
+from sdbench.study.study import Study
+from sdbench.study.units import units
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
 
@@ -21,7 +22,13 @@ STEPS = 6
 
 
 def study(**changes):
-    fields = {"prompts": tiny.PROMPTS[:1], "seeds": [0], "num_steps": STEPS, "guidance_scale": 7.5, "metrics": ["ssim"]}
+    fields = {
+        "prompts": tiny.PROMPTS[:1],
+        "seeds": [0],
+        "num_steps": STEPS,
+        "guidance_scale": 7.5,
+        "metrics": ["ssim"],
+    }
     return Study(model="tiny", variants=["cfg"], **fields | changes)
 
 
@@ -63,7 +70,11 @@ def test_exchanges_that_help_are_made_together():
     tuner = Separable([1, 9, 1, 9, 1, 9, 1, 9, 1, 9, 1, 9])
     start = tuple(step >= 6 for step in range(12))
     tuner.evaluate([start])
-    tried = [without(12, {0, 2, 4, 3, 5, 6}), without(12, {0, 2, 4, 1, 3, 8}), without(12, {0, 2, 4, 1, 5, 6})]
+    tried = [
+        without(12, {0, 2, 4, 3, 5, 6}),
+        without(12, {0, 2, 4, 1, 3, 8}),
+        without(12, {0, 2, 4, 1, 5, 6}),
+    ]
     tuner.evaluate(tried)
     assert _together(start, tried, tuner.losses) == [without(12, {0, 2, 4, 3, 6, 8})]
 
@@ -100,16 +111,24 @@ def test_a_plan_has_the_constant_scale_that_is_nearest_to_it(monkeypatch):
         asked.append((study.batch, pairs, variants[0].rule(STEPS).mask))
         return {variants[0].name: 3.2}
 
-    monkeypatch.setattr(planner, "nearest_scales", nearest)
+    monkeypatch.setattr(planning, "nearest_scales", nearest)
     mask = GuidanceSchedule.last(STEPS, 2).mask
-    (found,) = planner._weaker(None, study(), mask)
+    (found,) = planning._weaker(None, study(), mask)
     assert found.guidance_scale == 3.2
-    assert asked == [(study().batch, tuple(study().pairs), mask)]  # not the noise of what is held out
+    assert asked == [
+        (study().batch, tuple(study().pairs), mask)
+    ]  # not the noise of what is held out
 
 
 def test_controls_are_as_many_steps_or_as_much_work(tuner):
     masks, others = controls(tuner, 3, num_steps=STEPS)
-    assert {name.partition(":")[0] for name in masks} == {"last", "first", "random", "spaced", "interval"}
+    assert {name.partition(":")[0] for name in masks} == {
+        "last",
+        "first",
+        "random",
+        "spaced",
+        "interval",
+    }
     assert {mask.count(False) for mask in masks.values()} == {3}
     assert masks["last:3"] == GuidanceSchedule.last(STEPS, 3).mask
     names = [variant.name for variant in others]
@@ -118,7 +137,9 @@ def test_controls_are_as_many_steps_or_as_much_work(tuner):
 
 
 @pytest.mark.parametrize(
-    "target", [{}, {"unguided": (1,), "bound": 0.1}, {"bound": 0.1, "saving": 0.1}], ids=["none", "two", "two more"]
+    "target",
+    [{}, {"unguided": (1,), "bound": 0.1}, {"bound": 0.1, "saving": 0.1}],
+    ids=["none", "two", "two more"],
 )
 def test_a_plan_has_exactly_one_target(target):
     with pytest.raises(ValueError, match="a plan needs one of"):
@@ -130,25 +151,37 @@ def test_a_plan_has_exactly_one_target(target):
     [
         ({"target": Target((7,))}, "between 1 and 6 steps can be unguided, not 7"),
         ({"held_out": study(seeds=[5])}, "is among the tuning and the held-out prompts"),
-        ({"held_out": replace(HELD_OUT, seeds=(0, 1))}, "'0' is among the tuning and the held-out seeds"),
+        (
+            {"held_out": replace(HELD_OUT, seeds=(0, 1))},
+            "'0' is among the tuning and the held-out seeds",
+        ),
         ({"tuning": study(execution="compile")}, "execution 'compile' is for studies of time"),
         ({"scales": [0.9]}, r"a guidance scale of 0\.9 is no guidance"),
         ({"metric": "beauty"}, "unknown metric 'beauty'"),
         ({"metric": "undirected"}, "metric 'undirected' has no direction"),
     ],
 )
-def test_what_cannot_be_planned_is_refused_before_the_folder_is_made(tmp_path, monkeypatch, changes, message):
+def test_what_cannot_be_planned_is_refused_before_the_folder_is_made(
+    tmp_path, monkeypatch, changes, message
+):
     undirected = replace(quality.METRICS["ssim"], name="undirected", higher_is_better=None)
     monkeypatch.setitem(quality.METRICS, "undirected", undirected)
-    given = {"tuning": study(), "held_out": HELD_OUT, "target": Target((2,)), "metric": "ssim"} | changes
+    given = {
+        "tuning": study(),
+        "held_out": HELD_OUT,
+        "target": Target((2,)),
+        "metric": "ssim",
+    } | changes
     with pytest.raises(ValueError, match=message):
         plan(tiny.stable_diffusion(), out=tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(planner, "TIMING_REPEATS", 2)
-    monkeypatch.setattr(planner, "nearest_scales", lambda pipe, study, variants, pairs: {"plan": 5.5})
+    monkeypatch.setattr(planning, "TIMING_REPEATS", 2)
+    monkeypatch.setattr(
+        planning, "nearest_scales", lambda pipe, study, variants, pairs: {"plan": 5.5}
+    )
     pipe = tiny.stable_diffusion()
     settings = {"metric": "ssim", "rounds": 1, "scales": [6.0, 9.0]}
     plans = plan(pipe, study(), HELD_OUT, Target((2, 3)), tmp_path / "plans", **settings)
@@ -157,15 +190,26 @@ def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
     of_three = judged[judged["unguided"] == 3]
     nfe = of_three.groupby("variant")["nfe"].first()
     assert nfe["cfg"] == 12
-    assert {nfe[name] for name in ("plan", "plan, rescaled", "last:3", "first:3", "random:3@0", "spaced:3")} == {9}
+    assert {
+        nfe[name]
+        for name in ("plan", "plan, rescaled", "last:3", "first:3", "random:3@0", "spaced:3")
+    } == {9}
     assert (nfe["steps:4"], nfe["steps:5"], nfe["scale:5.5"]) == (8, 10, 12)
     assert len(of_three) == 2 * len(nfe)
 
-    assert list(plans.timing.runs["variant"].unique()) == ["cfg", "last:2", "steps:5", "last:3", "steps:4"]
+    assert list(plans.timing.runs["variant"].unique()) == [
+        "cfg",
+        "last:2",
+        "steps:5",
+        "last:3",
+        "steps:4",
+    ]
     timed = plans.timing.runs[plans.timing.runs["phase"] == "measured"]
     assert timed.groupby("variant")["nfe"].unique().str[0].to_dict()["last:3"] == 9
-    assert set(timed.groupby("variant").size()) == {planner.TIMING_REPEATS}
-    plan_table(judged, "ssim", higher_is_better=True, timing=summarise(plans.timing))  # every variant has its time
+    assert set(timed.groupby("variant").size()) == {planning.TIMING_REPEATS}
+    plan_table(
+        judged, "ssim", higher_is_better=True, timing=summarise(plans.timing)
+    )  # every variant has its time
 
     written = json.loads((tmp_path / "plans" / "plan-3.json").read_text())
     assert written["mask"].count("0") == 3
@@ -178,8 +222,12 @@ def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
     assert rescaled["guided_scale"] in (6.0, 9.0)
     assert rescaled["evidence"]["tuning_mean"] != written["evidence"]["tuning_mean"] > 0
     file = f"plan:{tmp_path / 'plans' / 'plan-3.json'}"
-    results = run(replace(HELD_OUT, variants=("cfg", file), repeats=1, batch=2), tmp_path / "run", pipe=pipe)
-    measured = results.runs[(results.runs["variant"] == file) & (results.runs["phase"] == "measured")]
+    results = run(
+        replace(HELD_OUT, variants=("cfg", file), repeats=1, batch=2), tmp_path / "run", pipe=pipe
+    )
+    measured = results.runs[
+        (results.runs["variant"] == file) & (results.runs["phase"] == "measured")
+    ]
     assert measured["nfe"].tolist() == [9]
     expected = of_three[of_three["variant"] == "plan"].set_index("seed")["ssim"].sort_index()
     found = results.images[results.images["variant"] == file].set_index("seed")["ssim"].sort_index()
@@ -190,22 +238,35 @@ def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_plan_for_a_bound_or_for_a_saving_is_one_schedule(tmp_path, monkeypatch):
-    monkeypatch.setattr(planner, "TIMING_REPEATS", 1)
+    monkeypatch.setattr(planning, "TIMING_REPEATS", 1)
     pipe = tiny.stable_diffusion()
-    bounded = plan(pipe, study(), HELD_OUT, Target(bound=-1.0), tmp_path / "bound", metric="ssim", rounds=0)
+    bounded = plan(
+        pipe, study(), HELD_OUT, Target(bound=-1.0), tmp_path / "bound", metric="ssim", rounds=0
+    )
     assert len(set(bounded.judged["unguided"])) == 1  # which every mask keeps
-    monkeypatch.setattr(planner, "guidance_ratio", lambda results: 2.0)
-    monkeypatch.setattr(planner, "denoise_share", lambda results: 1.0)
-    saving = plan(pipe, study(), HELD_OUT, Target(saving=0.25), tmp_path / "saving", metric="ssim", rounds=0)
+    monkeypatch.setattr(planning, "guidance_ratio", lambda results: 2.0)
+    monkeypatch.setattr(planning, "denoise_share", lambda results: 1.0)
+    saving = plan(
+        pipe, study(), HELD_OUT, Target(saving=0.25), tmp_path / "saving", metric="ssim", rounds=0
+    )
     assert set(saving.judged["unguided"]) == {3}
 
 
 @pytest.mark.slow
 def test_an_overwritten_folder_keeps_no_older_schedule(tmp_path, monkeypatch):
-    monkeypatch.setattr(planner, "TIMING_REPEATS", 1)
+    monkeypatch.setattr(planning, "TIMING_REPEATS", 1)
     pipe = tiny.stable_diffusion()
     for unguided, mode in ((2, "new"), (3, "overwrite")):
-        plan(pipe, study(), HELD_OUT, Target((unguided,)), tmp_path, metric="ssim", rounds=0, mode=mode)
+        plan(
+            pipe,
+            study(),
+            HELD_OUT,
+            Target((unguided,)),
+            tmp_path,
+            metric="ssim",
+            rounds=0,
+            mode=mode,
+        )
     assert [path.name for path in tmp_path.glob("plan-*.json")] == ["plan-3.json"]
 
 
@@ -219,7 +280,11 @@ def test_a_stored_call_depends_on_what_its_schedule_file_held(tmp_path):
 
 def test_what_has_no_value_cannot_be_tuned():
     tuner = Tuner(
-        tiny.stable_diffusion(), study(prompts=["a dream"], metrics=["alignment"]), "alignment", steps=6, max_rows=4
+        tiny.stable_diffusion(),
+        study(prompts=["a dream"], metrics=["alignment"]),
+        "alignment",
+        steps=6,
+        max_rows=4,
     )
     with pytest.raises(ValueError, match="alignment has no value for 'a dream'"):
         search(tuner, 2)
@@ -229,7 +294,11 @@ def test_a_schedule_of_another_length_is_refused(tmp_path):
     path = tmp_path / "plan.json"
     path.write_text(json.dumps({"mask": "110", "scheduler": "DDIMScheduler"}))
     with pytest.raises(ValueError, match="the schedule has 3 steps but the loop runs 6"):
-        run(replace(study(), variants=("cfg", f"plan:{path}")), tmp_path / "run", pipe=tiny.stable_diffusion())
+        run(
+            replace(study(), variants=("cfg", f"plan:{path}")),
+            tmp_path / "run",
+            pipe=tiny.stable_diffusion(),
+        )
 
 
 TIMING = pd.DataFrame(
@@ -240,7 +309,14 @@ TIMING = pd.DataFrame(
 
 def judged_frame(values):
     rows = [
-        {"unguided": 5, "variant": name, "prompt_id": f"{p}", "seed": 0, "nfe": 95, "lpips": value + 0.01 * (p % 3)}
+        {
+            "unguided": 5,
+            "variant": name,
+            "prompt_id": f"{p}",
+            "seed": 0,
+            "nfe": 95,
+            "lpips": value + 0.01 * (p % 3),
+        }
         for name, offsets in values.items()
         for p, value in enumerate(offsets)
     ]
@@ -252,9 +328,15 @@ def test_the_table_says_where_the_plan_wins_and_where_it_does_not():
     base = rng.uniform(0.1, 0.2, 20)
     noise = rng.normal(0, 0.01, (3, 20))
     values = {"plan": base, "last:5": base + 0.05 + noise[0], "first:5": base - 0.05 + noise[1]}
-    values |= {"random:5@0": base + noise[2] - noise[2].mean(), "every:10": base, "cfg": np.zeros(20)}
+    values |= {
+        "random:5@0": base + noise[2] - noise[2].mean(),
+        "every:10": base,
+        "cfg": np.zeros(20),
+    }
     values |= {"steps:45": base + 0.1, "scale:4.00": base + 0.2}
-    table = plan_table(judged_frame(values), "lpips", higher_is_better=False, timing=TIMING).set_index("variant")
+    table = plan_table(
+        judged_frame(values), "lpips", higher_is_better=False, timing=TIMING
+    ).set_index("variant")
     assert table["verdict"].to_dict() == {
         "plan": "",
         "last:5": "plan better",
@@ -265,7 +347,12 @@ def test_the_table_says_where_the_plan_wins_and_where_it_does_not():
         "scale:4.00": "plan better",
     }
     assert table["worse"]["last:5"] == pytest.approx(0.05, abs=0.01)
-    assert table["saving"][["plan", "first:5", "steps:45", "scale:4.00"]].tolist() == [0.08, 0.08, 0.1, 0]
+    assert table["saving"][["plan", "first:5", "steps:45", "scale:4.00"]].tolist() == [
+        0.08,
+        0.08,
+        0.1,
+        0,
+    ]
     assert table["saving_lo"]["plan"] == 0.07
     reversed_table = plan_table(judged_frame(values), "lpips", higher_is_better=True, timing=TIMING)
     reversed_table = reversed_table.set_index("variant")

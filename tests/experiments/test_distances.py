@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 from sdbench.analysis.ranking import ranking
+from sdbench.experiments.distances import distances
 from sdbench.instruments.distribution import image_features, kernel_distance
 from sdbench.models.mini_sd import scenes
 from sdbench.records.schema import validate
-from sdbench.study.distances import distances
-from sdbench.study.plan import Study
 from sdbench.study.runner import run
+from sdbench.study.study import Study
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,9 @@ def test_drawn_scenes_lie_nearer_to_drawn_scenes_than_what_the_model_makes(resul
 
 
 def test_a_variant_that_lacks_images_of_the_baseline_is_refused(results):
-    images = results.images[(results.images["variant"] == "cfg") | (results.images["prompt_id"] != "003")]
+    images = results.images[
+        (results.images["variant"] == "cfg") | (results.images["prompt_id"] != "003")
+    ]
     with pytest.raises(ValueError, match="'unguided' has not the same prompts and seeds as cfg"):
         distances(replace(results, images=images), features="reader", fewest=23)
 

@@ -6,8 +6,8 @@ import pytest
 
 from sdbench.distill.captions import held_out_captions
 from sdbench.models.students import LORA_FILE
-from sdbench.study import plan
-from sdbench.study.plan import PROTOCOLS, Study, units
+from sdbench.study.study import PROTOCOLS, Study
+from sdbench.study.units import units
 
 FIELDS = {
     "model": "mini-sd",
@@ -52,7 +52,12 @@ def test_warm_ups_run_one_batch_of_every_size():
 
 def test_batches_hold_every_pair_once():
     planned = units(study(batch=4, repeats=1))
-    pairs = [pair for unit in planned if unit.variant.name == "cfg" and unit.phase == "measured" for pair in unit.pairs]
+    pairs = [
+        pair
+        for unit in planned
+        if unit.variant.name == "cfg" and unit.phase == "measured"
+        for pair in unit.pairs
+    ]
     assert pairs == [
         ("000", "a", 0),
         ("000", "a", 1),
@@ -76,15 +81,19 @@ def test_a_unit_id_depends_on_what_the_call_computes_only():
     assert units(study(negative_prompt="x"))[0].id != before
 
 
-@pytest.mark.parametrize(("name", "value"), [("_code_version", lambda: "9.9"), ("SCHEMA_VERSION", 99)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("_code_version", lambda: "9.9"), ("SCHEMA_VERSION", 99)]
+)
 def test_a_unit_of_another_version_has_another_name(monkeypatch, name, value):
     before = units(study())[0].id
-    monkeypatch.setattr(plan, name, value)
+    monkeypatch.setattr(f"sdbench.study.units.{name}", value)
     assert units(study())[0].id != before
 
 
 def test_images_are_kept_once_and_the_baselines_twice():
-    kept = [(unit.variant.name, unit.repeat) for unit in units(study(repeats=3)) if unit.keeps_images]
+    kept = [
+        (unit.variant.name, unit.repeat) for unit in units(study(repeats=3)) if unit.keeps_images
+    ]
     assert sorted(kept) == [("cfg", 0), ("cfg", 1), ("last:50%", 0), ("unguided", 0)]
 
 
@@ -145,7 +154,12 @@ def test_a_study_file_holds_the_fields_of_a_study(tmp_path):
     (tmp_path / "mine.toml").write_text(TOML + 'prompts_file = "prompts.txt"\n')
     read = Study.from_toml(tmp_path / "mine.toml", num_steps=7)
     assert read == dataclasses.replace(
-        study(variants=["cfg", "unguided"], prompts=["first prompt", "second prompt"], seeds=[3], num_steps=7),
+        study(
+            variants=["cfg", "unguided"],
+            prompts=["first prompt", "second prompt"],
+            seeds=[3],
+            num_steps=7,
+        ),
         name="mine",
     )
 
@@ -166,7 +180,10 @@ def test_prompts_given_beside_a_file_replace_its_own(tmp_path):
         ("model = " + "[" * 100_000, "is not TOML: it is nested too deeply"),
         (TOML + "prompts_file = 5", "prompts_file must be a text"),
         (TOML + 'prompts = ["a"]\nheight = "tall"', r"wrong\.toml': height must be a whole number"),
-        (TOML + 'prompts = ["a"]\narguments = { when = 2026-01-01 }', "must be an object of JSON values"),
+        (
+            TOML + 'prompts = ["a"]\narguments = { when = 2026-01-01 }',
+            "must be an object of JSON values",
+        ),
     ],
 )
 def test_a_wrong_study_file_is_refused_with_its_name(tmp_path, content, message):
@@ -182,7 +199,10 @@ def test_a_missing_study_file_is_refused(tmp_path):
 
 def test_controls_of_a_file_are_for_its_own_variants():
     assert Study.protocol("mini-sd", variants=("cfg", "last:50%")).variants == ("cfg", "last:50%")
-    assert "steps:38" in Study.protocol("mini-sd", variants=("cfg", "last:50%"), controls=True).variants
+    assert (
+        "steps:38"
+        in Study.protocol("mini-sd", variants=("cfg", "last:50%"), controls=True).variants
+    )
 
 
 def test_the_default_study_runs_with_other_numbers_of_steps():
@@ -192,7 +212,9 @@ def test_the_default_study_runs_with_other_numbers_of_steps():
 def test_the_default_study_is_the_one_the_readme_promises():
     default = Study.protocol("mini-sd")
     assert default.variants[:5] == ("cfg", "last:20%", "last:50%", "lora", "unguided")
-    assert {"random:20%@0", "steps:45", "random:50%@0", "steps:37", "steps:38", "steps:25"} == {*default.variants[5:]}
+    assert {"random:20%@0", "steps:45", "random:50%@0", "steps:37", "steps:38", "steps:25"} == {
+        *default.variants[5:]
+    }
     assert (default.model, default.num_steps, default.guidance_scale) == ("mini-sd", 50, 5.0)
     assert len(default.pairs) == default.batch == 8
 
@@ -210,7 +232,12 @@ def test_every_protocol_is_a_study_with_its_baseline(name, tmp_path, monkeypatch
 
 def test_a_paper_is_run_as_it_says():
     study = Study.protocol("selective-guidance")
-    assert (study.num_steps, study.guidance_scale, study.batch, len(study.prompts)) == (50, 7.5, 1, 10)
+    assert (study.num_steps, study.guidance_scale, study.batch, len(study.prompts)) == (
+        50,
+        7.5,
+        1,
+        10,
+    )
     assert {"last:20%", "last:50%", "steps:45", "random:20%@0"} <= set(study.variants)
 
 

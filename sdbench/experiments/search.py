@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdbench.experiments.branching import Branch, Brancher, batches
 from sdbench.instruments.quality import find_metric
+from sdbench.study.call import call_arguments
 from sdbench.study.images import eight_bit
-from sdbench.study.plan import Study, Unit
-from sdbench.study.sensitivity import Branch, Brancher, batches
-from sdbench.study.trial import call_arguments
+from sdbench.study.study import Study
+from sdbench.study.units import Unit
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.registry import Variant
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of
@@ -74,12 +75,16 @@ class Tuner:
         """Evaluate nothing yet."""
         kind, _ = find_metric(metric)
         if kind.higher_is_better is None:
-            raise ValueError(f"metric '{metric}' has no direction, so no schedule is better than another by it")
+            raise ValueError(
+                f"metric '{metric}' has no direction, so no schedule is better than another by it"
+            )
         self.pipe, self.column, self.steps = pipe, kind.name, steps
         self.sign = -1.0 if kind.higher_is_better else 1.0
         self.losses: dict[Mask, float] = {}
         self.rows = 0
-        self._groups = [Brancher(pipe, study, pairs, max_rows) for pairs in batches(study.pairs, study.batch)]
+        self._groups = [
+            Brancher(pipe, study, pairs, max_rows) for pairs in batches(study.pairs, study.batch)
+        ]
 
     def evaluate(self, masks: Iterable[Mask]) -> list[float]:
         """The losses of masks, in order."""
@@ -164,7 +169,11 @@ def search(tuner: Tuner, unguided: int, *, rounds: int = ROUNDS, width: int = WI
 def _exchanges(mask: Mask, singles: Sequence[float]) -> list[Mask]:
     """All masks with one unguided step moved, in turn by what single steps promise and by nearness of the two."""
     pairs = [
-        (dropped, guided) for dropped, kept in enumerate(mask) if not kept for guided, other in enumerate(mask) if other
+        (dropped, guided)
+        for dropped, kept in enumerate(mask)
+        if not kept
+        for guided, other in enumerate(mask)
+        if other
     ]
     promising = sorted(pairs, key=lambda pair: singles[pair[1]] - singles[pair[0]])
     near = sorted(pairs, key=lambda pair: abs(pair[0] - pair[1]))
@@ -178,14 +187,18 @@ def _together(mask: Mask, tried: Sequence[Mask], losses: dict[Mask, float]) -> l
     moved: set[int] = set()
     found = []
     for other in tried:
-        moves = {step for step, (kept, new) in enumerate(zip(mask, other, strict=True)) if kept != new}
+        moves = {
+            step for step, (kept, new) in enumerate(zip(mask, other, strict=True)) if kept != new
+        }
         if losses[other] < losses[mask] and not moves & moved:
             moved |= moves
             found.append(tuple(kept != (step in moved) for step, kept in enumerate(mask)))
     return found[1:]  # the first is an exchange by itself
 
 
-def search_within(tuner: Tuner, bound: float, *, rounds: int = ROUNDS, width: int = WIDTH) -> Planned:
+def search_within(
+    tuner: Tuner, bound: float, *, rounds: int = ROUNDS, width: int = WIDTH
+) -> Planned:
     """The plan with the most unguided steps whose mean metric stays within a bound on the tuning pairs.
 
     The number is found by halving, with the starting shapes only, and then raised as long as exchanges reach the bound.
@@ -198,7 +211,9 @@ def search_within(tuner: Tuner, bound: float, *, rounds: int = ROUNDS, width: in
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (
-            (middle, high) if min(tuner.evaluate(shapes(tuner, middle).values())) <= limit else (low, middle - 1)
+            (middle, high)
+            if min(tuner.evaluate(shapes(tuner, middle).values())) <= limit
+            else (low, middle - 1)
         )
     found = None
     for unguided in range(max(low, 1), tuner.steps + 1):
@@ -207,7 +222,9 @@ def search_within(tuner: Tuner, bound: float, *, rounds: int = ROUNDS, width: in
             break
         found = planned
     if found is None:
-        raise ValueError(f"no mask keeps the {tuner.column} within {bound:g}, not even with one unguided step")
+        raise ValueError(
+            f"no mask keeps the {tuner.column} within {bound:g}, not even with one unguided step"
+        )
     return found
 
 
@@ -222,11 +239,20 @@ def alone(group: Brancher, variant: Variant) -> list[dict[str, Any]]:
     with guided_by(group.pipe, variant.rule) as trace:
         for pairs in batches(group.pairs, max(1, group.max_rows // 2)):
             unit = Unit(group.study, variant, pairs, 0, "measured")
-            parts.append(group.pipe(**call_arguments(group.study, unit, group.pipe), output_type="pt").images)
+            parts.append(
+                group.pipe(**call_arguments(group.study, unit, group.pipe), output_type="pt").images
+            )
     images = eight_bit(torch.cat(parts))
     nfe = int(trace.steps["rows"].sum()) // len(images)
     quality = group.quality(images, [prompt for _, prompt, _ in group.pairs])
     return [
-        {"variant": variant.name, "prompt_id": prompt_id, "prompt": prompt, "seed": seed, "nfe": nfe} | values
+        {
+            "variant": variant.name,
+            "prompt_id": prompt_id,
+            "prompt": prompt,
+            "seed": seed,
+            "nfe": nfe,
+        }
+        | values
         for (prompt_id, prompt, seed), values in zip(group.pairs, quality, strict=True)
     ]

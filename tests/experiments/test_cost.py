@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from sdbench.analysis.cost import cost_point
+from sdbench.experiments import cost
+from sdbench.experiments.cost import cost_study, footprint_table, read_bandwidth, sweep
 from sdbench.records.store import read
-from sdbench.study import cost
-from sdbench.study.cost import cost_study, footprint_table, read_bandwidth, sweep
 from tests import tiny
 
 
@@ -39,14 +39,18 @@ def test_a_stored_point_is_what_the_sweep_gave(points):
 
 
 def test_a_guided_step_is_counted_with_twice_the_rows_and_the_same_weights():
-    table = footprint_table(["pixart-sigma"], sides=[(256, 256), (512, 512)], batches=[3], dtype="bfloat16")
+    table = footprint_table(
+        ["pixart-sigma"], sides=[(256, 256), (512, 512)], batches=[3], dtype="bfloat16"
+    )
     assert table[["height", "step", "rows"]].to_numpy().tolist() == [
         [256, "guided", 6],
         [256, "unguided", 3],
         [512, "guided", 6],
         [512, "unguided", 3],
     ]
-    guided, unguided = (table[table["step"] == step].reset_index() for step in ("guided", "unguided"))
+    guided, unguided = (
+        table[table["step"] == step].reset_index() for step in ("guided", "unguided")
+    )
     assert (guided["flop"] == 2 * unguided["flop"]).all()
     assert (guided["weights_bytes"] == unguided["weights_bytes"]).all()
 

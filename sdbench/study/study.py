@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sdbench.instruments.quality import find_metric
 from sdbench.records.files import parsed, read_prompts
-from sdbench.records.store import SCHEMA_VERSION
+from sdbench.records.names import BASELINE
 from sdbench.variants.controls import controls_of
-from sdbench.variants.registry import Variant, parse
+from sdbench.variants.registry import parse
 
-BASELINE = "cfg"
 PROTOCOLS = {
     "mini-sd": "what `sdbench run` runs when told nothing: eight pairs, three variants and their controls",
     "mini-sd-selective": "every tenth of the steps without guidance",
@@ -35,7 +32,9 @@ CHOICES = {
     "guidance_execution": (None, "batched", "sequential"),
     "memory_format": (None, "contiguous", "channels_last"),
 }
-LARGEST = 1_000_000  # of any count: what is larger is a slip, and would only be found when memory is full
+LARGEST = (
+    1_000_000  # of any count: what is larger is a slip, and would only be found when memory is full
+)
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,13 @@ class Study:
             _require_whole("threads", self.threads, minimum=1)
         for seed in self.seeds:
             _require_whole("each of seeds", seed, minimum=0, maximum=2**63 - 1)
-        if not isinstance(self.guidance_scale, int | float) or not 1 < self.guidance_scale <= LARGEST:
-            raise ValueError(f"guidance_scale must be above 1, not {self.guidance_scale!r}: at 1 there is no guidance")
+        if (
+            not isinstance(self.guidance_scale, int | float)
+            or not 1 < self.guidance_scale <= LARGEST
+        ):
+            raise ValueError(
+                f"guidance_scale must be above 1, not {self.guidance_scale!r}: at 1 there is no guidance"
+            )
         names = [parse(variant).name for variant in self.variants]
         if BASELINE not in names:
             raise ValueError(f"variants must include the baseline '{BASELINE}'")
@@ -137,7 +141,9 @@ class Study:
             return tuple(self.metrics)
         if self.random_weights or self.output == "latent":
             return ()
-        return ("lpips", "flip", "ssim", "psnr") + (("alignment",) if self.model == "mini-sd" else ())
+        return ("lpips", "flip", "ssim", "psnr") + (
+            ("alignment",) if self.model == "mini-sd" else ()
+        )
 
     @classmethod
     def from_toml(cls, path: str | Path, **changes: Any) -> Study:
@@ -179,7 +185,9 @@ class Study:
         known = {item.name for item in fields(cls)} | {"prompts_file"}
         unknown = sorted(set(given) - known)
         if unknown:
-            raise ValueError(f"{source}: unknown key '{unknown[0]}'; there are: {', '.join(sorted(known))}")
+            raise ValueError(
+                f"{source}: unknown key '{unknown[0]}'; there are: {', '.join(sorted(known))}"
+            )
         values = dict(given)
         if "prompts_file" in values:
             if "prompts" in values:
@@ -213,7 +221,11 @@ class Study:
     @property
     def pairs(self) -> list[tuple[str, str, int]]:
         """(prompt_id, prompt, seed) of every image, in order."""
-        return [(f"{i:03d}", prompt, seed) for i, prompt in enumerate(self.prompts) for seed in self.seeds]
+        return [
+            (f"{i:03d}", prompt, seed)
+            for i, prompt in enumerate(self.prompts)
+            for seed in self.seeds
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -222,7 +234,9 @@ class Study:
     @cached_property
     def shared(self) -> str:
         """Hash of everything that decides what any of its calls computes."""
-        return _digest(replace(self, repeats=1, variants=(BASELINE,), metrics=(), controls=False).as_json())
+        return digest(
+            replace(self, repeats=1, variants=(BASELINE,), metrics=(), controls=False).as_json()
+        )
 
 
 def _refuse(metrics: tuple[str, ...], reason: str) -> None:
@@ -285,7 +299,9 @@ def _require_json(name: str, value: Any) -> None:
 def _require_choices(study: Study) -> None:
     for name, values in CHOICES.items():
         if getattr(study, name) not in values:
-            raise ValueError(f"unknown {name} '{getattr(study, name)}'; there are: {', '.join(filter(None, values))}")
+            raise ValueError(
+                f"unknown {name} '{getattr(study, name)}'; there are: {', '.join(filter(None, values))}"
+            )
 
 
 def _require_whole(name: str, value: Any, *, minimum: int, maximum: int = LARGEST) -> None:
@@ -295,100 +311,5 @@ def _require_whole(name: str, value: Any, *, minimum: int, maximum: int = LARGES
         raise ValueError(f"{name} must be a whole number of at most {maximum}, not {value!r}")
 
 
-@dataclass(frozen=True)
-class Unit:
-    """Exactly one pipeline call: a variant on one batch of pairs, in one repeat."""
-
-    study: Study
-    variant: Variant
-    pairs: tuple[tuple[str, str, int], ...]
-    repeat: int
-    phase: str
-
-    @property
-    def id(self) -> str:
-        """Short hash of everything that decides what the call computes and how it is stored."""
-        name = " ".join(filter(None, (self.variant.name, self.variant.content)))
-        call = [self.study.shared, name, self.pairs, self.repeat, self.phase]
-        return _digest([_code_version(), SCHEMA_VERSION, *call])[:16]
-
-    @property
-    def num_steps(self) -> int:
-        """Steps asked of the pipeline."""
-        return self.variant.num_steps or self.study.num_steps
-
-    @property
-    def guidance_scale(self) -> float:
-        """Scale asked of the pipeline."""
-        return self.variant.guidance_scale or self.study.guidance_scale
-
-    @property
-    def keeps_images(self) -> bool:
-        """Images repeat exactly, so the first repeat's are kept, and the baseline's second for the noise floor."""
-        return self.phase == "measured" and (self.repeat == 0 or (self.repeat == 1 and self.variant.name == BASELINE))
-
-
-def _digest(values: Any) -> str:
+def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-@cache
-def _code_version() -> str:
-    return version("sdbench")
-
-
-class Shard(NamedTuple):
-    """One of several parts of a study that run apart, numbered from 1."""
-
-    number: int
-    total: int
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.total}"
-
-
-def parse_shard(text: str) -> Shard:
-    """A shard from `2/8`.
-
-    Raises:
-        ValueError: anything else, or a number that is not from 1 to the count.
-    """
-    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
-    shard = Shard(*map(int, numbers.groups())) if numbers else Shard(0, 0)
-    if not 1 <= shard.number <= shard.total:
-        raise ValueError(f"a shard is i/n with i from 1 to n, such as 2/8, not '{text}'")
-    return shard
-
-
-def units(study: Study, shard: Shard | None = None) -> list[Unit]:
-    """All calls in the order in which they run.
-
-    Variants are interleaved within a repeat and their order is rotated from repeat to repeat, so that neither a drift
-    of the machine nor a place in the order favours one of them. Warm-ups run the first batch of every size: the others
-    have nothing left to warm, and as much memory.
-
-    Args:
-        study: to run.
-        shard: only this part: of n, every n-th batch with all its calls, so that what is compared stays together. Every
-            shard warms up by the study's own warm-ups, which are then the same calls in each.
-
-    Raises:
-        ValueError: more shards than batches.
-    """
-    variants = [parse(text) for text in study.variants]
-    pairs = study.pairs
-    batches = [tuple(pairs[i : i + study.batch]) for i in range(0, len(pairs), study.batch)]
-    first_of_size = {len(batch): batch for batch in reversed(batches)}
-    if shard is not None:
-        if shard.total > len(batches):
-            raise ValueError(f"{shard.total} shards are more than the study's {len(batches)} batches of pairs")
-        batches = batches[shard.number - 1 :: shard.total]
-    sizes = dict.fromkeys(map(len, batches))
-    order = []
-    warmups = [first_of_size[size] for size in sizes]
-    for phase, repeats, run in (("warmup", study.warmups, warmups), ("measured", study.repeats, batches)):
-        for repeat in range(repeats):
-            turn = repeat % len(variants)
-            for batch in run:
-                order += [Unit(study, variant, batch, repeat, phase) for variant in variants[turn:] + variants[:turn]]
-    return order

@@ -13,10 +13,10 @@ from sdbench.analysis.stats import jackknife
 from sdbench.instruments.distribution import frechet_distance, image_features, kernel_distance
 from sdbench.models.mini_sd import scenes
 from sdbench.records.files import read_image, write_table
+from sdbench.records.names import BASELINE
 from sdbench.records.schema import frame
 from sdbench.records.store import Results
 from sdbench.study.images import read_images
-from sdbench.study.plan import BASELINE
 
 GROUPS = 20
 FEWEST = 512
@@ -27,7 +27,9 @@ WARNING = (
 )
 
 
-def distances(results: Results, *, features: str, reference: Path | None = None, fewest: int = FEWEST) -> pd.DataFrame:
+def distances(
+    results: Results, *, features: str, reference: Path | None = None, fewest: int = FEWEST
+) -> pd.DataFrame:
     """The Fréchet and the kernel distance of every variant's images, with 95 % intervals, written beside the results.
 
     Intervals are by leaving out one of up to 20 groups of prompts at a time, the same groups for every variant, so the
@@ -51,7 +53,9 @@ def distances(results: Results, *, features: str, reference: Path | None = None,
     for variant in dict.fromkeys([BASELINE, *counts.index]):
         if counts.get(variant, 0) < fewest:
             count = counts.get(variant, 0)
-            raise ValueError(f"a distance between distributions takes {fewest} images; {variant} has {count}")
+            raise ValueError(
+                f"a distance between distributions takes {fewest} images; {variant} has {count}"
+            )
     expected = _reference(features, reference)
     sets: dict[str, Tensor] = {}
     for variant, part in images.groupby("variant", sort=False, observed=True):
@@ -59,10 +63,14 @@ def distances(results: Results, *, features: str, reference: Path | None = None,
         sets[str(variant)] = torch.cat(
             [image_features(read_images(results.folder, chunk), features) for chunk in chunks]
         )
-    pairs = {str(variant): _pairs(part) for variant, part in images.groupby("variant", observed=True)}
+    pairs = {
+        str(variant): _pairs(part) for variant, part in images.groupby("variant", observed=True)
+    }
     incomplete = [variant for variant, found in pairs.items() if found != pairs[BASELINE]]
     if incomplete:
-        raise ValueError(f"'{incomplete[0]}' has not the same prompts and seeds as {BASELINE}: a call of it is missing")
+        raise ValueError(
+            f"'{incomplete[0]}' has not the same prompts and seeds as {BASELINE}: a call of it is missing"
+        )
     prompts = sorted({prompt for prompt, _ in pairs[BASELINE]})
     count = min(GROUPS, len(prompts))
     group_of = {prompt: index % count for index, prompt in enumerate(prompts)}
@@ -77,14 +85,23 @@ def distances(results: Results, *, features: str, reference: Path | None = None,
             for variant, found in sets.items()
         }
         for variant, (value, without) in values.items():
-            known = {"variant": variant, "features": features, "distance": name, "images": len(sets[variant])}
+            known = {
+                "variant": variant,
+                "features": features,
+                "distance": name,
+                "images": len(sets[variant]),
+            }
             row = known | {"reference_images": len(expected)}
             interval = jackknife(value, without)
             row |= {"value": value, "value_lo": interval.lo, "value_hi": interval.hi}
             difference = jackknife(value - values[BASELINE][0], without - values[BASELINE][1])
             rows.append(
                 row
-                | {"difference": difference.estimate, "difference_lo": difference.lo, "difference_hi": difference.hi}
+                | {
+                    "difference": difference.estimate,
+                    "difference_lo": difference.lo,
+                    "difference_hi": difference.hi,
+                }
             )
     table = frame("distances", rows)
     write_table(results.folder, "distances", table)
@@ -98,13 +115,20 @@ def _reference(features: str, folder: Path | None) -> Tensor:
         rng = np.random.default_rng(11)
         drawn = scenes.draw(scenes.sample(4 * FEWEST, rng, split="test"), rng)
         return image_features(torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255, features)
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
+    )
     if not paths:
         raise ValueError(f"'{folder}' holds no images")
     if len({read_image(path).size for path in paths}) > 1:
         raise ValueError(f"the images in '{folder}' are not of one size")
     return torch.cat(
-        [image_features(read_images(folder, chunk), features) for chunk in _chunks([p.name for p in paths])]
+        [
+            image_features(read_images(folder, chunk), features)
+            for chunk in _chunks([p.name for p in paths])
+        ]
     )
 
 

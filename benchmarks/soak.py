@@ -1,4 +1,4 @@
-"""Whether a long study takes more and more memory: thousands of calls of mini-sd (`python -m sdbench.study.soak`)."""
+"""Whether a long study takes more and more memory: thousands of calls of mini-sd (`python -m benchmarks.soak`)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import typer
 
 from sdbench.models.registry import load
 from sdbench.records.store import StudyFolder
-from sdbench.study.plan import Study
 from sdbench.study.runner import run
+from sdbench.study.study import Study
 from sdbench.variants.guidance import replaced
 
 VARIANTS = ("cfg", "last:50%", "adaptive:0.9", "lora")
@@ -29,7 +29,12 @@ def soak(repeats: int, out: Path) -> list[int]:
     short one goes before it, so that the libraries that judge and read images are loaded when the count begins.
     """
     study = Study.protocol(
-        "mini-sd", variants=VARIANTS, prompts=["a red ring"], num_steps=2, repeats=repeats, metrics=["ssim"]
+        "mini-sd",
+        variants=VARIANTS,
+        prompts=["a red ring"],
+        num_steps=2,
+        repeats=repeats,
+        metrics=["ssim"],
     )
     pipe = load(study.model)
     run(replace(study, repeats=1), out / "first", pipe=pipe)

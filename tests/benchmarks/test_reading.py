@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sdbench
-from sdbench.study.reading_scale import STEPS_PER_BATCH, reading, write_study
+from benchmarks.reading import STEPS_PER_BATCH, reading, write_study
 
 
 @pytest.fixture(scope="module")
@@ -44,4 +44,6 @@ def test_time_and_memory_of_a_summary_grow_with_the_rows_and_no_faster(tmp_path)
         took[step_rows] = reading(tmp_path / str(step_rows))
     small, large = took.values()
     assert large.processor_s < 6 * small.processor_s
-    assert large.peak_bytes + 3.5 * (large.peak_bytes - small.peak_bytes) < 2e9  # the line through both, at 10^7 rows
+    assert (
+        large.peak_bytes + 3.5 * (large.peak_bytes - small.peak_bytes) < 2e9
+    )  # the line through both, at 10^7 rows

@@ -1,0 +1,1 @@
+"""What measures sdbench itself; not in the wheel."""

@@ -1,0 +1,13 @@
+"""The names of variants as they stand in the tables: what every stage may ask of one."""
+
+BASELINE = "cfg"
+"""The variant that all others are compared with: every step guided."""
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """The kind and the argument of a variant's name: `last:20%` is ("last", "20%"), `cfg` is ("cfg", None).
+
+    Of a combination such as `last:20%+lora` the argument holds what stands behind the plus sign, too.
+    """
+    kind, colon, argument = name.partition(":")
+    return kind, argument if colon else None

@@ -1,0 +1,119 @@
+"""The calls of a study, in the order in which they run, and the parts that may run apart."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import NamedTuple
+
+from sdbench.records.names import BASELINE
+from sdbench.records.store import SCHEMA_VERSION
+from sdbench.study.study import Study, digest
+from sdbench.variants.registry import Variant, parse
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Exactly one pipeline call: a variant on one batch of pairs, in one repeat."""
+
+    study: Study
+    variant: Variant
+    pairs: tuple[tuple[str, str, int], ...]
+    repeat: int
+    phase: str
+
+    @property
+    def id(self) -> str:
+        """Short hash of everything that decides what the call computes and how it is stored."""
+        name = " ".join(filter(None, (self.variant.name, self.variant.content)))
+        call = [self.study.shared, name, self.pairs, self.repeat, self.phase]
+        return digest([_code_version(), SCHEMA_VERSION, *call])[:16]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps asked of the pipeline."""
+        return self.variant.num_steps or self.study.num_steps
+
+    @property
+    def guidance_scale(self) -> float:
+        """Scale asked of the pipeline."""
+        return self.variant.guidance_scale or self.study.guidance_scale
+
+    @property
+    def keeps_images(self) -> bool:
+        """Images repeat exactly, so the first repeat's are kept, and the baseline's second for the noise floor."""
+        return self.phase == "measured" and (
+            self.repeat == 0 or (self.repeat == 1 and self.variant.name == BASELINE)
+        )
+
+
+@cache
+def _code_version() -> str:
+    return version("sdbench")
+
+
+class Shard(NamedTuple):
+    """One of several parts of a study that run apart, numbered from 1."""
+
+    number: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.total}"
+
+
+def parse_shard(text: str) -> Shard:
+    """A shard from `2/8`.
+
+    Raises:
+        ValueError: anything else, or a number that is not from 1 to the count.
+    """
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    shard = Shard(*map(int, numbers.groups())) if numbers else Shard(0, 0)
+    if not 1 <= shard.number <= shard.total:
+        raise ValueError(f"a shard is i/n with i from 1 to n, such as 2/8, not '{text}'")
+    return shard
+
+
+def units(study: Study, shard: Shard | None = None) -> list[Unit]:
+    """All calls in the order in which they run.
+
+    Variants are interleaved within a repeat and their order is rotated from repeat to repeat, so that neither a drift
+    of the machine nor a place in the order favours one of them. Warm-ups run the first batch of every size: the others
+    have nothing left to warm, and as much memory.
+
+    Args:
+        study: to run.
+        shard: only this part: of n, every n-th batch with all its calls, so that what is compared stays together. Every
+            shard warms up by the study's own warm-ups, which are then the same calls in each.
+
+    Raises:
+        ValueError: more shards than batches.
+    """
+    variants = [parse(text) for text in study.variants]
+    pairs = study.pairs
+    batches = [tuple(pairs[i : i + study.batch]) for i in range(0, len(pairs), study.batch)]
+    first_of_size = {len(batch): batch for batch in reversed(batches)}
+    if shard is not None:
+        if shard.total > len(batches):
+            raise ValueError(
+                f"{shard.total} shards are more than the study's {len(batches)} batches of pairs"
+            )
+        batches = batches[shard.number - 1 :: shard.total]
+    sizes = dict.fromkeys(map(len, batches))
+    order = []
+    warmups = [first_of_size[size] for size in sizes]
+    for phase, repeats, run in (
+        ("warmup", study.warmups, warmups),
+        ("measured", study.repeats, batches),
+    ):
+        for repeat in range(repeats):
+            turn = repeat % len(variants)
+            for batch in run:
+                order += [
+                    Unit(study, variant, batch, repeat, phase)
+                    for variant in variants[turn:] + variants[:turn]
+                ]
+    return order
