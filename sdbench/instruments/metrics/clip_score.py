@@ -1,0 +1,78 @@
+"""CLIPScore: how near an image is to its prompt in a CLIP model of the user's, by torchmetrics."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional import multimodal
+
+from sdbench.instruments import weights
+from sdbench.instruments.metric import Metric, Pixels, Scores
+
+Features = Float[Tensor, "rows width"]
+
+
+def clip_score(images: Pixels, prompts: list[str], model: str) -> Scores:
+    """100 times the cosine between each image and its prompt, at least 0.
+
+    Source: Hessel et al. 2021, arXiv 2104.08718.
+    """
+    clip = _clip(model)
+    # The processor takes values of 0 to 255.
+    pairs = zip((images * 255).round().to(torch.uint8), prompts, strict=True)
+    # One image at a time, since torchmetrics gives a mean.
+    return torch.stack(
+        [multimodal.clip_score(image, prompt, lambda: clip) for image, prompt in pairs]
+    )
+
+
+@cache
+def _clip(model: str) -> tuple[Any, Any]:
+    """A CLIP model and its processor, once per process."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    class Clip(CLIPModel):
+        """torchmetrics 1.9 expects plain features; transformers 5 wraps them."""
+
+        def get_image_features(self, *args: Any, **kwargs: Any) -> Features:
+            features = super().get_image_features(*args, **kwargs)
+            return getattr(features, "pooler_output", features)
+
+        def get_text_features(self, *args: Any, **kwargs: Any) -> Features:
+            features = super().get_text_features(*args, **kwargs)
+            return getattr(features, "pooler_output", features)
+
+    try:
+        clip = Clip.from_pretrained(model, use_safetensors=True).eval()
+        return clip, CLIPProcessor.from_pretrained(model)
+    except OSError as error:
+        raise ValueError(f"no CLIP model at {model!r}: {str(error).splitlines()[0]}") from error
+
+
+def _provenance(model: str) -> dict[str, str]:
+    parameters = _clip(model)[0].cpu().state_dict()
+    return {
+        "network": model,
+        "package": f"torchmetrics {version('torchmetrics')}",
+        "sha256": weights.tensors_sha256(parameters[name] for name in sorted(parameters)),
+    }
+
+
+METRIC = Metric(
+    "clip_score",
+    clip_score,
+    "prompt",
+    higher_is_better=True,
+    provenance=_provenance,
+    option="MODEL",
+    meaning=(
+        "CLIPScore: 100 times the cosine between image and prompt, at least 0, "
+        "in a CLIP model that you name"
+    ),
+    place=6,
+)
