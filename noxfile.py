@@ -5,7 +5,7 @@ import nox
 nox.needs_version = ">=2025.11"
 nox.options.default_venv_backend = "uv|virtualenv"
 
-DEV = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["dev"]
+EXTRAS = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
 
 
 @nox.session
@@ -18,7 +18,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format, and change nothing."""
-    session.install(*(need for need in DEV if need.startswith("ruff")))
+    session.install(*(need for need in EXTRAS["dev"] if need.startswith("ruff")))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
 
@@ -28,6 +28,13 @@ def types(session: nox.Session) -> None:
     """Check the types of the package."""
     session.install("-e", ".[dev]")
     session.run("mypy")
+
+
+@nox.session
+def house(session: nox.Session) -> None:
+    """Print the shape of the code; `nox -s house -- ROOT` measures another checkout."""
+    session.install(*(need for need in EXTRAS["test"] if need.startswith("radon")))
+    session.run("python", "tools/house.py", *session.posargs)
 
 
 @nox.session(default=False, venv_backend="uv")
@@ -46,7 +53,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def notebooks(session: nox.Session) -> None:
-    """Run every notebook anew on mini-sd at a small size; fail on an error, a warning or a missing figure."""
+    """Run every notebook on mini-sd, small; fail on an error, a warning or a missing figure."""
     session.install("-e", ".[notebooks,accelerators]")
     session.run("python", "tools/notebooks.py", *session.posargs)
 
@@ -60,7 +67,7 @@ def notebooks_refresh(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Compare this code with its baseline; `nox -s bench -- --accept "reason"` makes the run the new one."""
+    """Compare this code with its baseline; `-- --accept "reason"` makes the run the new one."""
     session.install("-e", ".")
     session.run("sdbench", "bench", *session.posargs)
 
@@ -99,6 +106,6 @@ def branching(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def reading(session: nox.Session) -> None:
-    """Print how long the summary of a study takes, and how much memory, at 10^5, 10^6 and 10^7 step rows."""
+    """Print time and memory of a study's summary, at 10^5, 10^6 and 10^7 step rows."""
     session.install("-e", ".")
     session.run("python", "-m", "benchmarks.reading", *session.posargs)
