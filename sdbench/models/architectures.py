@@ -1,6 +1,7 @@
-"""Full-size architectures by name: configurations of published pipelines, as their repositories on the hub have them.
+"""Full-size architectures by name: configurations of published pipelines, as the hub has them.
 
-A configuration names only what differs from its class's defaults. How a pipeline is built is in `random_weights.py`.
+A configuration names only what differs from its class's defaults. How a pipeline is built is in
+`random_weights.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import transformers
 
 @dataclass(frozen=True)
 class Part:
-    """A network or a scheduler: its class in diffusers or transformers, and what differs from its defaults.
+    """A network or a scheduler: its class, and what differs from the defaults of the class.
 
-    The class is imported when it is needed, since that takes a second for each family.
+    The class is from diffusers or transformers. It is imported when it is needed, since that takes
+    a second for each family.
     """
 
     kind: str
@@ -41,9 +43,10 @@ class Architecture:
         pipeline: its class in diffusers.
         networks: by the pipeline's names for them; the denoiser is `unet` or `transformer`.
         scheduler: as published.
-        tokenizers: most tokens of a prompt (`model_max_length`), by the pipeline's names for the tokenizers.
-        guidance_scale: the pipeline's default, or the model card's. Flux feeds it to the network as an input; what
-            guides Flux by two predictions is `true_cfg_scale`.
+        tokenizers: most tokens of a prompt (`model_max_length`), by the pipeline's names for the
+            tokenizers.
+        guidance_scale: the pipeline's default, or the model card's. Flux feeds it to the network as
+            an input; what guides Flux by two predictions is `true_cfg_scale`.
         side: default height and width of its images in pixels.
         settings: further arguments of the pipeline's class.
     """
@@ -59,6 +62,7 @@ class Architecture:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+# What follows stands in the configurations of several pipelines.
 _NO_SAFETY_CHECKER = {
     "safety_checker": None,
     "feature_extractor": None,
@@ -66,7 +70,8 @@ _NO_SAFETY_CHECKER = {
 }
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
-# The end-of-text id 2 is wrong, but published: it makes the pooled embedding that of the highest id, whatever that is.
+# The end-of-text id 2 is wrong, but published: the pooled embedding is then that of the highest id,
+# whatever that is.
 _CLIP = {"bos_token_id": 0, "eos_token_id": 2}
 _CLIP_L = {
     **_CLIP,

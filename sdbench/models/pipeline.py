@@ -1,6 +1,7 @@
-"""What sdbench uses of a pipeline of diffusers and of its scheduler, for the reader and the type checker.
+"""What sdbench uses of a pipeline of diffusers and of its scheduler.
 
-The classes are protocols: stock pipelines have all of this, and nothing has to inherit from them.
+The classes are protocols, for the reader and the type checker: stock pipelines have all of this,
+and nothing has to inherit from them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -37,6 +38,12 @@ class Pipeline(Protocol):
 
     scheduler: Scheduler
     name_or_path: str
+    vae_scale_factor: int
+
+    @property
+    def guidance_scale(self) -> float:
+        """The scale of the call that is running, or of the last one."""
+        ...
 
     @property
     def device(self) -> torch.device:
@@ -52,6 +59,22 @@ class Pipeline(Protocol):
         """Generate images."""
         ...
 
+    # Not every pipeline has the methods that follow: ask for them with `hasattr` before their use.
+
+    def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Put the layers of a LoRA on the networks."""
+        ...
+
+    def unload_lora_weights(self) -> None:
+        """Take the layers of every LoRA off again."""
+        ...
+
+    def get_guidance_scale_embedding(
+        self, w: Float[Tensor, " rows"], embedding_dim: int
+    ) -> Float[Tensor, "rows width"]:
+        """Sines and cosines of w, as a UNet with `time_cond_proj` takes them."""
+        ...
+
 
 class LatentPipeline(Pipeline, Protocol):
     """A pipeline that is made like Stable Diffusion: a UNet, an autoencoder and a text encoder."""
@@ -60,3 +83,15 @@ class LatentPipeline(Pipeline, Protocol):
     vae: Any
     text_encoder: Any
     tokenizer: Any
+
+
+def denoiser_of(pipe: Pipeline) -> Any:
+    """The network that a pipeline calls in its loop; the first one where there are two.
+
+    Raises:
+        ValueError: the pipeline has none.
+    """
+    for name in ("unet", "transformer"):
+        if getattr(pipe, name, None) is not None:
+            return getattr(pipe, name)
+    raise ValueError(f"{type(pipe).__name__} has neither a unet nor a transformer")

@@ -1,7 +1,8 @@
-"""An architecture becomes a stock pipeline with random weights: no download, no second copy of a weight in memory.
+"""An architecture becomes a stock pipeline with random weights.
 
-Time, memory and work of such a pipeline are those of the published model; its images mean nothing. Which architectures
-there are is in `architectures.py`.
+Nothing is downloaded, and no weight is in memory twice. Time, memory and work of such a pipeline
+are those of the published model; its images mean nothing. Which architectures there are is in
+`architectures.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Any
 import diffusers
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
 
 from sdbench.models.architectures import Architecture, Part
 from sdbench.models.mini_sd.networks import write_tokenizer
+from sdbench.models.pipeline import Pipeline
 
 MARK = "sdbench_random_weights"
 MEMINFO = Path("/proc/meminfo")
@@ -31,9 +34,10 @@ def build(
 ) -> Any:
     """A pipeline of an architecture, its weights random.
 
-    Weights are normal with variance 1 / fan-in, which keeps activations at their scale, norms one and biases zero, so
-    that predictions are finite and depend on the prompt. Nothing is a zero that a trained model would not have.
-    Prompts are encoded by mini-sd's tokenizer, byte by byte where it lacks a word, to the family's length.
+    Weights are normal with variance 1 / fan-in, which keeps activations at their scale, norms one
+    and biases zero, so that predictions are finite and depend on the prompt. Nothing is a zero that
+    a trained model would not have. Prompts are encoded by mini-sd's tokenizer, byte by byte where
+    it lacks a word, to the family's length.
 
     Args:
         architecture: what to build.
@@ -45,7 +49,8 @@ def build(
         ValueError: too little free memory for the weights; nothing has been allocated then.
     """
     require_memory(architecture, dtype, device)
-    # All buffers come before the first weight: computing SD 3.5's position embedding takes several times its size.
+    # All buffers come before the first weight: computing SD 3.5's position embedding takes several
+    # times its size.
     networks = {name: _empty(part) for name, part in architecture.networks.items()}
     generator = torch.Generator(device).manual_seed(seed)
     for network in networks.values():
@@ -56,8 +61,9 @@ def build(
     return getattr(diffusers, architecture.pipeline)(**parts, **architecture.settings)
 
 
-def has_random_weights(pipe: Any) -> bool:
-    """Whether a pipeline's denoiser was built here; its configuration says so, so a copy or a saved one does too."""
+def has_random_weights(pipe: Pipeline) -> bool:
+    """Whether a pipeline's denoiser was built here."""
+    # Its configuration says so, and that is copied and saved with it.
     denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     return bool(getattr(getattr(denoiser, "config", None), MARK, False))
 
@@ -65,10 +71,11 @@ def has_random_weights(pipe: Any) -> bool:
 def fill(
     network: nn.Module, dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> None:
-    """Replace each parameter of a network on the meta device by a random one; move and cast buffers as loading does.
+    """Replace each parameter of a network on the meta device by a random one.
 
-    A new parameter is made in its dtype on its device and filled in place, so beyond the finished weights no memory is
-    needed. Tied parameters stay tied.
+    Buffers are moved and cast as loading does. A new parameter is made in its dtype on its
+    device and filled in place, so beyond the finished weights no memory is needed. Tied parameters
+    stay tied.
     """
     filled: dict[nn.Parameter, nn.Parameter] = {}
     for owner, name, tensor, kind in _tensors(network, dtype):
@@ -100,7 +107,8 @@ def require_memory(architecture: Architecture, dtype: torch.dtype, device: torch
     Raises:
         ValueError: says how much is needed, how much there is, and which other dtypes would fit.
     """
-    needed, free = needed_bytes(architecture, dtype), free_bytes(device)
+    needed = needed_bytes(architecture, dtype)
+    free = free_bytes(device)
     if needed <= free:
         return
     others = {
@@ -114,27 +122,28 @@ def require_memory(architecture: Architecture, dtype: torch.dtype, device: torch
         if size <= free
     ]
     raise ValueError(
-        f"{architecture.name} in {_named(dtype)} needs {needed / 1e9:.1f} GB, but the {device.type} has "
-        f"{free / 1e9:.1f} GB free; {' and '.join(hints) or 'no other dtype fits either'}"
+        f"{architecture.name} in {_named(dtype)} needs {needed / 1e9:.1f} GB, but the "
+        f"{device.type} has {free / 1e9:.1f} GB free; "
+        f"{' and '.join(hints) or 'no other dtype fits either'}"
     )
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of a device; what the system has in all where it does not say what is free (macOS)."""
+    """Free memory of a device; all memory where the system does not say what is free (macOS)."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
-            device
-        )  # by torch, for its next use
+        # What torch has freed, it keeps for its next use.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     if MEMINFO.exists():
-        found = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
-        assert found, f"{MEMINFO} has no MemAvailable"
-        return int(found[1]) * 1024
+        available = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
+        assert available, f"{MEMINFO} has no MemAvailable"
+        return int(available[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _empty(part: Part) -> nn.Module:
-    """A network whose parameters are on the meta device; its buffers are computed: position ids, sines and cosines."""
+    """A network whose parameters are on the meta device; its buffers are computed."""
+    # Buffers such as position ids, sines and cosines have no random twin.
     with init_empty_weights(include_buffers=False):
         network = part.make().eval()
     if hasattr(network, "tie_weights"):  # moving to the meta device parts what was one parameter
@@ -144,11 +153,11 @@ def _empty(part: Part) -> nn.Module:
 
 def _tensors(
     network: nn.Module, dtype: torch.dtype
-) -> Iterator[tuple[nn.Module, str, torch.Tensor, torch.dtype]]:
-    """Every parameter and buffer of a network: its owner, its name there, itself, and its dtype once loaded.
+) -> Iterator[tuple[nn.Module, str, Shaped[Tensor, "*shape"], torch.dtype]]:
+    """Every parameter and buffer: its owner, its name there, itself, and its dtype once loaded.
 
-    That dtype is what `from_pretrained` gives: what is no part of a checkpoint keeps the dtype that it was computed in,
-    and transformers keeps some layers in float32 when asked for float16.
+    That dtype is what `from_pretrained` gives: what is no part of a checkpoint keeps the dtype that
+    it was computed in, and transformers keeps some layers in float32 when asked for float16.
     """
     precise = (
         getattr(network, "_keep_in_fp32_modules", None) or () if dtype == torch.float16 else ()
@@ -162,8 +171,9 @@ def _tensors(
             yield owner, name, buffer, dtype if saved else buffer.dtype
 
 
-def _randomise(values: torch.Tensor, name: str, generator: torch.Generator) -> None:
+def _randomise(values: Float[Tensor, "*shape"], name: str, generator: torch.Generator) -> None:
     if values.ndim > 1:
+        # Of variance 1 / fan-in, so that activations keep their scale.
         values.normal_(std=math.prod(values.shape[1:]) ** -0.5, generator=generator)
     else:
         values.fill_(name == "weight")  # of a norm

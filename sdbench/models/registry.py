@@ -1,10 +1,7 @@
-"""From a name, a hub id, a path or a pipeline object to a stock diffusers pipeline, laid out for the machine."""
+"""Which models there are, and how one is opened: a name, hub id or path becomes a pipeline."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +10,21 @@ import torch
 from diffusers import DiffusionPipeline
 
 from sdbench.models.architectures import ARCHITECTURES
+from sdbench.models.layout import lay_out
+from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.random_weights import build
+from sdbench.models.student_pipeline import open_student
 from sdbench.models.students import (
     CARD_FILE,
-    EMBEDDING_FILE,
     LORA_FILE,
-    open_student,
+    has_projection,
     read_card,
-    told_by_guidance,
+    uses_guidance_input,
 )
 from sdbench.records.files import first_line
 
 MINI_SD = Path(__file__).parent / "mini_sd" / "weights" / "pipeline"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LARGE = 100e6  # parameters of a denoiser whose layout is not chosen
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,6 @@ MODELS: dict[str, ModelSpec] = {
     ),
 }
 
-_LAYOUTS: dict[tuple[Any, ...], dict[str, Any]] = {}
-
 
 def load(
     model: Any, *, dtype: str = "float32", device: str | None = None, random_weights: bool = False
@@ -67,19 +63,22 @@ def load(
     """Open a model as a stock diffusers pipeline.
 
     Args:
-        model: a name in `MODELS`, a hub id (`owner/name`), a folder, or a pipeline, which is returned as it is. The
-            folder of a student of a range of scales is opened on its base: it takes `guidance_scale` in one pass.
+        model: a name in `MODELS`, a hub id (`owner/name`), a folder, or a pipeline, which is
+            returned as it is. The folder of a student of a range of scales is opened on its base:
+            it takes `guidance_scale` in one pass.
         dtype: number format of the weights: float32, float16 or bfloat16.
         device: where it runs; CUDA where there is one, else the CPU.
-        random_weights: `model` is a name in `ARCHITECTURES`; build it with random weights, for measuring what it costs.
+        random_weights: `model` is a name in `ARCHITECTURES`; build it with random weights, for
+            measuring what it costs.
 
     Returns:
-        The pipeline, its progress bar off. On the CPU, memory format and threads are those that measured fastest when
-        this process first opened a denoiser of its form, except for a large one: see `choose_layout`.
+        The pipeline, its progress bar off. On the CPU, memory format and threads are those that
+        measured fastest when this process first opened a denoiser of its form, except for a large
+        one: see `choose_layout`.
 
     Raises:
-        ValueError: an unknown name, folder or dtype, a hub id that cannot be opened, a device that is missing or lacks
-            the dtype, or an architecture whose weights do not fit into memory.
+        ValueError: an unknown name, folder or dtype, a hub id that cannot be opened, a device that
+            is missing or lacks the dtype, or an architecture whose weights do not fit into memory.
     """
     if random_weights and str(model) not in ARCHITECTURES:
         raise ValueError(
@@ -89,22 +88,31 @@ def load(
         return model
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype '{dtype}'; there are: {', '.join(DTYPES)}")
-    student = Path(model) / LORA_FILE
-    ranged = student.with_name(EMBEDDING_FILE).is_file() or told_by_guidance(student)
-    source = None if random_weights else _source(_base_of(student) if ranged else str(model))
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _require_dtype(dtype, device)
-    if source is None:
+    student = Path(model) / LORA_FILE
+    ranged = has_projection(student) or uses_guidance_input(student)
+    if random_weights:
+        _require_dtype(dtype, device)
         pipe = build(ARCHITECTURES[str(model)], dtype=DTYPES[dtype], device=torch.device(device))
     else:
+        source = _source(_base_of(student) if ranged else str(model))
+        _require_dtype(dtype, device)
         pipe = _open(source, dtype)
+    _settle(pipe, device)
+
+    # Last, since from here on the pipeline takes only the student's scales.
+    if ranged:
+        open_student(pipe, student.parent)
+    return pipe
+
+
+def _settle(pipe: Any, device: str) -> None:
+    """Bring a pipeline to its device and lay it out there."""
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
     if device == "cpu" and hasattr(pipe, "unet"):
-        _lay_out(pipe)
-    if ranged:  # last: from here on only its own scales are taken
-        open_student(pipe, student.parent)
-    return pipe
+        lay_out(pipe)
 
 
 def _base_of(student: Path) -> str:
@@ -117,7 +125,7 @@ def _base_of(student: Path) -> str:
     return str(model)
 
 
-def own_adapter(pipe: Any) -> str:
+def own_adapter(pipe: Pipeline) -> str:
     """Folder of the distilled student that comes with a pipeline's model.
 
     Raises:
@@ -126,128 +134,23 @@ def own_adapter(pipe: Any) -> str:
     for spec in MODELS.values():
         if spec.adapter is not None and spec.source == str(pipe.name_or_path):
             return spec.adapter
-    raise ValueError(
-        f"'{pipe.name_or_path}' comes without an adapter of its own; name one: lora:PATH"
-    )
+    raise ValueError(f"'{pipe.name_or_path}' comes without its own adapter; name one: lora:PATH")
 
 
-def own_side(pipe: Any) -> int:
-    """Pixels along one side of the images that a pipeline makes when it is not told a size."""
-    denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    return int(denoiser.config.sample_size * pipe.vae_scale_factor)
-
-
-def layout(pipe: Any) -> dict[str, Any]:
-    """How a pipeline lies on the machine, for the environment record: device, memory format, threads."""
-    denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    kernels = [
-        weight
-        for weight in denoiser.parameters()
-        if weight.ndim == 4 and min(weight.shape[1:3]) > 1
-    ]
-    last = bool(kernels) and all(
-        weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels
-    )
-    return {
-        "device": str(pipe.device),
-        "memory_format": "channels_last" if last else "contiguous",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def set_layout(pipe: Any, *, memory_format: str | None, threads: int | None) -> None:
-    """Give a pipeline's denoiser a memory format and torch a number of threads; None leaves what was chosen."""
-    if memory_format is not None:
-        denoiser = getattr(pipe, "unet", None) or pipe.transformer
-        denoiser.to(
-            memory_format=torch.channels_last
-            if memory_format == "channels_last"
-            else torch.contiguous_format
-        )
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def _lay_out(pipe: Any) -> None:
-    """Choose a layout, once in a process for every form of denoiser: what is opened twice computes the same sums."""
-    form = sorted(
-        (name, repr(value)) for name, value in pipe.unet.config.items() if not name.startswith("_")
-    )
-    key = (*form, pipe.unet.dtype, torch.get_num_threads())
-    if key not in _LAYOUTS:
-        choose_layout(pipe.unet, lambda: _one_step(pipe))
-        chosen = layout(pipe)
-        _LAYOUTS[key] = _LAYOUTS[(*form, pipe.unet.dtype, chosen["threads"])] = chosen
-    set_layout(pipe, memory_format=_LAYOUTS[key]["memory_format"], threads=_LAYOUTS[key]["threads"])
-
-
-def choose_layout(
-    denoiser: torch.nn.Module, step: Callable[[], None], *, margin: float = 0.05
-) -> None:
-    """Set the memory format and the number of threads under which a step is fastest on this CPU.
-
-    The default stays unless another choice is faster by `margin` in interleaved timings. A denoiser of over 100 M
-    parameters, or one whose step takes over a second, is left alone: choosing would cost minutes, and large
-    convolutions gain nothing from `channels_last`.
-    """
-    if sum(parameter.numel() for parameter in denoiser.parameters()) > LARGE:
-        return
-    step()
-    started = time.perf_counter()
-    step()
-    if time.perf_counter() - started > 1:
-        return
-
-    def memory_format(chosen: torch.memory_format) -> Callable[[], Any]:
-        return lambda: denoiser.to(memory_format=chosen)
-
-    def threads(chosen: int) -> Callable[[], None]:
-        return lambda: torch.set_num_threads(chosen)
-
-    _fastest(
-        [memory_format(torch.contiguous_format), memory_format(torch.channels_last)], step, margin
-    )
-    cores = torch.get_num_threads()
-    if cores > 1:
-        _fastest([threads(cores), threads(cores // 2)], step, margin)
-
-
-def _fastest(
-    choices: list[Callable[[], Any]], step: Callable[[], None], margin: float, rounds: int = 5
-) -> None:
-    """Apply the choice with the smallest median time; the first is the default."""
-    seconds: list[list[float]] = [[] for _ in choices]
-    for _ in range(rounds):
-        for apply, taken in zip(choices, seconds, strict=True):
-            apply()
-            step()
-            started = time.perf_counter()
-            step()
-            taken.append(time.perf_counter() - started)
-    medians = [statistics.median(taken) for taken in seconds]
-    best = min(range(len(choices)), key=medians.__getitem__)
-    choices[best if medians[best] < (1 - margin) * medians[0] else 0]()
-
-
-def _one_step(pipe: Any) -> None:
-    generator = torch.Generator("cpu").manual_seed(0)
-    pipe([""] * 4, num_inference_steps=1, output_type="latent", generator=generator)
+def own_side(pipe: Pipeline) -> int:
+    """Pixels along one side of the images that a pipeline makes when no size is given."""
+    return int(denoiser_of(pipe).config.sample_size * pipe.vae_scale_factor)
 
 
 def _require_dtype(dtype: str, device: str) -> None:
-    """Refuse a device that lacks a dtype, by trying what a denoiser consists of: devices do not say what they lack.
-
-    A device that computes in the dtype slowly is good enough.
-    """
+    """Refuse a device that lacks a dtype; one that computes in it slowly is good enough."""
+    # Devices do not say what they lack, so what a denoiser consists of is tried.
     try:
         ones = torch.ones(1, 8, 8, 8, dtype=DTYPES[dtype], device=device)
         torch.nn.functional.conv2d(torch.nn.functional.group_norm(ones, 1), ones)
         torch.nn.functional.scaled_dot_product_attention(ones, ones, ones) @ ones
-    except (
-        RuntimeError,
-        TypeError,
-        AssertionError,
-    ) as error:  # the last where torch was built without the device
+    # An AssertionError comes where torch was built without the device.
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(
             f"{dtype} does not run on device '{device}': {first_line(error)}"
         ) from None
@@ -264,12 +167,14 @@ def _open(source: str, dtype: str) -> Any:
 
 
 def _refuse_pickles(folder: Path) -> None:
-    """Say of a local pipeline what the loader would not: that weights are there, in a form that is not opened."""
+    """Say of a local pipeline that its weights are there, in a form that is not opened."""
+    # The loader would say that there are none.
     for file in sorted(folder.glob("*/*.bin")):
         if not any(file.parent.glob("*.safetensors")):
             raise ValueError(
-                f"model '{folder}' cannot be opened: {file.parent.name}/{file.name} is a pickle, which can run code "
-                "when it is opened; only safetensors are, as `save_pretrained` writes them"
+                f"model '{folder}' cannot be opened: {file.parent.name}/{file.name} is a pickle, "
+                "which can run code when it is opened; only safetensors are, as `save_pretrained` "
+                "writes them"
             )
 
 
@@ -278,8 +183,8 @@ def _source(model: str) -> str:
         return MODELS[model].source
     if model in ARCHITECTURES:
         raise ValueError(
-            f"'{model}' is an architecture without weights: give random_weights=True to measure what it costs, "
-            f"or load the trained model '{ARCHITECTURES[model].source}'"
+            f"'{model}' is an architecture without weights: give random_weights=True to measure "
+            f"what it costs, or load the trained model '{ARCHITECTURES[model].source}'"
         )
     if Path(model).is_dir():
         if not (Path(model) / "model_index.json").exists():
@@ -290,6 +195,6 @@ def _source(model: str) -> str:
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return model
     raise ValueError(
-        f"unknown model '{model}'; there are: {', '.join(MODELS)}, a hub id (owner/name) or a folder; "
-        f"and, with random_weights=True: {', '.join(ARCHITECTURES)}"
+        f"unknown model '{model}'; there are: {', '.join(MODELS)}, a hub id (owner/name) or a "
+        f"folder; and, with random_weights=True: {', '.join(ARCHITECTURES)}"
     )
