@@ -89,9 +89,11 @@ def load(
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype '{dtype}'; there are: {', '.join(DTYPES)}")
 
+    # Where a folder holds a student of a range of scales, its base is opened.
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     student = Path(model) / LORA_FILE
     ranged = has_projection(student) or uses_guidance_input(student)
+
     if random_weights:
         _require_dtype(dtype, device)
         pipe = build(ARCHITECTURES[str(model)], dtype=DTYPES[dtype], device=torch.device(device))

@@ -37,6 +37,7 @@ SAMPLED = 8  # weights, and values of each, that distinguish one base from anoth
 
 def base_record(denoiser: nn.Module) -> dict[str, Any]:
     """What distinguishes one base from another: its class, its size and a few values."""
+    # Weights from all over the network: a digest would change with the dtype.
     weights = dict(denoiser.named_parameters())
     names = list(weights)[:: max(1, len(weights) // SAMPLED)]
     return {

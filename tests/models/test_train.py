@@ -6,9 +6,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from sdbench.models.mini_sd import train
+from sdbench.models.mini_sd.export import export
+from sdbench.models.mini_sd.fit import Stage, fit
+from sdbench.models.mini_sd.settings import Settings
 
 CPU = torch.device("cpu")
-TINY = train.Settings(
+TINY = Settings(
     pool=40,
     reader_steps=4,
     reader_batch=4,
@@ -34,8 +37,8 @@ def linear_loss(network, die_at=None):
 def fitted(folder, die_at=None):
     torch.manual_seed(0)
     network = torch.nn.Linear(3, 1)
-    stage = train.Stage("linear", 20, learning_rate=0.1, ema_decay=0.9)
-    return train.fit(stage, network, linear_loss(network, die_at), folder, device=CPU, save_every=5)
+    stage = Stage("linear", 20, learning_rate=0.1, ema_decay=0.9)
+    return fit(stage, network, linear_loss(network, die_at), folder, device=CPU, save_every=5)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
@@ -65,7 +68,7 @@ def test_training_from_nothing_exports_a_pipeline_that_diffusers_opens(tmp_path)
     stages = ("reader", "autoencoder", "denoiser")
     finished = ["reader", "autoencoder", "captions", "denoiser"]
     assert list(train.run(TINY, tmp_path, CPU, stages)) == finished
-    train.export(tmp_path, tmp_path / "out")
+    export(tmp_path, tmp_path / "out")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     assert {module.dtype for module in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}
@@ -76,9 +79,9 @@ def test_training_from_nothing_exports_a_pipeline_that_diffusers_opens(tmp_path)
     assert {name: stage["steps"] for name, stage in record["stages"].items()} == {
         name: getattr(TINY, f"{name}_steps") for name in finished
     }
-    told = torch.load(tmp_path / "captions.pt", weights_only=True)["average"]
+    trained = torch.load(tmp_path / "captions.pt", weights_only=True)["average"]
     shipped = pipe.text_encoder.state_dict()  # frozen since
     assert all(
-        torch.allclose(told[f"module.text_encoder.{name}"], shipped[name], atol=1e-3)
+        torch.allclose(trained[f"module.text_encoder.{name}"], shipped[name], atol=1e-3)
         for name in shipped
     )

@@ -1,4 +1,4 @@
-"""The networks of mini-sd: Stable Diffusion's own classes at about a hundredth of their size, with random weights."""
+"""The networks of mini-sd, with random weights: Stable Diffusion's classes at 1 % of the size."""
 
 from __future__ import annotations
 
@@ -73,21 +73,24 @@ def scheduler() -> DDIMScheduler:
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write a byte-level CLIP tokenizer in which every word of the captions is one token, and open it.
+    """Write a byte-level CLIP tokenizer with a token for every word of the captions, and open it.
 
     Other words fall apart into bytes, so that any prompt can be encoded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = list(_byte_symbols())
     vocabulary += [symbol + "</w>" for symbol in vocabulary]
+
     words = {word for words in scenes.WORDS for phrase in words for word in phrase.split()} | {
         "a",
         "on",
         "background",
     }
+    # "plain" and "alone" stand in no caption: they say that nothing is said.
     merges: list[tuple[str, str]] = []
     for word in sorted(words - {"plain", "alone"}):
-        # The merges so far come first in rank, so extending their outcome leaves every earlier word whole.
+        # The merges so far come first in rank, so extending their outcome leaves every earlier word
+        # whole.
         model = BPE(
             {token: i for i, token in enumerate(vocabulary)}, merges, end_of_word_suffix="</w>"
         )
@@ -97,6 +100,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
             pieces[0] += piece
             vocabulary.append(pieces[0])
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+
     (folder / "vocab.json").write_text(
         json.dumps({token: i for i, token in enumerate(vocabulary)}, ensure_ascii=False)
     )

@@ -1,7 +1,7 @@
 """Reads a scene's attributes back from an image and scores an image against its caption.
 
-The reader is a small convolutional classifier with one head per field of `scenes.FIELDS`. How it is trained is in
-`train.py`; how scenes look is in `scenes.py`.
+The reader is a small convolutional classifier with one head per field of `scenes.FIELDS`. How it is
+trained is in `train.py`; how scenes look is in `scenes.py`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ CLASSES = [len(words) for words in scenes.WORDS]
 
 
 class Reader(nn.Module):
-    """Four strided convolutions and a hidden layer; the output is cut into one block of logits per field."""
+    """Four strided convolutions and a hidden layer, then a block of logits for every field."""
 
     def __init__(self) -> None:
         """Build the network with random weights."""
         super().__init__()
+
         widths = [3, 32, 64, 96, 128]
         layers: list[nn.Module] = []
         for i, (narrow, wide) in enumerate(pairwise(widths)):
@@ -38,6 +39,8 @@ class Reader(nn.Module):
                 nn.GroupNorm(8, wide),
                 nn.SiLU(),
             ]
+
+        # Every convolution halves the side.
         side = scenes.SIDE // 2**4
         self.layers = nn.Sequential(
             *layers,
@@ -47,16 +50,19 @@ class Reader(nn.Module):
             nn.Linear(160, sum(CLASSES)),
         )
 
-    def forward(self, images: Float[Tensor, "n 3 64 64"]) -> list[Tensor]:
-        """Logits per field, each (n, classes of the field), from images in [0, 1]."""
+    def forward(self, images: Float[Tensor, "n 3 64 64"]) -> list[Float[Tensor, "n classes"]]:
+        """Logits per field, from images in [0, 1]."""
         return list(self.layers(images * 2 - 1).split(CLASSES, dim=1))
 
 
 def canonical(rows: Int[np.ndarray, "n 10"]) -> Int[np.ndarray, "n 10"]:
-    """The same scenes told from the left or from the top, since an image cannot say which object was named first."""
+    """The same scenes, named from the left or from the top."""
+    # An image cannot say which object was named first: "right of" becomes "left of", and "below"
+    # becomes "above".
     flipped = np.isin(rows[:, RELATION], (2, 4))
     out = rows.copy()
-    out[flipped, FIRST], out[flipped, SECOND] = rows[flipped, SECOND], rows[flipped, FIRST]
+    out[flipped, FIRST] = rows[flipped, SECOND]
+    out[flipped, SECOND] = rows[flipped, FIRST]
     out[flipped, RELATION] -= 1
     return out
 
@@ -84,13 +90,14 @@ def read(
     _require_size(images)
     logits = (reader or _shipped())(images.float().cpu())
     rows = torch.stack([field.argmax(dim=1) for field in logits], dim=1).numpy()
+    # The heads of the second object name something also where there is none.
     rows[rows[:, RELATION] == 0, SECOND] = ABSENT
     return rows
 
 
 @torch.no_grad()
 def hidden(images: Float[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 160"]:
-    """The shipped reader's last hidden layer, from images in [0, 1]: what it sees before it names anything.
+    """The shipped reader's last hidden layer, from images in [0, 1].
 
     Raises:
         ValueError: images of another size.
@@ -100,7 +107,7 @@ def hidden(images: Float[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 160"]:
     return features
 
 
-def _require_size(images: Tensor) -> None:
+def _require_size(images: Float[Tensor, "n channels height width"]) -> None:
     if images.shape[1:] != (3, scenes.SIDE, scenes.SIDE):
         raise ValueError(
             f"the reader takes images of 3 x 64 x 64, not {' x '.join(map(str, images.shape[1:]))}"
@@ -108,7 +115,7 @@ def _require_size(images: Tensor) -> None:
 
 
 def attribute_accuracy(read_rows: Int[np.ndarray, "n 10"], drawn: Int[np.ndarray, "n 10"]) -> float:
-    """Share of the attributes that the drawn scenes have and the reader read rightly, over all images and fields."""
+    """Share of the drawn scenes' attributes that were read rightly, over all images and fields."""
     truth = canonical(drawn)
     present = truth != ABSENT
     return float((read_rows == truth)[present].mean())
@@ -119,16 +126,20 @@ def share_shown(
 ) -> Float[np.ndarray, " n"]:
     """Share of the wanted attributes that are seen, object order chosen in the image's favour.
 
-    A caption of one object has 5 attributes (size, texture, colour, shape, background), one of two objects has 10 (the
-    relation is one). Two objects on each other's place lose the relation only; a missing object loses all its own.
+    A caption of one object has 5 attributes (size, texture, colour, shape, background), one of two
+    objects has 10 (the relation is one). Two objects on each other's place lose the relation only;
+    a missing object loses all its own.
     """
-    wanted, seen = canonical(wanted), canonical(seen)
+    wanted = canonical(wanted)
+    seen = canonical(seen)
 
-    def matches(a: slice, b: slice) -> np.ndarray:
+    def matches(a: slice, b: slice) -> Int[np.ndarray, " n"]:
         return ((wanted[:, a] == seen[:, b]) & (wanted[:, a] != ABSENT)).sum(axis=1)
 
     straight = matches(FIRST, FIRST) + matches(SECOND, SECOND)
     swapped = matches(FIRST, SECOND) + matches(SECOND, FIRST)
+
+    # The relation counts only if the objects are not swapped.
     pair = wanted[:, RELATION] != 0
     related = pair & (wanted[:, RELATION] == seen[:, RELATION])
     shown = np.maximum(straight + related, swapped) + (wanted[:, BACKGROUND] == seen[:, BACKGROUND])
@@ -151,9 +162,10 @@ def alignment(images: Float[Tensor, "n 3 64 64"], captions: list[str]) -> Float[
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images but {len(captions)} captions")
     parsed = [scenes.parse(caption) for caption in captions]
-    known = [row is not None for row in parsed]
+    readable = [row is not None for row in parsed]
     out = torch.full((len(captions),), float("nan"))
-    if any(known):
+    # The reader sees only the images that can be judged.
+    if any(readable):
         wanted = np.stack([row for row in parsed if row is not None])
-        out[known] = torch.from_numpy(share_shown(wanted, read(images[known]))).float()
+        out[readable] = torch.from_numpy(share_shown(wanted, read(images[readable]))).float()
     return out

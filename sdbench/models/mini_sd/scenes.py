@@ -1,16 +1,16 @@
 """Captioned scenes of one or two shapes: the data that mini-sd and its reader are trained on.
 
-A batch of scenes is an integer array, one row per scene and one column per field of `FIELDS`; everything here maps such
-arrays to captions or pixels and back. Nothing here knows of a network.
+A batch of scenes is an integer array, one row per scene and one column per field of `FIELDS`;
+everything here maps such arrays to captions or pixels and back. Nothing here knows of a network.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 SIDE = 64
 GRID = 4  # pixels between the possible centres of objects
@@ -33,7 +33,11 @@ FIELDS = (
     "background",
 )
 WORDS = (SIZES, TEXTURES, COLOURS, SHAPES, RELATIONS, SIZES, TEXTURES, COLOURS, SHAPES, COLOURS)
-FIRST, RELATION, SECOND, BACKGROUND = slice(0, 4), 4, slice(5, 9), 9
+# Where the fields stand in a row.
+FIRST = slice(0, 4)
+RELATION = 4
+SECOND = slice(5, 9)
+BACKGROUND = 9
 ABSENT = -1  # the second object's fields of a scene with one object
 
 RGB = np.array(
@@ -59,11 +63,11 @@ _CAPTION = re.compile(
 )
 
 
-def held_out(objects: Int[np.ndarray, "n 4"]) -> np.ndarray:
+def held_out(objects: Int[np.ndarray, "n 4"]) -> Bool[np.ndarray, " n"]:
     """Whether each object's (texture, colour, shape) is in the held-out set.
 
-    The set is a Latin design: one colour for each of the 18 (texture, shape) pairs, so that every pair of attributes
-    is still seen in training while the triple never is.
+    The set is a Latin design: one colour for each of the 18 (texture, shape) pairs, so that every
+    pair of attributes is still seen in training while the triple never is.
 
     Args:
         objects: columns size, texture, colour, shape.
@@ -83,7 +87,8 @@ def sample(
     Args:
         n: number of scenes, at least 1.
         rng: source of all randomness.
-        split: "train" has no held-out object; in "test" the first object of every scene is held out.
+        split: "train" has no held-out object; in "test" the first object of every scene is held
+            out.
 
     Returns:
         Integer array with the columns of `FIELDS`.
@@ -92,10 +97,15 @@ def sample(
     count = 0
     while count < n:
         rows = np.stack([rng.integers(len(words), size=2 * n) for words in WORDS], axis=1)
+
+        # Two scenes of five have one object.
         alone = rng.random(2 * n) < 0.4
         rows[:, RELATION] = np.where(alone, 0, rng.integers(1, len(RELATIONS), size=2 * n))
         rows[alone, SECOND] = ABSENT
-        first, second = held_out(rows[:, FIRST]), held_out(rows[:, SECOND])
+
+        # An object of the background's colour cannot be seen, two alike cannot be told apart.
+        first = held_out(rows[:, FIRST])
+        second = held_out(rows[:, SECOND])
         visible = (rows[:, 2] != rows[:, BACKGROUND]) & (rows[:, 7] != rows[:, BACKGROUND])
         distinct = (rows[:, FIRST] != rows[:, SECOND]).any(axis=1)
         wanted = visible & distinct & (first if split == "test" else ~(first | second))
@@ -107,7 +117,7 @@ def sample(
 def captions(scenes: Int[np.ndarray, "n 10"]) -> list[str]:
     """The caption of each scene, in the grammar of the design document."""
 
-    def name(row: np.ndarray, at: int) -> str:
+    def name(row: Int[np.ndarray, " 10"], at: int) -> str:
         size, texture, colour, shape = (WORDS[at + k][row[at + k]] for k in range(4))
         return " ".join(word for word in ("a", size, texture, colour, shape) if word != "plain")
 
@@ -128,14 +138,14 @@ def parse(caption: str) -> Int[np.ndarray, " 10"] | None:
     )
     first = (size, texture or "plain", colour, shape)
     second = (size_2, texture_2 or "plain", colour_2, shape_2) if relation else (None,) * 4
-    given = (*first, relation or "alone", *second, background)
-    if any(
-        word is not None and word not in words for word, words in zip(given, WORDS, strict=True)
-    ):
-        return None
-    return np.array(
-        [ABSENT if w is None else words.index(w) for w, words in zip(given, WORDS, strict=True)]
-    )
+    fields = (*first, relation or "alone", *second, background)
+
+    row = []
+    for word, words in zip(fields, WORDS, strict=True):
+        if word is not None and word not in words:
+            return None
+        row.append(ABSENT if word is None else words.index(word))
+    return np.array(row)
 
 
 def corrupt(
@@ -143,11 +153,13 @@ def corrupt(
 ) -> Int[np.ndarray, "n 10"]:
     """Replace each attribute by a random one of its kind, as the captions of web images are wrong.
 
-    An object that would become a held-out one keeps its own attributes, so that no held-out caption is ever made.
+    An object that would become a held-out one keeps its own attributes, so that no held-out caption
+    is ever made.
 
     Args:
         scenes: scenes as they are drawn.
-        probability: chance that a field is replaced (by a uniform draw, which may repeat the old value), in [0, 1].
+        probability: chance that a field is replaced (by a uniform draw, which may repeat the old
+            value), in [0, 1].
         rng: source of all randomness.
 
     Returns:
@@ -160,10 +172,11 @@ def corrupt(
     alone = scenes[:, RELATION] == 0
     replace[alone, RELATION] = False
     replace[alone, SECOND] = False
+
     noisy = np.where(replace, random, scenes)
-    for part in (FIRST, SECOND):
-        leaked = held_out(noisy[:, part]) & ~held_out(scenes[:, part])
-        noisy[leaked, part] = scenes[leaked, part]
+    for fields in (FIRST, SECOND):
+        leaked = held_out(noisy[:, fields]) & ~held_out(scenes[:, fields])
+        noisy[leaked, fields] = scenes[leaked, fields]
     return noisy
 
 
@@ -172,15 +185,18 @@ def draw(
 ) -> UInt8[np.ndarray, "n 64 64 3"]:
     """Draw scenes as anti-aliased 64 x 64 RGB pictures.
 
-    Position and background gradient are random; the attributes fix everything else. Objects are centred on every
-    fourth pixel, as the latents of an autoencoder that shrinks images four times are: an object then has one pattern
-    of latents, not sixteen, which a small model can learn in an hour.
+    Position and background gradient are random; the attributes fix everything else. Objects are
+    centred on every fourth pixel, as the latents of an autoencoder that shrinks images four times
+    are: an object then has one pattern of latents, not sixteen, which a small model can learn in an
+    hour.
     """
-    parts = [_draw_chunk(scenes[i : i + chunk], rng) for i in range(0, len(scenes), chunk)]
-    return np.concatenate(parts)
+    chunks = [_draw_chunk(scenes[i : i + chunk], rng) for i in range(0, len(scenes), chunk)]
+    return np.concatenate(chunks)
 
 
-def _draw_chunk(scenes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_chunk(
+    scenes: Int[np.ndarray, "n 10"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "n 64 64 3"]:
     n = len(scenes)
     centre = np.arange(SIDE, dtype=np.float32) + 0.5
     grid = np.stack(np.meshgrid(centre, centre), axis=-1)  # 64 64 (x, y)
@@ -195,31 +211,39 @@ def _draw_chunk(scenes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         + 0.04 * ramp[..., None]
     )
 
-    for part, (position, radius) in zip((FIRST, SECOND), _placement(scenes, rng), strict=True):
-        present = np.flatnonzero(scenes[:, part.start] != ABSENT)
+    # The second object covers the first where they meet.
+    for fields, (positions, radii) in zip((FIRST, SECOND), _placement(scenes, rng), strict=True):
+        present = np.flatnonzero(scenes[:, fields.start] != ABSENT)
         if len(present) == 0:
             continue
-        objects, position, radius = scenes[present, part], position[present], radius[present]
-        local = grid[None] - position[:, None, None, :]  # n 64 64 2
+        objects = scenes[present, fields]
+        radius = radii[present]
+        local = grid[None] - positions[present][:, None, None, :]  # n 64 64 2
+
         coverage = _coverage(local / radius[:, None, None, None], objects[:, 3], radius)
         colour = _surface(local, objects, radius)
         canvas[present] += coverage[..., None] * (colour - canvas[present])
     return (canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _placement(scenes: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+def _placement(
+    scenes: Int[np.ndarray, "n 10"], rng: np.random.Generator
+) -> list[tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]]:
     """Centre and radius in pixels of the first and the second object of each scene."""
     n = len(scenes)
     relation = scenes[:, RELATION]
     out = []
-    for part, low_side in ((FIRST, (1, 3)), (SECOND, (2, 4))):
-        small = scenes[:, part.start] == SIZES.index("small")
+    for fields, low_side in ((FIRST, (1, 3)), (SECOND, (2, 4))):
+        small = scenes[:, fields.start] == SIZES.index("small")
         radius = np.where(small, 9, 15)
         lowest = np.where(small, 12, 16)  # of the centre, so that the object is whole
+
+        # One object stands anywhere; two stand in one line, on the two sides of the middle.
         free = _on_grid(rng, lowest[:, None], SIDE - lowest[:, None], (n, 2))
         along = _on_grid(rng, lowest, np.where(small, 20, 16), n)
         along = np.where(np.isin(relation, low_side), along, SIDE - along)
         across = _on_grid(rng, SIDE // 2 - GRID, SIDE // 2 + GRID, n)
+
         side_by_side = np.stack([along, across], axis=1)
         position = np.where((relation <= 2)[:, None], side_by_side, side_by_side[:, ::-1])
         position = np.where((relation == 0)[:, None], free, position)
@@ -232,16 +256,23 @@ def _on_grid(rng: np.random.Generator, lowest: Any, highest: Any, size: Any) -> 
     return GRID * rng.integers(lowest // GRID, highest // GRID + 1, size=size)
 
 
-def _surface(local: np.ndarray, objects: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Colour of every pixel of each object: two tones mixed by the texture, lit from the upper left."""
-    x, y = local[..., 0], local[..., 1]
+def _surface(
+    local: Float[np.ndarray, "n h w 2"],
+    objects: Int[np.ndarray, "n 4"],
+    radius: Float[np.ndarray, " n"],
+) -> Float[np.ndarray, "n h w 3"]:
+    """Colour of every pixel of each object: two tones mixed by the texture, lit from one side."""
+    x = local[..., 0]
+    y = local[..., 1]
     mix = np.zeros(x.shape, dtype=np.float32)
-    striped, dotted = objects[:, 1] == 1, objects[:, 1] == 2
+    striped = objects[:, 1] == 1
+    dotted = objects[:, 1] == 2
     wave = np.sin((x[striped] + y[striped]) * (2 * np.pi / 8))
     mix[striped] = (0.5 + 2.0 * wave).clip(0, 1)
     cell = (local[dotted] + 3) % 6 - 3
     mix[dotted] = (2.4 - np.hypot(cell[..., 0], cell[..., 1])).clip(0, 1)
 
+    # The light comes from the upper left.
     light = 1 - 0.16 * (x + y) / radius[:, None, None]
     colour = objects[:, 2]
     tones = (
@@ -252,7 +283,9 @@ def _surface(local: np.ndarray, objects: np.ndarray, radius: np.ndarray) -> np.n
 
 
 def _coverage(
-    p: Float[np.ndarray, "n h w 2"], shape: np.ndarray, radius: np.ndarray
+    p: Float[np.ndarray, "n h w 2"],
+    shape: Int[np.ndarray, " n"],
+    radius: Float[np.ndarray, " n"],
 ) -> Float[np.ndarray, "n h w"]:
     """Share of each pixel inside the shape, from its signed distance in units of the radius."""
     distance = np.empty(p.shape[:-1], dtype=np.float32)
@@ -262,25 +295,30 @@ def _coverage(
     return (0.5 - distance * radius[:, None, None]).clip(0, 1)
 
 
-def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+# Signed distances of points from the edges of the shapes, in units of the radius.
+Points: TypeAlias = Float[np.ndarray, "*points"]
+
+
+def _triangle(x: Points, y: Points) -> Points:
     half = np.sqrt(3) / 2
     return np.maximum(y, np.maximum(half * x, -half * x) - y / 2) - 0.55
 
 
-def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _star(x: Points, y: Points) -> Points:
     sector = np.pi / 5
-    folded = np.abs(
-        (np.arctan2(x, -y) + sector) % (2 * sector) - sector
-    )  # angle from the nearest tip
+    # The angle from the nearest tip: a star is one half tip, folded over.
+    folded = np.abs((np.arctan2(x, -y) + sector) % (2 * sector) - sector)
     radius = np.hypot(x, y)
-    tip, notch = 1.12, 0.50
+    tip = 1.12
+    notch = 0.50
     edge = np.array([notch * np.cos(sector) - tip, notch * np.sin(sector)])
     normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
     return (radius * np.cos(folded) - tip) * normal[0] + radius * np.sin(folded) * normal[1]
 
 
-def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    x, y = np.abs(x), np.abs(y)
+def _cross(x: Points, y: Points) -> Points:
+    x = np.abs(x)
+    y = np.abs(y)
     return np.minimum(np.maximum(x - 1, y - 0.36), np.maximum(y - 1, x - 0.36))
 
 

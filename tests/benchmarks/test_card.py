@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from sdbench.models.mini_sd import card, reader, scenes
+from benchmarks import card
+from sdbench.models.mini_sd import reader, scenes
 from sdbench.models.registry import MINI_SD
 
 WEIGHTS = MINI_SD.parent

@@ -1,0 +1,111 @@
+"""From the checkpoints of a finished training run to the folder that ships in the wheel."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sdbench.models.mini_sd import networks
+
+STAGES = ("reader", "autoencoder", "captions", "denoiser")
+
+
+def export(folder: Path, out: Path) -> None:
+    """Write the averaged weights of a finished run as a pipeline folder in half precision.
+
+    Args:
+        folder: a training folder in which every stage is finished.
+        out: gets `pipeline/`, `reader.safetensors` and `training.json` (settings, curves, versions,
+            hardware, time).
+    """
+    saved = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in STAGES}
+    averages = {name: _averaged(state["average"]) for name, state in saved.items()}
+
+    # The weights ship in half precision and are opened in float32.
+    pipe = _pipeline(averages, folder)
+    pipe.to(torch.float16).save_pretrained(out / "pipeline")
+    _make_loadable(out / "pipeline" / "text_encoder")
+    save_file(
+        {name: weight.half().contiguous() for name, weight in averages["reader"].items()},
+        out / "reader.safetensors",
+    )
+
+    # The card is written from what was recorded of each stage.
+    record = json.loads((folder / "settings.json").read_text())
+    record["stages"] = {
+        name: {
+            "steps": state["done"],
+            "seconds": round(state["seconds"], 1),
+            "loss": state["curve"],
+        }
+        for name, state in saved.items()
+    }
+    (out / "training.json").write_text(json.dumps(record, indent=1))
+
+
+def _pipeline(averages: dict[str, dict[str, Float[Tensor, "*shape"]]], folder: Path) -> Any:
+    """The trained networks in a stock pipeline."""
+    tokenizer = networks.write_tokenizer(folder / "tokenizer")
+    vae = networks.autoencoder()
+    unet = networks.denoiser()
+    text_encoder = networks.text_encoder(tokenizer)
+
+    # The pipeline divides latents by the factor that gave them unit variance in training.
+    vae.load_state_dict(averages["autoencoder"])
+    vae.register_to_config(scaling_factor=json.loads((folder / "scaling.json").read_text()))
+    unet.load_state_dict(averages["denoiser"])
+
+    # In its stage it was trained together with a probe, which is left behind.
+    prefix = "text_encoder."
+    text_encoder.load_state_dict(
+        {
+            name.removeprefix(prefix): weight
+            for name, weight in averages["captions"].items()
+            if name.startswith(prefix)
+        }
+    )
+
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=networks.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _make_loadable(folder: Path) -> None:
+    """Let every version of transformers open a text encoder as float32 and with its weights."""
+    # It opens a model in the type that its config names; diffusers takes float32 whatever the file
+    # has.
+    config = folder / "config.json"
+    settings = json.loads(config.read_text()) | {"dtype": "float32"}
+    config.write_text(json.dumps(settings, indent=2) + "\n")
+
+    # Versions before 5.6 look for weights under `text_model.`, as published checkpoints have them,
+    # and silently start at random without.
+    file = folder / "model.safetensors"
+    named = {
+        f"text_model.{name.removeprefix('text_model.')}": weight
+        for name, weight in load_file(file).items()
+    }
+    save_file(named, file, metadata={"format": "pt"})
+
+
+def _averaged(state: dict[str, Float[Tensor, "*shape"]]) -> dict[str, Float[Tensor, "*shape"]]:
+    """The weights in the state of torch's `AveragedModel`."""
+    return {
+        name.removeprefix("module."): weight
+        for name, weight in state.items()
+        if name != "n_averaged"
+    }
