@@ -1,4 +1,4 @@
-"""Baselines: the tables of a run that later runs are compared with, and the history of what was accepted and why.
+"""Baselines: the tables that later runs are compared with, and what was accepted when and why.
 
 How runs are compared is in `sdbench.analysis.regression`.
 """
@@ -33,13 +33,19 @@ def accept(folder: Path, run: Results, figures: pd.DataFrame, reason: str, *, at
     failed = run.runs.loc[run.runs["status"] == "failed", "variant"].unique()
     if len(failed):
         raise ValueError(f"a run in which {', '.join(failed)} failed is no baseline")
+
     past = read_history(folder) if folder.exists() else empty("history")
-    fresh, old = (folder.with_name(f"{PREFIX}{folder.name}-{age}") for age in ("new", "old"))
+    fresh = folder.with_name(f"{PREFIX}{folder.name}-new")
+    old = folder.with_name(f"{PREFIX}{folder.name}-old")
+
+    # What an earlier try left unfinished is in the way.
     shutil.rmtree(fresh, ignore_errors=True)
     _write(fresh, run)
     write_table(
         fresh, "history", pd.concat([past, _entry(run, figures, reason, at)], ignore_index=True)
     )
+
+    # Two renames: killed between them, the old baseline is still there under its other name.
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
@@ -48,7 +54,7 @@ def accept(folder: Path, run: Results, figures: pd.DataFrame, reason: str, *, at
 
 
 def read_history(folder: Path) -> pd.DataFrame:
-    """What was accepted as a baseline, from the first on: one row per acceptance, variant and figure.
+    """What was accepted as a baseline, in order: one row per acceptance, variant and figure.
 
     Raises:
         ValueError: the folder holds no history.
@@ -77,11 +83,9 @@ def _entry(run: Results, figures: pd.DataFrame, reason: str, at: datetime) -> pd
         "reason": reason.strip(),
     }
     shared |= {"environment": key, "commit": env.get("commit")}
-    known = figures[figures["current"].notna()]
+    measured = figures.loc[figures["current"].notna(), ["variant", "figure", "current"]]
     rows = [
         shared | {"variant": variant, "figure": figure, "value": value}
-        for variant, figure, value in known[["variant", "figure", "current"]].itertuples(
-            index=False
-        )
+        for variant, figure, value in measured.itertuples(index=False)
     ]
     return frame("history", rows)

@@ -1,7 +1,7 @@
 """What a measurement ran on: hardware, versions and settings that move numbers.
 
-No host name, user name or path goes in, so that a results folder can be published. What a caller chose (memory format,
-threads) it adds to the dictionary itself.
+No host name, user name or path goes in, so that a results folder can be published. What a caller
+chose (memory format, threads) it adds to the dictionary itself.
 """
 
 import hashlib
@@ -50,22 +50,22 @@ VARIABLES = (
 
 
 def environment() -> dict[str, Any]:
-    """Describe this process's machine and software; torch is asked only if something else imported it.
+    """Describe this process's machine and software; torch is asked only if it is imported already.
 
     Returns:
-        `python`, `os`, `machine`, `cpu`, `cores` (usable by this process), `threads`, `ram_bytes`, `gpus`, `cuda`,
-        `driver`, `packages`, `commit`, `variables`. What cannot be known is None.
+        `python`, `os`, `machine`, `cpu`, `cores` (usable by this process), `threads`, `ram_bytes`,
+        `gpus`, `cuda`, `driver`, `packages`, `commit`, `variables`. What cannot be known is None.
     """
+    # Importing torch here would take seconds, and this library promises to do without.
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
+
     return {
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": _cores(),
         "threads": torch.get_num_threads() if torch is not None else None,
         "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": _gpus(torch) if cuda else [],
@@ -82,10 +82,19 @@ def environment_key(env: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(env, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
 def _cpu() -> str | None:
     cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1] if found else platform.processor() or None
+    if cpuinfo.exists():
+        model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
+        if model:
+            return model[1]
+    return platform.processor() or None
 
 
 def _gpus(torch: Any) -> list[dict[str, Any]]:
@@ -103,25 +112,25 @@ def _gpus(torch: Any) -> list[dict[str, Any]]:
 
 
 def _driver() -> str | None:
-    version = Path("/proc/driver/nvidia/version")
-    found = (
-        re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", version.read_text()) if version.exists() else None
-    )
-    return found[1] if found else None
+    file = Path("/proc/driver/nvidia/version")
+    if not file.exists():
+        return None
+    version = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", file.read_text())
+    return version[1] if version else None
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that this file is in, with `-dirty` behind it where files differ from it."""
+    """Commit of the checkout that this file is in, with `-dirty` behind it where files differ."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

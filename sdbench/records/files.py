@@ -1,7 +1,7 @@
-"""One file at a time: tables, JSON objects, images, lists of prompts; errors name the file; written whole or never.
+"""One file at a time: tables, JSON objects, images, lists of prompts; written whole or never.
 
-What is read may come from anyone: whatever it holds, the reader gives it or raises a `ValueError`. Which files make a
-study is in `store.py`.
+What is read may come from anyone: whatever it holds, the reader gives it or raises a `ValueError`,
+which names the file. Which files make a study is in `store.py`.
 """
 
 import json
@@ -18,9 +18,8 @@ from PIL import Image
 
 from sdbench.records.schema import YOUNGER, columns
 
-PREFIX = (
-    ".sdbench-"  # begins the name of the lock and of whatever is not finished; readers pass over it
-)
+PREFIX = ".sdbench-"
+"""Begins the names of the lock and of whatever is not finished; readers pass over them."""
 NUMBER = (int, float)
 NONE = type(None)
 _DTYPES = {
@@ -33,20 +32,46 @@ _TYPES = (*_DTYPES, pa.float64())
 
 
 def read_table(folder: Path, table: str, asked: Collection[str] | None = None) -> pd.DataFrame:
-    """Read `TABLE.parquet` with the dtypes of `schema.py`, unchecked; columns younger than the file are missing values.
+    """Read `TABLE.parquet` with the dtypes of the schema, unchecked.
+
+    Columns that are younger than the file are missing values.
 
     Args:
         folder: of the file.
         table: its name.
-        asked: the registered columns to read, by `with_key`; all when not given. Their text becomes categories, in
-            order: a few bytes per row, and quickly grouped. What is not registered is always read.
+        asked: the registered columns to read, by `with_key`; all when not given. Their text becomes
+            categories, in order: a few bytes per row, and quickly grouped. What is not registered
+            is always read.
 
     Raises:
-        ValueError: the file is missing, not readable as Parquet, or holds a column of a kind that no table has.
+        ValueError: the file is missing, not readable as Parquet, or holds a column of a kind that
+            no table has.
     """
-    path = folder / f"{table}.parquet"
     registered = columns(table)
     texts = [name for name in asked or () if registered[name].dtype == "string"]
+    arrow = _read_arrow(folder / f"{table}.parquet", registered, asked, texts)
+    table_frame: pd.DataFrame = arrow.to_pandas(types_mapper=_DTYPES.get, ignore_metadata=True)
+
+    for name in YOUNGER.get(table, ()):
+        if name not in table_frame and (asked is None or name in asked):
+            missing = [None] * len(table_frame)
+            table_frame[name] = pd.Series(
+                missing, index=table_frame.index, dtype=registered[name].dtype
+            )
+
+    for name in texts:
+        if str(table_frame.dtypes.get(name)) in ("string", "category"):
+            table_frame[name] = _in_order(table_frame[name].astype("category"))
+    return table_frame
+
+
+def _read_arrow(
+    path: Path,
+    registered: Collection[str],
+    asked: Collection[str] | None,
+    texts: Collection[str],
+) -> Any:
+    """The columns that were asked for and those that nobody registered, in Arrow's form."""
     try:
         with path.open("rb") as file:
             schema = pq.read_schema(file)
@@ -55,32 +80,26 @@ def read_table(folder: Path, table: str, asked: Collection[str] | None = None) -
                 for name in schema.names
                 if asked is None or name in asked or name not in registered
             ]
+
+            # What the schema calls text may be something else in the file, which is said below.
             as_text = {
                 field.name for field in schema if field.type in (pa.string(), pa.large_string())
             }
             dictionaries = [name for name in texts if name in as_text]
             arrow = pq.ParquetFile(file, read_dictionary=dictionaries).read(chosen)
+
+        # A damaged file can be read and still hold what crashes the conversion to pandas.
         arrow.validate(full=True)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a readable Parquet file: {first_line(error)}") from None
     _require_plain(schema, path)
-    table_frame: pd.DataFrame = arrow.to_pandas(types_mapper=_DTYPES.get, ignore_metadata=True)
-    for name in YOUNGER.get(table, ()):
-        if name not in table_frame and (asked is None or name in asked):
-            missing = [None] * len(table_frame)
-            table_frame[name] = pd.Series(
-                missing, index=table_frame.index, dtype=registered[name].dtype
-            )
-    for name in texts:
-        if str(table_frame.dtypes.get(name)) in ("string", "category"):
-            table_frame[name] = _in_order(table_frame[name].astype("category"))
-    return table_frame
+    return arrow
 
 
 def _in_order(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """The same categories, sorted as text: groups then come in the order in which those of text come."""
+    """The same categories, sorted as text: groups then come in the order of text."""
     categories = values.cat.categories.astype("string").sort_values()
     return values.astype(pd.CategoricalDtype(categories))
 
@@ -89,9 +108,8 @@ def _require_plain(schema: Any, path: Path) -> None:
     """Refuse what pandas would make objects of, which no check of a column could compare."""
     for field in schema:
         if field.type not in _TYPES:
-            raise ValueError(
-                f"{path}: column {field.name!r} is {field.type}; expected {', '.join(map(str, _TYPES))}"
-            )
+            expected = ", ".join(map(str, _TYPES))
+            raise ValueError(f"{path}: column {field.name!r} is {field.type}; expected {expected}")
         if schema.names.count(field.name) > 1:
             raise ValueError(f"{path}: column {field.name!r} is there twice")
 
@@ -147,7 +165,9 @@ def parsed(parse: Callable[[str], Any], text: str) -> Any:
 def require(
     content: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], *, source: str
 ) -> None:
-    """Check the kinds of an object's fields; `NONE` among them allows null and a missing field, a flag is no number.
+    """Check the kinds of an object's fields; a flag is no number.
+
+    `NONE` among the kinds allows null and a missing field.
 
     Raises:
         ValueError: names the source and the first field that is of another kind.

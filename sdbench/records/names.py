@@ -2,12 +2,15 @@
 
 BASELINE = "cfg"
 """The variant that all others are compared with: every step guided."""
+PLANNED = "plan"
+"""The variant that runs a schedule which was searched for."""
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """The kind and the argument of a variant's name: `last:20%` is ("last", "20%"), `cfg` is ("cfg", None).
+    """The kind and the argument of a variant's name.
 
-    Of a combination such as `last:20%+lora` the argument holds what stands behind the plus sign, too.
+    `last:20%` is ("last", "20%"), and `cfg` is ("cfg", None). Of a combination such as
+    `last:20%+lora` the argument also holds what stands behind the plus sign.
     """
     kind, colon, argument = name.partition(":")
     return kind, argument if colon else None

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from sdbench.records import schema, store
+from sdbench.records import results, schema
 from sdbench.records.schema import KEYS, STUDY, SWEEP, TRAINING
 from sdbench.records.store import StudyFolder, read
 
@@ -257,7 +257,7 @@ def started(folder: Path) -> bool:
 
 
 def contents(family: Family, folder: Path) -> Tables:
-    found = store._contents(folder, family.tables)
+    found = results.contents(folder, family.tables)
     return {name: found[name] for name in family.tables}
 
 
@@ -266,7 +266,7 @@ def in_order(table: str, frame: pd.DataFrame) -> pd.DataFrame:
     metrics = [
         name
         for name in frame
-        if table == "images" and name in {"reference_variant", *schema._METRICS}
+        if table == "images" and name in {"reference_variant", *schema.METRICS}
     ]
     return frame.drop(columns=metrics).sort_values(KEYS[table], ignore_index=True)
 

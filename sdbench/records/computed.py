@@ -1,0 +1,112 @@
+"""The columns that the analysis computes: what each means, and how it is shown.
+
+They are not stored. Their values come from `sdbench.analysis`; a table, a page or a figure of
+`sdbench.report` takes headings, units and formats from here.
+"""
+
+from sdbench.records.columns import MEGABYTES, PERCENT, PLAIN, SECONDS, Column, Format, real
+from sdbench.records.names import BASELINE
+
+
+def _computed(unit: str, label: str, form: Format, meaning: str) -> Column:
+    """A column that is missing where nothing was measured."""
+    return real(unit, meaning, nullable=True, label=label, form=form)
+
+
+SUMMARY = {
+    "nfe": _computed(
+        "rows/image",
+        "NFE",
+        PLAIN,
+        "denoiser evaluations per image: two in a guided step, one in an unguided step.",
+    ),
+    "latency_s": _computed("s", "time", SECONDS, "median wall time of one pipeline call."),
+    "saving": _computed(
+        "1",
+        "saving",
+        PERCENT,
+        f"share of the time of `{BASELINE}` that the variant saves, call against call within each "
+        "repeat; where the interval holds 0, no saving was shown.",
+    ),
+    "denoise_saving": _computed("1", "loop", PERCENT, "the same in the denoising loop alone."),
+    "ideal_saving": _computed("1", "ideal", PERCENT, "saving if time were proportional to NFE."),
+    "predicted_saving": _computed(
+        "1",
+        "predicted",
+        PERCENT,
+        "saving to expect from what a guided and an unguided step took in this study.",
+    ),
+    "peak_bytes": _computed("bytes", "memory", MEGABYTES, "highest memory peak of a call."),
+    "lpips": _computed(
+        "1",
+        "LPIPS",
+        Format("z.3f"),
+        f"perceived distance to the image that `{BASELINE}` makes of the same prompt and seed; "
+        f"0 is identical. In the row `{BASELINE}`: of a second run of `{BASELINE}`, the noise "
+        "floor; less cannot be told from no change.",
+    ),
+    "alignment": _computed(
+        "1",
+        "alignment",
+        Format("z.2f"),
+        "share of the caption's attributes that the image shows.",
+    ),
+    "alignment_difference": _computed(
+        "1",
+        "change",
+        Format("+z.2f"),
+        f"alignment less that of `{BASELINE}`, pair by pair.",
+    ),
+}
+"""Of `sdbench.analysis.tables.summarise`, in the order in which they are shown."""
+
+FRONTIER = {
+    "nfe": _computed("rows/image", "NFE", PLAIN, SUMMARY["nfe"].meaning),
+    "denoise_saving": _computed(
+        "1", "loop saved", Format(".1f", "%", 100), "share of the loop's time that is saved"
+    ),
+}
+"""Of `sdbench.analysis.frontier.frontier`, next to its metrics."""
+FRONTIER_METRIC = Format(".3f")
+
+PLAN = {
+    "nfe": _computed("rows/image", "NFE", Format("g"), SUMMARY["nfe"].meaning),
+    "saving": _computed("1", "time saved", Format(".0%"), "share of the guided call's time"),
+    "worse": _computed(
+        "1", "worse than the plan", Format("+.4f"), "mean difference of the metric, pair by pair"
+    ),
+}
+"""Of `sdbench.analysis.frontier.plan_table`, next to its metric."""
+PAIRED_METRIC = Format(".4f")
+"""A metric where variants are compared pair by pair, which shows smaller differences."""
+
+COST = {
+    "ideal_saving": _computed("1", "ideal", Format(".1%"), SUMMARY["ideal_saving"].meaning),
+    "predicted_denoise_saving": _computed(
+        "1", "loop predicted", Format(".1%"), "saving of the loop that R predicts"
+    ),
+    "denoise_saving": _computed("1", "loop measured", Format(".1%"), "saving of the loop"),
+    "share_of_ideal": _computed("1", "of ideal", Format(".0%"), "measured over ideal, of the loop"),
+    "predicted_saving": _computed(
+        "1", "call predicted", Format(".1%"), "saving of the call that R predicts"
+    ),
+    "saving": _computed("1", "call measured", Format(".1%"), "saving of the call"),
+}
+"""Of `sdbench.analysis.cost.saving_table`, in the order in which they are shown."""
+STEP_COST = {
+    "guided_s": _computed("s", "guided step", Format(".4g", "s"), "median time of a guided step"),
+    "unguided_s": _computed("s", "unguided", Format(".4g", "s"), "the same of an unguided step"),
+    "ratio": _computed("1", "R", Format(".3f"), "time of a guided step over an unguided one's"),
+    "denoise_share": _computed("1", "loop", Format(".1%"), "share of the loop in a call"),
+    "compile_s": _computed("s", "compiled in", Format(".0f", "s"), "time of the compiler"),
+}
+"""Of `sdbench.analysis.cost.cost_point`."""
+
+COMPARISON = {
+    "baseline": _computed("that of the figure", "baseline", Format(".6g"), "the baseline's figure"),
+    "current": _computed("that of the figure", "current", Format(".6g"), "the current run's"),
+    "change": _computed("that of the figure", "change", Format("+.4g"), "current less baseline"),
+}
+"""Of `sdbench.analysis.regression.compare`."""
+RELATIVE_CHANGE = Format("+.2f", "%", 100)
+"""The change of a time or of memory, which is a share of the baseline's."""
