@@ -1,4 +1,7 @@
-"""Clocks: cheap marks while a pipeline runs, seconds between them afterwards. What is timed is decided elsewhere."""
+"""Clocks: cheap marks while a pipeline runs, seconds between them afterwards.
+
+What is timed is decided elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,10 @@ class CpuClock:
 
 
 class CudaClock:
-    """Device time: events recorded on the current stream, read after one synchronisation.
+    """Device time: events recorded on the current stream, read after one synchronisation."""
 
-    The host runs ahead of the device, so host time inside the loop is not step time, and a synchronisation there would
-    change what is measured.
-    """
+    # The host runs ahead of the device, so host time inside the loop is not step time, and a
+    # synchronisation there would change what is measured.
 
     def __init__(self, device: torch.device) -> None:
         """Take the device whose current stream is timed."""
@@ -61,7 +63,7 @@ class CudaClock:
 
     def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
         """Time from one event to another; torch refuses events that were not yet reached."""
-        return start.elapsed_time(end) / 1e3
+        return start.elapsed_time(end) / 1e3  # from ms
 
 
 def clock_for(device: torch.device | str) -> Clock:

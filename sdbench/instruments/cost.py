@@ -1,6 +1,7 @@
 """Work done, by counting: FLOPs of a call and of a denoiser row.
 
-A FLOP count follows from shapes, 2 per multiply-add, whatever the device does with them. Nothing is timed here.
+A FLOP count follows from shapes, 2 per multiply-add, whatever the device does with them. Nothing is
+timed here.
 """
 
 from __future__ import annotations
@@ -26,20 +27,22 @@ if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_regist
         sdpa_flop
     )
 
-# Work proportional to the elements touched, counted as zero, that torch does not tag as pointwise or reduction.
+# Work proportional to the elements touched, counted as zero, that torch does not tag as pointwise
+# or reduction.
 _LIGHT_OPS = """
 _adaptive_avg_pool2d avg_pool2d max_pool2d_with_indices
-_log_softmax _softmax _safe_softmax native_batch_norm native_group_norm native_layer_norm _fused_rms_norm
+_log_softmax _softmax _safe_softmax
+native_batch_norm native_group_norm native_layer_norm _fused_rms_norm
 _local_scalar_dense _to_copy _unsafe_view clone copy_ fill fill_ zero_ lift_fresh resize_
 cat constant_pad_nd flip pixel_shuffle pixel_unshuffle repeat roll stack tril triu
-embedding gather index index_add index_put index_put_ index_select masked_fill scatter slice_scatter _unsafe_index
+embedding gather index index_add index_put index_put_ index_select masked_fill scatter slice_scatter
+_unsafe_index
 empty_like full_like ones_like rand_like randn_like zeros_like
 new_empty new_empty_strided new_full new_ones new_zeros
 upsample_bicubic2d upsample_bilinear2d upsample_nearest1d upsample_nearest2d upsample_nearest3d
 """
-_LIGHT = frozenset(f"aten::{name}" for name in _LIGHT_OPS.split()) | {
-    "prim::device"
-}  # asked of a fake tensor
+# A fake tensor is asked for its device by an operation.
+_LIGHT = frozenset(f"aten::{name}" for name in _LIGHT_OPS.split()) | {"prim::device"}
 _LIGHT_TAGS = {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.view_copy}
 
 
@@ -50,9 +53,8 @@ class _EveryOpKnown(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "_overloadpacket", func) not in flop_registry and not _is_light(
-            func, args, kwargs
-        ):
+        has_formula = getattr(func, "_overloadpacket", func) in flop_registry
+        if not has_formula and not _is_light(func, args, kwargs):
             raise ValueError(
                 f"no FLOP formula for {func}, so the count would be too low; "
                 "give it one with torch.utils.flop_counter.register_flop_formula"
@@ -66,14 +68,17 @@ def _is_light(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return False  # a higher-order operator
     if func.is_view or _LIGHT_TAGS.intersection(func.tags) or func._schema.name in _LIGHT:
         return True
+
+    # What takes no tensor makes one: arange, randn, ...
     leaves = torch.utils._pytree.tree_leaves((args, kwargs))
-    return func.namespace == "aten" and not any(
-        isinstance(leaf, torch.Tensor) for leaf in leaves
-    )  # arange, randn, ...
+    takes_tensor = any(isinstance(leaf, torch.Tensor) for leaf in leaves)
+    return func.namespace == "aten" and not takes_tensor
 
 
 def denoiser_flop(module: nn.Module, *args: Any, **kwargs: Any) -> int:
-    """FLOPs of one forward call, 2 per multiply-add; matrix products, convolutions and attention count.
+    """FLOPs of one forward call, 2 per multiply-add.
+
+    Matrix products, convolutions and attention count.
 
     Args:
         module: The denoiser, or any other module; it is called once, without gradients.
@@ -83,14 +88,15 @@ def denoiser_flop(module: nn.Module, *args: Any, **kwargs: Any) -> int:
     Raises:
         ValueError: Naming an executed operation that has no formula and is not known to be light.
     """
-    # The counter is entered last, so it decomposes an operation first and the check sees what is really executed.
+    # The counter is entered last, so it decomposes an operation first, and the check sees what is
+    # really executed.
     with torch.no_grad(), _EveryOpKnown(), FlopCounterMode(display=False) as counter:
         module(*args, **kwargs)
     return counter.get_total_flops()
 
 
 class FlopProbe(Listener):
-    """Counts the work of every evaluation of a call as it runs, which makes it slow; a context manager.
+    """Counts the work of every evaluation of a call as it runs, which makes the call slow.
 
     Attributes:
         flop: 2 per multiply-add.

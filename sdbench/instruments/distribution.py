@@ -1,7 +1,8 @@
-"""How far a set of images is from a set of others: Fréchet and kernel distance between features, by torchmetrics.
+"""How far a set of images is from another set: Fréchet and kernel distance between features.
 
-Both say how alike two distributions are and nothing of any one image: a set that ignores its prompts can be near to the
-reference. Which sets are compared, and the intervals, are in `study/distances.py`.
+Both say how alike two distributions are and nothing of any one image: a set that ignores its
+prompts can be near to the reference. Both are torchmetrics' own. Which sets are compared, and the
+intervals, are in `experiments/distances.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 FEATURES = {
     "reader": "the last hidden layer of mini-sd's scene reader, 160 values",
-    "inception": "the pool layer of torch-fidelity's InceptionV3, 2048 values: FID and KID as published",
+    "inception": (
+        "the pool layer of torch-fidelity's InceptionV3, 2048 values: FID and KID as published"
+    ),
 }
 
 
@@ -29,7 +32,7 @@ class _AsTheyAre(nn.Module):
         super().__init__()
         self.num_features = width
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
         return features
 
 
@@ -40,7 +43,8 @@ def image_features(
     """Features of images in [0, 1].
 
     Raises:
-        ValueError: an unknown kind, or images that the reader does not take; InceptionV3 that cannot be had.
+        ValueError: an unknown kind, or images that the reader does not take; InceptionV3 that
+            cannot be had.
     """
     if kind == "reader":
         from sdbench.models.mini_sd.reader import hidden
@@ -63,37 +67,43 @@ def _inception() -> Any:
         raise ValueError(f"InceptionV3's weights cannot be downloaded: {error}") from None
 
 
-def frechet_distance(found: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]) -> float:
+def frechet_distance(
+    features: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]
+) -> float:
     """Fréchet distance between two sets of features (FID where they are InceptionV3's).
 
     Source: Heusel et al. 2017, arXiv 1706.08500.
     """
-    return _distance(
-        FrechetInceptionDistance(feature=_AsTheyAre(found.shape[1])).set_dtype(torch.float64),
-        found,
-        reference,
-    )
+    # The matrix root of a covariance loses digits that float32 does not have to spare.
+    metric = FrechetInceptionDistance(feature=_AsTheyAre(features.shape[1]))
+    return _distance(metric.set_dtype(torch.float64), features, reference)
 
 
-def kernel_distance(found: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]) -> float:
-    """Squared kernel distance between two sets of features (KID where they are InceptionV3's), without bias.
+def kernel_distance(
+    features: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]
+) -> float:
+    """Squared kernel distance between two sets of features, without bias.
+
+    It is KID where they are InceptionV3's.
 
     Source: Bińkowski et al. 2018, arXiv 1801.01401.
     """
-    size = min(len(found), len(reference))
+    size = min(len(features), len(reference))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Metric `Kernel Inception Distance` will save all"
-        )  # they are few
+        # It warns that it keeps all features, which are few here.
+        message = "Metric `Kernel Inception Distance` will save all"
+        warnings.filterwarnings("ignore", message=message)
         metric = KernelInceptionDistance(
-            feature=_AsTheyAre(found.shape[1]), subsets=1, subset_size=size
+            feature=_AsTheyAre(features.shape[1]), subsets=1, subset_size=size
         )
         torch.manual_seed(0)  # it draws the larger set's subset
-        return _distance(metric, found, reference)
+        return _distance(metric, features, reference)
 
 
-def _distance(metric: Any, found: Tensor, reference: Tensor) -> float:
+def _distance(
+    metric: Any, features: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]
+) -> float:
     metric.update(reference, real=True)
-    metric.update(found, real=False)
+    metric.update(features, real=False)
     value = metric.compute()
     return float(value[0] if isinstance(value, tuple) else value)

@@ -1,6 +1,7 @@
-"""What disturbed a call from outside: other processes on the processor or GPU, and a clock that was held back.
+"""What disturbed a call from outside: other processes, and a clock that was held back.
 
-It is recorded and nothing is left out; what it says of a run is decided in `sdbench.analysis.stability`.
+It is recorded and nothing is left out; what it says of a run is decided in
+`sdbench.analysis.stability`.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ class Reading(NamedTuple):
 class Disturbance:
     """Watches the machine while a block runs; afterwards `columns` are those of the table `runs`.
 
-    `foreign_load` is the processor time that others took (other processes, and what a hypervisor gave away), in
-    cores. Counters tick in hundredths of a second, so that of a short call is coarse. `foreign_processes` are those on
-    the GPU when the call began or ended. `throttled` says that the processor or the GPU was held back. Each is missing
-    where the machine does not tell.
+    `foreign_load` is the processor time that others took (other processes, and what a hypervisor
+    gave away), in cores. Counters tick in hundredths of a second, so that of a short call is
+    coarse. `foreign_processes` are those on the GPU when the call began or ended. `throttled` says
+    that the processor or the GPU was held back. Each is missing where the machine does not tell.
     """
 
     def __init__(
@@ -65,17 +66,20 @@ class Disturbance:
 
     def __exit__(self, *exc: object) -> None:
         """Compare."""
-        before, after = self._before, self._read()
+        before = self._before
+        after = self._read()
+        # What this process took in the meantime is no disturbance.
         foreign = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+
         gpus = [gpu for gpu in (before.gpu, after.gpu) if gpu is not None]
         held_back = [gpu.held_back for gpu in gpus if gpu.held_back is not None]
         if before.throttled is not None and after.throttled is not None:
             held_back.append(after.throttled != before.throttled)
+
+        others = [gpu.others for gpu in gpus if gpu.others is not None]
         self.columns: dict[str, Any] = {
             "foreign_load": max(0.0, foreign / max(after.wall_s - before.wall_s, 1e-9)),
-            "foreign_processes": max(
-                (gpu.others for gpu in gpus if gpu.others is not None), default=None
-            ),
+            "foreign_processes": max(others, default=None),
             "throttled": any(held_back) if held_back else None,
         }
 
@@ -91,13 +95,18 @@ def reading(device: torch.device, root: Path = Path("/")) -> Reading:
 
 
 def throttle_count(root: Path) -> int | None:
-    """How often the processor was held back so far, by heat or by a container's quota; None where nothing tells."""
-    found = [int(count) for name in COUNTERS for path in root.glob(name) for count in _counts(path)]
-    return sum(found) if found else None
+    """How often the processor was held back so far, by heat or by a container's quota.
+
+    Returns:
+        None where the machine does not tell.
+    """
+    counts = [count for name in COUNTERS for path in root.glob(name) for count in _counts(path)]
+    return sum(counts) if counts else None
 
 
-def _counts(path: Path) -> list[str]:
+def _counts(path: Path) -> list[int]:
     try:
-        return re.findall(r"^(?:nr_throttled )?(\d+)$", path.read_text(), re.MULTILINE)
+        text = path.read_text()
     except OSError:
         return []
+    return [int(count) for count in re.findall(r"^(?:nr_throttled )?(\d+)$", text, re.MULTILINE)]

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library tells of a GPU from outside: what holds its clock back, and who else is on it."""
+"""A GPU from outside, by NVIDIA's management library: its clock, and who else is on it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import pynvml
 import torch
 
+# Without the power limit, at which a busy GPU always is.
 HELD_BACK = (
     pynvml.nvmlClocksEventReasonHwSlowdown
     | pynvml.nvmlClocksEventReasonHwThermalSlowdown
     | pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown
     | pynvml.nvmlClocksEventReasonSwThermalSlowdown
 )
-"""Reasons for a lower clock that come and go; the power limit is not among them, at which a busy GPU always is."""
+"""Reasons for a lower clock that come and go."""
 
 
 class GpuReading(NamedTuple):
@@ -30,10 +31,11 @@ class GpuReading(NamedTuple):
 
 
 def gpu_reading(device: torch.device) -> GpuReading:
-    """What a CUDA device tells now. In a container it may list processes by other numbers, so they are only counted."""
+    """What a CUDA device tells now."""
     handle = _handle(str(torch.cuda.get_device_properties(device).uuid))
-    reasons = _told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
-    processes = _told(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+    reasons = _answer(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
+    # In a container it may list processes by other numbers, so they are only counted.
+    processes = _answer(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
     return GpuReading(
         None if reasons is None else bool(reasons & HELD_BACK),
         len(processes) - 1 if processes else None,
@@ -49,7 +51,7 @@ def _handle(uuid: str) -> Any:
         return None
 
 
-def _told(ask: Any, handle: Any) -> Any:
+def _answer(ask: Any, handle: Any) -> Any:
     try:
         return None if handle is None else ask(handle)
     except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError):

@@ -1,7 +1,8 @@
 """Memory of a run: allocator peaks per step on CUDA and CPU, bytes of the weights.
 
-Both traces share one use: `mark(label)` closes the interval since the previous mark and names it; the interval's peak
-includes what was alive when it began. Time is not measured here: the CPU trace is slow and belongs in an untimed pass.
+Both traces share one use: `mark(label)` closes the interval since the previous mark and names it;
+the interval's peak includes what was alive when it began. Time is not measured here: the CPU trace
+is slow and belongs in an untimed pass.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from sdbench.models.pipeline import Pipeline
 
 _MARK = "sdbench::memory_mark"
 
@@ -26,10 +29,10 @@ class Peak(NamedTuple):
 
 
 class CudaTrace:
-    """Peaks of torch's CUDA allocator: absolute, that is with the weights and all else that is alive.
+    """Peaks of torch's CUDA allocator, absolute: with the weights and all else that is alive.
 
-    After exit: `peaks`, and over the whole trace `peak_bytes`, `reserved_bytes` and `live_bytes` (alive at the end).
-    Reading and resetting the counters does not synchronise.
+    After exit: `peaks`, and over the whole trace `peak_bytes`, `reserved_bytes` and `live_bytes`
+    (alive at the end). Reading and resetting the counters does not synchronise.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -63,10 +66,11 @@ class CudaTrace:
 class AllocatorTrace:
     """Peaks of torch's CPU allocator, in bytes allocated since the trace began.
 
-    Memory from before the trace counts as zero, and so does giving it back. Scratch memory that a library takes past
-    torch's allocator (BLAS) is not seen, but by `rss.py`; that of oneDNN's convolutions is taken from it and is in the
-    peaks. Runs torch's profiler: slow, no place for a timing.
-    After exit: `peaks`, and over the whole trace `peak_bytes` and `live_bytes` (alive at the end), and `events`.
+    Memory from before the trace counts as zero, and so does giving it back. Scratch memory that a
+    library takes past torch's allocator (BLAS) is not seen, but by `rss.py`; that of oneDNN's
+    convolutions is taken from it and is in the peaks. Runs torch's profiler: slow, no place for a
+    timing. After exit: `peaks`, and over the whole trace `peak_bytes` and `live_bytes` (alive at
+    the end), and `events`.
     """
 
     def __init__(self) -> None:
@@ -90,7 +94,9 @@ class AllocatorTrace:
     def __exit__(self, *exc: Any) -> None:
         """Stop the profiler, also after an exception, and sum up."""
         self._profile.__exit__(*exc)
-        tree = self._profile.profiler.kineto_results.experimental_event_tree()  # type: ignore[union-attr]
+        # The profiler's public tables sum up what is needed event by event.
+        results = self._profile.profiler.kineto_results  # type: ignore[union-attr]
+        tree = results.experimental_event_tree()
         del self._profile
         self.events = sorted(_memory_events(tree), key=lambda event: event.start_ns)
         peaks, self.live_bytes = interval_peaks(self.events)
@@ -101,7 +107,10 @@ class AllocatorTrace:
 
 
 class MemoryEvent(NamedTuple):
-    """One line of the profiler's log: an allocation (positive), a release (negative), or a mark (`pointer` is None)."""
+    """One line of the profiler's log: an allocation (positive), a release (negative), or a mark.
+
+    The `pointer` of a mark is None.
+    """
 
     start_ns: int
     pointer: int | None
@@ -109,9 +118,11 @@ class MemoryEvent(NamedTuple):
 
 
 def interval_peaks(events: list[MemoryEvent]) -> tuple[list[int], int]:
-    """Peak of each interval between marks, the one after the last mark included, and what is alive at the end.
+    """Peak of each interval between marks, and what is alive at the end.
 
-    A release counts only if its allocation was seen: memory from before the first event stays out of the sum.
+    The last peak is of the interval after the last mark.
+    A release counts only if its allocation was seen: memory from before the first event stays out
+    of the sum.
     """
     alive: dict[int, int] = {}
     live = 0
@@ -136,45 +147,61 @@ def parts_held(
     Args:
         events: of a trace, in order.
         labels: of the intervals that its marks closed.
-        part_of: names what an allocation was for, from the label under which it was taken and the one under which it
-            was given back (None: kept to the end).
+        part_of: names what an allocation was for, from the label under which it was taken and the
+            one under which it was given back (None: kept to the end).
 
     Returns:
-        Bytes of every part at the moment of the trace's peak, which they sum to, and the most bytes of every part.
+        Bytes of every part at the moment of the trace's peak, which they sum to, and the most bytes
+        of every part.
     """
-    names = iter([*labels, ""])
-    label = next(names)
-    taken: dict[int, tuple[int, str]] = {}
-    parts: dict[tuple[int, int], str] = {}
-    for event in events:  # the first pass pairs taking and giving back
-        if event.pointer is None:
-            label = next(names)
-            continue
-        if event.pointer in taken:  # given back, or taken again without that being seen
-            start_ns, before = taken.pop(event.pointer)
-            parts[event.pointer, start_ns] = part_of(before, label)
-        if event.change_bytes > 0:
-            taken[event.pointer] = (event.start_ns, label)
-    parts |= {
-        (pointer, start_ns): part_of(before, None) for pointer, (start_ns, before) in taken.items()
-    }
-
+    parts = _parts(events, labels, part_of)
     alive: dict[int, tuple[str, int]] = {}
-    held, most, at_peak = Counter[str](), Counter[str](), Counter[str]()
+    held = Counter[str]()
+    most = Counter[str]()
+    at_peak = Counter[str]()
+
     for event in events:
         if event.pointer is None:
             continue
+
         if event.change_bytes > 0:
             part = parts[event.pointer, event.start_ns]
             alive[event.pointer] = part, event.change_bytes
             held[part] += event.change_bytes
             most[part] = max(most[part], held[part])
+            # The whole trace's peak, at which single parts may be below their own.
             if held.total() > at_peak.total():
                 at_peak = held.copy()
         elif event.pointer in alive:
             part, size_bytes = alive.pop(event.pointer)
             held[part] -= size_bytes
     return dict(at_peak), dict(most)
+
+
+def _parts(
+    events: list[MemoryEvent], labels: list[str], part_of: Callable[[str, str | None], str]
+) -> dict[tuple[int, int], str]:
+    """What every allocation was for, by its address and its time."""
+    names = iter([*labels, ""])
+    label = next(names)
+    taken: dict[int, tuple[int, str]] = {}
+    parts: dict[tuple[int, int], str] = {}
+
+    for event in events:
+        if event.pointer is None:
+            label = next(names)
+            continue
+        # It is given back, or taken again without that being seen.
+        if event.pointer in taken:
+            start_ns, before = taken.pop(event.pointer)
+            parts[event.pointer, start_ns] = part_of(before, label)
+        if event.change_bytes > 0:
+            taken[event.pointer] = (event.start_ns, label)
+
+    # What is left was kept to the end.
+    for pointer, (start_ns, before) in taken.items():
+        parts[pointer, start_ns] = part_of(before, None)
+    return parts
 
 
 def _memory_events(nodes: list[Any]) -> Iterator[MemoryEvent]:
@@ -190,19 +217,21 @@ def _memory_events(nodes: list[Any]) -> Iterator[MemoryEvent]:
             yield MemoryEvent(node.start_time_ns, None, 0)
 
 
-def weights_bytes(pipe: Any) -> int:
-    """Bytes of all parameters and buffers of a pipeline's modules; storage that several share counts once.
+def weights_bytes(pipe: Pipeline) -> int:
+    """Bytes of all parameters and buffers of a pipeline's modules.
 
     Raises:
         ValueError: Where weights are on the meta device, so that their bytes are not in memory.
     """
-    modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    modules = [module for module in pipe.components.values() if isinstance(module, nn.Module)]
+    # By address, so that storage which several tensors share counts once.
     storages = {}
     for module in modules:
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if tensor.is_meta:
                 raise ValueError(
-                    f"{type(module).__name__}.{name} is on the meta device: its weights are not loaded"
+                    f"{type(module).__name__}.{name} is on the meta device: "
+                    "its weights are not loaded"
                 )
             storage = tensor.untyped_storage()
             storages[tensor.device, storage.data_ptr()] = storage.nbytes()

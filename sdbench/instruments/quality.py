@@ -58,6 +58,7 @@ def score(name: str, images: Images, against: Images | Sequence[str], *, batch: 
         ValueError: For an unknown metric, or images or prompts that are not as above.
     """
     metric, options = find_metric(name)
+
     pixels = _pixels(images, "images")
     other: Pixels | list[str]
     if metric.needs == "prompt":
@@ -75,6 +76,7 @@ def score(name: str, images: Images, against: Images | Sequence[str], *, batch: 
             f"{name}: image sizes differ: {tuple(pixels.shape)} against {tuple(other.shape)}"
         )
 
+    # A metric sees a few images at a time: LPIPS of a thousand would not fit in memory.
     with torch.no_grad():
         vectors = [
             metric.compute(pixels[start : start + batch], other[start : start + batch], *options)

