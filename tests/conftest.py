@@ -15,11 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in several processes,
 import pytest
 from hypothesis import settings
 
-# The same cases in every run, so that a failure is the change's; `nox -s faults` looks for new ones.
+# The same cases in every run, so that a failure is the change's; `nox -s faults` looks for more,
+# a quarter of them for each of a dozen readers: over 10,000.
 settings.register_profile("sdbench", derandomize=True)
-settings.register_profile(
-    "faults", max_examples=4_000
-)  # a quarter each for a dozen readers: over 10,000
+settings.register_profile("faults", max_examples=4_000)
 settings.load_profile("sdbench")
 
 

@@ -1,4 +1,4 @@
-"""Every family of guided pipelines, tiny and random, by name: what differs between them stands in these tables."""
+"""Every family of guided pipelines by name, tiny and random: what differs between them."""
 
 from tests import tiny
 from tests.families import concatenated, two_calls, unets
@@ -11,10 +11,8 @@ def make(family):
     """A pipeline that makes 4 latents of 2 prompts."""
     pipe = FAMILIES[family]()
     call = pipe.call
-    if family in (
-        "sd3",
-        "flux",
-    ):  # they repeat the texts that they are given, but not the pooled ones
+    if family in ("sd3", "flux"):
+        # They repeat the texts that they are given, but not the pooled ones.
         pipe.call = {
             name: rows.repeat_interleave(2, 0) if "embeds" in name else rows
             for name, rows in call.items()

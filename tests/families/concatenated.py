@@ -1,7 +1,8 @@
-"""Tiny random pipelines whose denoiser is a transformer that gets both halves of guidance in one call.
+"""Tiny random pipelines with a transformer that gets both halves of guidance in one call.
 
-All make 4 latents of 2 prompts, so the denoiser gets 8 rows where a step is guided. The latents have 8 patches: rotary
-embeddings, which have no batch dimension, are then as long as the batch. No pipeline here can decode.
+All make 4 latents of 2 prompts, so the denoiser gets 8 rows where a step is guided. The latents
+have 8 patches: rotary embeddings, which have no batch dimension, are then as long as the batch. No
+pipeline here can decode.
 """
 
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def _texts():
 
 
 def pixart_sigma():
-    """A learned variance, which doubles the channels of the prediction, on a multistep scheduler."""
+    """A learned variance, which doubles the prediction's channels, on a multistep scheduler."""
     torch.manual_seed(0)
     transformer = PixArtTransformer2DModel(
         **tiny.HEADS,
@@ -64,7 +65,7 @@ def pixart_sigma():
 
 
 def hunyuandit():
-    """A learned variance, two texts, and rotary embeddings as long as the batch; every step draws noise."""
+    """A learned variance, two texts, rotary embeddings as long as the batch; steps draw noise."""
     torch.manual_seed(0)
     transformer = HunyuanDiT2DModel(
         **tiny.HEADS,
@@ -164,12 +165,12 @@ def cogvideox():
 
 
 def cogvideox_dpm():
-    """A scheduler with an order of arguments of its own, and rotary embeddings as long as the batch: CogVideoX-5b."""
+    """CogVideoX-5b: its scheduler's own order of arguments, and rotary embeddings."""
     return _cogvideox(CogVideoXDPMScheduler, use_rotary_positional_embeddings=True)
 
 
 def ltx():
-    """Packed latents of video, every argument of the denoiser by keyword, a tuple of numbers among them."""
+    """Packed latents of video, every argument by keyword, a tuple of numbers among them."""
     torch.manual_seed(0)
     transformer = LTXVideoTransformer3DModel(
         **tiny.HEADS, **CHANNELS, cross_attention_dim=16, num_layers=1, caption_channels=tiny.WIDTH

@@ -1,4 +1,4 @@
-"""The schedulers that the seam is tested on, by the names that people use; each is made from another's config."""
+"""The schedulers that the seam is tested on; each is made from another's config."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
-"""The README's support table, measured: `python -m tests.families.support` writes it anew.
+"""The README's support table, measured: `python -m tests.families.support` writes it.
 
-Every family runs under every scheduler that its prediction allows, guided on the first and the last of its steps only,
-and the rows are counted at the denoiser's first inner layer.
+Every family runs under every scheduler that its prediction allows, guided on the first and the last
+of its steps only, and the rows are counted at the denoiser's first inner layer.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ BEGIN, END = "<!-- support table -->\n", "<!-- end of the support table -->\n"
 
 
 def counts(pipe) -> str:
-    """Rows evaluated under the schedule over rows that full guidance evaluates; a dash where diffusers refuses."""
+    """Rows evaluated under the schedule over rows of full guidance; a dash if diffusers refuses."""
 
     def ends(steps):
         return GuidanceSchedule.from_mask([step in (0, steps - 1) for step in range(steps)])
@@ -53,8 +53,8 @@ def table() -> str:
             cells.append(counts(pipe) if name in allowed else "–")
         lines.append([family, "two calls" if family in families.TWO_CALLS else "one call", *cells])
     head = (
-        "Rows evaluated over rows of full guidance, for 4 latents guided on the first and the last step only. "
-        "–: diffusers does not put the two together.\n\n"
+        "Rows evaluated over rows of full guidance, for 4 latents guided on the first and the last "
+        "step only. –: diffusers does not put the two together.\n\n"
     )
     return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

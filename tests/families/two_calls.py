@@ -1,4 +1,4 @@
-"""Tiny random pipelines that guide by two calls of the denoiser in each step, the conditional one first.
+"""Tiny random pipelines that guide by two calls in each step, the conditional one first.
 
 All make 4 latents of 2 prompts in 4 steps. No pipeline here can decode.
 """
@@ -24,7 +24,7 @@ from tests import tiny
 
 
 def _texts(mask):
-    """Embeddings of 2 prompts and of a negative one for each; `mask` is how the pipeline calls those of padding."""
+    """Embeddings of 2 prompts and their negatives; `mask` is the pipeline's name for padding's."""
     embeddings = torch.randn(2, 2, tiny.TOKENS, tiny.WIDTH)
     masks = torch.tensor([[[1, 1, 1], [1, 1, 0]], [[1, 0, 0], [1, 1, 0]]])
     names = ("prompt_embeds", "negative_prompt_embeds", f"prompt_{mask}", f"negative_prompt_{mask}")
@@ -32,7 +32,7 @@ def _texts(mask):
 
 
 def qwen_image():
-    """Packed latents; every token of a guided prediction is scaled to the length of the conditional one."""
+    """Packed latents; each token of a guided prediction gets the length of the conditional one."""
     torch.manual_seed(0)
     transformer = QwenImageTransformer2DModel(
         **tiny.HEADS,
@@ -91,7 +91,7 @@ def wan_22():
 
 
 def lumina2():
-    """A prediction whose sign the pipeline turns, each of its rows scaled to the length of the conditional one."""
+    """A prediction whose sign the pipeline turns; each row gets the conditional one's length."""
     torch.manual_seed(0)
     transformer = Lumina2Transformer2DModel(
         sample_size=8,

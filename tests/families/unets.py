@@ -1,4 +1,4 @@
-"""Tiny random pipelines around a UNet: what else conditions it, what else changes it, and loops that are cut short.
+"""Tiny random pipelines with a UNet: what else conditions or changes it, and shortened loops.
 
 All make 4 latents of 2 prompts, in 4 iterations.
 """
@@ -57,7 +57,7 @@ def stable_diffusion_2():
 
 
 def inpaint():
-    """After every step of the scheduler the pipeline puts what is known of the image back into the latents."""
+    """After every step the pipeline puts what is known of the image back into the latents."""
     torch.manual_seed(0)
     pipe = StableDiffusionInpaintPipeline(**tiny.sd_parts())
     return tiny.ready(
@@ -66,7 +66,7 @@ def inpaint():
 
 
 def inpaint_9():
-    """The denoiser's input has 9 channels, mask and masked image beside the latents; its output has 4."""
+    """The denoiser gets 9 channels: latents, mask and masked image; its output has 4."""
     torch.manual_seed(0)
     pipe = StableDiffusionInpaintPipeline(**tiny.sd_parts() | {"unet": tiny.unet(in_channels=9)})
     return tiny.ready(
@@ -88,7 +88,7 @@ def xl_image_to_image():
 
 
 def xl_inpaint():
-    """Latents put back after every step, in a loop that leaves out the first of the scheduler's 5 steps."""
+    """Latents put back after every step, in a loop without the first of the scheduler's 5 steps."""
     torch.manual_seed(0)
     pipe = StableDiffusionXLInpaintPipeline(**_sdxl_parts())
     call = {
@@ -114,7 +114,7 @@ def xl_denoising_end():
 
 
 def _ip_adapter(unet):
-    """Random weights of an IP-Adapter: 4 tokens from an image's embedding, keys and values for every layer of text."""
+    """An IP-Adapter with random weights: 4 tokens of an image, keys and values for every layer."""
     layers = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
     width = unet.config.block_out_channels[-1]  # of every block that has such layers
     names = [
@@ -167,8 +167,8 @@ def xl_controlnet():
 
 
 def kolors():
-    """The denoiser itself projects the text, of which the pipeline repeats nothing but the pooled embedding."""
-    # Its name in diffusers is a stand-in where sentencepiece is missing, which only its tokenizer needs.
+    """The denoiser itself projects the text; the pipeline repeats the pooled embedding only."""
+    # Its name in diffusers is a stand-in without sentencepiece, which only its tokenizer needs.
     module = pytest.importorskip("diffusers.pipelines.kolors.pipeline_kolors")
     torch.manual_seed(0)
     parts = {"vae": tiny.vae(), "text_encoder": None, "tokenizer": None, "scheduler": _scheduler()}

@@ -1,4 +1,4 @@
-"""What a file from elsewhere may hold: strategies of hypothesis for values, texts and bytes that are nearly right."""
+"""Strategies of hypothesis for values, texts and bytes of a file that are nearly right."""
 
 import json
 
@@ -58,7 +58,7 @@ rarely = st.integers(0, 9).map(lambda number: number == 0)
 
 @st.composite
 def damaged(draw, content):
-    """Bytes with some overwritten, cut off or put in; where a file begins and ends more often than elsewhere."""
+    """Bytes with some overwritten, cut off or put in, most often at a file's beginning and end."""
     found = bytearray(content)
     for _ in range(draw(st.integers(1, 6))):
         near = draw(st.sampled_from([64, 1024, len(found) or 1]))

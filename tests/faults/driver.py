@@ -1,9 +1,10 @@
-"""Kills a writer at random moments, lets it go on until it has finished, and holds what it wrote against a whole run.
+"""Kills a writer at random moments, lets it go on, and compares what it wrote with a whole run.
 
     python -m tests.faults.driver FAMILY KILLS SEED FOLDER
 
-Every writer is a fork of this process, which has imported the libraries once and runs nothing itself. The first thing
-that does not hold ends it with an AssertionError; seed and moments are printed before.
+Every writer is a fork of this process, which has imported the libraries once and runs nothing
+itself. The first thing that does not hold ends it with an AssertionError; seed and moments are
+printed before.
 """
 
 import hashlib
@@ -41,7 +42,7 @@ class Family:
         write: starts in a folder or goes on there, until all is finished.
         measured: whether a column's values differ from run to run.
         last_safe: the last unit that a restart must not repeat; all of them where it says None.
-        same_files: asserts of a finished folder, and of another, that their other files are as they should be.
+        same_files: asserts that the other files of two finished folders are as they should be.
     """
 
     tables: tuple[str, ...]
@@ -126,11 +127,13 @@ def of_distillation() -> Family:
     import torch
     from safetensors.torch import load_file
 
-    from sdbench.distill import trainer
+    from sdbench.distill import evaluation, trainer
+    from sdbench.distill.checkpoint import CHECKPOINT
+    from sdbench.distill.settings import Settings
     from tests import tiny
 
     trainer.provenance = lambda metrics: {}  # without LPIPS's network
-    trainer.score = lambda name, images, reference: (
+    evaluation.score = lambda name, images, reference: (
         (images - reference).abs().flatten(1).mean(dim=1)
     )
     pipe, steps = (
@@ -145,7 +148,7 @@ def of_distillation() -> Family:
         "learning_rate": 1e-2,
         "targets": ("attention",),
     }
-    settings = trainer.Settings(guidance_scale=7.5, **steps, **small)
+    settings = Settings(guidance_scale=7.5, **steps, **small)
     known = {
         "model": "tiny",
         "captions": tiny.PROMPTS,
@@ -153,7 +156,7 @@ def of_distillation() -> Family:
     }
 
     def last_safe(folder: Path) -> str:
-        checkpoint = folder / trainer.CHECKPOINT
+        checkpoint = folder / CHECKPOINT
         return (
             f"{torch.load(checkpoint, weights_only=True)['done']:08d}"
             if checkpoint.exists()
@@ -228,7 +231,7 @@ def written(family: Family, folder: Path) -> None:
 
 
 def found_after(family: Family, folder: Path, before: Tables) -> Tables:
-    """The tables after a kill, which hold what was finished: all that the log names, and what was there, unchanged."""
+    """The tables after a kill: all that the log names, and what was there before, unchanged."""
     logged = log_of(folder).read_text().split() if log_of(folder).exists() else []
     tables = contents(family, folder) if logged or started(folder) else {}
     if not tables:
@@ -248,7 +251,7 @@ def found_after(family: Family, folder: Path, before: Tables) -> Tables:
 
 
 def started(folder: Path) -> bool:
-    """Whether there is a study; reading says where there is none, or one that was only being started."""
+    """Whether there is a study; reading says if there is none, or one that was just started."""
     try:
         read(folder)
     except ValueError as error:
@@ -272,7 +275,7 @@ def in_order(table: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def finished_like(family: Family, found: Path, expected: Path) -> None:
-    """A finished folder holds what a whole run left, but for what was measured, and nothing unfinished."""
+    """A finished folder holds what a whole run left, but for measured times, and nothing else."""
     assert {file.name for file in found.glob(".sdbench-*")} == {".sdbench-lock"}
     assert not (found / "parts").exists()
     wanted = contents(family, expected)
@@ -296,7 +299,7 @@ def say(line: str) -> None:
 
 
 def torment(family: Family, kills: int, seed: int, folder: Path) -> None:
-    """Kill writers until they were killed often enough; each folder is finished before the next is begun."""
+    """Kill writers often enough; each folder is finished before the next is begun."""
     moments, started = random.Random(seed), time.monotonic()
     assert forked(family, folder / "whole")
     whole_s, left, number = time.monotonic() - started, kills, 0
@@ -308,7 +311,8 @@ def torment(family: Family, kills: int, seed: int, folder: Path) -> None:
             left -= 1
             before = found_after(family, place, before)
             say(
-                f"killed {kills - left} of {kills}, in folder {number}: kept {sum(map(len, before.values()))} rows"
+                f"killed {kills - left} of {kills}, in folder {number}: "
+                f"kept {sum(map(len, before.values()))} rows"
             )
         assert forked(family, place)
         found_after(family, place, before)
