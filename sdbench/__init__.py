@@ -1,4 +1,4 @@
-"""Guided diffusion inference, measured step by step. Importing this loads no torch until something needs it."""
+"""Guided diffusion inference, measured step by step. Importing this loads no torch until it is needed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from sdbench.records.store import read as read
     from sdbench.study.runner import run as run
     from sdbench.study.shards import gather as gather
+    from sdbench.study.study import Generation as Generation
     from sdbench.study.study import Study as Study
+    from sdbench.variants.grammar import register_variant as register_variant
     from sdbench.variants.guidance import guided_by as guided_by
-    from sdbench.variants.registry import register_variant as register_variant
     from sdbench.variants.schedule import GuidanceSchedule as GuidanceSchedule
 
 _HOME = {
+    "Generation": "sdbench.study.study",
     "GuidanceSchedule": "sdbench.variants.schedule",
     "Results": "sdbench.records.store",
     "Study": "sdbench.study.study",
@@ -30,7 +32,7 @@ _HOME = {
     "load": "sdbench.models.registry",
     "read": "sdbench.records.store",
     "register_metric": "sdbench.instruments.quality",
-    "register_variant": "sdbench.variants.registry",
+    "register_variant": "sdbench.variants.grammar",
     "run": "sdbench.study.runner",
     "score": "sdbench.instruments.quality",
     "sensitivity": "sdbench.experiments.sensitivity",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,17 +13,22 @@ from torch.utils._pytree import tree_leaves
 from sdbench.instruments.cost import denoiser_flop, flop_per_row
 from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import weights_bytes
-from sdbench.models.registry import load, set_layout
+from sdbench.models.layout import set_layout
+from sdbench.models.pipeline import Pipeline
+from sdbench.models.registry import load
 from sdbench.records.files import first_line
-from sdbench.study.call import call_arguments
-from sdbench.study.study import Study
-from sdbench.study.units import Unit, units
-from sdbench.variants.adapters import applied
-from sdbench.variants.guidance import denoiser_of, guided_by
-from sdbench.variants.registry import Variant, parse
+from sdbench.records.names import BASELINE
+from sdbench.study.call import Call, generate
+from sdbench.study.study import Generation, Study
+from sdbench.study.units import units
+from sdbench.variants.denoisers import denoiser_of
+from sdbench.variants.grammar import parse
 from sdbench.variants.rows import first_tensor
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener, MissingPackage, Unsupported
+from sdbench.variants.variant import Variant
+
+NO_GUIDANCE = Variant("no guidance", GuidanceSchedule.none)
 
 
 class _Stopped(Exception):
@@ -46,24 +52,27 @@ class Workload:
     unsupported: dict[str, str] = field(default_factory=dict)
 
 
-def loaded(study: Study) -> Any:
-    """The pipeline of a study, opened as its fields say."""
+def loaded(generation: Generation) -> Pipeline:
+    """The pipeline of a generation or a study, opened as its fields say."""
     pipe = load(
-        study.model, dtype=study.dtype, device=study.device, random_weights=study.random_weights
+        generation.model,
+        dtype=generation.dtype,
+        device=generation.device,
+        random_weights=generation.random_weights,
     )
-    set_layout(pipe, memory_format=study.memory_format, threads=study.threads)
+    set_layout(pipe, memory_format=generation.memory_format, threads=generation.threads)
     return pipe
 
 
-def prepare(pipe: Any, study: Study) -> Workload:
+def prepare(pipe: Pipeline, study: Study) -> Workload:
     """Check without generating an image that a pipeline can run a study, and count the work of a denoiser row.
 
     Raises:
-        ValueError: a pipeline without guidance, a schedule that does not fit the loop, or arguments that the pipeline
-            does not take.
+        ValueError: a pipeline without guidance, a schedule that does not fit the loop, or arguments that the
+            pipeline does not take.
     """
     try:
-        return _tried(pipe, study)
+        return _checked(pipe, study)
     except (ValueError, OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -71,91 +80,114 @@ def prepare(pipe: Any, study: Study) -> Workload:
         raise ValueError(f"{type(pipe).__name__} cannot run this study: {reason}") from error
 
 
-def _tried(pipe: Any, study: Study) -> Workload:
-    unknown = set(study.arguments) - set(inspect.signature(type(pipe).__call__).parameters)
+def _checked(pipe: Pipeline, study: Study) -> Workload:
+    unknown = _unknown_arguments(pipe, study.arguments)
     if unknown:  # some pipelines pass over what they do not know
-        raise ValueError(f"{type(pipe).__name__} takes no argument '{min(unknown)}'")
+        raise ValueError(f"{type(pipe).__name__} takes no argument '{unknown[0]}'")
     first = units(study)[0]
+
+    unsupported = {}
+    for variant in study.variants:
+        call = Call(study, variant, first.pairs)
+        if study.execution != "eager" and _changes_denoiser(call):
+            raise ValueError(
+                f"variant '{variant.name}' changes what is compiled in: execution must be eager"
+            )
+        try:
+            _try_variant(pipe, call)
+        except Unsupported as error:
+            unsupported[variant.name] = str(error)
+        except ValueError as error:
+            raise ValueError(f"variant '{variant.name}': {error}") from None
+
+    # A whole call of one step: what fails after the loop fails now.
+    one_step = replace(study.generation, num_steps=1)
+    generate(pipe, Call(one_step, NO_GUIDANCE, first.pairs), output="latent")
+    return _workload(pipe, study, first.call, unsupported)
+
+
+def _changes_denoiser(call: Call) -> bool:
+    """Whether a variant changes the denoiser, or the numbers of rows that it gets."""
+    variant = call.variant
+    if variant.student is not None or variant.accelerator is not None:
+        return True
+    return variant.policy is not None and variant.policy(call.guidance_scale).shrinks
+
+
+def _try_variant(pipe: Pipeline, call: Call) -> None:
+    """Whether a variant can run, up to its first evaluation.
+
+    Raises:
+        Unsupported: not on this pipeline.
+        ValueError: not as it is asked for.
+    """
+    unknown = _unknown_arguments(pipe, call.variant.arguments)
+    if unknown:
+        raise Unsupported(f"{type(pipe).__name__} takes no {unknown[0]}")
+    if call.variant.accelerator is not None:
+        _try_accelerator(pipe, call)
+    _start(pipe, call, _StopAtLoop())
+
+
+def _unknown_arguments(pipe: Pipeline, arguments: Any) -> list[str]:
+    """Names that a pipeline's call does not take."""
+    return sorted(set(arguments) - set(inspect.signature(type(pipe).__call__).parameters))
+
+
+def _try_accelerator(pipe: Pipeline, call: Call) -> None:
+    """Two steps, in which a method that does not know the pipeline shows itself.
+
+    Raises:
+        Unsupported: what it raised; a missing package and a lack of memory or disk are no property of the
+            method.
+    """
+    alone = replace(
+        call.variant, rule=GuidanceSchedule.full, policy=None, student=None, num_steps=2
+    )
+    try:
+        generate(pipe, replace(call, variant=alone), output="latent")
+    except (MissingPackage, Unsupported, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        kind = type(pipe).__name__
+        raise Unsupported(f"fails on {kind}: {type(error).__name__}: {error}") from error
+
+
+def _workload(pipe: Pipeline, study: Study, first: Call, unsupported: dict[str, str]) -> Workload:
+    """Work and memory of a denoiser row, counted on the arguments of a call's first evaluation."""
+    args, kwargs = _denoiser_arguments(pipe, first)
+    rows = len(first_tensor((args, kwargs)))
+    if study.guidance_execution == "batched" and rows < 2 * len(first.pairs):
+        raise ValueError(f"{type(pipe).__name__} guides by two calls, which cannot be batched")
+
+    denoiser = denoiser_of(pipe)
+    there_before = [list(denoiser.parameters()), list(denoiser.buffers()), (args, kwargs)]
+    with LiveBytes(tree_leaves(there_before)) as live:
+        flop = denoiser_flop(denoiser, *args, **kwargs)
+    peak = live.cpu_peak_bytes if pipe.device.type == "cpu" else live.peak_bytes
+    return Workload(flop_per_row(flop, rows), peak / rows, weights_bytes(pipe), unsupported)
+
+
+def _denoiser_arguments(pipe: Pipeline, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the denoiser gets in a call's first evaluation, which does not run."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def stop(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append((args, kwargs))
         raise _Stopped
 
-    unsupported = {}
-    for variant in map(parse, study.variants):
-        unit = Unit(study, variant, first.pairs, 0, "warmup")
-        changes = variant.student is not None or variant.accelerator is not None
-        if study.execution != "eager" and (changes or _shrinks(unit)):
-            raise ValueError(
-                f"variant '{variant.name}' changes what is compiled in: execution must be eager"
-            )
-        try:
-            _require_arguments(pipe, variant)
-            if variant.accelerator is not None:
-                _try_accelerator(pipe, unit)
-            _start(pipe, unit, _StopAtLoop())
-        except Unsupported as error:
-            unsupported[variant.name] = str(error)
-        except ValueError as error:
-            raise ValueError(f"variant '{variant.name}': {error}") from None
-    with guided_by(pipe, GuidanceSchedule.none):
-        pipe(
-            **call_arguments(study, first, pipe) | {"num_inference_steps": 1}, output_type="latent"
-        )
-
     hook = denoiser_of(pipe).register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        _start(pipe, first, None)
+        _start(pipe, call)
     finally:
         hook.remove()
-    args, kwargs = seen[0]
-    rows = len(first_tensor(seen[0]))
-    if study.guidance_execution == "batched" and rows < 2 * len(first.pairs):
-        raise ValueError(f"{type(pipe).__name__} guides by two calls, which cannot be batched")
-    outside = tree_leaves(
-        [list(denoiser_of(pipe).parameters()), list(denoiser_of(pipe).buffers()), seen[0]]
-    )
-    with LiveBytes(outside) as live:
-        flop = denoiser_flop(denoiser_of(pipe), *args, **kwargs)
-    peak = live.cpu_peak_bytes if pipe.device.type == "cpu" else live.peak_bytes
-    return Workload(flop_per_row(flop, rows), peak / rows, weights_bytes(pipe), unsupported)
+    return seen[0]
 
 
-def _shrinks(unit: Unit) -> bool:
-    policy = unit.variant.policy
-    return policy is not None and policy(unit.guidance_scale).shrinks
-
-
-def _try_accelerator(pipe: Any, unit: Unit) -> None:
-    """Two steps, in which a method that does not know the pipeline shows itself.
-
-    Raises:
-        Unsupported: what it raised; a missing package and a lack of memory or disk are no property of the method.
-    """
-    two_steps = {"num_inference_steps": 2, "output_type": "latent"}
-    steps = replace(unit.variant, rule=GuidanceSchedule.full, policy=None, student=None)
-    try:
-        with applied(pipe, steps, guidance_scale=unit.guidance_scale):
-            pipe(**call_arguments(unit.study, unit, pipe) | two_steps)
-    except (MissingPackage, Unsupported, OSError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise Unsupported(
-            f"fails on {type(pipe).__name__}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _require_arguments(pipe: Any, variant: Variant) -> None:
-    unknown = set(variant.arguments) - set(inspect.signature(type(pipe).__call__).parameters)
-    if unknown:
-        raise Unsupported(f"{type(pipe).__name__} takes no {min(unknown)}")
-
-
-def loop_length(pipe: Any, study: Study) -> int:
-    """Iterations that a pipeline's loop really runs for a study's number of steps."""
+def loop_length(pipe: Pipeline, generation: Generation) -> int:
+    """Iterations that a pipeline's loop really runs for a generation's number of steps."""
     stopped = _StopAtLoop()
-    _start(pipe, units(replace(study, batch=1))[0], stopped)
+    _start(pipe, Call(generation, parse(BASELINE), tuple(generation.pairs[:1])), stopped)
     return stopped.iterations
 
 
@@ -169,10 +201,7 @@ class _StopAtLoop(Listener):
         raise _Stopped
 
 
-def _start(pipe: Any, unit: Unit, listener: Listener | None) -> None:
-    try:
-        listeners = [listener] if listener else []
-        with applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, listeners=listeners):
-            pipe(**call_arguments(unit.study, unit, pipe), output_type="latent")
-    except _Stopped:
-        return
+def _start(pipe: Pipeline, call: Call, *listeners: Listener) -> None:
+    """Run a call that something ends before its first evaluation."""
+    with suppress(_Stopped):
+        generate(pipe, call, output="latent", listeners=listeners)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.callback import callback_handler
 
-from sdbench.variants.guidance import denoisers_of
+from sdbench.variants.denoisers import denoisers_of
 from sdbench.variants.rows import map_tensors
 
 

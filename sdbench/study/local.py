@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,17 +20,17 @@ from sdbench.instruments.disturbance import Disturbance
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace, check_order
 from sdbench.instruments.rss import PeakRss
 from sdbench.instruments.steps import CallRecord, MemoryProbe, StepProbe
-from sdbench.models.registry import layout
+from sdbench.models.layout import layout
+from sdbench.models.pipeline import Pipeline
 from sdbench.records.environment import environment
-from sdbench.study.call import call_arguments
+from sdbench.study.call import Ready, ready
 from sdbench.study.check import Workload, loaded, prepare
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.images import digest, stored_pixels
 from sdbench.study.study import Study
 from sdbench.study.tuning import tunable, with_tuned_scales
 from sdbench.study.units import Unit
-from sdbench.variants.adapters import applied
-from sdbench.variants.guidance import denoiser_of
+from sdbench.variants.denoisers import denoiser_of
 from sdbench.variants.trace import Listener, Unsupported
 
 
@@ -52,10 +52,18 @@ class Outcome:
 
 
 class Worker:
-    """A pipeline that is ready for a study's calls: the local engine; a context manager that puts the pipeline back."""
+    """The local engine: a pipeline that is ready for a study's calls.
+
+    It is a context manager, which puts the pipeline back.
+    """
 
     def __init__(
-        self, study: Study, pipe: Any = None, *, exclusive: bool = True, tune: bool = False
+        self,
+        study: Study,
+        pipe: Pipeline | None = None,
+        *,
+        exclusive: bool = True,
+        tune: bool = False,
     ) -> None:
         """Open the model, and check that it can run the study.
 
@@ -70,7 +78,10 @@ class Worker:
         """
         self._pipe = loaded(study) if pipe is None else pipe
         self._work = prepare(self._pipe, study)
-        self.study = with_tuned_scales(study, self._pipe) if tune and tunable(study) else study
+        self.study = study
+        if tune and tunable(study):
+            self.study = with_tuned_scales(study, self._pipe)
+
         self._executed = executed(self._pipe, study.execution)
         self._timed = study.repeats > 1 or study.execution != "eager"
         self._warm: set[tuple[str, int]] = set()
@@ -91,10 +102,10 @@ class Worker:
         self._executed.__exit__(*error)
 
     def outcomes(
-        self, planned: Sequence[Unit], begun: Callable[[Unit], None]
+        self, calls: Sequence[Unit], begun: Callable[[Unit], None]
     ) -> Iterator[tuple[Unit, Outcome]]:
         """Run one call after another."""
-        for unit in planned:
+        for unit in calls:
             begun(unit)
             yield unit, self.outcome(unit)
 
@@ -121,7 +132,7 @@ class Worker:
         return Outcome(self.environment, self.columns | ended, steps, images)
 
     def _warm_up(self, unit: Unit) -> None:
-        """Run a call that is timed, or was compiled, once before, where this process did not see the study's warm-ups.
+        """Run a call once before it is timed, or was compiled, where this process saw no warm-up of it.
 
         So it is in a resumed study, and with several workers.
         """
@@ -132,78 +143,120 @@ class Worker:
 
 
 def observe(
-    pipe: Any, unit: Unit, work: Workload
+    pipe: Pipeline, unit: Unit, work: Workload
 ) -> tuple[dict[str, Any], list[dict[str, Any]], Float[Tensor, "n ..."]]:
     """Run one pipeline call under its variant and its probes.
 
-    CUDA's counters are free to read, so every call has its memory peaks. On the CPU the allocator is traced by torch's
-    profiler, which is slow: there the warm-up, which nobody times, is the pass that measures memory.
+    CUDA's counters are free to read, so every call has its memory peaks. On the CPU the allocator is traced by
+    torch's profiler, which is slow: there the warm-up, which nobody times, is the pass that measures memory.
 
     Returns:
-        The measured columns of the unit's run, those of its steps, and the images in [0, 1], or the latents where the
-        study stops there.
+        The measured columns of the unit's run, those of its steps, and the images in [0, 1], or the latents
+        where the study stops there.
     """
     study = unit.study
-    cuda = pipe.device.type == "cuda"
-    trace = CudaTrace(pipe.device) if cuda else AllocatorTrace() if unit.phase == "warmup" else None
-    probe = StepProbe(pipe.scheduler, clock_for(pipe.device))
-    arguments = call_arguments(study, unit, pipe)
-    arguments["output_type"] = "pt" if study.output == "image" else "latent"
-    listeners: list[Listener] = [probe, *([MemoryProbe(trace)] if trace else [])]
-    counted = (
-        FlopProbe() if unit.variant.accelerator is not None and unit.phase == "warmup" else None
-    )
-    listeners += [counted] if counted else []
-    sequential = study.guidance_execution == "sequential"
-    compiled = study.execution != "eager"
-    compile_s = _first_call(pipe, unit) if compiled and unit.phase == "warmup" else 0.0
+    is_warmup = unit.phase == "warmup"
+    is_compiled = study.execution != "eager"
+    probes = _Probes.of(pipe, unit)
+    compile_s = _first_call(pipe, unit) if is_compiled and is_warmup else 0.0
+
     with (
-        applied(
-            pipe,
-            unit.variant,
-            guidance_scale=unit.guidance_scale,
-            listeners=listeners,
-            sequential=sequential,
-        ),
+        _ready(pipe, unit, probes.listeners) as run,
         PeakRss() as rss,
         Disturbance(pipe.device) as disturbance,
-        nothing_compiled() if compiled else nullcontext(),
-        counted or nullcontext(),
-        trace or nullcontext(),
-        probe.call() as record,
+        nothing_compiled() if is_compiled else nullcontext(),
+        probes.flop or nullcontext(),
+        probes.memory or nullcontext(),
+        probes.steps.call() as record,
     ):
-        images = pipe(**arguments).images
+        images = run()
+
     measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes} | disturbance.columns
-    if (
-        unit.variant.accelerator is not None
-    ):  # its rows differ in work, which only the untimed warm-up can count
-        measured["flop"] = counted.flop if counted else None
-    if compiled:
+    if unit.variant.accelerator is not None:
+        # Its rows differ in work, which only the untimed warm-up can count.
+        measured["flop"] = probes.flop.flop if probes.flop else None
+    if is_compiled:
         measured["compile_s"] = compile_s
+    measured |= {"height": study.height, "width": study.width}
     if study.output == "image":
         measured |= {"height": images.shape[2], "width": images.shape[3]}
-    else:
-        measured |= {"height": study.height, "width": study.width}
-    if trace is not None:
-        # The CPU's trace starts at zero with the weights in place; CUDA's counters are absolute.
-        base = 0 if cuda else work.weights_bytes
-        peak, live = base + trace.peak_bytes, base + trace.live_bytes
-        check_order(peak_bytes=peak, live_bytes=live, weights_bytes=work.weights_bytes)
-        reserved = trace.reserved_bytes if isinstance(trace, CudaTrace) else None
-        measured |= {"peak_bytes": peak, "reserved_bytes": reserved}
-        peaks = {interval.label: base + interval.peak_bytes for interval in trace.peaks}
-        for row in record.steps:
-            row["peak_bytes"] = peaks[str(row["step"])]
+    if probes.memory is not None:
+        measured |= _memory(probes.memory, work, record)
     return measured, record.steps, images
 
 
-def _first_call(pipe: Any, unit: Unit) -> float:
-    """Seconds that the compiler takes in a call of its own, which is not measured: what compiles needs memory, too."""
-    sequential = unit.study.guidance_execution == "sequential"
-    running = applied(pipe, unit.variant, guidance_scale=unit.guidance_scale, sequential=sequential)
-    output_type = "pt" if unit.study.output == "image" else "latent"
-    with CompileClock() as compiler, running:
-        pipe(**call_arguments(unit.study, unit, pipe), output_type=output_type)
+@dataclass(frozen=True)
+class _Probes:
+    """What looks on while a call runs.
+
+    Attributes:
+        steps: times every step.
+        memory: traces memory, where this call is the one to do so.
+        flop: counts work, where rows differ in it.
+    """
+
+    steps: StepProbe
+    memory: AllocatorTrace | CudaTrace | None
+    flop: FlopProbe | None
+
+    @classmethod
+    def of(cls, pipe: Pipeline, unit: Unit) -> _Probes:
+        """Those of a unit."""
+        is_warmup = unit.phase == "warmup"
+        memory: AllocatorTrace | CudaTrace | None = None
+        if pipe.device.type == "cuda":
+            memory = CudaTrace(pipe.device)
+        elif is_warmup:
+            memory = AllocatorTrace()
+        counts_flop = unit.variant.accelerator is not None and is_warmup
+        steps = StepProbe(pipe.scheduler, clock_for(pipe.device))
+        return cls(steps, memory, FlopProbe() if counts_flop else None)
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """Those that are told of steps."""
+        memory = [] if self.memory is None else [MemoryProbe(self.memory)]
+        return [self.steps, *memory, *([] if self.flop is None else [self.flop])]
+
+
+def _memory(
+    trace: AllocatorTrace | CudaTrace, work: Workload, record: CallRecord
+) -> dict[str, Any]:
+    """Memory columns of a run; each step of the record gets its own peak."""
+    on_cuda = isinstance(trace, CudaTrace)
+    # The CPU's trace starts at zero with the weights in place; CUDA's counters are absolute.
+    base = 0 if on_cuda else work.weights_bytes
+    peak = base + trace.peak_bytes
+    live = base + trace.live_bytes
+    check_order(peak_bytes=peak, live_bytes=live, weights_bytes=work.weights_bytes)
+
+    peaks = {interval.label: base + interval.peak_bytes for interval in trace.peaks}
+    for row in record.steps:
+        row["peak_bytes"] = peaks[str(row["step"])]
+    reserved = trace.reserved_bytes if isinstance(trace, CudaTrace) else None
+    return {"peak_bytes": peak, "reserved_bytes": reserved}
+
+
+def _ready(
+    pipe: Pipeline, unit: Unit, listeners: Sequence[Listener] = ()
+) -> AbstractContextManager[Ready]:
+    """A pipeline that is ready for a unit's call."""
+    return ready(
+        pipe,
+        unit.call,
+        output=unit.study.output,
+        listeners=listeners,
+        sequential=unit.study.guidance_execution == "sequential",
+    )
+
+
+def _first_call(pipe: Pipeline, unit: Unit) -> float:
+    """Seconds that the compiler takes in a call by itself.
+
+    That call is not measured: what compiles needs memory, too.
+    """
+    with CompileClock() as compiler, _ready(pipe, unit) as run:
+        run()
     return compiler.seconds
 
 

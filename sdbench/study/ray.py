@@ -21,7 +21,7 @@ import torch
 from sdbench.study.check import loaded, prepare
 from sdbench.study.local import Outcome, Worker
 from sdbench.study.study import Study
-from sdbench.study.tuning import tunable, with_tuned_scales
+from sdbench.study.tuning import constant_scales, tunable, with_scales, with_tuned_scales
 from sdbench.study.units import Unit, units
 from sdbench.variants.trace import MissingPackage
 
@@ -37,6 +37,7 @@ SETTINGS = {
 }
 """Of a Ray that is started here, where the environment does not say otherwise."""
 TRIES = 3
+DRIVER = "the driver's study"  # where a worker's settings come from, for messages
 _START = "start"  # counted beside the units: a worker that dies while it opens the model
 
 
@@ -106,16 +107,18 @@ def _shares(study: Study, asked: int | None) -> _Shares:
 
 def _tuned(study: Study, shares: _Shares) -> Study:
     """The study with its last controls, found where its calls will run."""
+    settings = study.as_json()
 
-    def tune() -> Study:
+    def tune() -> tuple[str, ...]:
         torch.set_num_threads(shares.threads)
-        pipe = loaded(study)
-        prepare(pipe, study)
-        return with_tuned_scales(study, pipe)
+        there = Study.from_fields(settings, source=DRIVER)
+        pipe = loaded(there)
+        prepare(pipe, there)
+        return with_tuned_scales(there, pipe).variant_names
 
     task = ray.remote(num_cpus=shares.threads, num_gpus=shares.gpus, max_calls=1)(tune)
     try:
-        return ray.get(task.remote())
+        return with_scales(study, constant_scales(ray.get(task.remote())))
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:
@@ -125,14 +128,18 @@ def _tuned(study: Study, shares: _Shares) -> Study:
 class _Actor:
     """What runs in a worker's process."""
 
-    def __init__(self, study: Study, threads: int, exclusive: bool) -> None:
-        self._study, self._threads, self._exclusive = study, threads, exclusive
+    def __init__(self, settings: dict[str, Any], threads: int, exclusive: bool) -> None:
+        self._settings = settings
+        self._threads = threads
+        self._exclusive = exclusive
 
     def start(self) -> Outcome:
         """Open the model; what every call's outcome will say of this place."""
         torch.set_num_threads(self._threads)
-        self._units = {unit.id: unit for unit in units(self._study)}
-        self._worker = Worker(self._study, exclusive=self._exclusive).__enter__()
+        # Read here, so that files which variants name are this worker's own.
+        study = Study.from_fields(self._settings, source=DRIVER)
+        self._units = {unit.id: unit for unit in units(study)}
+        self._worker = Worker(study, exclusive=self._exclusive).__enter__()
         return Outcome(self._worker.environment, self._worker.columns)
 
     def run(self, unit: str) -> Outcome:
@@ -164,7 +171,7 @@ class Cluster:
         self._timing = study.repeats > 1
         alone = self._timing or shares.gpus > 0 or shares.workers == 1
         actor = ray.remote(_Actor).options(num_cpus=shares.threads, num_gpus=shares.gpus)
-        self._start = lambda: actor.remote(study, shares.threads, alone)
+        self._start = lambda: actor.remote(study.as_json(), shares.threads, alone)
         self._idle: list[_Seat] = []
         self._busy: dict[Any, tuple[_Seat, Unit | None]] = {}
         self._queue: deque[list[Unit]] = deque()

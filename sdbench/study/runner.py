@@ -1,7 +1,7 @@
-"""Runs a study: checks everything that can be checked first, then runs the calls where an engine says, then scores.
+"""Runs a study: first what can be checked is checked, then an engine runs the calls, then images are scored.
 
-The order of the calls is in `plan.py`, what is checked in `trial.py`, a call in `worker.py`; what its figures mean in
-`instruments`; the tables in `records`.
+The order of the calls is in `units.py`, what is checked in `check.py`, a call under its probes in `local.py`.
+What its figures mean is in `instruments`, the tables are in `records`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rich.progress import (
 
 from sdbench.instruments.quality import provenance
 from sdbench.instruments.steps import GUIDANCE_SPACE
+from sdbench.models.pipeline import Pipeline
 from sdbench.models.random_weights import has_random_weights
 from sdbench.records.names import BASELINE
 from sdbench.records.remote import Remote
@@ -36,9 +37,9 @@ from sdbench.study.check import loaded, prepare
 from sdbench.study.images import save, scored
 from sdbench.study.local import Outcome, Worker, observe
 from sdbench.study.study import Study
-from sdbench.study.tuning import tunable, tuning_rows
+from sdbench.study.tuning import constant_scales, tunable, tuning_rows, with_scales
 from sdbench.study.units import Unit, parse_shard, units
-from sdbench.variants.registry import Variant, parse
+from sdbench.variants.grammar import parse
 
 
 class Engine(Protocol):
@@ -50,7 +51,7 @@ class Engine(Protocol):
     """Of the first place that was ready."""
 
     def outcomes(
-        self, planned: Sequence[Unit], begun: Callable[[Unit], None]
+        self, calls: Sequence[Unit], begun: Callable[[Unit], None]
     ) -> Iterator[tuple[Unit, Outcome]]:
         """Run calls, in any order; `begun` is told of each when it starts. The caller writes what comes."""
         ...
@@ -60,7 +61,7 @@ def run(
     study: Study,
     out: str | Path | None = None,
     *,
-    pipe: Any = None,
+    pipe: Pipeline | None = None,
     mode: Mode = "new",
     engine: str = "local",
     workers: int | None = None,
@@ -68,8 +69,8 @@ def run(
 ) -> Results:
     """Run a study and return its tables.
 
-    Nothing is written before the model, the metrics and every variant's schedule are known to fit. Afterwards each
-    finished call is kept: an interrupted study is readable, and `mode="resume"` runs what is missing.
+    Nothing is written before the model, the metrics and every variant's schedule are known to fit. Afterwards
+    each finished call is kept: an interrupted study is readable, and `mode="resume"` runs what is missing.
 
     Args:
         study: what to run.
@@ -100,57 +101,62 @@ def record(
     study: Study,
     out: str | Path | None = None,
     *,
-    pipe: Any = None,
+    pipe: Pipeline | None = None,
     mode: Mode = "new",
     engine: str = "local",
     workers: int | None = None,
     shard: str | None = None,
 ) -> Path:
     """Run a study as `run` does, and return its folder: its tables may be large, and need not be read whole."""
-    if has_random_weights(pipe):
+    if pipe is not None and has_random_weights(pipe):
         study = replace(study, random_weights=True)
     part = None if shard is None else parse_shard(shard)
     units(study, part)  # may refuse, and costs nothing
     quality = provenance(study.metrics or ())
     out = tempfile.mkdtemp(prefix="sdbench-") if out is None else out
-    found = _tuned_before(out) if mode == "resume" and study.controls else ()
-    study = replace(study, variants=tuple(dict.fromkeys((*study.variants, *found))))
+    stored = _stored_scales(out) if mode == "resume" and study.controls else []
+    study = with_scales(study, stored)
+
     with ExitStack() as open_:
-        opened = open_.enter_context(
-            _opened(engine, study, pipe, workers, tune=not found)
-        )  # first: it may refuse
-        study = opened.study
-        planned = units(study, part)
-        settings = study.as_json() | {"quality": quality, "guidance_space": GUIDANCE_SPACE}
+        # The engine comes before the folder, as it may refuse.
+        opened = open_.enter_context(_opened(engine, study, pipe, workers, tune=not stored))
+        calls = units(opened.study, part)
+        settings = opened.study.as_json()
+        settings |= {"quality": quality, "guidance_space": GUIDANCE_SPACE}
         if part is not None:
             settings["shard"] = str(part)
-        folder = open_.enter_context(
-            StudyFolder.create(out, settings, environment=opened.environment, mode=mode)
-        )
-        _require_planned(folder, planned, out)
+        creating = StudyFolder.create(out, settings, environment=opened.environment, mode=mode)
+        folder = open_.enter_context(creating)
+
+        _require_expected(folder, calls, out)
         try:
-            _run_missing(folder, opened, planned)
+            _run_missing(folder, opened, calls)
         finally:
             folder.compact()
-        runs = folder.read("runs")["runs"]
-        if part is None:  # what a variant did is known when all of the study ran
-            runs = inactive_failed(runs)
-            folder.rewrite("runs", runs)
-        if study.output == "image":
-            images = folder.read("runs", "images")["images"]
-            folder.rewrite("images", scored(images, runs, study, folder.path))
+        _judge(folder, opened.study, is_whole=part is None)
         return folder.path
 
 
-def _tuned_before(out: str | Path) -> tuple[str, ...]:
+def _judge(folder: StudyFolder, study: Study, *, is_whole: bool) -> None:
+    """Mark the calls of variants that did nothing, and score the images."""
+    runs = folder.read("runs")["runs"]
+    if is_whole:  # what a variant did is known when all of the study ran
+        runs = inactive_failed(runs)
+        folder.rewrite("runs", runs)
+    if study.output == "image":
+        images = folder.read("runs", "images")["images"]
+        folder.rewrite("images", scored(images, runs, study, folder.path))
+
+
+def _stored_scales(out: str | Path) -> list[float]:
     """The constant scales of a study in a folder of this machine; elsewhere they are found again."""
     stored = None if Remote.of(out) else existing_study(Path(out))
-    variants = stored["variants"] if stored and isinstance(stored.get("variants"), list) else []
-    return tuple(name for name in variants if isinstance(name, str) and name.startswith("scale:"))
+    names = stored["variants"] if stored and isinstance(stored.get("variants"), list) else []
+    return constant_scales(name for name in names if isinstance(name, str))
 
 
 def _opened(
-    engine: str, study: Study, pipe: Any, workers: int | None, *, tune: bool
+    engine: str, study: Study, pipe: Pipeline | None, workers: int | None, *, tune: bool
 ) -> AbstractContextManager[Engine]:
     if engine == "ray":
         if pipe is not None:
@@ -167,32 +173,35 @@ def _opened(
     return Worker(study, pipe, tune=tune)
 
 
-def _require_planned(folder: StudyFolder, planned: list[Unit], out: str | Path) -> None:
-    """Refuse a folder with calls that are not of this plan: tables of both would count pairs and repeats twice."""
-    strange = folder.recorded() - {unit.id for unit in planned}
+def _require_expected(folder: StudyFolder, calls: list[Unit], out: str | Path) -> None:
+    """Refuse a folder with calls of another study: tables of both would count pairs and repeats twice."""
+    strange = folder.recorded() - {unit.id for unit in calls}
     if strange:
         raise ValueError(
-            f"{out} holds {len(strange)} calls that this study does not make now: another version of sdbench than "
-            f"{version('sdbench')} made them, or a file that a variant names has changed; --overwrite runs all anew"
+            f"{out} holds {len(strange)} calls that this study does not make now: another version "
+            f"of sdbench than {version('sdbench')} made them, or a file that a variant names has "
+            "changed; --overwrite runs all again"
         )
 
 
-def _run_missing(folder: StudyFolder, engine: Engine, planned: list[Unit]) -> None:
+def _run_missing(folder: StudyFolder, engine: Engine, calls: list[Unit]) -> None:
     """Run what is not finished, and record each call as it comes."""
     finished = folder.finished()
-    missing = [unit for unit in planned if unit.id not in finished]
+    missing = [unit for unit in calls if unit.id not in finished]
     with progress_bar() as progress:
-        task = progress.add_task(
-            "running", total=len(planned), completed=len(planned) - len(missing), what=""
-        )
-        for unit, outcome in engine.outcomes(
-            missing, lambda unit: progress.update(task, what=unit.variant.name)
-        ):
+        done = len(calls) - len(missing)
+        task = progress.add_task("running", total=len(calls), completed=done, what="")
+
+        def begun(unit: Unit) -> None:
+            progress.update(task, what=unit.variant.name)
+
+        for unit, outcome in engine.outcomes(missing, begun):
             _record(folder, unit, outcome)
             progress.advance(task)
 
 
 def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:
+    """Write the rows of a call."""
     identity = {
         "unit": unit.id,
         "variant": unit.variant.name,
@@ -202,15 +211,16 @@ def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:
     settings = {
         "study": unit.study.name,
         "model": unit.study.model,
-        "num_steps": unit.num_steps,
-        "guidance_scale": unit.guidance_scale,
+        "num_steps": unit.call.num_steps,
+        "guidance_scale": unit.call.guidance_scale,
         "batch": len(unit.pairs),
         "environment": folder.add_environment(outcome.environment),
     }
+    images = [] if outcome.images is None else save(folder.path, unit, outcome.images)
     tables = {
         "runs": [identity | settings | outcome.run],
         "steps": [identity | row for row in outcome.steps],
-        "images": [] if outcome.images is None else save(folder.path, unit, outcome.images),
+        "images": images,
     }
     folder.add(unit.id, **{table: frame(table, rows) for table, rows in tables.items()})
 
@@ -223,6 +233,7 @@ def inactive_failed(runs: pd.DataFrame) -> pd.DataFrame:
     inactive = {
         name for name, counted in did.items() if name != BASELINE and counted == did.get(BASELINE)
     }
+
     failed = runs["variant"].isin(inactive)
     changed = runs.copy()
     changed.loc[failed, "status"] = "failed"
@@ -239,44 +250,46 @@ class Estimate:
     rss_peak_bytes: int
 
 
-def estimate(study: Study, *, pipe: Any = None, steps: int = 4) -> Estimate:
+def estimate(study: Study, *, pipe: Pipeline | None = None, steps: int = 4) -> Estimate:
     """How long a study takes and how much memory, from one short call of the baseline.
 
-    Evaluations are taken to cost in proportion to their rows, so the estimate for unguided steps is a lower bound.
+    Evaluations are taken to cost in proportion to their rows, so the estimate for unguided steps is a lower
+    bound.
+
+    Args:
+        study: that would run.
+        pipe: used instead of the study's model.
+        steps: of the short call.
     """
     pipe = loaded(study) if pipe is None else pipe
     work = prepare(pipe, study)
-    planned = units(study)
-    baseline = parse(BASELINE)
-    short = Unit(
-        study, Variant(BASELINE, baseline.rule, num_steps=steps), planned[0].pairs, 0, "measured"
-    )
+    calls = units(study)
+
+    # The second call counts: the first one warms up.
+    baseline = replace(parse(BASELINE), num_steps=steps)
+    short = Unit(study, baseline, calls[0].pairs, 0, "measured")
     observe(pipe, short, work)
     measured, *_ = observe(pipe, short, work)
     row_s = measured["denoise_s"] / measured["rows"]
     other_s = (measured["text_s"] + measured["decode_s"]) / len(short.pairs)
-    lengths = {unit.variant.name: unit.variant.rule(unit.num_steps).nfe for unit in planned}
-    seconds = sum(
-        len(unit.pairs) * (lengths[unit.variant.name] * row_s + other_s) for unit in planned
-    )
-    tuned = [unit for unit in planned if unit.variant.name == BASELINE] * len(
-        tunable(study)
-    )  # cost as much
-    seconds += sum(len(unit.pairs) * (lengths[BASELINE] * row_s + other_s) for unit in tuned)
-    seconds += tuning_rows(study) * row_s
-    return Estimate(len(planned) + len(tuned), seconds, measured["rss_peak_bytes"])
+
+    # Controls that will be found by tuning cost what the baseline costs.
+    to_be_found = [unit for unit in calls if unit.variant.is_baseline] * len(tunable(study))
+    seconds = tuning_rows(study) * row_s
+    for unit in (*calls, *to_be_found):
+        nfe = unit.variant.rule(unit.call.num_steps).nfe
+        seconds += len(unit.pairs) * (nfe * row_s + other_s)
+    return Estimate(len(calls) + len(to_be_found), seconds, measured["rss_peak_bytes"])
 
 
 def progress_bar() -> Progress:
     """A bar with the time taken and left, and a field `what` for what is running."""
-    columns = (
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("{task.fields[what]}", markup=False),  # a variant may name a file in brackets
+        refresh_per_second=2,  # in a notebook each refresh is a message
     )
-    what = TextColumn("{task.fields[what]}", markup=False)  # a variant may name a file in brackets
-    remaining = TimeRemainingColumn(elapsed_when_finished=False)
-    return Progress(
-        *columns, remaining, what, refresh_per_second=2
-    )  # in a notebook each refresh is a message

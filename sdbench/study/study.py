@@ -1,12 +1,12 @@
-"""A study and its units: what runs, with which noise, in which order. Nothing here opens a model."""
+"""What to generate, and what to measure about it: `Generation` and `Study`. Nothing here opens a model."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -15,135 +15,230 @@ from typing import Any
 from sdbench.instruments.quality import find_metric
 from sdbench.records.files import parsed, read_prompts
 from sdbench.records.names import BASELINE
+from sdbench.study.fields import (
+    LARGEST,
+    entries,
+    listed,
+    require_choice,
+    require_json,
+    require_optional_text,
+    require_text,
+    require_texts,
+    require_truth,
+    require_whole,
+)
 from sdbench.variants.controls import controls_of
-from sdbench.variants.registry import parse
+from sdbench.variants.grammar import parse
+from sdbench.variants.variant import Variant
 
 PROTOCOLS = {
-    "mini-sd": "what `sdbench run` runs when told nothing: eight pairs, three variants and their controls",
+    "mini-sd": "what `sdbench run` runs by default: eight pairs, three variants and their controls",
     "mini-sd-selective": "every tenth of the steps without guidance",
     "mini-sd-methods": "every method and control, 256 pairs",
     "mini-sd-bench": "the regression benchmark of `sdbench bench`, on one thread",
     "selective-guidance": "arXiv 2305.09847 on Stable Diffusion 1.5",
     "lora-distillation": "arXiv 2312.06899 on Stable Diffusion 2.1 base",
 }
-CHOICES = {
-    "output": ("image", "latent"),
-    "execution": ("eager", "compile", "cudagraph"),
-    "guidance_execution": (None, "batched", "sequential"),
-    "memory_format": (None, "contiguous", "channels_last"),
-}
-LARGEST = (
-    1_000_000  # of any count: what is larger is a slip, and would only be found when memory is full
-)
+MEMORY_FORMATS = (None, "contiguous", "channels_last")
+OUTPUTS = ("image", "latent")
+EXECUTIONS = ("eager", "compile", "cudagraph")
+GUIDANCE_EXECUTIONS = (None, "batched", "sequential")
+
+Pair = tuple[str, str, int]
+"""Identifier of the prompt, prompt, seed."""
+Pairs = tuple[Pair, ...]
 
 
-@dataclass(frozen=True)
-class Study:
-    """What to measure: every variant on every (prompt, seed) pair, several times.
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What is generated: a model, (prompt, seed) pairs, and how the images come about.
 
     Args:
         model: a name, hub id or folder, as `sdbench.load` takes it.
-        variants: texts of the variant grammar; the baseline `cfg` must be among them.
         prompts: at least one; each is run with every seed.
         seeds: the noise of a pair is `torch.Generator("cpu").manual_seed(seed)`.
         num_steps: denoising steps asked of the pipeline.
         guidance_scale: w, above 1.
         batch: (prompt, seed) pairs per pipeline call.
-        repeats: measured calls per variant and batch; fewer than 6 give no interval on times.
-        warmups: unmeasured calls before them.
-        metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on mini-sd; none on random
-            weights.
         height: image height in pixels; the model's own by default.
         width: image width in pixels.
         dtype: number format of the weights.
         device: where to run; CUDA where there is one, else the CPU.
-        output: "image", or "latent" to stop before decoding: nothing but time, memory and work is measured.
-        execution: of the denoiser: "eager", "compile" or "cudagraph".
-        guidance_execution: of a guided step: "batched" (both predictions in one call) or "sequential" (in two); by
-            default as the pipeline does it.
-        random_weights: `model` is an architecture, built without its weights: time, memory and work are measured.
+        random_weights: `model` is an architecture, built without its weights.
         negative_prompt: of every image.
         arguments: further arguments of the pipeline's call, such as `guidance_rescale`.
-        memory_format: of the denoiser's kernels: "contiguous" or "channels_last"; on the CPU by default the faster.
-        threads: of torch on the CPU; by default as many as are fastest.
-        controls: add what every comparison needs to the variants (`sdbench.variants.controls`); where images are judged
-            a run adds the constant scales that come nearest to the schedules (`sdbench.study.tuning`), too.
-        name: of the study in the tables.
+        memory_format: of the denoiser's kernels: "contiguous" or "channels_last"; on the CPU by default the
+            faster.
+        threads: of torch on the CPU; by default the fastest number.
 
     Raises:
         ValueError: on construction, for anything that could not run.
     """
 
     model: str
-    variants: tuple[str, ...]
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     num_steps: int
     guidance_scale: float
     batch: int = 8
-    repeats: int = 8
-    warmups: int = 1
-    metrics: tuple[str, ...] | None = None
     height: int | None = None
     width: int | None = None
     dtype: str = "float32"
     device: str | None = None
-    output: str = "image"
-    execution: str = "eager"
-    guidance_execution: str | None = None
     random_weights: bool = False
     negative_prompt: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     memory_format: str | None = None
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Make sequences immutable and check every field."""
+        for name in ("prompts", "seeds"):
+            object.__setattr__(self, name, entries(name, getattr(self, name)))
+        require_texts("prompts", self.prompts)
+        for name in ("model", "dtype"):
+            require_text(name, getattr(self, name))
+        for name in ("device", "negative_prompt"):
+            require_optional_text(name, getattr(self, name))
+        require_truth("random_weights", self.random_weights)
+        require_json("arguments", self.arguments)
+
+        for name in ("num_steps", "batch"):
+            require_whole(name, getattr(self, name), minimum=1)
+        for name in ("height", "width", "threads"):
+            if getattr(self, name) is not None:
+                require_whole(name, getattr(self, name), minimum=1)
+        for seed in self.seeds:
+            require_whole("each of seeds", seed, minimum=0, maximum=2**63 - 1)
+
+        scale = self.guidance_scale
+        if not isinstance(scale, int | float) or not 1 < scale <= LARGEST:
+            raise ValueError(
+                f"guidance_scale must be above 1, not {scale!r}: at 1 there is no guidance"
+            )
+        require_choice("memory_format", self.memory_format, MEMORY_FORMATS)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """(prompt_id, prompt, seed) of every image, in order."""
+        return [
+            (f"{index:03d}", prompt, seed)
+            for index, prompt in enumerate(self.prompts)
+            for seed in self.seeds
+        ]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of a generation by name, without those that a study adds."""
+        return {item.name: getattr(self, item.name) for item in fields(Generation)}
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return json.loads(json.dumps(self.settings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Generation):
+    """What to measure: every variant on every (prompt, seed) pair, several times.
+
+    Args:
+        variants: texts of the variant grammar, or variants; the baseline `cfg` must be among them.
+        repeats: measured calls per variant and batch; fewer than 6 give no interval on times.
+        warmups: unmeasured calls before them.
+        metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on mini-sd; none on
+            random weights.
+        output: "image", or "latent" to stop before decoding: only time, memory and work are measured.
+        execution: of the denoiser: "eager", "compile" or "cudagraph".
+        guidance_execution: of a guided step: "batched" (both predictions in one call) or "sequential" (in
+            two); by default as the pipeline does it.
+        controls: add what every comparison needs to the variants (`sdbench.variants.controls`). Where images
+            are judged, a run also adds the constant scales that come nearest to the schedules
+            (`sdbench.study.tuning`).
+        name: of the study in the tables.
+
+    The other fields are those of `Generation`.
+
+    Raises:
+        ValueError: on construction, for anything that could not run.
+    """
+
+    variants: tuple[Variant, ...]
+    repeats: int = 8
+    warmups: int = 1
+    metrics: tuple[str, ...] | None = None
+    output: str = "image"
+    execution: str = "eager"
+    guidance_execution: str | None = None
     controls: bool = False
     name: str = "study"
 
     def __post_init__(self) -> None:
-        """Make sequences immutable and check every field."""
-        for name in ("variants", "prompts", "seeds"):
-            object.__setattr__(self, name, _entries(name, getattr(self, name)))
-        _require_kinds(self)
-        for name in ("num_steps", "batch", "repeats", "warmups"):
-            _require_whole(name, getattr(self, name), minimum=1)
-        if self.threads is not None:
-            _require_whole("threads", self.threads, minimum=1)
-        for seed in self.seeds:
-            _require_whole("each of seeds", seed, minimum=0, maximum=2**63 - 1)
-        if (
-            not isinstance(self.guidance_scale, int | float)
-            or not 1 < self.guidance_scale <= LARGEST
-        ):
-            raise ValueError(
-                f"guidance_scale must be above 1, not {self.guidance_scale!r}: at 1 there is no guidance"
-            )
-        names = [parse(variant).name for variant in self.variants]
-        if BASELINE not in names:
-            raise ValueError(f"variants must include the baseline '{BASELINE}'")
-        if self.controls:
-            added = controls_of(self.variants, num_steps=self.num_steps)
-            object.__setattr__(self, "variants", (*self.variants, *added))
-        _require_choices(self)
+        """Read the variants and check every field."""
+        super().__post_init__()
+        for name in ("repeats", "warmups"):
+            require_whole(name, getattr(self, name), minimum=1)
+        for name in ("output", "execution", "name"):
+            require_text(name, getattr(self, name))
+        require_optional_text("guidance_execution", self.guidance_execution)
+        require_truth("controls", self.controls)
+        if {"/", "\\", "\0"} & set(self.name):
+            raise ValueError(f"name must be fit for the name of a folder, not {self.name!r}")
+
+        object.__setattr__(self, "variants", self._with_controls(_read(self.variants)))
+        require_choice("output", self.output, OUTPUTS)
+        require_choice("execution", self.execution, EXECUTIONS)
+        require_choice("guidance_execution", self.guidance_execution, GUIDANCE_EXECUTIONS)
         if self.output == "latent" and (self.height is None or self.width is None):
             raise ValueError("a study that stops at latents must be given height and width")
         object.__setattr__(self, "metrics", self._known_metrics())
 
+    def _with_controls(self, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+        if not any(variant.is_baseline for variant in variants):
+            raise ValueError(f"variants must include the baseline '{BASELINE}'")
+        if not self.controls:
+            return variants
+        return (*variants, *controls_of(variants, num_steps=self.num_steps))
+
     def _known_metrics(self) -> tuple[str, ...]:
         """The metrics that were asked for, or the default ones; none where there is nothing to judge."""
+        reason = None
         if self.random_weights:
-            _refuse(self.metrics or (), "images of random weights have no content")
-        if self.output == "latent":
-            _refuse(self.metrics or (), "the study stops at latents")
-        if self.metrics is not None:
-            _require_texts("metrics", _listed("metrics", self.metrics))
-            for metric in self.metrics:
-                find_metric(metric)
-            return tuple(self.metrics)
-        if self.random_weights or self.output == "latent":
-            return ()
-        return ("lpips", "flip", "ssim", "psnr") + (
-            ("alignment",) if self.model == "mini-sd" else ()
-        )
+            reason = "images of random weights have no content"
+        elif self.output == "latent":
+            reason = "the study stops at latents"
+
+        if self.metrics is None:
+            default = ("lpips", "flip", "ssim", "psnr")
+            if self.model == "mini-sd":
+                default = (*default, "alignment")
+            return default if reason is None else ()
+        if reason is not None and self.metrics:
+            raise ValueError(f"{', '.join(self.metrics)} cannot be measured: {reason}")
+        require_texts("metrics", listed("metrics", self.metrics))
+        for metric in self.metrics:
+            find_metric(metric)
+        return tuple(self.metrics)
+
+    @property
+    def generation(self) -> Generation:
+        """What is generated, without what is measured about it."""
+        return Generation(**self.settings)
+
+    @property
+    def variant_names(self) -> tuple[str, ...]:
+        """The texts of the variants."""
+        return tuple(variant.name for variant in self.variants)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values, variants as their texts."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return json.loads(json.dumps(values | {"variants": self.variant_names}))
+
+    @cached_property
+    def shared(self) -> str:
+        """Hash of everything that decides what any of its calls computes."""
+        bare = replace(self, repeats=1, variants=(parse(BASELINE),), metrics=(), controls=False)
+        return digest(bare.as_json())
 
     @classmethod
     def from_toml(cls, path: str | Path, **changes: Any) -> Study:
@@ -151,29 +246,26 @@ class Study:
 
         Args:
             path: a TOML file.
-            **changes: fields that replace the file's. Controls that the file asks for are for its own variants.
+            **changes: fields that replace the file's. Controls that the file asks for are for its own
+                variants.
 
         Raises:
             ValueError: a file that is missing or not TOML, an unknown or a missing key.
         """
         path = Path(path)
-        try:
-            given = parsed(tomllib.loads, path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"study file '{path}' cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise ValueError(f"study file '{path}' is not TOML: {error}") from None
-        given.setdefault("name", path.stem)
-        if isinstance(given.get("prompts_file"), str):
-            given["prompts_file"] = str(path.parent / given["prompts_file"])
+        values = _parsed_toml(path)
+        values.setdefault("name", path.stem)
+        if isinstance(values.get("prompts_file"), str):
+            values["prompts_file"] = str(path.parent / values["prompts_file"])
         if "prompts" in changes or "prompts_file" in changes:
-            given.pop("prompts", None)
-            given.pop("prompts_file", None)
+            values.pop("prompts", None)
+            values.pop("prompts_file", None)
         if "variants" in changes:
-            given.pop("controls", None)
+            values.pop("controls", None)
+
         source = f"study file '{path}'"
         try:
-            return cls.from_fields({**given, **changes}, source=source)
+            return cls.from_fields({**values, **changes}, source=source)
         except ValueError as error:
             if changes or str(error).startswith(source):
                 raise  # what is wrong may be the change
@@ -181,24 +273,26 @@ class Study:
 
     @classmethod
     def from_fields(cls, given: Mapping[str, Any], *, source: str) -> Study:
-        """A study from its fields by name, `prompts_file` allowed; errors name the source."""
+        """A study from its fields by name, `prompts_file` allowed; errors name the source.
+
+        Raises:
+            ValueError: an unknown or a missing key, or a value that does not fit.
+        """
         known = {item.name for item in fields(cls)} | {"prompts_file"}
         unknown = sorted(set(given) - known)
         if unknown:
-            raise ValueError(
-                f"{source}: unknown key '{unknown[0]}'; there are: {', '.join(sorted(known))}"
-            )
+            existing = ", ".join(sorted(known))
+            raise ValueError(f"{source}: unknown key '{unknown[0]}'; there are: {existing}")
+
         values = dict(given)
         if "prompts_file" in values:
             if "prompts" in values:
                 raise ValueError(f"{source}: give prompts or prompts_file, not both")
-            _require_text("prompts_file", values["prompts_file"])
+            require_text("prompts_file", values["prompts_file"])
             values["prompts"] = read_prompts(Path(values.pop("prompts_file")))
-        missing = [
-            name
-            for name in ("model", "variants", "prompts", "seeds", "num_steps", "guidance_scale")
-            if name not in values
-        ]
+
+        required = ("model", "variants", "prompts", "seeds", "num_steps", "guidance_scale")
+        missing = [name for name in required if name not in values]
         if missing:
             raise ValueError(f"{source}: missing key '{missing[0]}'")
         return cls(**values)
@@ -208,7 +302,7 @@ class Study:
         """A study whose file ships with the package.
 
         Args:
-            name: of `PROTOCOLS`; "mini-sd" is what `sdbench run` runs when told nothing.
+            name: of `PROTOCOLS`; "mini-sd" is what `sdbench run` runs by default.
             **changes: fields that replace the file's.
 
         Raises:
@@ -216,100 +310,29 @@ class Study:
         """
         if name not in PROTOCOLS:
             raise ValueError(f"unknown protocol '{name}'; there are: {', '.join(PROTOCOLS)}")
-        return cls.from_toml(str(files("sdbench.study") / "protocols" / f"{name}.toml"), **changes)
-
-    @property
-    def pairs(self) -> list[tuple[str, str, int]]:
-        """(prompt_id, prompt, seed) of every image, in order."""
-        return [
-            (f"{i:03d}", prompt, seed)
-            for i, prompt in enumerate(self.prompts)
-            for seed in self.seeds
-        ]
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @cached_property
-    def shared(self) -> str:
-        """Hash of everything that decides what any of its calls computes."""
-        return digest(
-            replace(self, repeats=1, variants=(BASELINE,), metrics=(), controls=False).as_json()
-        )
+        file = files("sdbench.study") / "protocols" / f"{name}.toml"
+        return cls.from_toml(str(file), **changes)
 
 
-def _refuse(metrics: tuple[str, ...], reason: str) -> None:
-    if metrics:
-        raise ValueError(f"{', '.join(metrics)} cannot be measured: {reason}")
+def _read(variants: Any) -> tuple[Variant, ...]:
+    """Variants from their texts; each is read once, and one that was read already stays."""
+    values = listed("variants", variants)
+    require_texts("variants", [str(value) for value in values if isinstance(value, Variant)])
+    require_texts("variants", [value for value in values if not isinstance(value, Variant)])
+    read = [value if isinstance(value, Variant) else parse(value) for value in values]
+    entries("variants", [variant.name for variant in read])
+    return tuple(read)
 
 
-def _entries(name: str, value: Any) -> tuple[Any, ...]:
-    entries = _listed(name, value)
-    if not entries:
-        raise ValueError(f"{name} must not be empty")
-    if len(set(map(repr, entries))) < len(entries):
-        raise ValueError(f"{name} holds an entry twice")
-    return entries
-
-
-def _listed(name: str, value: Any) -> tuple[Any, ...]:
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise ValueError(f"{name} must be a list, not {value!r}")
-    return tuple(value)
-
-
-def _require_kinds(study: Study) -> None:
-    """Refuse what a study file can hold and a field cannot."""
-    for name in ("variants", "prompts"):
-        _require_texts(name, getattr(study, name))
-    for name in ("model", "dtype", "output", "execution", "name"):
-        _require_text(name, getattr(study, name))
-    for name in ("device", "guidance_execution", "negative_prompt"):
-        if not isinstance(getattr(study, name), str | None):
-            raise ValueError(f"{name} must be a text, not {getattr(study, name)!r}")
-    for name in ("random_weights", "controls"):
-        if not isinstance(getattr(study, name), bool):
-            raise ValueError(f"{name} must be true or false, not {getattr(study, name)!r}")
-    for name in ("height", "width"):
-        if getattr(study, name) is not None:
-            _require_whole(name, getattr(study, name), minimum=1)
-    if {"/", "\\", "\0"} & set(study.name):
-        raise ValueError(f"name must be fit for the name of a folder, not {study.name!r}")
-    _require_json("arguments", study.arguments)
-
-
-def _require_texts(name: str, values: Iterable[Any]) -> None:
-    if any(not isinstance(value, str) or not value.strip() for value in values):
-        raise ValueError(f"{name} must be texts that are not empty")
-
-
-def _require_text(name: str, value: Any) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{name} must be a text that is not empty, not {value!r}")
-
-
-def _require_json(name: str, value: Any) -> None:
+def _parsed_toml(path: Path) -> dict[str, Any]:
     try:
-        json.dumps(dict(value), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name} must be an object of JSON values: {error}") from None
-
-
-def _require_choices(study: Study) -> None:
-    for name, values in CHOICES.items():
-        if getattr(study, name) not in values:
-            raise ValueError(
-                f"unknown {name} '{getattr(study, name)}'; there are: {', '.join(filter(None, values))}"
-            )
-
-
-def _require_whole(name: str, value: Any, *, minimum: int, maximum: int = LARGEST) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
-    if value > maximum:
-        raise ValueError(f"{name} must be a whole number of at most {maximum}, not {value!r}")
+        return parsed(tomllib.loads, path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"study file '{path}' cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"study file '{path}' is not TOML: {error}") from None
 
 
 def digest(values: Any) -> str:
+    """SHA-256 of JSON values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

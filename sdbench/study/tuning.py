@@ -5,28 +5,28 @@ For a study it is found on images that are not in it: of its prompts, with other
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from sdbench.models.pipeline import Pipeline
 from sdbench.records.files import first_line
-from sdbench.study.call import call_arguments
-from sdbench.study.study import Study
-from sdbench.study.units import Unit
-from sdbench.variants.adapters import applied
+from sdbench.records.names import split_name
+from sdbench.study.call import Call, generate
+from sdbench.study.study import Generation, Pairs, Study
 from sdbench.variants.controls import matched_schedules
-from sdbench.variants.registry import Variant, parse
+from sdbench.variants.grammar import parse
+from sdbench.variants.variant import Variant
 
-GRID = 8  # scales from none to the whole that are run; those in between are on the lines through their latents
+GRID = 8  # scales that are run, from none to the whole; others lie between their latents
+CONSTANT = "scale"  # the method whose variants are found here
 PAIRS = 16  # that a study tunes on, at most
-Pairs = tuple[tuple[str, str, int], ...]
 
 
-def with_tuned_scales(study: Study, pipe: Any) -> Study:
+def with_tuned_scales(study: Study, pipe: Pipeline) -> Study:
     """A study with its last controls: for each schedule the constant scale that comes nearest to it.
 
     Args:
@@ -37,15 +37,33 @@ def with_tuned_scales(study: Study, pipe: Any) -> Study:
         ValueError: a call of the search failed.
     """
     try:
-        found = nearest_scales(pipe, study, tunable(study), _other_pairs(study)).values()
+        nearest = nearest_scales(
+            pipe,
+            study,
+            tunable(study),
+            _other_pairs(study),
+            sequential=study.guidance_execution == "sequential",
+        )
     except (ValueError, OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise ValueError(
             f"no control could be tuned: {type(error).__name__}: {first_line(error)}"
         ) from error
-    names = [f"scale:{scale:g}" for scale in found if scale is not None]
-    return replace(study, variants=tuple(dict.fromkeys((*study.variants, *names))))
+    return with_scales(study, [scale for scale in nearest.values() if scale is not None])
+
+
+def with_scales(study: Study, scales: Iterable[float]) -> Study:
+    """A study with constant scales among its variants, each once."""
+    names = dict.fromkeys(f"{CONSTANT}:{scale:g}" for scale in scales)
+    new = [parse(name) for name in names if name not in study.variant_names]
+    return replace(study, variants=(*study.variants, *new))
+
+
+def constant_scales(names: Iterable[str]) -> list[float]:
+    """The scales of those names that stand for full guidance at a constant scale."""
+    kinds = [split_name(name) for name in names]
+    return [float(argument or "nan") for kind, argument in kinds if kind == CONSTANT]
 
 
 def tunable(study: Study) -> list[Variant]:
@@ -60,36 +78,46 @@ def tuning_rows(study: Study) -> float:
     matched = tunable(study)
     tops = {variant.guidance_scale or study.guidance_scale for variant in matched}
     grid = len(tops) * (2 * GRID + 1) * study.num_steps
-    return len(_other_pairs(study)) * (
-        grid + sum(variant.rule(study.num_steps).nfe for variant in matched)
-    )
+    own = sum(variant.rule(study.num_steps).nfe for variant in matched)
+    return len(_other_pairs(study)) * (grid + own)
 
 
 def nearest_scales(
-    pipe: Any, study: Study, variants: Sequence[Variant], pairs: Pairs
+    pipe: Pipeline,
+    generation: Generation,
+    variants: Sequence[Variant],
+    pairs: Pairs,
+    *,
+    sequential: bool = False,
 ) -> dict[str, float | None]:
     """The constant scale whose latents are nearest to each variant's, by mean squared distance over some pairs.
 
     Args:
         pipe: a guided pipeline.
-        study: its steps, scale, batch and further arguments.
+        generation: its steps, scale, batch and further arguments.
         variants: each is compared with scales up to its own.
         pairs: (prompt_id, prompt, seed) to tune on.
+        sequential: evaluate the two halves of a guided step one after the other.
 
     Returns:
         By the variant's name, to a tenth; None where no guidance, or the whole scale, is the nearest.
     """
+
+    def latents(variant: Variant) -> Float[np.ndarray, " values"]:
+        return _latents(pipe, generation, variant, pairs, sequential=sequential)
+
     lines: dict[float, Float[np.ndarray, "points values"]] = {}
-    found: dict[str, float | None] = {}
+    scale_of: dict[str, float | None] = {}
     for variant in variants:
-        top = variant.guidance_scale or study.guidance_scale
+        top = variant.guidance_scale or generation.guidance_scale
         scales = np.linspace(1.0, top, GRID + 1)
         if top not in lines:
-            constant = ["unguided", *(f"scale:{scale:f}" for scale in scales[1:])]
-            lines[top] = np.stack([_latents(pipe, study, parse(name), pairs) for name in constant])
-        told = round(nearest(lines[top], scales, _latents(pipe, study, variant, pairs)), 1)
-        found[variant.name] = told if 1.0 < told < top else None
-    return found
+            constant = ["unguided", *(f"{CONSTANT}:{scale:f}" for scale in scales[1:])]
+            lines[top] = np.stack([latents(parse(name)) for name in constant])
+
+        scale = round(nearest(lines[top], scales, latents(variant)), 1)
+        scale_of[variant.name] = scale if 1.0 < scale < top else None
+    return scale_of
 
 
 def nearest(
@@ -104,26 +132,26 @@ def nearest(
         places: the number that each stands for; between two of them it is interpolated.
         target: as long as a point.
     """
-    starts, pieces = line[:-1], np.diff(line, axis=0)
-    along = ((target - starts) * pieces).sum(axis=1) / np.maximum(
-        (pieces**2).sum(axis=1), np.finfo(float).tiny
-    )
+    starts = line[:-1]
+    pieces = np.diff(line, axis=0)
+    squared_lengths = np.maximum((pieces**2).sum(axis=1), np.finfo(float).tiny)
+    along = ((target - starts) * pieces).sum(axis=1) / squared_lengths
     along = np.clip(along, 0.0, 1.0)
+
     away = ((starts + along[:, None] * pieces - target) ** 2).sum(axis=1)
     piece = int(np.argmin(away))
     return float(places[piece] + along[piece] * (places[piece + 1] - places[piece]))
 
 
 def _latents(
-    pipe: Any, study: Study, variant: Variant, pairs: Pairs
+    pipe: Pipeline, generation: Generation, variant: Variant, pairs: Pairs, *, sequential: bool
 ) -> Float[np.ndarray, " values"]:
-    sequential = study.guidance_execution == "sequential"
-    found: list[torch.Tensor] = []
-    for start in range(0, len(pairs), study.batch):
-        unit = Unit(study, variant, pairs[start : start + study.batch], 0, "warmup")
-        with applied(pipe, variant, guidance_scale=unit.guidance_scale, sequential=sequential):
-            found.append(pipe(**call_arguments(study, unit, pipe), output_type="latent").images)
-    return torch.cat(found).flatten().double().cpu().numpy()
+    """The latents of all pairs, as one long vector."""
+    parts = []
+    for start in range(0, len(pairs), generation.batch):
+        call = Call(generation, variant, pairs[start : start + generation.batch])
+        parts.append(generate(pipe, call, output="latent", sequential=sequential))
+    return torch.cat(parts).flatten().double().cpu().numpy()
 
 
 def _other_pairs(study: Study) -> Pairs:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import NamedTuple
 
-from sdbench.records.names import BASELINE
 from sdbench.records.store import SCHEMA_VERSION
-from sdbench.study.study import Study, digest
-from sdbench.variants.registry import Variant, parse
+from sdbench.study.call import Call
+from sdbench.study.study import Pairs, Study, digest
+from sdbench.variants.variant import Variant
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Unit:
 
     study: Study
     variant: Variant
-    pairs: tuple[tuple[str, str, int], ...]
+    pairs: Pairs
     repeat: int
     phase: str
 
@@ -32,21 +33,16 @@ class Unit:
         return digest([_code_version(), SCHEMA_VERSION, *call])[:16]
 
     @property
-    def num_steps(self) -> int:
-        """Steps asked of the pipeline."""
-        return self.variant.num_steps or self.study.num_steps
-
-    @property
-    def guidance_scale(self) -> float:
-        """Scale asked of the pipeline."""
-        return self.variant.guidance_scale or self.study.guidance_scale
+    def call(self) -> Call:
+        """What the pipeline is asked for."""
+        return Call(self.study, self.variant, self.pairs)
 
     @property
     def keeps_images(self) -> bool:
-        """Images repeat exactly, so the first repeat's are kept, and the baseline's second for the noise floor."""
-        return self.phase == "measured" and (
-            self.repeat == 0 or (self.repeat == 1 and self.variant.name == BASELINE)
-        )
+        """Images repeat exactly: the first repeat's are kept, and the baseline's second for the noise floor."""
+        if self.phase != "measured":
+            return False
+        return self.repeat == 0 or (self.repeat == 1 and self.variant.is_baseline)
 
 
 @cache
@@ -80,40 +76,42 @@ def parse_shard(text: str) -> Shard:
 def units(study: Study, shard: Shard | None = None) -> list[Unit]:
     """All calls in the order in which they run.
 
-    Variants are interleaved within a repeat and their order is rotated from repeat to repeat, so that neither a drift
-    of the machine nor a place in the order favours one of them. Warm-ups run the first batch of every size: the others
-    have nothing left to warm, and as much memory.
+    Variants are interleaved within a repeat, and their order is rotated from repeat to repeat. So neither a
+    drift of the machine nor a place in the order favours one of them. Warm-ups run the first batch of every
+    size: the others have nothing left to warm, and take the same memory.
 
     Args:
         study: to run.
-        shard: only this part: of n, every n-th batch with all its calls, so that what is compared stays together. Every
-            shard warms up by the study's own warm-ups, which are then the same calls in each.
+        shard: only this part: of n, every n-th batch with all its calls, so that what is compared stays
+            together. Every shard warms up by the study's own warm-ups, which are then the same calls in each.
 
     Raises:
         ValueError: more shards than batches.
     """
-    variants = [parse(text) for text in study.variants]
     pairs = study.pairs
     batches = [tuple(pairs[i : i + study.batch]) for i in range(0, len(pairs), study.batch)]
     first_of_size = {len(batch): batch for batch in reversed(batches)}
+
     if shard is not None:
         if shard.total > len(batches):
             raise ValueError(
                 f"{shard.total} shards are more than the study's {len(batches)} batches of pairs"
             )
         batches = batches[shard.number - 1 :: shard.total]
+
     sizes = dict.fromkeys(map(len, batches))
-    order = []
     warmups = [first_of_size[size] for size in sizes]
-    for phase, repeats, run in (
-        ("warmup", study.warmups, warmups),
-        ("measured", study.repeats, batches),
-    ):
-        for repeat in range(repeats):
-            turn = repeat % len(variants)
-            for batch in run:
-                order += [
-                    Unit(study, variant, batch, repeat, phase)
-                    for variant in variants[turn:] + variants[:turn]
-                ]
-    return order
+    return [
+        *_in_turns(study, warmups, "warmup", study.warmups),
+        *_in_turns(study, batches, "measured", study.repeats),
+    ]
+
+
+def _in_turns(study: Study, batches: list[Pairs], phase: str, repeats: int) -> Iterator[Unit]:
+    """The calls of one phase."""
+    variants = study.variants
+    for repeat in range(repeats):
+        turn = repeat % len(variants)
+        rotated = variants[turn:] + variants[:turn]
+        for batch in batches:
+            yield from (Unit(study, variant, batch, repeat, phase) for variant in rotated)

@@ -1,7 +1,7 @@
 """A student in a pipeline: its weights are fused into the denoiser for a while, and the base is restored bitwise.
 
-A student is what `sdbench.distill` writes: a folder with a LoRA in safetensors, or a whole denoiser, and a card. Any
-other LoRA file that the pipeline can load works too; nothing is known of it, so nothing is checked.
+A student is what `sdbench.distill` writes: a folder with a LoRA in safetensors, or a whole denoiser, and a
+card. Any other LoRA file that the pipeline can load works too. Nothing is known of it, so nothing is checked.
 """
 
 from __future__ import annotations
@@ -12,88 +12,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from sdbench.models.registry import own_adapter
-from sdbench.models.students import (
+from sdbench.models.guidance_embedding import embedded, load_projection, remove_projection
+from sdbench.models.pipeline import Pipeline
+from sdbench.models.student_layers import (
     ADAPTER,
+    KeptWeights,
+    fuse,
+    load_lora,
+    low_rank,
+    read_weights,
+)
+from sdbench.models.students import (
     DENOISER_FILE,
     EMBEDDING_FILE,
     LORA_FILE,
-    KeptWeights,
     check_base,
-    embedded,
-    fuse,
-    load_lora,
-    load_projection,
-    low_rank,
     read_card,
-    read_weights,
-    remove_projection,
     strength_at,
-    told_by_guidance,
+    uses_guidance_input,
 )
 from sdbench.records.files import first_line
-from sdbench.variants.external import ACCELERATORS, accelerated
-from sdbench.variants.guidance import call_replaced, denoiser_of, guided_by
-from sdbench.variants.registry import Variant
+from sdbench.variants.denoisers import denoiser_of
+from sdbench.variants.hooks import call_replaced
 from sdbench.variants.rows import first_tensor
-from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule
-from sdbench.variants.trace import Listener, Step, Trace
+from sdbench.variants.schedule import ScheduleRule
+from sdbench.variants.trace import Listener, Step
 
 
-@contextmanager
-def applied(
-    pipe: Any,
-    variant: Variant,
-    *,
-    guidance_scale: float,
-    listeners: Sequence[Listener] = (),
-    sequential: bool = False,
-) -> Iterator[Trace]:
-    """Run a pipeline as a variant says: with its student's weights and accelerator, if it has them, and guided its way.
+class Turns(Listener):
+    """Has the student's layers on in unguided steps only: the base is guided, and the student is not.
 
     Args:
-        pipe: a guided diffusers pipeline.
-        variant: what to carry out; its number of steps and its scale are the caller's to ask for.
-        guidance_scale: w that is asked for.
-        listeners: as `guided_by` takes them.
-        sequential: as `guided_by` takes it.
-
-    Raises:
-        ValueError: as `student_in`, `accelerated` and `guided_by` say; an accelerator with halves one after the other.
+        denoiser: with the layers.
+        rule: says which steps are guided.
     """
-    listeners = list(listeners)
-    with ExitStack() as undo:
-        if variant.student is not None:
-            file = Path(variant.student or weights_file(own_adapter(pipe), of_lora=True))
-            turns = (
-                None
-                if variant.rule == GuidanceSchedule.none
-                else _InTurn(denoiser_of(pipe), variant.rule)
-            )
-            undo.enter_context(student_in(pipe, file, guidance_scale=guidance_scale, turns=turns))
-            if turns is not None:
-                listeners.insert(0, turns)
-        schedule: Any = variant.rule if variant.policy is None else variant.policy(guidance_scale)
-        if variant.accelerator is not None:
-            name, number = variant.accelerator
-            if sequential:
-                raise ValueError(
-                    f"{name} keeps what one call computed, so both halves must be in it"
-                )
-            undo.enter_context(accelerated(pipe, name, number))
-            schedule = None if ACCELERATORS[name].guides else schedule
-        yield undo.enter_context(
-            guided_by(pipe, schedule, listeners=listeners, sequential=sequential)
-        )
-
-
-class _InTurn(Listener):
-    """Has the student's layers on in unguided steps only, so that the base is guided and the student is not."""
 
     def __init__(self, denoiser: Any, rule: ScheduleRule) -> None:
-        self.denoiser, self.rule = denoiser, rule
+        """Start with the layers on, as they are loaded."""
+        self.denoiser = denoiser
+        self.rule = rule
         self.mask: tuple[bool, ...] = ()
         self.on = True
 
@@ -110,19 +70,20 @@ class _InTurn(Listener):
 
 @contextmanager
 def student_in(
-    pipe: Any, file: str | Path, *, guidance_scale: float, turns: _InTurn | None = None
+    pipe: Pipeline, file: str | Path, *, guidance_scale: float, turns: Turns | None = None
 ) -> Iterator[None]:
     """Give a pipeline's denoiser a student's weights; afterwards every weight is bitwise as it was.
 
     Args:
         pipe: a diffusers pipeline.
-        file: the weights, as `weights_file` finds them; a card beside them is held against the pipeline.
-        guidance_scale: w that is asked for; a student made for another one is refused, one made for a range is told it.
-        turns: switches the layers of a LoRA, which then stay beside the weights. Without it they are added to the
-            weights, so that a step costs what it costs without a LoRA; what they change is kept on disk meanwhile.
+        file: the weights, as `weights_file` finds them; a card next to them is held against the pipeline.
+        guidance_scale: w that is asked for. A student of another scale is refused; one of a range is given w.
+        turns: switches the layers of a LoRA, which then stay next to the weights. Without it they are added
+            to the weights, so that a step costs what it costs without a LoRA; what they change is kept on
+            disk meanwhile.
 
     Raises:
-        ValueError: weights for another base or another w, or that do not fit; a pipeline with adapters of its own.
+        ValueError: weights for another base or another w, or that do not fit; a pipeline that has adapters.
     """
     file = Path(file)
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
@@ -130,72 +91,95 @@ def student_in(
         raise ValueError(
             f"{type(pipe).__name__} already has adapters loaded: fuse or unload them first"
         )
-    share = strength_at(file, read_card(file), guidance_scale)
+    strength = strength_at(file, read_card(file), guidance_scale)
     check_base(denoiser_of(pipe), file)
-    if file.name == DENOISER_FILE:
-        with _kept(list(denoiser_of(pipe).parameters())):
-            try:
-                denoiser_of(pipe).load_state_dict(read_weights(file))
-            except RuntimeError as error:
-                kind = type(denoiser_of(pipe)).__name__
-                raise ValueError(f"'{file}' does not fit a {kind}: {first_line(error)}") from None
-            yield
-        return
+
+    with ExitStack() as undo:
+        if file.name == DENOISER_FILE:
+            undo.enter_context(_whole_denoiser(denoiser_of(pipe), file))
+        else:
+            layers = undo.enter_context(_low_rank_layers(pipe, modules, file))
+            undo.enter_context(_given_its_scale(pipe, file, guidance_scale, turns))
+            if turns is None:
+                undo.enter_context(_fused(pipe, layers, strength))
+            else:
+                for layer in layers:
+                    layer.set_scale(ADAPTER, strength)
+        yield
+
+
+@contextmanager
+def _whole_denoiser(denoiser: nn.Module, file: Path) -> Iterator[None]:
+    """Every weight of a denoiser from a file."""
+    with _kept(list(denoiser.parameters())):
+        try:
+            denoiser.load_state_dict(read_weights(file))
+        except RuntimeError as error:
+            kind = type(denoiser).__name__
+            raise ValueError(f"'{file}' does not fit a {kind}: {first_line(error)}") from None
+        yield
+
+
+@contextmanager
+def _low_rank_layers(pipe: Any, modules: Sequence[nn.Module], file: Path) -> Iterator[list[Any]]:
+    """The layers of a LoRA, loaded next to a pipeline's weights."""
     if not hasattr(pipe, "load_lora_weights"):
         raise ValueError(f"{type(pipe).__name__} takes no LoRA")
     with ExitStack() as undo:
+        # peft freezes what it is put on
         for weight in (weight for module in modules for weight in module.parameters()):
-            undo.callback(
-                weight.requires_grad_, weight.requires_grad
-            )  # peft freezes what it is put on
+            undo.callback(weight.requires_grad_, weight.requires_grad)
         undo.callback(pipe.unload_lora_weights)
+
         load_lora(pipe, file)
         layers = low_rank(modules)
         if not layers:
             raise ValueError(f"the adapter '{file}' fits no layer of {type(pipe).__name__}")
-        undo.enter_context(
-            _told_its_way(pipe, file, guidance_scale, when=lambda: turns is None or turns.on)
-        )
-        if turns is None:
-            undo.enter_context(
-                _kept(
-                    [weight for layer in layers for weight in layer.get_base_layer().parameters()]
-                )
-            )
-            fuse(layers, share)
-            pipe.unload_lora_weights()
-        else:
-            for layer in layers:
-                layer.set_scale(ADAPTER, share)
+        yield layers
+
+
+@contextmanager
+def _fused(pipe: Any, layers: Sequence[Any], strength: float) -> Iterator[None]:
+    """The layers of a LoRA added to the weights, and gone themselves."""
+    bases = [weight for layer in layers for weight in layer.get_base_layer().parameters()]
+    with _kept(bases):
+        fuse(layers, strength)
+        pipe.unload_lora_weights()
         yield
 
 
 @contextmanager
-def _told_its_way(
-    pipe: Any, file: Path, guidance_scale: float, *, when: Callable[[], bool]
+def _given_its_scale(
+    pipe: Pipeline, file: Path, guidance_scale: float, turns: Turns | None
 ) -> Iterator[None]:
-    """Tell a student of a range of scales w, by its projection or by the denoiser's own input."""
+    """Give w to a student of a range of scales, by its projection or by the denoiser's own input."""
     projection = file.with_name(EMBEDDING_FILE)
+    has_projection = projection.is_file()
+
+    def is_students_turn() -> bool:
+        return turns is None or turns.on
+
     with ExitStack() as undo:
-        if projection.is_file():
+        if has_projection:
             load_projection(pipe, denoiser_of(pipe), projection)
             undo.callback(remove_projection, denoiser_of(pipe))
-        if projection.is_file() or told_by_guidance(file):
-            undo.enter_context(
-                told(pipe, guidance_scale, by_guidance=not projection.is_file(), when=when)
+        if has_projection or uses_guidance_input(file):
+            given = given_scale(
+                pipe, guidance_scale, by_guidance=not has_projection, when=is_students_turn
             )
+            undo.enter_context(given)
         yield
 
 
 @contextmanager
-def told(
-    pipe: Any,
+def given_scale(
+    pipe: Pipeline,
     guidance_scale: float,
     *,
     by_guidance: bool = False,
     when: Callable[[], bool] = lambda: True,
 ) -> Iterator[None]:
-    """Tell every call of a denoiser w.
+    """Give w to every call of a denoiser.
 
     Args:
         pipe: of the denoiser; it knows nothing of this, and guides as before.
@@ -203,18 +187,18 @@ def told(
         by_guidance: as the denoiser's own input; else as the embedding that it has a projection of.
         when: whether a call is the student's.
     """
-    known: dict[int, Tensor] = {}  # by number of rows: made once, so that no step waits for it
+    # By number of rows, made once: otherwise a step would wait for it.
+    inputs: dict[int, Float[Tensor, "rows ..."]] = {}
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if when():
                 sample = first_tensor((args, kwargs))
-                if len(sample) not in known:
-                    scale = torch.full((len(sample),), guidance_scale)
-                    known[len(sample)] = (scale if by_guidance else embedded(pipe, scale)).to(
-                        sample
-                    )
-                kwargs["guidance" if by_guidance else "timestep_cond"] = known[len(sample)]
+                rows = len(sample)
+                if rows not in inputs:
+                    scale = torch.full((rows,), guidance_scale)
+                    inputs[rows] = (scale if by_guidance else embedded(pipe, scale)).to(sample)
+                kwargs["guidance" if by_guidance else "timestep_cond"] = inputs[rows]
             return original(*args, **kwargs)
 
         return call
@@ -243,7 +227,7 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
 
 
 @contextmanager
-def _kept(weights: Sequence[Tensor]) -> Iterator[None]:
+def _kept(weights: Sequence[Shaped[Tensor, "..."]]) -> Iterator[None]:
     kept = KeptWeights(weights)
     try:
         yield

@@ -1,26 +1,24 @@
 """Branches: many guidance schedules of the same images at once, as the rows of one pipeline call.
 
-Rows of one image whose masks agree so far hold the same latent, so each group of them is evaluated once and its
-prediction given to all. The trunk, the guided trajectory of an image, is kept step by step: a branch leaves it at its
-first unguided step, where both predictions are known already, and a later call with further masks evaluates the trunk
-no more. What calls this is the seam in `guidance.py`; which masks are of interest is decided in `study/sensitivity.py`.
+Rows of one image whose masks agree so far hold the same latent. So each group of them is evaluated once, and
+its prediction is given to all. The trunk, the guided trajectory of an image, is kept step by step. A branch
+leaves it at its first unguided step, where both predictions are known already. A later call with further
+masks does not evaluate the trunk again. Which masks are of interest is decided in `experiments/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdbench.variants.rows import first_tensor, map_tensors, select, tensors
+from sdbench.variants.policy import Half, Loop, Policy, require_length
 from sdbench.variants.schedule import Mask
-
-Half = Literal["uncond", "cond"]
-Evaluate = Callable[[Any, Any, int], Any]
+from sdbench.variants.trace import Step
 
 
 @dataclass
@@ -36,7 +34,7 @@ class Trunk:
         return len(self.uncond) >= steps
 
 
-class Branches:
+class Branches(Policy):
     """The masks that the rows of a call follow, and what has to be evaluated for them.
 
     The call has `images * len(masks)` rows, all masks of the first image first. An object serves one call.
@@ -54,6 +52,8 @@ class Branches:
         ValueError: no mask, masks of different lengths, a mask twice, or a trunk that no mask fills.
     """
 
+    isolated = True
+
     def __init__(self, masks: Sequence[Mask], images: int, trunk: Trunk, *, max_rows: int) -> None:
         """Check that masks and trunk fit each other."""
         if len({len(mask) for mask in masks}) != 1:
@@ -62,7 +62,11 @@ class Branches:
             raise ValueError("a mask is there twice")
         if max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, not {max_rows}")
-        self.masks, self.images, self.trunk, self.max_rows = tuple(masks), images, trunk, max_rows
+
+        self.masks = tuple(masks)
+        self.images = images
+        self.trunk = trunk
+        self.max_rows = max_rows
         self.length = len(masks[0])
         full = (True,) * self.length
         if not trunk.is_known(self.length) and full not in self.masks:
@@ -70,9 +74,10 @@ class Branches:
                 "the trunk is not known: the mask that guides every step must be among the masks"
             )
         self.rows = [0] * len(masks)
-        self._found: dict[
-            tuple[Half, int], Tensor
-        ] = {}  # of the step in progress, by the first mask of each group
+        # Of the step in progress: masks whose rows were asked for, and predictions by the first mask of each group.
+        self._step = -1
+        self._wanted: dict[Half, list[int]] = {}
+        self._found: dict[tuple[Half, int], Float[Tensor, "images ..."]] = {}
 
     def evaluations(self, step: int) -> dict[Half, list[int]]:
         """The masks whose row has to be evaluated at a step, for each half; others share theirs or the trunk's."""
@@ -85,58 +90,65 @@ class Branches:
                 wanted["uncond"].append(first)
         return wanted
 
-    def guided(self, step: int) -> bool:
+    def begins(self, loop: Loop) -> None:
+        """Hold the masks against the loop.
+
+        Raises:
+            ValueError: masks of another length, or a call with other rows than one for each image and mask.
+        """
+        super().begins(loop)
+        require_length(self.length, loop)
+        if loop.images != self.images * len(self.masks):
+            raise ValueError(f"the call has {loop.images} rows, not one for each image and mask")
+
+    def is_guided(self, step: int) -> bool:
         """Whether any branch is guided at a step."""
         return any(mask[step] for mask in self.masks)
 
-    def evaluate(
-        self, step: int, half: Half | None, evaluate: Evaluate, args: Any, kwargs: Any
-    ) -> Any:
-        """Fill the output of a denoiser call by evaluating as few of its rows as the masks need.
+    def wanted(self, step: int, half: Half) -> list[int]:
+        """One row of every group for each image: those of the first mask, then those of the next."""
+        firsts = self.evaluations(step)[half]
+        self._wanted[half] = firsts
+        return [image * len(self.masks) + first for first in firsts for image in range(self.images)]
 
-        Args:
-            step: index in the loop.
-            half: which prediction the call is for, of a pipeline that guides by two calls, the conditional one first;
-                None for one call with the unconditional rows before the conditional ones.
-            evaluate: runs the denoiser on arguments that have the given number of rows.
-            args: of the pipeline's call.
-            kwargs: of the pipeline's call.
-        """
-        rows = self.images * len(self.masks)
-        offsets: dict[Half, int] = {"uncond": 0, "cond": rows} if half is None else {half: 0}
-        if half != "uncond":
-            self._found = {}
-        wanted = [(part, first) for part in offsets for first in self.evaluations(step)[part]]
-        index = [
-            offsets[part] + image * len(self.masks) + first
-            for part, first in wanted
-            for image in range(self.images)
-        ]
-        outputs = []
-        for start in range(0, len(index), self.max_rows):
-            chosen = index[start : start + self.max_rows]
-            part_args, part_kwargs = select((args, kwargs), rows * len(offsets), chosen)
-            out = self.trunk.form = evaluate(part_args, part_kwargs, len(chosen))
-            if sum(1 for _ in tensors(out)) != 1:
-                raise ValueError(
-                    "the denoiser returns more than one tensor, so its rows cannot be told apart"
-                )
-            outputs.append(first_tensor(out))
-        if wanted:
-            self._found |= zip(wanted, torch.cat(outputs).split(self.images), strict=True)
-        for _, first in wanted:
-            self.rows[first] += self.images
-        spread = torch.cat([self._spread(part, step) for part in offsets])
-        return map_tensors(self.trunk.form, lambda _: spread)
+    def denoiser_ends(self, step: Step) -> None:
+        """Keep the output, which is filled where a later call evaluates nothing."""
+        self.trunk.form = step.output
 
-    def _spread(self, half: Half, step: int) -> Float[Tensor, "rows ..."]:
+    @property
+    def form(self) -> Any:
+        """An output of the denoiser, to be filled."""
+        return self.trunk.form
+
+    def passed(
+        self,
+        step: int,
+        half: Half,
+        evaluated: Mapping[Half, Float[Tensor, "evaluated ..."]],
+        cond: Float[Tensor, "rows ..."] | None,
+    ) -> Float[Tensor, "rows ..."]:
         """Each row's prediction: its group's; of an unguided row the conditional one in both halves."""
-        values: list[Tensor] = [torch.empty(0)] * len(self.masks)
+        self._keep(step, evaluated)
+        predictions: dict[int, Float[Tensor, "images ..."]] = {}
         for first, members in self._groups(step).items():
             for member in members:
-                part: Half = half if self.masks[member][step] else "cond"
-                values[member] = self._prediction(part, first, step)
-        return torch.stack(values, dim=1).flatten(0, 1)
+                source: Half = half if self.masks[member][step] else "cond"
+                predictions[member] = self._prediction(source, first, step)
+        in_order = [predictions[member] for member in range(len(self.masks))]
+        return torch.stack(in_order, dim=1).flatten(0, 1)
+
+    def _keep(self, step: int, evaluated: Mapping[Half, Float[Tensor, "evaluated ..."]]) -> None:
+        """Sort what was evaluated by half and group."""
+        if step != self._step:
+            self._step = step
+            self._found = {}
+        for half, rows in evaluated.items():
+            if half not in self._wanted:  # kept when the other half was asked for
+                continue
+            firsts = self._wanted.pop(half)
+            for first, prediction in zip(firsts, rows.split(self.images), strict=True):
+                self._found[half, first] = prediction
+                self.rows[first] += self.images
 
     def _prediction(self, half: Half, first: int, step: int) -> Float[Tensor, "images ..."]:
         if not self._on_trunk(first, step):

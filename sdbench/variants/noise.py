@@ -54,6 +54,29 @@ def noise_to_signal(
     return ((1 - kept) / kept).sqrt()
 
 
+def noise_levels(scheduler: Any, timestep: Any, iterations: int) -> tuple[list[float], list[float]]:
+    """Timestep and sigma of every iteration of a loop.
+
+    A loop may begin within the scheduler's steps. Schedulers that count say where; of others the timestep
+    does.
+
+    Args:
+        scheduler: a diffusers scheduler at the start of its loop.
+        timestep: with which the denoiser begins, a number or a tensor.
+        iterations: of the loop.
+    """
+    timesteps = scheduler.timesteps.tolist()
+    begin = getattr(scheduler, "begin_index", None)
+    if begin is None:
+        first = float(torch.as_tensor(timestep).flatten()[0])
+        begin = timesteps.index(first) if first in timesteps else 0
+
+    steps = range(begin, begin + iterations)
+    host = torch.device("cpu")
+    sigmas = [noise_to_signal(scheduler, timesteps[step], step, host) for step in steps]
+    return [float(timesteps[step]) for step in steps], [float(sigma) for sigma in sigmas]
+
+
 def clean_latent(
     scheduler: Any,
     prediction: Float[Tensor, "n ..."],

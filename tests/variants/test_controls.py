@@ -2,43 +2,48 @@ import pytest
 
 from sdbench.study.study import Study
 from sdbench.variants.controls import controls_of, matched_schedules
-from sdbench.variants.registry import parse
+from sdbench.variants.grammar import parse
 
 ALIKE = {"num_steps": 50}
 
 
+def names_of(names, **settings):
+    """The names of the controls of variants that are given by theirs."""
+    return [variant.name for variant in controls_of(map(parse, names), **settings)]
+
+
 def test_a_schedule_gets_every_control_at_its_work():
-    assert controls_of(["cfg", "last:20%"], **ALIKE) == ["unguided", "steps:45", "random:20%@0"]
+    assert names_of(["cfg", "last:20%"], **ALIKE) == ["unguided", "steps:45", "random:20%@0"]
 
 
 def test_odd_work_lies_between_two_numbers_of_steps():
-    assert controls_of(["cfg", "last:25"], **ALIKE)[1:3] == ["steps:37", "steps:38"]
+    assert names_of(["cfg", "last:25"], **ALIKE)[1:3] == ["steps:37", "steps:38"]
 
 
 def test_as_many_steps_as_the_study_has_are_no_control():
-    assert "steps:2" not in controls_of(["cfg", "last:1"], num_steps=2)
+    assert "steps:2" not in names_of(["cfg", "last:1"], num_steps=2)
 
 
 def test_a_student_is_compared_with_as_many_evaluations():
-    assert controls_of(["cfg", "lora"], **ALIKE) == ["unguided", "steps:25"]
+    assert names_of(["cfg", "lora"], **ALIKE) == ["unguided", "steps:25"]
 
 
 @pytest.mark.parametrize(
     "name", ["adaptive:0.99", "deepcache:3", "steps:30", "scale:3.0", "interval:0-5"]
 )
 def test_what_decides_its_own_work_has_none_but_no_guidance(name):
-    assert controls_of(["cfg", name], **ALIKE) == ["unguided"]
+    assert names_of(["cfg", name], **ALIKE) == ["unguided"]
 
 
 def test_controls_are_there_once():
     names = ["cfg", "unguided", "last:10", "first:10", "random:10@0"]
-    assert controls_of(names, **ALIKE) == ["steps:45"]
+    assert names_of(names, **ALIKE) == ["steps:45"]
 
 
 def test_a_study_with_controls_has_them_among_its_variants():
     fields = {"model": "mini-sd", "prompts": ["a"], "seeds": [0], "guidance_scale": 5.0} | ALIKE
     study = Study(variants=["cfg", "last:20%"], controls=True, **fields)
-    assert study.variants == ("cfg", "last:20%", "unguided", "steps:45", "random:20%@0")
+    assert study.variant_names == ("cfg", "last:20%", "unguided", "steps:45", "random:20%@0")
     assert Study.from_fields(study.as_json(), source="itself") == study
 
 
@@ -53,14 +58,14 @@ def test_a_constant_scale_is_a_control_for_what_guides_some_steps_alone():
         "random:5@0",
         "scale:3",
     ]
-    assert [each.name for each in matched_schedules(names, **ALIKE)] == [
+    assert [each.name for each in matched_schedules(map(parse, names), **ALIKE)] == [
         "last:25+scale:9",
         "first:10",
     ]
 
 
 def test_a_cached_offset_is_compared_with_as_many_evaluations():
-    assert controls_of(["cfg", "cached:5,from=12", "compressed:20^2"], **ALIKE) == [
+    assert names_of(["cfg", "cached:5,from=12", "compressed:20^2"], **ALIKE) == [
         "unguided",
         "steps:35",
     ]
@@ -68,7 +73,7 @@ def test_a_cached_offset_is_compared_with_as_many_evaluations():
 
 def test_a_share_stays_a_share_where_the_loop_is_longer():
     (name,) = (
-        name for name in controls_of(["cfg", "step-ag:40%"], **ALIKE) if name.startswith("random")
+        name for name in names_of(["cfg", "step-ag:40%"], **ALIKE) if name.startswith("random")
     )
     assert (
         parse(name).rule(99).mask.count(False)

@@ -16,6 +16,13 @@ from tests.tiny import run
 MASKS = {"on-off-on": [True, False, False, True], "none": [False] * 4}
 
 every_family = pytest.mark.parametrize("family", families.FAMILIES)
+OFTEN = {"sd", "sd3", "flux"}
+"""A UNet, a transformer and guidance by two calls: what is tried of every kind, not of every family."""
+
+
+def often(family, mask):
+    """A mask that goes off and on is tried on every family in every run."""
+    return [] if family in OFTEN or mask == "on-off-on" else [pytest.mark.slow]
 
 
 def checked(pipe, mask, *, two_calls=False, tolerance=1e-5):
@@ -51,8 +58,14 @@ def iterations(pipe):
     return len(trace.steps)
 
 
-@every_family
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize(
+    ("family", "mask"),
+    [
+        pytest.param(family, mask, marks=often(family, name), id=f"{family}-{name}")
+        for family in families.FAMILIES
+        for name, mask in MASKS.items()
+    ],
+)
 def test_every_family_obeys_every_mask(family, mask):
     pipe = families.make(family)
     checked(pipe, mask[: iterations(pipe)], two_calls=family in families.TWO_CALLS)

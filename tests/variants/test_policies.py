@@ -6,17 +6,13 @@ from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.hooks.faster_cache import _split_low_high_freq
 
-from sdbench.variants import policies
 from sdbench.variants.guidance import guided_by
-from sdbench.variants.policies import (
-    Adaptive,
-    CachedOffset,
-    Guider,
-    Interval,
-    Policy,
-    WeightSchedule,
-    frequencies,
-)
+from sdbench.variants.methods.adaptive import Adaptive
+from sdbench.variants.methods.cached import CachedOffset, frequencies
+from sdbench.variants.methods.guiders import Guider, guider
+from sdbench.variants.methods.interval import Interval
+from sdbench.variants.methods.rising_scale import WeightSchedule, cosine, linear
+from sdbench.variants.policy import Loop, Policy
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener, Unsupported
 from tests import tiny
@@ -84,18 +80,16 @@ def test_a_constant_weight_is_guidance_at_that_scale(make):
 @every_family
 def test_plain_guidance_by_a_guider_is_the_pipelines_own(make):
     pipe = make()
-    guider = Guider(
+    policy = Guider(
         lambda scale, flow: ClassifierFreeGuidance(guidance_scale=scale), scale_of(pipe)
     )
-    tiny.assert_same_latents(under(pipe, guider)[0], tiny.run(pipe), tolerance=1e-4)
+    tiny.assert_same_latents(under(pipe, policy)[0], tiny.run(pipe), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["apg", "cfg-zero", "tcfg"])
 def test_a_guider_changes_the_latents_and_no_evaluation(kind):
     pipe = tiny.stable_diffusion()
-    latents, steps = under(
-        pipe, Guider(lambda scale, flow: policies.guider(kind, scale, flow), 7.5)
-    )
+    latents, steps = under(pipe, Guider(lambda scale, flow: guider(kind, scale, flow), 7.5))
     assert steps["rows"].tolist() == [4] * 4
     assert torch.isfinite(latents).all()
     assert not torch.equal(latents, tiny.run(pipe))
@@ -103,19 +97,17 @@ def test_a_guider_changes_the_latents_and_no_evaluation(kind):
 
 def test_a_guided_prediction_is_what_the_guider_says():
     cond, uncond = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    policy = Guider(lambda scale, flow: policies.guider("tcfg", scale, flow), 3.0)
-    policy.begins(policies.Loop(4, (2, 4, 8, 8), [1.0] * 4, [1.0] * 4, tiny.scheduler(), False))
+    policy = Guider(lambda scale, flow: guider("tcfg", scale, flow), 3.0)
+    policy.begins(Loop(4, (2, 4, 8, 8), [1.0] * 4, [1.0] * 4, tiny.scheduler(), False))
     given = policy.unconditional(0, cond, uncond)
-    guider = policies.guider("tcfg", 3.0, False)
-    guider.set_state(step=0, num_inference_steps=4, timestep=None)
-    assert torch.allclose(
-        given + 3.0 * (cond - given), guider.forward(cond, uncond).pred, atol=1e-5
-    )
+    stock = guider("tcfg", 3.0, False)
+    stock.set_state(step=0, num_inference_steps=4, timestep=None)
+    assert torch.allclose(given + 3.0 * (cond - given), stock.forward(cond, uncond).pred, atol=1e-5)
 
 
 def test_the_zero_step_of_cfg_zero_is_for_flows():
-    assert policies.guider("cfg-zero", 3.0, True).zero_init_steps == 1
-    assert policies.guider("cfg-zero", 3.0, False).zero_init_steps == 0
+    assert guider("cfg-zero", 3.0, True).zero_init_steps == 1
+    assert guider("cfg-zero", 3.0, False).zero_init_steps == 0
 
 
 @every_family
@@ -131,7 +123,7 @@ def test_a_cached_step_costs_the_conditional_rows(make):
 
 def test_a_cached_step_reuses_the_last_difference():
     policy = CachedOffset(lambda steps: {0})
-    policy.begins(policies.Loop(2, (1, 4, 8, 8), [900.0, 500.0], [9.0, 1.0], None, False))
+    policy.begins(Loop(2, (1, 4, 8, 8), [900.0, 500.0], [9.0, 1.0], None, False))
     cond, uncond = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert policy.unconditional(0, cond, uncond) is None
     assert torch.allclose(policy.unconditional(1, 2 * cond, None), 2 * cond + (uncond - cond))
@@ -154,7 +146,7 @@ def test_frequencies_are_split_as_diffusers_splits_them():
 )
 def test_split_weights_depend_on_the_timestep(timestep, low_gain, high_gain):
     policy = CachedOffset(lambda steps: {0}, split=True)
-    policy.begins(policies.Loop(2, (1, 4, 16, 16), [999.0, timestep], [9.0, 1.0], None, False))
+    policy.begins(Loop(2, (1, 4, 16, 16), [999.0, timestep], [9.0, 1.0], None, False))
     cond, uncond = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     policy.unconditional(0, cond, uncond)
     low, high = frequencies(uncond - cond)
@@ -164,9 +156,7 @@ def test_split_weights_depend_on_the_timestep(timestep, low_gain, high_gain):
 
 def test_gains_add_up_until_the_next_refresh():
     policy = CachedOffset(lambda steps: {0, 3}, split=True)
-    policy.begins(
-        policies.Loop(4, (1, 4, 16, 16), [999.0, 500.0, 400.0, 350.0], [1.0] * 4, None, False)
-    )
+    policy.begins(Loop(4, (1, 4, 16, 16), [999.0, 500.0, 400.0, 350.0], [1.0] * 4, None, False))
     cond, uncond = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     policy.unconditional(0, cond, uncond)
     low, high = frequencies(uncond - cond)
@@ -181,10 +171,8 @@ def test_a_learned_variance_is_no_part_of_the_formula():
     cond, uncond = torch.randn(2, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     given = []
     for channels, part in ((4, slice(None)), (4, slice(4))):
-        policy = Guider(lambda scale, flow: policies.guider("apg", scale, flow), 3.0)
-        policy.begins(
-            policies.Loop(4, (2, channels, 8, 8), [1.0] * 4, [1.0] * 4, tiny.scheduler(), False)
-        )
+        policy = Guider(lambda scale, flow: guider("apg", scale, flow), 3.0)
+        policy.begins(Loop(4, (2, channels, 8, 8), [1.0] * 4, [1.0] * 4, tiny.scheduler(), False))
         given.append(policy.unconditional(0, cond[:, part], uncond[:, part]))
     assert torch.equal(given[0][:, :4], given[1])
     assert torch.equal(given[0][:, 4:], uncond[:, 4:])
@@ -261,7 +249,7 @@ def test_a_policy_serves_one_call_after_another():
 
 def test_weights_rise_and_keep_their_mean():
     runs = torch.linspace(0, 1, 101)
-    for rising in (policies.linear, policies.cosine):
+    for rising in (linear, cosine):
         scales = torch.tensor([rising(float(run), 5.0) for run in runs])
         assert (scales.diff() > 0).all()
         assert scales[0] == 1.0

@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers.utils import BaseOutput
 
-from sdbench.variants.guidance import fitted_scale, guided_by
+from sdbench.variants.fitted_scale import fitted_scale
+from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
 

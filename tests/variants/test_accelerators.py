@@ -6,12 +6,15 @@ import torch
 from diffusers import HeunDiscreteScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdbench.variants.adapters import applied
-from sdbench.variants.external import ACCELERATORS, accelerated
-from sdbench.variants.guidance import denoiser_of, guided_by
-from sdbench.variants.registry import ADDED, CONSTANT_ROWS, GUIDING, parse
+from sdbench.variants.accelerators import accelerated
+from sdbench.variants.applied import applied
+from sdbench.variants.denoisers import denoiser_of
+from sdbench.variants.grammar import parse
+from sdbench.variants.guidance import guided_by
+from sdbench.variants.methods.deepcache import deepcache
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Unsupported
+from sdbench.variants.variant import Accelerator
 from tests import tiny
 from tests.families import concatenated
 
@@ -20,14 +23,23 @@ every_unet = pytest.mark.parametrize("make", UNETS.values(), ids=UNETS)
 STEPS = 6
 
 
+def every(pipe, interval):
+    """DeepCache with any interval; that of 1, which keeps nothing, is not in the grammar."""
+    return accelerated(pipe, Accelerator("deepcache", lambda pipe: deepcache(pipe, interval)))
+
+
 def under(pipe, text, **changes):
-    """Latents, rows of every step and FLOPs of a call of a variant."""
-    with (
-        applied(pipe, parse(text), guidance_scale=7.5) as trace,
-        FlopCounterMode(display=False) as counter,
-    ):
+    """Latents and rows of every step of a call of a variant."""
+    with applied(pipe, parse(text), guidance_scale=7.5) as trace:
         latents = tiny.run(pipe, num_inference_steps=STEPS, **changes)
-    return latents, trace.steps["rows"].tolist(), counter.get_total_flops()
+    return latents, trace.steps["rows"].tolist()
+
+
+def counted(pipe, text):
+    """What a call of a variant gives, and its FLOPs."""
+    with FlopCounterMode(display=False) as counter:
+        latents, rows = under(pipe, text)
+    return latents, rows, counter.get_total_flops()
 
 
 @every_unet
@@ -36,10 +48,10 @@ def under(pipe, text, **changes):
 )
 def test_an_accelerator_saves_work_and_leaves_the_pipeline_as_found(make, text):
     pipe = make()
-    plain, _, work = under(pipe, "cfg")
+    plain, _, work = counted(pipe, "cfg")
     before = _attributes(pipe)
-    latents, _, flop = under(pipe, text)
-    again, _, _ = under(pipe, text)
+    latents, _, flop = counted(pipe, text)
+    again, _ = under(pipe, text)
     assert flop < work
     assert torch.isfinite(latents).all()
     assert torch.equal(latents, again)
@@ -60,7 +72,7 @@ def _attributes(pipe):
 @every_unet
 def test_a_cache_refreshed_in_every_step_changes_nothing(make):
     pipe = make()
-    with accelerated(pipe, "deepcache", 1):
+    with every(pipe, 1):
         assert torch.equal(tiny.run(pipe), pipe_alone := tiny.run(pipe))
     assert torch.equal(pipe_alone, tiny.run(pipe))
 
@@ -71,7 +83,7 @@ def test_kept_features_follow_the_rows_of_a_schedule(make):
     pipe = make()
     schedule = GuidanceSchedule.from_mask([True, False, True, True, False, False])
     found = []
-    for attach in (nullcontext(), accelerated(pipe, "deepcache", 1)):
+    for attach in (nullcontext(), every(pipe, 1)):
         with attach, guided_by(pipe, schedule) as trace:
             found.append(tiny.run(pipe, num_inference_steps=STEPS))
         assert trace.steps["guided"].tolist() == list(schedule.mask)
@@ -89,7 +101,7 @@ def test_features_are_kept_by_evaluations_whatever_the_scheduler_calls_a_step():
         return forward(*args, **kwargs)
 
     pipe.unet.mid_block.forward = counted
-    with accelerated(pipe, "deepcache", 3), guided_by(pipe, None) as trace:
+    with every(pipe, 3), guided_by(pipe, None) as trace:
         tiny.run(pipe, num_inference_steps=5)
     assert len(trace.steps) == 9
     assert len(whole) == 3
@@ -106,15 +118,16 @@ def test_nothing_is_kept_from_call_to_call(text):
 
 @every_unet
 def test_the_gate_drops_guidance(make):
-    _, rows, _ = under(make(), "tgate:3")
+    _, rows = under(make(), "tgate:3")
     assert rows == [4, 4, 4, 2, 2, 2]
 
 
 def test_after_an_exception_the_pipeline_is_as_before():
     pipe = tiny.stable_diffusion()
     plain = tiny.run(pipe)
-    for name in ("deepcache", "tgate"):
-        with pytest.raises(ZeroDivisionError), accelerated(pipe, name, 2):
+    for text in ("deepcache:2", "tgate:2"):
+        attached = accelerated(pipe, parse(text).accelerator)
+        with pytest.raises(ZeroDivisionError), attached:
             tiny.run(pipe, callback_on_step_end=lambda *_: 1 / 0)
     assert torch.equal(tiny.run(pipe), plain)
 
@@ -125,8 +138,8 @@ def test_after_an_exception_the_pipeline_is_as_before():
 )
 def test_caches_of_diffusers_run_on_the_transformers_they_know(text):
     pipe = tiny.flux()
-    plain, _, work = under(pipe, "cfg")
-    latents, rows, flop = under(pipe, text)
+    plain, _, work = counted(pipe, "cfg")
+    latents, rows, flop = counted(pipe, text)
     assert flop < work
     assert rows == [4] * STEPS
     assert torch.isfinite(latents).all()
@@ -181,9 +194,3 @@ def test_two_calls_for_one_step_are_refused():
     )
     with pytest.raises(ValueError, match="both halves must be in it"), running:
         pass
-
-
-def test_the_grammar_knows_every_accelerator():
-    assert set(ADDED) - {"lora", "scale"} == set(ACCELERATORS)
-    assert {name for name, kind in ACCELERATORS.items() if kind.guides} == set(GUIDING)
-    assert set(CONSTANT_ROWS) < set(ACCELERATORS)

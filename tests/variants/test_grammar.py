@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from sdbench.models.students import DENOISER_FILE, LORA_FILE
-from sdbench.variants import registry
-from sdbench.variants.registry import VARIANTS, VariantKind, parse, register_variant
+from sdbench.variants import grammar
+from sdbench.variants.grammar import VARIANTS, parse, register_variant
 from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.variant import Method, Variant
 
 
 def unguided(text, steps=50):
@@ -77,7 +78,7 @@ def test_a_schedule_can_have_a_scale_tuned_anew():
     variant = parse("last:20%+scale:6.5")
     assert variant.rule(50) == GuidanceSchedule.last(50, 10)
     assert variant.guidance_scale == 6.5
-    assert parse("last:20%+scale:6.5+deepcache:3").accelerator == ("deepcache", 3.0)
+    assert parse("last:20%+scale:6.5+deepcache:3").accelerator.name == "deepcache"
 
 
 @pytest.mark.parametrize(
@@ -135,12 +136,12 @@ def test_a_taken_name_is_refused():
 
 
 def test_a_registered_kind_is_read_and_listed(monkeypatch):
-    monkeypatch.setattr(registry, "VARIANTS", dict(VARIANTS))
-    kind = VariantKind(
+    monkeypatch.setattr(grammar, "VARIANTS", dict(VARIANTS))
+    kind = Method(
         "middle",
         "middle:N",
         "N steps",
-        lambda name, count: registry.Variant(name, GuidanceSchedule.none),
+        lambda name, count: Variant(name, GuidanceSchedule.none),
     )
     register_variant(kind)
     assert parse("middle:5").name == "middle:5"

@@ -1,0 +1,81 @@
+"""Checks of a study's fields: whatever a file or a caller may have given, one line says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+LARGEST = 1_000_000  # of any count: more is a slip, and would only be found when memory is full
+
+
+def listed(name: str, value: Any) -> tuple[Any, ...]:
+    """The entries of a list.
+
+    Raises:
+        ValueError: it is a single text, a mapping, or nothing that can be gone through.
+    """
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a list, not {value!r}")
+    return tuple(value)
+
+
+def entries(name: str, value: Any) -> tuple[Any, ...]:
+    """The entries of a list that holds at least one, and none twice.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    values = listed(name, value)
+    if not values:
+        raise ValueError(f"{name} must not be empty")
+    if len(set(map(repr, values))) < len(values):
+        raise ValueError(f"{name} holds an entry twice")
+    return values
+
+
+def require_texts(name: str, values: Iterable[Any]) -> None:
+    """Refuse a list that holds anything but texts with something in them."""
+    if any(not isinstance(value, str) or not value.strip() for value in values):
+        raise ValueError(f"{name} must be texts that are not empty")
+
+
+def require_text(name: str, value: Any) -> None:
+    """Refuse anything but a text with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} must be a text that is not empty, not {value!r}")
+
+
+def require_optional_text(name: str, value: Any) -> None:
+    """Refuse anything but a text, or None."""
+    if not isinstance(value, str | None):
+        raise ValueError(f"{name} must be a text, not {value!r}")
+
+
+def require_truth(name: str, value: Any) -> None:
+    """Refuse anything but true and false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, not {value!r}")
+
+
+def require_json(name: str, value: Any) -> None:
+    """Refuse an object that JSON cannot hold."""
+    try:
+        json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} must be an object of JSON values: {error}") from None
+
+
+def require_choice(name: str, value: Any, choices: Iterable[str | None]) -> None:
+    """Refuse what is not among some choices."""
+    if value not in choices:
+        existing = ", ".join(filter(None, choices))
+        raise ValueError(f"unknown {name} '{value}'; there are: {existing}")
+
+
+def require_whole(name: str, value: Any, *, minimum: int, maximum: int = LARGEST) -> None:
+    """Refuse anything but a whole number within bounds."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
+    if value > maximum:
+        raise ValueError(f"{name} must be a whole number of at most {maximum}, not {value!r}")

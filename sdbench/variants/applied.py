@@ -1,0 +1,72 @@
+"""A variant on a pipeline: its student's weights, its accelerator and its guidance, for the length of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sdbench.models.pipeline import Pipeline
+from sdbench.models.registry import own_adapter
+from sdbench.variants.accelerators import accelerated
+from sdbench.variants.adapters import Turns, student_in, weights_file
+from sdbench.variants.denoisers import denoiser_of
+from sdbench.variants.guidance import guided_by
+from sdbench.variants.policy import Policy
+from sdbench.variants.schedule import ScheduleRule
+from sdbench.variants.trace import Listener, Trace
+from sdbench.variants.variant import Variant
+
+
+@contextmanager
+def applied(
+    pipe: Pipeline,
+    variant: Variant,
+    *,
+    guidance_scale: float,
+    listeners: Sequence[Listener] = (),
+    sequential: bool = False,
+) -> Iterator[Trace]:
+    """Run a pipeline as a variant says; it is as before afterwards.
+
+    Args:
+        pipe: a guided diffusers pipeline.
+        variant: what to carry out; its number of steps and its scale are the caller's to ask for.
+        guidance_scale: w that is asked for.
+        listeners: as `guided_by` takes them.
+        sequential: as `guided_by` takes it.
+
+    Yields:
+        The trace of `guided_by`.
+
+    Raises:
+        ValueError: as `student_in`, `accelerated` and `guided_by` say; an accelerator with halves one after
+            the other.
+    """
+    listeners = list(listeners)
+    with ExitStack() as undo:
+        if variant.student is not None:
+            turns = None if variant.guides_none else Turns(denoiser_of(pipe), variant.rule)
+            file = Path(variant.student or weights_file(own_adapter(pipe), of_lora=True))
+            undo.enter_context(student_in(pipe, file, guidance_scale=guidance_scale, turns=turns))
+            if turns is not None:
+                listeners.insert(0, turns)
+
+        if variant.accelerator is not None:
+            if sequential:
+                name = variant.accelerator.name
+                raise ValueError(
+                    f"{name} keeps what one call computed, so both halves must be in it"
+                )
+            undo.enter_context(accelerated(pipe, variant.accelerator))
+
+        schedule = schedule_of(variant, guidance_scale)
+        guided = guided_by(pipe, schedule, listeners=listeners, sequential=sequential)
+        yield undo.enter_context(guided)
+
+
+def schedule_of(variant: Variant, guidance_scale: float) -> ScheduleRule | Policy | None:
+    """What decides a variant's steps; None where its accelerator does so itself."""
+    if variant.accelerator is not None and variant.accelerator.guides:
+        return None
+    return variant.rule if variant.policy is None else variant.policy(guidance_scale)

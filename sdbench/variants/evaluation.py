@@ -1,0 +1,146 @@
+"""The one path through a call of the denoiser: which rows are evaluated, and what the pipeline gets.
+
+What is wanted is the policy's to say. Nothing here knows of pipelines, schedulers or loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdbench.variants.policy import Half, Policy
+from sdbench.variants.rows import (
+    doubled,
+    first_tensor,
+    halves,
+    joined,
+    map_tensors,
+    select,
+    tensors,
+)
+from sdbench.variants.trace import Step
+
+Evaluate = Callable[[Any, Any, int], Any]
+"""Runs the denoiser on arguments (args, kwargs) that have the given number of rows."""
+Predictions = dict[Half, Float[Tensor, "rows ..."]]
+
+
+@dataclass(frozen=True)
+class DenoiserCall:
+    """What a pipeline asks of its denoiser at once.
+
+    Args:
+        step: that it is part of.
+        asked: the halves that it is for, in the order of their rows.
+        images: rows of a half.
+        arguments: args and kwargs, with the rows of all halves that are asked for.
+    """
+
+    step: Step
+    asked: tuple[Half, ...]
+    images: int
+    arguments: tuple[Any, Any]
+
+
+def answer(call: DenoiserCall, policy: Policy, evaluate: Evaluate, *, sequential: bool) -> Any:
+    """Evaluate the rows that a policy wants, and return what the pipeline gets.
+
+    Args:
+        call: of the denoiser.
+        policy: decides which rows are wanted, and what stands for the others.
+        evaluate: runs the denoiser, and leaves its output in the step.
+        sequential: evaluate the halves one after the other.
+
+    Raises:
+        ValueError: the denoiser returns several tensors under a policy that is not plain.
+    """
+    step = call.step
+    wanted = _wanted(call, policy)
+    outputs = []
+    for rows in _parts(call, wanted, policy.max_rows, sequential=sequential):
+        args, kwargs = _rows_of(call, rows)
+        outputs.append(evaluate(args, kwargs, len(rows)))
+    if not policy.plain and any(sum(1 for _ in tensors(out)) != 1 for out in outputs):
+        raise ValueError(
+            "the denoiser returns more than one tensor, so its rows cannot be told apart"
+        )
+    evaluated = _by_half(outputs, wanted)
+
+    # Of two calls in a step the conditional one comes first, so its prediction is known to the other.
+    cond = evaluated.get("cond") if step.cond is None else step.cond
+    replaced = {half: policy.passed(step.index, half, evaluated, cond) for half in call.asked}
+    passed = {
+        half: evaluated[half] if prediction is None else prediction
+        for half, prediction in replaced.items()
+    }
+    _note(step, policy, evaluated, passed)
+
+    if all(prediction is None for prediction in replaced.values()):
+        return outputs[0] if len(outputs) == 1 else joined(*outputs)
+    if "uncond" in passed and passed["uncond"] is cond:  # the same, whatever else the output holds
+        return doubled(step.output) if "cond" in call.asked else step.output
+    rows = torch.cat([passed[half] for half in call.asked])
+    return map_tensors(policy.form if step.output is None else step.output, lambda _: rows)
+
+
+def _wanted(call: DenoiserCall, policy: Policy) -> dict[Half, list[int]]:
+    """The rows of each half that are evaluated."""
+    wanted = {half: policy.wanted(call.step.index, half) for half in call.asked}
+    return {
+        half: list(range(call.images)) if rows is None else rows for half, rows in wanted.items()
+    }
+
+
+def _parts(
+    call: DenoiserCall, wanted: dict[Half, list[int]], max_rows: int | None, *, sequential: bool
+) -> list[list[int]]:
+    """The rows of each evaluation, counted from the first row of the call."""
+    by_half = [
+        [place * call.images + row for row in rows] for place, rows in enumerate(wanted.values())
+    ]
+    if sequential:
+        return [rows for rows in by_half if rows]
+
+    index = [row for rows in by_half for row in rows]
+    size = max_rows or max(1, len(index))
+    return [index[start : start + size] for start in range(0, len(index), size)]
+
+
+def _rows_of(call: DenoiserCall, chosen: list[int]) -> Any:
+    """The arguments with some rows only; halves are views."""
+    rows = len(call.asked) * call.images
+    if chosen == list(range(rows)):
+        return call.arguments
+    if chosen == list(range(rows // 2)):
+        return halves(call.arguments, rows)[0]
+    if chosen == list(range(rows // 2, rows)):
+        return halves(call.arguments, rows)[1]
+    return select(call.arguments, rows, chosen)
+
+
+def _by_half(outputs: list[Any], wanted: dict[Half, list[int]]) -> Predictions:
+    """The evaluated predictions; a half without any is left out."""
+    sizes = {half: len(rows) for half, rows in wanted.items() if rows}
+    predictions = [first_tensor(out) for out in outputs]
+
+    # Copied only where the evaluations were cut elsewhere than between the halves.
+    if [len(rows) for rows in predictions] != list(sizes.values()):
+        if len(predictions) > 1:
+            predictions = [torch.cat(predictions)]
+        predictions = list(predictions[0].split(list(sizes.values())))
+    return dict(zip(sizes, predictions, strict=True))
+
+
+def _note(step: Step, policy: Policy, evaluated: Predictions, passed: Predictions) -> None:
+    """Keep in the step what listeners may ask of it."""
+    step.cond = passed.get("cond", step.cond)
+    if "uncond" in passed:
+        step.given = passed["uncond"]
+        step.guided = policy.is_guided(step.index)
+        is_complete = len(evaluated.get("uncond", ())) == len(passed["uncond"])
+        step.uncond = evaluated["uncond"] if is_complete else None

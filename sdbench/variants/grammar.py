@@ -1,0 +1,94 @@
+"""The variant grammar: from a text such as `last:20%+lora` to a variant. No other module looks into a name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from sdbench.records.names import split_name
+from sdbench.variants.methods import all_methods
+from sdbench.variants.variant import GROUPS, Method, Variant
+
+VARIANTS: dict[str, Method] = {}
+"""Every method by its name, in the order of `GROUPS`."""
+
+
+def register_variant(method: Method) -> None:
+    """Add a method to the grammar.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if method.name in VARIANTS:
+        raise ValueError(f"variant '{method.name}' is already registered")
+    VARIANTS[method.name] = method
+
+
+def parse(text: str) -> Variant:
+    """Read one variant.
+
+    Raises:
+        ValueError: an unknown name (the message lists what exists) or an argument that does not fit.
+    """
+    text = text.strip()
+    if text.count("+") > len(_addable()):
+        raise ValueError(f"variant '{text}' adds more than there is to add")
+    together = _divided(text)
+    if together is None:
+        return _single(text)
+    return _combined(text, parse(together[0]), parse(together[1]))
+
+
+def methods_of(text: str) -> list[Method]:
+    """The methods of a variant's text, those behind plus signs last.
+
+    Raises:
+        KeyError: an unknown name.
+    """
+    together = _divided(text.strip())
+    if together is None:
+        return [VARIANTS[split_name(text.strip())[0]]]
+    return [*methods_of(together[0]), *methods_of(together[1])]
+
+
+def _addable() -> list[str]:
+    """What may stand behind a plus sign."""
+    return [name for name, method in VARIANTS.items() if method.add is not None]
+
+
+def _divided(text: str) -> tuple[str, str] | None:
+    """What stands before and behind the last plus sign; None without one (that of a window is none)."""
+    parts = re.fullmatch(rf"(.+)\+((?:{'|'.join(_addable())})(?::.+)?)", text)
+    return None if parts is None else (parts[1], parts[2])
+
+
+def _single(text: str) -> Variant:
+    """A variant without a plus sign."""
+    kind, argument = split_name(text)
+    if kind not in VARIANTS:
+        existing = ", ".join(method.grammar for method in VARIANTS.values())
+        raise ValueError(f"unknown variant '{text}'; there are: {existing}")
+
+    method = VARIANTS[kind]
+    try:
+        variant = method.build(text, argument)
+    except ValueError as error:
+        raise ValueError(f"variant '{text}': {error}") from None
+    is_control = method.group == "controls"
+    return replace(variant, kind=kind, argument=argument, is_control=is_control)
+
+
+def _combined(text: str, first: Variant, added: Variant) -> Variant:
+    """Two variants at once; what both together are is the added method's to say."""
+    add = VARIANTS[added.kind].add
+    assert add is not None
+    try:
+        both = add(first, added)
+    except ValueError as error:
+        raise ValueError(f"variant '{text}': {error}") from None
+    content = " ".join(filter(None, (first.content, added.content)))
+    return replace(both, name=text, content=content)
+
+
+for _method in sorted(all_methods(), key=lambda method: GROUPS.index(method.group)):
+    register_variant(_method)

@@ -1,0 +1,174 @@
+"""The caches that diffusers brings for transformers: each keeps what a block computed in an earlier step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sdbench.models.pipeline import Pipeline
+from sdbench.variants.accelerators import Attach, accelerator, add_accelerator
+from sdbench.variants.arguments import NUMBER, PERIOD
+from sdbench.variants.denoisers import denoisers_of
+from sdbench.variants.hooks import replaced
+from sdbench.variants.trace import Unsupported
+from sdbench.variants.variant import Method
+
+
+def _of_diffusers(
+    configure: Callable[[Any, float], Any],
+) -> Attach:
+    """A cache of diffusers' own, for the transformers that it knows."""
+
+    @contextmanager
+    def attach(pipe: Pipeline, number: float) -> Iterator[None]:
+        denoisers: list[Any] = denoisers_of(pipe)
+        denoiser, *others = denoisers
+        if others or not hasattr(denoiser, "enable_cache"):
+            raise Unsupported(f"diffusers has no caches for {type(denoiser).__name__}")
+        try:
+            denoiser.enable_cache(configure(pipe, number))
+        except (ValueError, KeyError, AttributeError, StopIteration) as error:
+            raise Unsupported(
+                f"this cache does not know {type(denoiser).__name__}: {error}"
+            ) from None
+        try:
+            yield
+        finally:
+            denoiser.disable_cache()
+
+    return attach
+
+
+def _broadcast(pipe: Pipeline, period: float) -> Any:
+    from diffusers import PyramidAttentionBroadcastConfig
+
+    return PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=int(period),
+        spatial_attention_timestep_skip_range=(100, 800),
+        current_timestep_callback=lambda: pipe.current_timestep,
+    )
+
+
+def _first_block(pipe: Pipeline, threshold: float) -> Any:
+    from diffusers import FirstBlockCacheConfig
+
+    return FirstBlockCacheConfig(threshold=threshold)
+
+
+def _taylor(pipe: Pipeline, interval: float) -> Any:
+    from diffusers import TaylorSeerCacheConfig
+
+    return TaylorSeerCacheConfig(cache_interval=int(interval))
+
+
+def _faster(pipe: Pipeline, period: float) -> Any:
+    from diffusers import FasterCacheConfig
+
+    return FasterCacheConfig(
+        spatial_attention_block_skip_range=int(period),
+        spatial_attention_timestep_skip_range=(-1, 681),
+        current_timestep_callback=lambda: pipe.current_timestep,
+        is_guidance_distilled=True,  # its other half, the cached unconditional prediction, is `cached:N,split`
+    )
+
+
+@contextmanager
+def _mag_cache(pipe: Pipeline, threshold: float) -> Iterator[None]:
+    """A transformer's blocks are left out where, by magnitudes known beforehand, they would change little.
+
+    The magnitudes are a model's own; Flux's come with diffusers. They are stretched to a number of steps that is known
+    once the loop begins, and the place in them is counted by evaluations, so every call begins with a cache of its own.
+    """
+    from diffusers import MagCacheConfig
+    from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
+
+    def configure(pipe: Pipeline, threshold: float, steps: int = 1) -> Any:
+        if type(pipe.transformer).__name__ != "FluxTransformer2DModel":
+            raise ValueError(
+                "it needs magnitudes calibrated on the model, and diffusers has Flux's only"
+            )
+        return MagCacheConfig(
+            threshold=threshold, num_inference_steps=steps, mag_ratios=FLUX_MAG_RATIOS
+        )
+
+    set_timesteps = pipe.scheduler.set_timesteps
+
+    @functools.wraps(set_timesteps)
+    def begin(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        pipe.transformer.disable_cache()
+        pipe.transformer.enable_cache(configure(pipe, threshold, len(pipe.scheduler.timesteps)))
+
+    with (
+        _of_diffusers(configure)(pipe, threshold),
+        replaced(pipe.scheduler, "set_timesteps", begin),
+    ):
+        yield
+
+
+def _cache(
+    name: str, meaning: str, source: str, *, number: tuple[str, str], attach: Attach, example: str
+) -> Method:
+    """A cache's entry; all keep rows, so all need every step guided."""
+    pattern, grammar = number
+    return Method(
+        name,
+        example,
+        meaning,
+        accelerator(name, pattern, f"{name}:{grammar}", attach, constant_rows=True),
+        source=source,
+        group="accelerators",
+        add=add_accelerator,
+        examples=(example,),
+        saves_rows=False,
+        saves_work=True,
+        transformers_only=True,
+    )
+
+
+METHODS = (
+    _cache(
+        "firstblock",
+        "a transformer's step skipped where its first block changes little (diffusers)",
+        "github.com/chengzeyi/ParaAttention",
+        number=(rf"({NUMBER})", "THRESHOLD"),
+        attach=_of_diffusers(_first_block),
+        example="firstblock:0.05",
+    ),
+    _cache(
+        "taylorseer",
+        "a transformer's blocks computed in one step of 5 and foretold between (diffusers)",
+        "Liu et al. 2025, arXiv 2503.06923",
+        number=(PERIOD, "INTERVAL of at least 2"),
+        attach=_of_diffusers(_taylor),
+        example="taylorseer:5",
+    ),
+    _cache(
+        "pab",
+        "a transformer's attention computed in one step of 2 (diffusers)",
+        "Zhao et al. 2024, arXiv 2408.12588",
+        number=(PERIOD, "PERIOD of at least 2"),
+        attach=_of_diffusers(_broadcast),
+        example="pab:2",
+    ),
+    _cache(
+        "fastercache",
+        "a transformer's attention reused in one step of 2; its other half is `cached:N,split` "
+        "(diffusers)",
+        "Lv et al. 2024, arXiv 2410.19355",
+        number=(PERIOD, "PERIOD of at least 2"),
+        attach=_of_diffusers(_faster),
+        example="fastercache:2",
+    ),
+    _cache(
+        "magcache",
+        "a transformer's steps skipped by magnitudes calibrated beforehand, "
+        "of which diffusers has Flux's",
+        "Ma et al. 2025, arXiv 2506.09045",
+        number=(rf"({NUMBER})", "THRESHOLD"),
+        attach=_mag_cache,
+        example="magcache:0.06",
+    ),
+)

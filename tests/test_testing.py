@@ -1,0 +1,115 @@
+"""The contracts see what they are there to see: each fault is planted once."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sdbench.instruments.quality import METRICS, Metric
+from sdbench.testing import VariantContract, check_metric
+from sdbench.variants.grammar import VARIANTS
+from sdbench.variants.policy import Policy
+from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.variant import Method, Variant
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def contract():
+    return VariantContract(tiny.stable_diffusion(), guidance_scale=7.5, prompts=tiny.PROMPTS)
+
+
+class Noisy(Policy):
+    """Gives the pipeline other predictions in every call."""
+
+    def unconditional(self, step, cond, uncond):
+        return uncond + torch.randn(uncond.shape)
+
+
+class Infinite(Policy):
+    def unconditional(self, step, cond, uncond):
+        return uncond * torch.inf
+
+
+class Mixed(Policy):
+    """Lets an image depend on its batch."""
+
+    def unconditional(self, step, cond, uncond):
+        return uncond + cond.mean(dim=0, keepdim=True)
+
+
+def decided(policy):
+    return lambda name, argument: Variant(name, GuidanceSchedule.full, policy=lambda w: policy())
+
+
+def plain(rule):
+    return lambda name, argument: Variant(name, rule)
+
+
+@pytest.mark.parametrize(
+    ("build", "promised", "reason"),
+    [
+        (plain(GuidanceSchedule.full), {"saves_rows": False}, "changes no image"),
+        (plain(GuidanceSchedule.full), {"saves_rows": True}, "but saves_rows is True"),
+        (plain(GuidanceSchedule.none), {"saves_rows": False}, "but saves_rows is False"),
+        (plain(GuidanceSchedule.none), {"saves_work": True}, "but saves_work is True"),
+        (decided(Noisy), {"saves_rows": False}, "repeated gives another image"),
+        (decided(Infinite), {"saves_rows": False}, "not finite"),
+        (decided(Mixed), {"saves_rows": False}, "from the one that is made alone"),
+    ],
+)
+def test_a_broken_variant_is_seen(contract, monkeypatch, build, promised, reason):
+    monkeypatch.setitem(VARIANTS, "broken", Method("broken", "broken", "", build, **promised))
+    with pytest.raises(AssertionError, match=reason):
+        contract.check("broken")
+
+
+def test_a_pipeline_that_is_left_changed_is_seen(contract, monkeypatch):
+    def build(name, argument):
+        with torch.no_grad():
+            next(contract.pipe.unet.parameters()).mul_(1.01)
+        return Variant(name, GuidanceSchedule.none)
+
+    before = {name: weight.clone() for name, weight in contract.pipe.unet.state_dict().items()}
+    monkeypatch.setitem(VARIANTS, "broken", Method("broken", "broken", "", build))
+    try:
+        with pytest.raises(AssertionError, match="broken"):
+            contract.check("broken")
+    finally:
+        contract.pipe.unet.load_state_dict(before)
+
+
+def test_a_good_variant_passes(contract):
+    contract.check("last:25%")
+
+
+@pytest.mark.parametrize("name", ["ssim", "psnr", "flip"])
+def test_our_metrics_keep_their_contract(name):
+    check_metric(name)
+
+
+def distance(images, reference):
+    return (images - reference).square().mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"compute": lambda images, reference: distance(images, reference).mean()[None]},
+            "not one",
+        ),
+        ({"compute": lambda images, reference: torch.rand(len(images))}, "repeated gives other"),
+        (
+            {"compute": lambda images, reference: distance(images, reference) + len(images)},
+            "another number when alone",
+        ),
+        ({"higher_is_better": True}, "nearer to the reference than itself"),
+        ({"provenance": lambda: {"version": object()}}, "cannot be stored"),
+    ],
+)
+def test_a_broken_metric_is_seen(monkeypatch, changes, reason):
+    good = Metric("broken", distance, "reference", False, lambda: {"package": "mine"})
+    monkeypatch.setitem(METRICS, "broken", replace(good, **changes))
+    with pytest.raises(AssertionError, match=reason):
+        check_metric("broken")
