@@ -1,9 +1,50 @@
-"""The command line: arguments to one library call, results to text and pictures, bad input to one line and exit code 2.
+"""The command line: arguments to one library call, results to text and pictures.
 
-The library is imported inside the commands, so that `sdbench --help` loads no torch.
+Each command has the file of its name. It imports the library when it runs, so that
+`sdbench --help` loads no torch. Bad input ends in one line and exit code 2.
 """
 
-from sdbench.cli import running, exploring, comparing, reading, listing  # noqa: F401, I001 - `--help` lists in this order
+from sdbench.cli import (
+    bench,
+    compare,
+    cost,
+    distances,
+    distill,
+    env,
+    frontier,
+    gather,
+    history,
+    models,
+    plan,
+    rank,
+    report,
+    run,
+    sensitivity,
+    variants,
+    weights,
+)
 from sdbench.cli.console import app
 
 __all__ = ["app"]
+
+# The order of `sdbench --help`.
+for _command in (
+    run.run,
+    gather.gather,
+    cost.cost,
+    sensitivity.sensitivity,
+    plan.plan,
+    distill.distill,
+    compare.compare,
+    bench.bench,
+    history.history,
+    report.report,
+    rank.rank,
+    frontier.frontier,
+    distances.distances,
+    models.models,
+    variants.variants,
+    weights.weights,
+    env.env,
+):
+    app.command()(_command)

@@ -1,102 +1,64 @@
-"""What the texts of options mean; what does not fit is a ValueError that names the option."""
+"""The options that several commands have, and the panels in which `--help` shows them.
+
+An alias with brackets takes its type: `NumSteps[int | None]` may be left out, because a study has
+its own value; `NumSteps[int]` goes with a command's default. What one command alone has stands in
+that command's file; what the texts of options mean stands in `values.py`.
+"""
 
 from __future__ import annotations
 
-import itertools
-import json
-import re
-from collections.abc import Callable
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, TypeVar
 
-if TYPE_CHECKING:
-    from sdbench.records.store import Mode
+import typer
 
+T = TypeVar("T")
 
-def split(text: str | None, kind: Callable[[str], Any] = str) -> list[Any] | None:
-    """What stands between commas; None where the option was not given."""
-    return (
-        None if text is None else [kind(part.strip()) for part in text.split(",") if part.strip()]
-    )
+# The panels, in the order of the commands' options.
+generated = partial(typer.Option, rich_help_panel="What is generated")
+compared = partial(typer.Option, rich_help_panel="What is compared")
+running = partial(typer.Option, rich_help_panel="How it runs")
+written = partial(typer.Option, rich_help_panel="Output")
 
+# What is generated.
+Model = Annotated[str | None, generated(help="name, hub id or folder; see `sdbench models`")]
+Prompt = Annotated[list[str] | None, generated(help="a prompt; may be given several times")]
+PromptsFile = Annotated[Path | None, generated(help="a text file with one prompt per line")]
+Seeds = Annotated[str | None, generated(help="with commas between them")]
+NumSteps = Annotated[T, generated(help="denoising steps")]
+GuidanceScale = Annotated[float | None, generated(help="w, above 1")]
+Arguments = Annotated[str | None, generated(help="further pipeline arguments, as a JSON object")]
 
-def variant_names(text: str | None) -> list[str] | None:
-    """Variants between commas; one that stands before a setting (`cached:5,from=20`) belongs to it."""
-    if text is None:
-        return None
-    return [part.strip() for part in re.split(r",(?!\s*(?:from=|split\b))", text) if part.strip()]
+# What is compared.
+Variants = Annotated[str | None, compared(help="with commas between them; see `sdbench variants`")]
+Metrics = Annotated[str | None, compared(help="with commas between them")]
+Metric = Annotated[str, compared(help="a metric of the study's images")]
+Threshold = Annotated[str, compared(help="the smallest change of time that matters")]
+Absolute = Annotated[
+    bool, compared("--absolute", help="compare times themselves, too: on one machine only")
+]
 
+# How it runs.
+SharedBatch = Annotated[int | None, running(help="(prompt, seed) pairs that share their calls")]
+Repeats = Annotated[T, running(help="measured calls per variant; at least 6 for intervals")]
+MaxRows = Annotated[int | None, running(help="of one evaluation; from the free memory by default")]
+Dtype = Annotated[T, running(help="float32, float16 or bfloat16")]
+Device = Annotated[str | None, running(help="cpu or cuda")]
+Execution = Annotated[T, running(help="of the denoiser: eager, compile or cudagraph")]
+GuidanceExecution = Annotated[str | None, running(help="of a guided step: batched or sequential")]
 
-def seed_list(text: str | None) -> list[int] | None:
-    """Seeds between commas."""
-    try:
-        return split(text, int)
-    except ValueError:
-        raise ValueError(
-            f"--seeds takes whole numbers with commas between them, not '{text}'"
-        ) from None
+# Output.
+Out = Annotated[
+    Path | None, written(help="folder of the results; a new one under sdbench-results/")
+]
+Resume = Annotated[bool, written("--resume", help="continue what is in --out")]
+Overwrite = Annotated[bool, written("--overwrite", help="replace what is in --out")]
+Accept = Annotated[
+    str | None, written(help="make the run the baseline, for this reason, whatever changed")
+]
+Markdown = Annotated[Path | None, written(help="write the table in Markdown")]
+Json = Annotated[Path | None, written("--json", help="write every figure as JSON")]
 
-
-def whole(option: str, text: str) -> list[int]:
-    """Positive whole numbers between commas."""
-    try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or min(values) < 1:
-        raise ValueError(
-            f"{option} takes positive whole numbers with commas between them, not '{text}'"
-        )
-    return values
-
-
-def share(option: str, text: str) -> float:
-    """A positive number, or one of percent."""
-    return (
-        positive(option, text.removesuffix("%")) / 100
-        if text.endswith("%")
-        else positive(option, text)
-    )
-
-
-def positive(option: str, text: str) -> float:
-    """A positive number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise ValueError(f"{option} takes positive numbers, not '{text}'")
-    return value
-
-
-def json_object(text: str | None) -> dict[str, Any] | None:
-    """Further arguments of the pipeline."""
-    if text is None:
-        return None
-    from sdbench.records.files import parsed
-
-    try:
-        value = parsed(json.loads, text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ValueError(f"--arguments takes a JSON object, not '{text}'")
-    return value
-
-
-def write_mode(*, resume: bool, overwrite: bool, out: str | Path | None) -> Mode:
-    """What becomes of a folder that is there already."""
-    if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
-    if resume and out is None:
-        raise ValueError("--resume needs --out, the folder to continue")
-    return "resume" if resume else "overwrite" if overwrite else "new"
-
-
-def new_folder(name: str) -> Path:
-    """A folder that is not there yet: a clock that was set back gives the same stamp again."""
-    stamped = Path("sdbench-results") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    others = (stamped.with_name(f"{stamped.name}-{number}") for number in itertools.count(2))
-    return next(folder for folder in itertools.chain([stamped], others) if not folder.exists())
+# Arguments.
+Results = Annotated[Path, typer.Argument(help="folder of a study")]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import sdbench
-from sdbench.cli import options
+from sdbench.cli import values
 from sdbench.instruments import clock
 from sdbench.records.store import StudyFolder, read
 from sdbench.study import runner
@@ -41,7 +41,7 @@ def jumping(monkeypatch):
 
 @pytest.fixture
 def ticking(monkeypatch):
-    """The clock that measures advances by a millisecond at every look, so that times are known exactly."""
+    """The clock that measures goes on by a millisecond at every look: times are known exactly."""
 
     def start():
         ticks = itertools.count(0, 1_000_000)
@@ -104,11 +104,11 @@ def test_a_clock_that_is_set_back_gives_no_folder_twice(tmp_path, monkeypatch):
         def now(cls, tz=None):
             return cls.at
 
-    monkeypatch.setattr(options, "datetime", Clock)
+    monkeypatch.setattr(values, "datetime", Clock)
     monkeypatch.chdir(tmp_path)
     for hours in (0, 1, 0, 0):
         Clock.at = datetime(2026, 3, 29, 2, 30, tzinfo=UTC) + timedelta(hours=hours)
-        options.new_folder("mine").mkdir(parents=True)
+        values.new_folder("mine").mkdir(parents=True)
     made = sorted(folder.name for folder in (tmp_path / "sdbench-results").iterdir())
     first = "mine-20260329-023000"
     assert made == [first, f"{first}-2", f"{first}-3", "mine-20260329-033000"]

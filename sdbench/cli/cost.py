@@ -1,0 +1,116 @@
+"""`sdbench cost`: what dropping guidance saves on a model, at a size and a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from sdbench.cli.console import command, console, print_table
+from sdbench.cli.options import (
+    Device,
+    Dtype,
+    Execution,
+    GuidanceExecution,
+    NumSteps,
+    Repeats,
+    compared,
+    generated,
+    running,
+    written,
+)
+from sdbench.cli.values import split, study_fields, whole
+
+if TYPE_CHECKING:
+    from sdbench.study.study import Study
+
+_Model = Annotated[
+    str, generated(help="an architecture (built with random weights), name, hub id or folder")
+]
+_Heights = Annotated[str, generated("--height", help="pixels; several with commas between them")]
+_Width = Annotated[int | None, generated(help="pixels; the height by default")]
+_GuidanceScale = Annotated[float, generated(help="w, above 1; the cost does not depend on it")]
+_Output = Annotated[str, generated(help="latent, or image to time decoding too")]
+_Fractions = Annotated[str, compared(help="of the steps, unguided at the end")]
+_Batches = Annotated[str, running("--batch", help="images per call, with commas between them")]
+_CountOnly = Annotated[bool, running("--count-only", help="run nothing; count work and memory")]
+_Out = Annotated[Path | None, written(help="gets a study folder per batch and size")]
+
+
+@command
+def cost(
+    model: _Model,
+    heights: _Heights,
+    width: _Width = None,
+    num_steps: NumSteps[int] = 20,
+    guidance_scale: _GuidanceScale = 7.5,
+    output: _Output = "latent",
+    fractions: _Fractions = "20%,50%,100%",
+    batches: _Batches = "1",
+    repeats: Repeats[int] = 6,
+    dtype: Dtype[str] = "float32",
+    device: Device = None,
+    execution: Execution[str] = "eager",
+    guidance_execution: GuidanceExecution = None,
+    count_only: _CountOnly = False,
+    out: _Out = None,
+) -> None:
+    """Show what dropping guidance saves, and why not more.
+
+    Counted work comes first, then the ideal, the predicted and the measured savings.
+    """
+    from sdbench.models.architectures import ARCHITECTURES
+
+    batch_sizes = whole("--batch", batches)
+    sides = [(height, width or height) for height in whole("--height", heights)]
+    is_architecture = model in ARCHITECTURES
+    if is_architecture:
+        _print_footprints(model, sides, batch_sizes, dtype)
+    elif count_only:
+        names = ", ".join(ARCHITECTURES)
+        raise ValueError(f"only architectures are counted without running: {names}")
+    if count_only:
+        return
+
+    from sdbench.experiments.cost import cost_study
+
+    # The sweep brings the study to the other sizes.
+    height, width = sides[0]
+    fields = study_fields(locals()) | {"random_weights": is_architecture}
+    study = cost_study(**fields, fractions=split(fractions) or ())
+    _print_savings(study, batch_sizes, sides, out)
+
+
+def _print_footprints(
+    model: str, sides: list[tuple[int, int]], batch_sizes: list[int], dtype: str
+) -> None:
+    """Counted, not run: what a guided and an unguided step of the denoiser take."""
+    from sdbench.experiments.cost import footprint_table
+
+    table = footprint_table([model], sides=sides, batches=batch_sizes, dtype=dtype)
+    rows = [
+        (
+            f"{row['height']} x {row['width']}",
+            f"{row['batch']}",
+            row["step"],
+            f"{row['rows']}",
+            f"{row['flop'] / 1e12:.3g}",
+            f"{row['weights_bytes'] / 1e9:.3g}",
+            f"{row['activation_peak_bytes'] / 1e9:.3g}",
+        )
+        for _, row in table.iterrows()
+    ]
+    headings = ("pixels", "batch", "step", "rows", "TFLOP", "weights GB", "peak activations GB")
+    print_table(headings, rows)
+
+
+def _print_savings(
+    study: Study, batch_sizes: list[int], sides: list[tuple[int, int]], out: Path | None
+) -> None:
+    """Measured: a table per batch and size, each as soon as it is there."""
+    from sdbench.experiments.cost import sweep
+    from sdbench.report.tables import cost_heading, cost_table
+
+    for table in sweep(study, batches=batch_sizes, sides=sides, out=out):
+        console.print(f"\n{cost_heading(table)}", highlight=False)
+        console.print(cost_table(table))
+        console.print(f"why not ideal: {table['reason'].iloc[0]}", highlight=False)

@@ -1,0 +1,180 @@
+"""`sdbench distill`: a student is trained.
+
+In several processes it is `accelerate launch -m sdbench.cli distill`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdbench.cli.console import command, resumable
+from sdbench.cli.options import Device, Dtype, Overwrite, Resume, running, written
+from sdbench.cli.values import given_fields, write_mode
+
+if TYPE_CHECKING:
+    from sdbench.distill.settings import Settings
+    from sdbench.models.pipeline import Pipeline
+
+taught = partial(typer.Option, rich_help_panel="What is taught")
+trained = partial(typer.Option, rich_help_panel="How it is trained")
+
+# What is taught.
+_Model = Annotated[str, taught(help="name, hub id or folder of the teacher")]
+_W = Annotated[
+    float | None, taught("--w", help="the teacher's guidance scale; the model's by default")
+]
+_WRange = Annotated[
+    tuple[float, float] | None,
+    taught("--w-range", help="learn all scales between these two; the student is given w"),
+]
+_Data = Annotated[str, taught(help="trajectories (the teacher's own) or images (captioned)")]
+_PromptsFile = Annotated[Path | None, taught(help="prompts to learn from, one per line")]
+_Images = Annotated[
+    Path | None,
+    taught(help="folder with images and their metadata.jsonl; scaled to the model's own size"),
+]
+_HeldOutFile = Annotated[Path | None, taught(help="prompts that the student is judged on")]
+_NumSteps = Annotated[int, taught(help="denoising steps of trajectories and of the images judged")]
+_Seed = Annotated[int, taught(help="of everything random")]
+
+# How it is trained.
+_Method = Annotated[str, trained(help="lora, or full: a copy of every weight, as a control")]
+_Rank = Annotated[int, trained(help="of the low-rank layers")]
+_Alpha = Annotated[int | None, trained(help="their update is scaled by alpha / rank; by default 1")]
+_Targets = Annotated[str, trained(help="attention, feed-forward, convolutions, timestep")]
+_Steps = Annotated[int, trained(help="of the optimiser")]
+_Rows = Annotated[int, trained(help="of a batch, in each process")]
+_LearningRate = Annotated[float, trained(help="its peak")]
+_Warmup = Annotated[int, trained(help="steps in which it rises")]
+_MinSnrGamma = Annotated[float | None, trained(help="limit of a row's weight, such as 5")]
+_Accumulate = Annotated[int, trained(help="batches before each step")]
+
+# How it runs.
+_Precision = Annotated[str, running(help="of the denoiser's layers: no, fp16 or bf16")]
+_CheckpointGradients = Annotated[
+    bool, running("--checkpoint-gradients", help="less memory, slower")
+]
+
+# What is left.
+_Out = Annotated[Path, written(help="the run's folder; the student will be in its folder student/")]
+_EvaluateEvery = Annotated[int, written(help="steps between two rows of the curve")]
+_SaveEvery = Annotated[int, written(help="steps between two checkpoints")]
+
+
+@command
+def distill(
+    out: _Out,
+    model: _Model = "mini-sd",
+    w: _W = None,
+    w_range: _WRange = None,
+    data: _Data = "trajectories",
+    prompts_file: _PromptsFile = None,
+    images: _Images = None,
+    held_out_file: _HeldOutFile = None,
+    num_steps: _NumSteps = 50,
+    seed: _Seed = 0,
+    method: _Method = "lora",
+    rank: _Rank = 8,
+    alpha: _Alpha = None,
+    targets: _Targets = "attention,feed-forward",
+    steps: _Steps = 2_000,
+    rows: _Rows = 8,
+    learning_rate: _LearningRate = 1e-4,
+    warmup: _Warmup = 50,
+    min_snr_gamma: _MinSnrGamma = None,
+    accumulate: _Accumulate = 1,
+    precision: _Precision = "no",
+    checkpoint_gradients: _CheckpointGradients = False,
+    dtype: Dtype[str] = "float32",
+    device: Device = None,
+    evaluate_every: _EvaluateEvery = 250,
+    save_every: _SaveEvery = 100,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a student that predicts the guided result in one conditional pass.
+
+    The student is a LoRA on the model's own weights.
+    """
+    mode = write_mode(resume=resume, overwrite=overwrite, out=out)
+    settings = _settings(locals())
+    _require_sources(model, data, prompts_file, images, held_out_file)
+
+    from sdbench.distill.trainer import distill as train
+    from sdbench.models.registry import load
+
+    with resumable(out):
+        pipe = load(model, dtype=dtype, device=device)
+        sources = _sources(pipe, model, prompts_file, images, held_out_file)
+        folder = train(pipe, settings, out, model=model, mode=mode, **sources)
+    tried = f"--model {model} --variants cfg,{method}:{folder}"
+    typer.echo(f"The student is in {folder}; try it with: sdbench run {tried}")
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    """The options that are settings; the scale is the model's and alpha the rank by default."""
+    from sdbench.distill.settings import Settings
+    from sdbench.models.registry import MODELS
+
+    scale = options["w"]
+    if scale is None:
+        model = options["model"]
+        if model not in MODELS:
+            raise ValueError(f"--w is missing: the guidance scale of '{model}' is not known here")
+        scale = MODELS[model].guidance_scale
+
+    targets = tuple(target.strip() for target in options["targets"].split(","))
+    defaults = {"alpha": options["rank"]}
+    given = given_fields(Settings, options)
+    return Settings(**defaults | given | {"guidance_scale": scale, "targets": targets})
+
+
+def _require_sources(
+    model: str,
+    data: str,
+    prompts_file: Path | None,
+    images: Path | None,
+    held_out_file: Path | None,
+) -> None:
+    """Refuse what leaves the student without prompts or images."""
+    has_own = model == "mini-sd"
+    if not has_own and held_out_file is None:
+        raise ValueError(
+            "a student needs --held-out-file to be judged on; only mini-sd brings its own prompts"
+        )
+    if not has_own and data == "trajectories" and prompts_file is None:
+        raise ValueError("trajectories need --prompts-file; only mini-sd brings its own prompts")
+    if images is not None and data != "images":
+        raise ValueError("--images is for --data images")
+
+
+def _sources(
+    pipe: Pipeline,
+    model: str,
+    prompts_file: Path | None,
+    images: Path | None,
+    held_out_file: Path | None,
+) -> dict[str, Any]:
+    """What the student learns from and is judged on: files, or mini-sd's own scenes."""
+    from sdbench.distill import captions
+    from sdbench.models.registry import own_side
+    from sdbench.records.files import read_prompts
+
+    sources: dict[str, Any] = {}
+    if model == "mini-sd":
+        sources["captions"] = captions.scene_captions
+        sources["captioned"] = captions.captioned_scenes
+        sources["held_out"] = captions.held_out_captions(16)
+
+    # A file goes before what the model brings.
+    if prompts_file is not None:
+        sources["captions"] = read_prompts(prompts_file)
+    if images is not None:
+        sources["captioned"] = captions.image_folder(images, side=own_side(pipe))
+    if held_out_file is not None:
+        sources["held_out"] = read_prompts(held_out_file)
+    return sources

@@ -1,0 +1,39 @@
+"""`sdbench frontier`: variants by time, and which of them are worth their time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdbench.cli.console import command, console
+from sdbench.cli.options import Metric, Results, compared, written
+
+_Timing = Annotated[Path | None, compared(help="folder of a study whose times count instead")]
+_Out = Annotated[Path | None, written(help="where the picture goes; the study's folder by default")]
+
+
+@command
+def frontier(
+    results: Results, metric: Metric = "lpips", timing: _Timing = None, out: _Out = None
+) -> None:
+    """Order a study's variants by time; mark those that no other beats in time and quality."""
+    from sdbench.analysis.frontier import frontier as ordered
+    from sdbench.analysis.tables import summarise
+    from sdbench.instruments.quality import find_metric
+    from sdbench.report.figures import frontier_figure
+    from sdbench.report.tables import frontier_markdown
+
+    kind, _ = find_metric(metric)
+    table = ordered(
+        summarise(results),
+        kind.name,
+        higher_is_better=bool(kind.higher_is_better),
+        timing=None if timing is None else summarise(timing),
+    )
+    typer.echo(frontier_markdown(table))
+
+    path = (out or results) / f"frontier-{kind.name}.png"
+    frontier_figure(table, metric=kind.name).savefig(path)
+    console.print(f"The picture is {path}", soft_wrap=True)

@@ -1,0 +1,48 @@
+"""`sdbench report`: a finished study as text, table files and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from sdbench.cli.console import command, console
+from sdbench.cli.options import Markdown, Results, written
+
+_Html = Annotated[Path | None, written(help="write a page with table, figures and images")]
+_Csv = Annotated[Path | None, written(help="write the summary as it is, nothing rounded")]
+_Latex = Annotated[Path | None, written(help="write the table in LaTeX (booktabs)")]
+
+
+@command
+def report(
+    results: Results,
+    html: _Html = None,
+    markdown: Markdown = None,
+    csv: _Csv = None,
+    latex: _Latex = None,
+) -> None:
+    """Write a study's table and its page; without an option the table is printed."""
+    from sdbench.analysis.tables import summarise
+    from sdbench.report import tables
+
+    summary = summarise(results)
+    if html is not None:
+        # The page alone takes every column.
+        from sdbench.records.store import read
+        from sdbench.report.page import page
+
+        html.write_text(page(read(results)), encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(tables.markdown(summary), encoding="utf-8")
+    if csv is not None:
+        csv.write_text(summary.to_csv(index=False), encoding="utf-8")
+    if latex is not None:
+        latex.write_text(tables.latex(summary), encoding="utf-8")
+
+    # What was written, or else the table.
+    paths = [path for path in (html, markdown, csv, latex) if path is not None]
+    for path in paths:
+        console.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+    if not paths:
+        console.print(tables.summary_table(summary, width=console.width))
+        console.print(tables.legend(summary), markup=False, highlight=False)

@@ -1,0 +1,109 @@
+"""`sdbench sensitivity`: which steps of a loop need guidance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from sdbench.cli.console import command, console, resumable
+from sdbench.cli.options import (
+    Arguments,
+    Device,
+    Dtype,
+    GuidanceScale,
+    MaxRows,
+    Metrics,
+    Model,
+    NumSteps,
+    Out,
+    Overwrite,
+    Prompt,
+    PromptsFile,
+    Resume,
+    Seeds,
+    SharedBatch,
+    compared,
+    written,
+)
+from sdbench.cli.values import new_folder, split, study_fields, write_mode
+
+if TYPE_CHECKING:
+    from sdbench.records.store import Sweep
+
+_Kind = Annotated[str, compared(help="of masks: single, window, last, first or interval")]
+_Length = Annotated[int | None, compared(help="steps of the window; a quarter of all by default")]
+_Stride = Annotated[int, compared(help="starts and lengths are multiples of it")]
+_Masks = Annotated[
+    str | None, compared(help="such as 1101,1011 instead of a kind: 1 is a guided step")
+]
+_Growth = Annotated[
+    bool, written("--growth", help="keep how far the latents are at every step, too")
+]
+
+
+@command
+def sensitivity(
+    kind: _Kind = "single",
+    length: _Length = None,
+    stride: _Stride = 1,
+    masks: _Masks = None,
+    metrics: Metrics = "lpips",
+    model: Model = None,
+    prompt: Prompt = None,
+    prompts_file: PromptsFile = None,
+    seeds: Seeds = None,
+    num_steps: NumSteps[int | None] = None,
+    guidance_scale: GuidanceScale = None,
+    arguments: Arguments = None,
+    batch: SharedBatch = None,
+    max_rows: MaxRows = None,
+    dtype: Dtype[str | None] = None,
+    device: Device = None,
+    growth: _Growth = False,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show which steps need guidance: drop it at some, and compare with the guided image."""
+    mode = write_mode(resume=resume, overwrite=overwrite, out=out)
+
+    from sdbench.experiments.sensitivity import BranchChoice, sweep
+    from sdbench.records.names import BASELINE
+    from sdbench.study.check import loaded
+    from sdbench.study.study import Study
+
+    fields = study_fields(locals())
+    study = Study.protocol("mini-sd", **fields, variants=[BASELINE])
+    generation = study.generation
+    asked = study.metrics or ()
+
+    choice = BranchChoice(kind, length, stride, tuple(split(masks) or ()), max_rows, growth)
+    folder = out or new_folder("sensitivity")
+    with resumable(folder):
+        results = sweep(loaded(generation), generation, choice, folder, metrics=asked, mode=mode)
+    _report(results)
+
+
+def _report(results: Sweep) -> None:
+    """What the sweep took, its curves as a picture, and where everything is."""
+    from sdbench.analysis.sensitivity import evaluations, sensitivity_curve
+    from sdbench.report.figures import sensitivity_figure
+
+    table = results.sensitivity
+    rows = evaluations(table)
+    console.print(
+        f"{rows.branched:.0f} denoiser rows per (prompt, seed) pair; "
+        f"one call per mask would take {rows.naive:.0f}",
+        highlight=False,
+    )
+
+    # Masks from a list lie on no axis that a curve could have.
+    names = [name.partition(":")[0] for name in results.study["metrics"]]
+    metrics = [name for name in names if not table[name].isna().all()]
+    if metrics and not results.study["sweep"]["masks"]:
+        curves = {metric: sensitivity_curve(table, metric) for metric in metrics}
+        figure = sensitivity_figure(curves, steps=len(table["mask"].iloc[0]))
+        figure.savefig(results.folder / "sensitivity.png")
+        console.print(f"  sensitivity.png     {', '.join(metrics)} by where guidance is dropped")
+    console.print(
+        f"  sensitivity.parquet one row per pair and mask, in {results.folder}", soft_wrap=True
+    )

@@ -1,0 +1,56 @@
+import pytest
+
+from sdbench.distill import trainer
+from tests.cli.commands import invoke, words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--w", "1"], "a guidance scale of 1 is no guidance to learn"),
+        (["--w-range", "8", "2"], "goes up from 1 or more, not from 8 to 2"),
+        (["--rank", "0"], "rank must be at least 1, not 0"),
+        (["--model", "some/one"], "the guidance scale of 'some/one' is not known here"),
+        (["--model", "some/one", "--w", "7.5"], "a student needs --held-out-file"),
+        (["--images", "folder"], "--images is for --data images"),
+        (["--resume", "--overwrite"], "exclude each other"),
+    ],
+)
+def test_what_cannot_be_distilled_is_one_line_and_nothing_is_written(tmp_path, arguments, message):
+    done = invoke("distill", "--out", tmp_path / "out", *arguments)
+    assert done.exit_code == 2
+    assert message in words(done)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "distill", interrupted)
+    done = invoke("distill", "--out", tmp_path / "out")
+    assert done.exit_code == 130
+    assert f"continue with --resume --out {tmp_path / 'out'}" in words(done)
+
+
+def test_options_become_settings_and_sources(tmp_path, monkeypatch):
+    def taught(pipe, settings, out, **sources):
+        seen.append((settings, sources))
+        return out / "student"
+
+    seen = []
+    monkeypatch.setattr(trainer, "distill", taught)
+    options = ["--w-range", "1", "10", "--rank", "4", "--targets", "attention, timestep"]
+    done = invoke("distill", "--out", tmp_path, *options, "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert f"cfg,lora:{tmp_path / 'student'}" in done.output.replace("\n", "")
+
+    settings, sources = seen[0]
+    assert settings == trainer.Settings(
+        guidance_scale=5.0,
+        w_range=(1.0, 10.0),
+        rank=4,
+        alpha=4,
+        targets=("attention", "timestep"),
+    )
+    assert (sources["mode"], len(sources["held_out"])) == ("overwrite", 16)

@@ -1,0 +1,20 @@
+from tests.cli.commands import invoke
+
+
+def test_a_study_without_times_is_reported(untimed):
+    done = invoke("report", untimed)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_study_without_times_has_a_page(untimed, tmp_path):
+    done = invoke("report", untimed, "--html", tmp_path / "page.html")
+    assert done.exit_code == 0, done.output
+    assert "page.html: " in done.output
+
+
+def test_a_table_is_written_in_every_form(small, tmp_path):
+    files = [tmp_path / name for name in ("t.md", "t.csv", "t.tex")]
+    options = zip(("--markdown", "--csv", "--latex"), files, strict=True)
+    done = invoke("report", small[0], *(part for option in options for part in option))
+    assert done.exit_code == 0, done.output
+    assert all("last:50" in file.read_text() for file in files)

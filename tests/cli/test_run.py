@@ -1,0 +1,120 @@
+import pytest
+
+from sdbench.records.remote import Remote
+from sdbench.records.store import read
+from sdbench.study import local
+from tests.cli.commands import QUICK, invoke, words
+
+
+def test_a_run_writes_tables_and_pictures(folder):
+    assert len(read(folder).runs) == 2 * 2
+    assert {"grid.png", "steps.png", "frontier.png"} <= {path.name for path in folder.iterdir()}
+
+
+def test_the_table_and_its_legend_are_printed(folder):
+    done = invoke(*QUICK, "--out", folder, "--resume")
+    assert "last:50%" in done.output
+    assert "NFE: denoiser evaluations per image" in done.output
+    assert "[lo,hi]: 95 % confidence interval" in words(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "sd99"], "unknown model 'sd99'; there are: mini-sd"),
+        (["--variants", "cfg,nonsense"], "unknown variant 'nonsense'; there are: cfg"),
+        (["--variants", "cfg,last:120%"], "'120%' is not between 0% and 100%"),
+        (["--num-steps", "0"], "num_steps must be a whole number of at least 1, not 0"),
+        (["--num-steps", "-4"], "num_steps must be a whole number of at least 1, not -4"),
+        (["--prompt", ""], "prompts must be texts that are not empty"),
+        (["--metrics", "beauty"], "unknown metric 'beauty'; there are: lpips"),
+        (["--seeds", "0,x"], "--seeds takes whole numbers"),
+        (
+            ["--variants", "cfg,mask:101", "--metrics", "ssim"],
+            "the schedule has 3 steps but the loop runs 50",
+        ),
+        (["--arguments", "[1]"], "--arguments takes a JSON object"),
+        (["none.toml"], "study file 'none.toml' cannot be read"),
+        (["--resume"], "--resume needs --out"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    refused = invoke("run", *arguments)
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_a_study_is_refused(folder):
+    refused = invoke(*QUICK, "--out", folder)
+    assert refused.exit_code == 2
+    assert "--resume continues it, --overwrite replaces it" in refused.stderr
+
+
+def test_a_truncated_table_is_named(folder, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in folder.iterdir():
+        if path.is_file():
+            (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "steps.parquet").write_bytes((folder / "steps.parquet").read_bytes()[:200])
+    refused = invoke(*QUICK, "--out", broken, "--resume")
+    assert refused.exit_code == 2
+    assert "steps.parquet" in refused.stderr
+
+
+def test_a_failed_call_ends_in_exit_code_1(tmp_path, monkeypatch):
+    observe = local.observe
+
+    def failing(pipe, unit, work):
+        if unit.variant.name == "last:50%":
+            raise RuntimeError("out of luck")
+        return observe(pipe, unit, work)
+
+    monkeypatch.setattr(local, "observe", failing)
+    done = invoke(*QUICK, "--out", tmp_path / "x")
+    assert done.exit_code == 1
+    assert "failed: last:50%: RuntimeError: out of luck" in done.stderr
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "observe", interrupted)
+    done = invoke(*QUICK, "--out", tmp_path / "x")
+    assert done.exit_code == 130
+    assert "continue with --resume" in words(done)
+    assert len(read(tmp_path / "x").runs) == 0
+
+
+def test_a_dry_run_only_estimates(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*QUICK, "--dry-run")
+    assert done.exit_code == 0
+    assert "4 calls, about" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_that_cannot_run_is_shown_with_its_reason(small):
+    folder, done = small
+    assert done.exit_code == 0, done.output
+    reason = "diffusers has no caches for UNet2DConditionModel"
+    assert f"unsupported: pab:2: {reason}" in words(done)
+    # Of two steps the first decides: no scale is nearer.
+    expected = "cfg last:50% cached:2,split pab:2 unguided steps:1 random:50%@0"
+    assert list(read(folder).runs["variant"].unique()) == expected.split()
+
+
+@pytest.mark.slow
+def test_a_run_at_a_url_leaves_tables_and_pictures_there():
+    url = "memory://cli/study"
+    done = invoke(*QUICK, "--out", url)
+    assert done.exit_code == 0, done.output
+    assert f"Tables and pictures are in {url}" in done.output
+    assert {"runs.parquet", "grid.png", "steps.png", "frontier.png"} <= set(Remote(url).files())
+    assert len(read(url).runs) == 2 * 2
+    assert invoke(*QUICK, "--out", url).exit_code == 2
+    assert invoke(*QUICK, "--out", url, "--resume").exit_code == 0

@@ -1,0 +1,6 @@
+from tests.cli.commands import invoke
+
+
+def test_the_grammar_is_listed():
+    printed = invoke("variants").output
+    assert all(text in printed for text in ("last:20%", "random:10@7", "2305.09847"))
