@@ -1,7 +1,8 @@
-"""Why dropping guidance saves less time than work: what a guided and an unguided step cost, and where the rest goes.
+"""Why dropping guidance saves less time than work: what steps cost, and where the rest goes.
 
-A call is text, loop and decoding; only the loop gets shorter. A step that evaluates half the rows takes more than half
-the time when something in it does not depend on the rows: reading the weights, or launching the kernels.
+A call is text, loop and decoding; only the loop gets shorter. A step that evaluates half the rows
+takes more than half the time when something in it does not depend on the rows: reading the weights,
+or launching the kernels.
 """
 
 from typing import Any, NamedTuple
@@ -21,10 +22,12 @@ class StepCost(NamedTuple):
     """What steps cost in one study.
 
     Attributes:
-        ratio: R, the time of a guided step over that of an unguided one, with its 95 % interval over repeats.
+        ratio: R, the time of a guided step over that of an unguided one, with its 95 % interval
+            over repeats.
         guided_s: median time of a guided step.
         unguided_s: median time of an unguided step.
-        fixed_s: the part of a step that does not depend on its rows, `2 * unguided_s - guided_s`; not below 0.
+        fixed_s: the part of a step that does not depend on its rows, `2 * unguided_s - guided_s`;
+            not below 0.
         denoise_share: share of the loop in a call of the baseline.
     """
 
@@ -58,14 +61,16 @@ def cost_point(results: Results) -> dict[str, Any]:
     """One study's place in a sweep over batches, sizes and models.
 
     Returns:
-        `model`, `batch`, `height`, `width`, `ratio` (R) with `ratio_lo` and `ratio_hi`, `guided_s`, `unguided_s`,
-        `fixed_s`, `denoise_share`.
+        `model`, `batch`, `height`, `width`, `ratio` (R) with `ratio_lo` and `ratio_hi`, `guided_s`,
+        `unguided_s`, `fixed_s`, `denoise_share`.
 
     Raises:
         ValueError: as `step_cost` says.
     """
-    cost, study = step_cost(results), results.study
-    point: dict[str, Any] = {name: study[name] for name in ("model", "batch", "height", "width")}
+    cost = step_cost(results)
+    point: dict[str, Any] = {
+        name: results.study[name] for name in ("model", "batch", "height", "width")
+    }
     point |= spread("ratio", cost.ratio)
     return point | {
         name: getattr(cost, name) for name in ("guided_s", "unguided_s", "fixed_s", "denoise_share")
@@ -79,35 +84,40 @@ def reason(cost: StepCost, *, read_s: float) -> str:
         cost: of the steps of one study.
         read_s: seconds to read the denoiser's weights once at the device's measured bandwidth.
     """
-    found = []
+    reasons = []
     if cost.fixed_s > NEGLIGIBLE * cost.unguided_s:
         fixed = f"{cost.fixed_s / cost.unguided_s:.0%} of an unguided step depend on no row"
         if read_s > 0.5 * cost.fixed_s:
-            found.append(
+            reasons.append(
                 f"memory-bound: {fixed}, reading the weights takes {read_s / cost.unguided_s:.0%}"
             )
         else:
-            found.append(f"launch-bound: {fixed}, of which reading the weights is little")
+            reasons.append(f"launch-bound: {fixed}, of which reading the weights is little")
+
     if cost.denoise_share < 1 - NEGLIGIBLE:
-        found.append(f"fixed share: {1 - cost.denoise_share:.0%} of a call are text and decoding")
-    return "; ".join(found) or "none: nearly ideal"
+        reasons.append(f"fixed share: {1 - cost.denoise_share:.0%} of a call are text and decoding")
+    return "; ".join(reasons) or "none: nearly ideal"
 
 
 def saving_table(summary: pd.DataFrame, cost: StepCost) -> pd.DataFrame:
-    """Ideal, predicted and measured saving of every variant but the baseline, of the loop and of the call.
+    """Ideal, predicted and measured saving, of the loop and of the call, without the baseline's.
 
     Args:
         summary: as `summarise` returns it.
         cost: of the same study.
 
     Returns:
-        One row per variant: `variant`, `ideal_saving`; `predicted_denoise_saving` (of the loop: the ideal one times
-        `2 (1 - 1/R)`), `denoise_saving` with its interval, `share_of_ideal` (measured over ideal, of the loop);
-        `predicted_saving` and `saving` with its interval (of the call).
+        One row per variant: `variant`, `ideal_saving`; `predicted_denoise_saving` (of the loop: the
+        ideal one times `2 (1 - 1/R)`), `denoise_saving` with its interval, `share_of_ideal`
+        (measured over ideal, of the loop); `predicted_saving` and `saving` with its interval (of
+        the call).
     """
     table = summary[summary["variant"] != BASELINE].copy()
     table["predicted_denoise_saving"] = table["predicted_saving"] / cost.denoise_share
+
+    # Of no evaluation saved there is no share.
     table["share_of_ideal"] = table["denoise_saving"] / table["ideal_saving"].replace(0, np.nan)
+
     columns = ["variant", "ideal_saving", "predicted_denoise_saving"]
     columns += [f"denoise_saving{end}" for end in ("", "_lo", "_hi")]
     columns += ["share_of_ideal", "predicted_saving", "saving", "saving_lo", "saving_hi"]

@@ -1,4 +1,4 @@
-"""What papers say beside what was measured, joined by variant: no published figure is copied by hand."""
+"""What papers say next to what was measured, by variant: no published figure is copied by hand."""
 
 import pandas as pd
 
@@ -8,14 +8,17 @@ def with_published(table: pd.DataFrame, published: pd.DataFrame, *, paper: str) 
 
     Args:
         table: with a column `variant`, such as that of `summarise`.
-        published: one row per figure: `paper`, `variant`, `metric`, `value`, `unit`; as in `results/published.csv`.
+        published: one row per figure: `paper`, `variant`, `metric`, `value`, `unit`; as in
+            `results/published.csv`.
         paper: whose figures.
 
     Returns:
-        The rows in their order, and a column "published METRIC" for each of the paper's metrics, in the paper's unit.
+        The rows in their order, and a column "published METRIC" for each of the paper's metrics, in
+        the paper's unit.
 
     Raises:
-        ValueError: the paper has no figures, or several of one variant and metric (on several machines).
+        ValueError: the paper has no figures, or several of one variant and metric (on several
+            machines).
     """
     figures = published[published["paper"] == paper]
     if figures.empty:

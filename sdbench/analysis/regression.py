@@ -1,22 +1,22 @@
 """Two runs of one study: which figures changed, by more than noise and by more than matters.
 
-What does not depend on the machine (evaluations, work, image metrics, memory) is held to bounds. Times are compared as
-ratios to the baseline variant within each run, so that a slower machine is no regression.
+What does not depend on the machine (evaluations, work, image metrics, memory) is held to bounds.
+Times are compared as ratios to the baseline variant within each run, so that a slower machine is no
+regression.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
 
 from sdbench.analysis.stability import disturbances
-from sdbench.analysis.tables import SUMMARY, complete_repeats, paired, summarise
-from sdbench.records.names import BASELINE
+from sdbench.analysis.tables import SUMMARY, summarise
+from sdbench.analysis.timing import USUAL, TimeTest, holm, log_ratios, log_times
+from sdbench.analysis.timing import Limits as Limits
 from sdbench.records.store import Results
 
 EXACT = ("nfe", "rows", "forwards", "flop")
@@ -29,7 +29,6 @@ METRIC_BOUND = 0.002  # of any other metric, absolute
 MEMORY_BOUND = 0.01  # relative
 UNSTABLE = 0.05  # spread of the ratios of one run
 BAD = ("regression", "changed", "missing")
-RATIO, ABSOLUTE = "time ratio to cfg", "time of the loop"
 FREE = {"repeats", "name", "schema_version", "device"}
 """Fields in which two runs of one study may differ."""
 
@@ -38,25 +37,10 @@ class NotComparable(ValueError):
     """Two runs that say nothing about each other."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When a change of time counts.
-
-    Args:
-        level: of the test, over all variants together (Holm).
-        threshold: the smallest change that matters, relative.
-        power: with which a change of the threshold's size would be found, for the number of runs that would decide.
-    """
-
-    level: float = 0.05
-    threshold: float = 0.03
-    power: float = 0.8
-
-
 def compare(
-    baseline: Results, current: Results, limits: Limits = Limits(), *, absolute: bool = False
+    baseline: Results, current: Results, limits: Limits = USUAL, *, absolute: bool = False
 ) -> pd.DataFrame:
-    """Every figure of the baseline beside the current run's.
+    """Every figure of the baseline compared with the current run's.
 
     Args:
         baseline: the run that is known to be right.
@@ -65,38 +49,45 @@ def compare(
         absolute: compare the times themselves, too.
 
     Returns:
-        One row per variant and figure: `variant`, `figure`, `baseline`, `current`; `change` (relative for times and
-        memory, else the difference), of times with `change_lo` and `change_hi`; `verdict`: "same", "regression",
-        "improvement" (of a time), "changed" (less work or memory, or another metric: what should not move, and has to
-        be accepted), "undecided" or "missing"; `repeats_needed`, where more repeats would decide; `unstable`, what
-        speaks against a time in either run, else empty.
+        One row per variant and figure: `variant`, `figure`, `baseline`, `current`; `change`
+        (relative for times and memory, else the difference), of times with `change_lo` and
+        `change_hi`; `verdict`: "same", "regression", "improvement" (of a time), "changed" (less
+        work or memory, or another metric: what should not move, and has to be accepted),
+        "undecided" or "missing"; `repeats_needed`, where more repeats would decide; `unstable`,
+        what speaks against a time in either run, else empty.
 
     Raises:
-        NotComparable: the studies differ; absolute times of other machines or versions; names what differs.
+        NotComparable: the studies differ; absolute times of other machines or versions; names what
+            differs.
     """
+    # Other studies, or times of other machines, differ whatever the code does.
     fields = _differing(baseline.study, current.study, ignore=FREE)
     if fields:
         raise NotComparable(f"the studies differ in {', '.join(fields)}")
     keys = differing_environment(baseline, current)
     if absolute and keys:
+        differing = ", ".join(keys)
         raise NotComparable(
-            f"absolute times need one machine and the same versions; these differ: {', '.join(keys)}"
+            f"absolute times need one machine and the same versions; these differ: {differing}"
         )
-    known, found = summarise(baseline).set_index("variant"), summarise(current).set_index("variant")
+
+    before = summarise(baseline).set_index("variant")
+    after = summarise(current).set_index("variant")
+
     rows: list[dict[str, Any]] = []
-    for variant in known.index:
+    for variant in before.index:
         gone = (
-            variant not in found.index
-            or found.loc[variant, "failed"] > 0
-            or bool(found.loc[variant, "unsupported"])
+            variant not in after.index
+            or after.loc[variant, "failed"] > 0
+            or bool(after.loc[variant, "unsupported"])
         )
         rows += _counts(variant, baseline, current, missing=gone)
-        rows += _bounded(variant, known, found, missing=gone)
+        rows += _bounded(variant, before, after, missing=gone)
     return pd.DataFrame([*rows, *_times(baseline, current, limits, absolute=absolute)])
 
 
 def differing_environment(baseline: Results, current: Results) -> list[str]:
-    """Keys in which the machines and versions of two runs differ; absolute times need there to be none.
+    """Keys in which the machines and versions of two runs differ; absolute times need none.
 
     What is compared is sdbench itself, so its own version and commit may differ.
     """
@@ -114,11 +105,10 @@ def _flat(env: Mapping[str, Any]) -> dict[str, Any]:
     """An environment with `packages.torch` for its entries of entries."""
     flat: dict[str, Any] = {}
     for key, value in env.items():
-        flat |= (
-            {f"{key}.{name}": entry for name, entry in value.items()}
-            if isinstance(value, dict)
-            else {key: value}
-        )
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": entry for name, entry in value.items()}
+        else:
+            flat[key] = value
     return flat
 
 
@@ -137,16 +127,12 @@ def _counts(
         before, after = (_total(results.runs, variant, figure) for results in (baseline, current))
         if math.isnan(before):
             continue
-        gone = missing or math.isnan(after)
-        verdict = (
-            "missing"
-            if gone
-            else "same"
-            if after == before
-            else "regression"
-            if after > before
-            else "changed"
-        )
+        if missing or math.isnan(after):
+            verdict = "missing"
+        elif after == before:
+            verdict = "same"
+        else:
+            verdict = "regression" if after > before else "changed"
         rows.append(_row(variant, figure, before, after, after - before, verdict))
     return rows
 
@@ -156,154 +142,99 @@ def _total(runs: pd.DataFrame, variant: str, figure: str) -> float:
     ok = runs[(runs["variant"] == variant) & (runs["status"] == "ok") & runs[figure].notna()]
     measured = ok[ok["phase"] == "measured"]
     ok = measured if len(measured) else ok
-    return (
-        float(ok.loc[ok["repeat"] == ok["repeat"].min(), figure].astype(float).sum())
-        if len(ok)
-        else math.nan
-    )
+    if ok.empty:
+        return math.nan
+    return float(ok.loc[ok["repeat"] == ok["repeat"].min(), figure].astype(float).sum())
 
 
 def _bounded(
-    variant: str, known: pd.DataFrame, found: pd.DataFrame, *, missing: bool
+    variant: str, known: pd.DataFrame, current: pd.DataFrame, *, missing: bool
 ) -> list[dict[str, Any]]:
     """Memory and image metrics, which may move within their bounds, to either side."""
+    # Savings and the change of alignment follow from what is compared already.
     metrics = [
-        name
+        str(name)
         for name in known
         if f"{name}_lo" in known and not str(name).endswith(("saving", "difference"))
     ]
+
     rows = []
-    for figure in ("peak_bytes", *map(str, metrics)):
+    for figure in ("peak_bytes", *metrics):
         before = float(known[figure][variant])
         if math.isnan(before):
             continue
-        after = math.nan if missing or figure not in found else float(found[figure][variant])
-        memory = figure == "peak_bytes"
-        change = after / before - 1 if memory else after - before
-        bound = MEMORY_BOUND if memory else BOUNDS.get(figure, METRIC_BOUND)
-        if math.isnan(after):
-            verdict = "missing"
-        elif abs(change) <= bound:
-            verdict = "same"
-        else:
-            verdict = "regression" if memory and change > 0 else "changed"
-        rows.append(_row(variant, figure, before, after, change, verdict))
+        gone = missing or figure not in current
+        after = math.nan if gone else float(current[figure][variant])
+        rows.append(_bounded_row(variant, figure, before, after))
     return rows
+
+
+def _bounded_row(variant: str, figure: str, before: float, after: float) -> dict[str, Any]:
+    """One figure against its bound; more memory is worse, another metric has to be accepted."""
+    memory = figure == "peak_bytes"
+    change = after / before - 1 if memory else after - before
+    bound = MEMORY_BOUND if memory else BOUNDS.get(figure, METRIC_BOUND)
+
+    if math.isnan(after):
+        verdict = "missing"
+    elif abs(change) <= bound:
+        verdict = "same"
+    else:
+        verdict = "regression" if memory and change > 0 else "changed"
+    return _row(variant, figure, before, after, change, verdict)
 
 
 def _times(
     baseline: Results, current: Results, limits: Limits, *, absolute: bool = False
 ) -> list[dict[str, Any]]:
-    before, after = _log_ratios(baseline), _log_ratios(current)
+    """Times, as ratios to the baseline variant and where asked themselves, with their tests."""
+    before = log_ratios(baseline)
+    after = log_ratios(current)
     if absolute:
-        before, after = before | _log_times(baseline), after | _log_times(current)
+        before = before | log_times(baseline)
+        after = after | log_times(current)
+
+    # One test per figure and variant; the levels hold for all of them together.
     nothing = np.array([])
-    tests = {key: _Test.of(before[key], after.get(key, nothing), limits) for key in before}
-    corrected = _holm({key: test.p for key, test in tests.items()})
+    tests = {key: TimeTest.of(before[key], after.get(key, nothing), limits) for key in before}
+    corrected = holm({key: test.p for key, test in tests.items()})
     disturbed = {
         name: disturbances(run.runs) for name, run in (("baseline", baseline), ("current", current))
     }
+
     rows = []
     for key, test in tests.items():
         figure, variant = key
-        base, now = (
-            float(np.exp(logs.mean())) if len(logs) else math.nan
-            for logs in (before[key], after.get(key, nothing))
-        )
         row = _row(
             variant,
             figure,
-            base,
-            now,
+            _centre(before[key]),
+            _centre(after.get(key, nothing)),
             math.expm1(test.change),
             test.verdict(corrected[key], limits),
         )
         row |= {"change_lo": math.expm1(test.lo), "change_hi": math.expm1(test.hi)}
         row["repeats_needed"] = test.needed if row["verdict"] == "undecided" else None
-        reasons = [f"times spread by {test.spread:.0%}"] if test.spread > UNSTABLE else []
-        reasons += [
-            f"{name}: {', '.join(found[variant])}"
-            for name, found in disturbed.items()
-            if variant in found
-        ]
-        row["unstable"] = "; ".join(reasons)
+        row["unstable"] = "; ".join(_doubts(variant, test, disturbed))
         rows.append(row)
     return rows
 
 
-_Logs = dict[tuple[str, str], NDArray[np.float64]]
-"""Logarithms of times by figure and variant, one per repeat."""
+def _centre(logs: NDArray[np.float64]) -> float:
+    """Geometric mean of what the logarithms are of."""
+    return float(np.exp(logs.mean())) if len(logs) else math.nan
 
 
-def _log_ratios(results: Results) -> _Logs:
-    """Of a variant's loop time over the baseline's of the same repeat."""
-    repeats = complete_repeats(results.runs)
-    found = {}
-    for variant in results.runs["variant"].unique():
-        times = paired(repeats, "denoise_s", str(variant))
-        if variant != BASELINE and len(times):
-            found[RATIO, str(variant)] = np.log(
-                (times[variant] / times[BASELINE]).to_numpy(dtype=float)
-            )
-    return found
-
-
-def _log_times(results: Results) -> _Logs:
-    """Of every variant's loop time."""
-    times = complete_repeats(results.runs)["denoise_s"].dropna()
-    return {
-        (ABSOLUTE, str(variant)): np.log(group.to_numpy(dtype=float))
-        for variant, group in times.groupby("variant")
-    }
-
-
-@dataclass(frozen=True)
-class _Test:
-    """Welch's test of one variant's log-ratios in two runs."""
-
-    change: float
-    lo: float
-    hi: float
-    p: float
-    needed: int | None
-    spread: float
-
-    @classmethod
-    def of(cls, before: NDArray[np.float64], after: NDArray[np.float64], limits: Limits) -> "_Test":
-        sizes = len(before), len(after)
-        if min(sizes) == 0:
-            return cls(math.nan, math.nan, math.nan, math.nan, None, 0.0)
-        change = float(after.mean() - before.mean())
-        if min(sizes) < 2:
-            return cls(change, math.nan, math.nan, 1.0, None, 0.0)
-        spread = float(np.sqrt((before.var(ddof=1) + after.var(ddof=1)) / 2))
-        if spread == 0:
-            return cls(change, change, change, 0.0 if change else 1.0, None, 0.0)
-        test = scipy_stats.ttest_ind(after, before, equal_var=False)
-        interval = test.confidence_interval(1 - limits.level)
-        normal = scipy_stats.norm.ppf([1 - limits.level / 2, limits.power]).sum()
-        needed = math.ceil(2 * (normal * spread / math.log1p(limits.threshold)) ** 2)
-        return cls(
-            change, float(interval.low), float(interval.high), float(test.pvalue), needed, spread
-        )
-
-    def verdict(self, p: float, limits: Limits) -> str:
-        if math.isnan(self.change):
-            return "missing"
-        matters = math.log1p(limits.threshold)
-        if p < limits.level and abs(self.change) > matters:
-            return "regression" if self.change > 0 else "improvement"
-        return "same" if self.hi <= matters else "undecided"
-
-
-def _holm(p: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
-    """Holm's corrected p-values."""
-    order = sorted((name for name in p if not math.isnan(p[name])), key=p.__getitem__)
-    corrected, highest = dict.fromkeys(p, math.nan), 0.0
-    for index, name in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - index) * p[name]))
-        corrected[name] = highest
-    return corrected
+def _doubts(
+    variant: str, test: TimeTest, disturbed: Mapping[str, Mapping[str, list[str]]]
+) -> list[str]:
+    """What speaks against a variant's times: their spread, and what disturbed either run."""
+    doubts = [f"times spread by {test.spread:.0%}"] if test.spread > UNSTABLE else []
+    return doubts + [
+        f"{run}: {', '.join(reasons[variant])}"
+        for run, reasons in disturbed.items()
+        if variant in reasons
+    ]
 
 
 def _row(

@@ -1,4 +1,4 @@
-"""What a sensitivity sweep says: curves over the place of the unguided steps, and what the sweep cost."""
+"""What a sensitivity sweep says: curves over the place of the unguided steps, and its cost."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.stats import cluster_bootstrap
+from sdbench.analysis.tables import spread
 
-BASELINE = "baseline"
+GUIDED_BRANCH = "baseline"
+"""The `kind` of the branch that guides every step."""
 WITHOUT_REFERENCE = ("alignment", "clip_score", "image_reward")  # their change is shown
 
 
@@ -16,11 +18,13 @@ def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     Args:
         sensitivity: the table of a sweep.
-        metric: one of its columns; of one without a reference image, such as `alignment`, the change from the baseline.
+        metric: one of its columns; of one without a reference image, such as `alignment`, the
+            change from the baseline.
 
     Returns:
-        One row per mask but the baseline's, by kind, start and length: `kind`, `start`, `length`, `mask`, `nfe`,
-        `pairs`, and the metric with `_lo` and `_hi`, the 95 % interval by bootstrap over prompts.
+        One row per mask but the baseline's, by kind, start and length: `kind`, `start`, `length`,
+        `mask`, `nfe`, `pairs`, and the metric with `_lo` and `_hi`, the 95 % interval by bootstrap
+        over prompts.
 
     Raises:
         ValueError: the table has no values of the metric.
@@ -28,16 +32,20 @@ def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:
     if metric not in sensitivity or sensitivity[metric].isna().all():
         raise ValueError(f"the sweep has no values of '{metric}'")
     table = sensitivity
+
+    # A distance to the baseline is a change already; what stands alone becomes one here.
     if metric in WITHOUT_REFERENCE:
-        base = table[table["kind"] == BASELINE].set_index(["prompt_id", "seed"])[metric]
+        guided = table[table["kind"] == GUIDED_BRANCH].set_index(["prompt_id", "seed"])[metric]
         pairs = pd.MultiIndex.from_frame(table[["prompt_id", "seed"]])
-        table = table.assign(**{metric: table[metric].to_numpy() - base.reindex(pairs).to_numpy()})
+        change = table[metric].to_numpy() - guided.reindex(pairs).to_numpy()
+        table = table.assign(**{metric: change})
+
     rows = []
-    branches = table[table["kind"] != BASELINE]
-    for (kind, mask), part in branches.groupby(["kind", "mask"], sort=False):
-        known = part.dropna(subset=[metric])
-        interval = cluster_bootstrap(known[metric], known["prompt_id"].astype(str))
-        first = part.iloc[0]
+    branches = table[table["kind"] != GUIDED_BRANCH]
+    for (kind, mask), images in branches.groupby(["kind", "mask"], sort=False):
+        measured = images.dropna(subset=[metric])
+        interval = cluster_bootstrap(measured[metric], measured["prompt_id"].astype(str))
+        first = images.iloc[0]
         row = {
             "kind": kind,
             "start": first["start"],
@@ -45,8 +53,8 @@ def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:
             "mask": mask,
             "nfe": first["nfe"],
         }
-        ends = {metric: interval.estimate, f"{metric}_lo": interval.lo, f"{metric}_hi": interval.hi}
-        rows.append(row | {"pairs": len(known)} | ends)
+        rows.append(row | {"pairs": len(measured)} | spread(metric, interval))
+
     return pd.DataFrame(rows).sort_values(["kind", "start", "length", "mask"], ignore_index=True)
 
 
@@ -63,6 +71,6 @@ class Evaluations(NamedTuple):
 
 
 def evaluations(sensitivity: pd.DataFrame) -> Evaluations:
-    """Rows that a sweep evaluated per pair, beside those of one pipeline call per mask."""
+    """Rows that a sweep evaluated per pair, and those that one pipeline call per mask would."""
     totals = sensitivity.groupby(["prompt_id", "seed"])[["rows", "nfe"]].sum().astype(float)
     return Evaluations(*(float(np.mean(totals[column])) for column in ("rows", "nfe")))

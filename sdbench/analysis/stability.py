@@ -1,4 +1,7 @@
-"""What the records say of how undisturbed a run was; how it is watched is in `sdbench.instruments.disturbance`."""
+"""What the records say of how undisturbed a run was.
+
+How it is watched is in `sdbench.instruments.disturbance`.
+"""
 
 import pandas as pd
 
@@ -9,11 +12,11 @@ def disturbances(runs: pd.DataFrame) -> dict[str, list[str]]:
     """What speaks against the times of every variant, from its measured calls that finished.
 
     Returns:
-        By variant one text for each kind of disturbance; a variant without any is not in it, nor is one whose calls
-        did not record it.
+        By variant one text for each kind of disturbance; a variant without any is not in it, nor is
+        one whose calls did not record it.
     """
     measured = runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
-    found: dict[str, list[str]] = {}
+    disturbed: dict[str, list[str]] = {}
     for variant, calls in measured.groupby("variant"):
         load = calls["foreign_load"].mean()
         shared = int((calls["foreign_processes"].fillna(0) > 0).sum())
@@ -22,5 +25,5 @@ def disturbances(runs: pd.DataFrame) -> dict[str, list[str]]:
         reasons += [f"others were on the GPU in {shared} of {len(calls)} calls"] if shared else []
         reasons += [f"the device was held back in {held} of {len(calls)} calls"] if held else []
         if reasons:
-            found[str(variant)] = reasons
-    return found
+            disturbed[str(variant)] = reasons
+    return disturbed

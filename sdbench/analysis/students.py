@@ -1,4 +1,4 @@
-"""What students keep of their teacher: by the rank of their layers, and by the guidance scale that they are told."""
+"""What students keep of their teacher: by the rank of their layers, and by the guidance scale."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rank_curve(
     adapter_bytes: Mapping[int, int],
     ledgers: Mapping[int, pd.DataFrame],
 ) -> pd.DataFrame:
-    """One row per rank: what the student keeps, how large it is, and what training it holds in memory.
+    """One row per rank: what the student keeps, its size, and the memory that training holds.
 
     Args:
         results: of a study with the students as variants.
@@ -28,7 +28,8 @@ def rank_curve(
         ledgers: tables `ledger` of training, by rank.
 
     Returns:
-        `rank`, `variant`, `lpips` and `alignment` with `_lo` and `_hi`, `adapter_bytes`, `peak_bytes` of training.
+        `rank`, `variant`, `lpips` and `alignment` with `_lo` and `_hi`, `adapter_bytes`,
+        `peak_bytes` of training.
     """
     summary = summarise(results).set_index("variant")
     rows = [
@@ -44,17 +45,18 @@ def rank_curve(
 
 
 def scale_curve(studies: Sequence[Results]) -> pd.DataFrame:
-    """One row per guidance scale and variant, the teacher's among them; of studies that differ in the scale.
+    """One row per guidance scale and variant, the teacher's too; of studies of different scales.
 
     Returns:
-        `guidance_scale`, `variant`, `lpips` (to the teacher at the same scale, 0 for the teacher) and `alignment`, each
-        with `_lo` and `_hi`.
+        `guidance_scale`, `variant`, `lpips` (to the teacher at the same scale, 0 for the teacher)
+        and `alignment`, each with `_lo` and `_hi`.
     """
-    parts = []
+    curves = []
     for results in studies:
-        part = summarise(results)[["variant", *_KEPT]].copy()
-        part.loc[part["variant"] == BASELINE, "lpips"] = 0.0
-        parts.append(part.assign(guidance_scale=float(results.study["guidance_scale"])))
-    return pd.concat(parts, ignore_index=True).sort_values(
+        kept = summarise(results)[["variant", *_KEPT]].copy()
+        # The summary has the distance between two runs of the teacher, the noise floor.
+        kept.loc[kept["variant"] == BASELINE, "lpips"] = 0.0
+        curves.append(kept.assign(guidance_scale=float(results.study["guidance_scale"])))
+    return pd.concat(curves, ignore_index=True).sort_values(
         "guidance_scale", kind="stable", ignore_index=True
     )

@@ -1,6 +1,7 @@
-"""What a study's tables say: one row per variant, paired against the baseline; one row per variant and step.
+"""What a study's tables say, by variant and paired against the baseline, or by variant and step.
 
-Which rows belong together is decided here; the intervals are in `stats.py`, units and rounding in `sdbench.report`.
+Which rows belong together is decided here; the intervals are in `stats.py`, units and rounding in
+`sdbench.report`.
 """
 
 from pathlib import Path
@@ -9,6 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sdbench.analysis.calls import (
+    by_unit,
+    complete_repeats,
+    finished,
+    paired,
+    step_counts,
+    steps_of,
+    timed,
+    units_of,
+)
 from sdbench.analysis.stats import Interval, cluster_bootstrap, ratio_interval
 from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
@@ -45,22 +56,24 @@ SUMMARY = {
 def summarise(results: Results | str | Path) -> pd.DataFrame:
     """One row per variant, the baseline `cfg` first, then as they first ran.
 
-    Times are of measured calls that finished and had the device to themselves. A repeat counts for a variant when all
-    its batches did; it is paired with the baseline's same repeat. Metrics are averaged over (prompt, seed) pairs, with
-    intervals clustered by prompt. The baseline's own metrics compare its later repeats with its first: the noise floor.
+    Times are of measured calls that finished and had the device to themselves. A repeat counts for
+    a variant when all its batches did; it is paired with the baseline's same repeat. Metrics are
+    averaged over (prompt, seed) pairs, with intervals clustered by prompt. The baseline's own
+    metrics compare its later repeats with its first: the noise floor.
 
     Args:
-        results: of a study, or the study's folder: then no more is read than is needed here, which lets the tables have
-            millions of rows.
+        results: of a study, or the study's folder: then no more is read than is needed here, which
+            lets the tables have millions of rows.
 
     Returns:
-        `variant`, `nfe`, `repeats` (paired with the baseline), `pairs` (with images), `failed` (calls), `unsupported`
-        (why the variant cannot run on this pipeline; empty where it can), `latency_s`
-        (median per call), `saving` (share of the baseline's time), `denoise_saving` (the same of the denoising loop),
-        `ideal_saving` (share of the baseline's evaluations not made), `predicted_saving` (what the steps' own times
-        let expect), `peak_bytes`, every metric, and `alignment_difference` to the baseline. `saving`,
-        `denoise_saving`, metrics and difference have `_lo` and `_hi` behind them, the 95 % interval. What was not
-        measured is NaN; so are the baseline's intervals against itself.
+        `variant`, `nfe`, `repeats` (paired with the baseline), `pairs` (with images), `failed`
+        (calls), `unsupported` (why the variant cannot run on this pipeline; empty where it can),
+        `latency_s` (median per call), `saving` (share of the baseline's time), `denoise_saving`
+        (the same of the denoising loop), `ideal_saving` (share of the baseline's evaluations not
+        made), `predicted_saving` (what the steps' own times let expect), `peak_bytes`, every
+        metric, and `alignment_difference` to the baseline. `saving`, `denoise_saving`, metrics and
+        difference have `_lo` and `_hi` behind them, the 95 % interval. What was not measured is
+        NaN; so are the baseline's intervals against itself.
 
     Raises:
         ValueError: the study has no `cfg` calls; as `read` says.
@@ -68,19 +81,23 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
     if not isinstance(results, Results):
         results = read(results, columns=SUMMARY)
     order = _variants(results)
-    runs = _finished(results)
+
+    # What is one number per variant, and what is paired first.
+    runs = finished(results)
     repeats = complete_repeats(results.runs)
     pairs = pair_means(results).set_index(["prompt_id", "seed"])
     images = {variant: pairs[pairs["variant"] == variant] for variant in order}
+
     cost = pd.DataFrame(
         {
             "nfe": runs.groupby("variant")["nfe"].mean(),
             "failed": (results.runs["status"] == "failed").groupby(results.runs["variant"]).sum(),
-            "latency_s": _timed(results).groupby("variant")["latency_s"].median(),
+            "latency_s": timed(results).groupby("variant")["latency_s"].median(),
             "predicted_saving": _predicted_saving(results),
             "peak_bytes": _peak_bytes(results.runs),
         }
     ).reindex(order)
+
     rows = []
     for variant in order:
         row = {
@@ -97,6 +114,8 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             "predicted_saving": cost["predicted_saving"][variant],
             "peak_bytes": cost["peak_bytes"][variant],
         }
+
+        # Every metric that the study has, and how alignment changed: higher is not always better.
         for metric in _metrics(results.images):
             row |= spread(metric, pair_interval(images[variant][metric]))
         rows.append(row | spread("alignment_difference", _alignment_difference(images, variant)))
@@ -104,24 +123,26 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
 
 
 def guidance_ratio(results: Results) -> float:
-    """R, the time of a guided step over that of an unguided one: the ratio of medians per repeat, then their median.
+    """R, the time of a guided step over that of an unguided one.
 
-    Where no call holds both kinds of step, all calls count. NaN without an unguided step.
+    The median over repeats of the ratio of medians. Where no call holds both kinds of step, all
+    calls count. NaN without an unguided step.
     """
     medians = step_medians(results)
     if medians.empty:
-        medians = _step_medians(results, _steps_of(_timed(results), results))
+        medians = _step_medians(results, steps_of(timed(results), results))
     return float((medians[True] / medians[False]).median())
 
 
 def step_medians(results: Results) -> pd.DataFrame:
-    """Median seconds of a guided (column True) and of an unguided step (column False), one row per repeat.
+    """Median seconds of a guided step (column True) and of an unguided one (False), by repeat.
 
-    Steps come from calls that hold both kinds, so that nothing but guidance differs between them (an adapter's
-    unguided steps cost more) and a slow machine slows both; not from those of an accelerator, whose steps differ among
-    themselves, nor are steps in which only some images were guided. No row where no call is left.
+    Steps come from calls that hold both kinds, so that nothing but guidance differs between them
+    (an adapter's unguided steps cost more) and a slow machine slows both; not from those of an
+    accelerator, whose steps differ among themselves, nor are steps in which only some images were
+    guided. No row where no call is left.
     """
-    units, runs = _units(results), _by_unit(_timed(results))
+    units, runs = units_of(results), by_unit(timed(results))
     counted = runs["flop"].notna()
     plain = (
         runs[counted] if counted.any() else runs
@@ -129,20 +150,20 @@ def step_medians(results: Results) -> pd.DataFrame:
     batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int32")
     known = plain.index.get_indexer(units.categories) >= 0
     whole = known[units.codes] & (results.steps["rows"].to_numpy("int64") % batch[units.codes] == 0)
-    count = _counts(units, results.steps["guided"], whole)
+    count = step_counts(units, results.steps["guided"], whole)
     both = (count["guided"] > 0) & (count["guided"] < count["steps"])
     return _step_medians(results, whole & both.to_numpy()[units.codes])
 
 
 def denoise_share(results: Results) -> float:
-    """Share of the denoising loop in a call of the baseline: the median over its measured calls that finished."""
-    runs = _timed(results)
+    """Share of the denoising loop in a call of the baseline: the median over its measured calls."""
+    runs = timed(results)
     return float((runs["denoise_s"] / runs["latency_s"])[runs["variant"] == BASELINE].median())
 
 
 def unguided_share(results: Results) -> "pd.Series[float]":
     """Share of the steps that ran unguided, by variant, in measured calls that finished."""
-    steps = results.steps.loc[_steps_of(_finished(results), results), ["variant", "guided"]].astype(
+    steps = results.steps.loc[steps_of(finished(results), results), ["variant", "guided"]].astype(
         {"guided": bool}
     )
     return 1 - steps.groupby("variant")["guided"].mean()
@@ -152,14 +173,13 @@ def step_profile(results: Results) -> pd.DataFrame:
     """The course of every variant over its steps, from measured calls that finished.
 
     Returns:
-        One row per variant and step: `variant`, `step`, `guided` (in at least half of the calls), `latency_s` (median),
-        `guidance_cosine` (median) with `guidance_cosine_q25` and `guidance_cosine_q75` (NaN on unguided steps).
+        One row per variant and step: `variant`, `step`, `guided` (in at least half of the calls),
+        `latency_s` (median), `guidance_cosine` (median) with `guidance_cosine_q25` and
+        `guidance_cosine_q75` (NaN on unguided steps).
     """
     shown = ["variant", "step", "guided", "latency_s", "guidance_cosine"]
-    steps = results.steps.loc[_steps_of(_finished(results), results), shown].astype(
-        {"guided": bool}
-    )
-    steps["latency_s"] = steps["latency_s"].where(_steps_of(_timed(results), results)[steps.index])
+    steps = results.steps.loc[steps_of(finished(results), results), shown].astype({"guided": bool})
+    steps["latency_s"] = steps["latency_s"].where(steps_of(timed(results), results)[steps.index])
     steps["variant"] = pd.Categorical(steps["variant"], _variants(results))
     groups = steps.groupby(["variant", "step"], observed=True)
     cosine = groups["guidance_cosine"]
@@ -176,9 +196,9 @@ def step_profile(results: Results) -> pd.DataFrame:
 
 
 def _step_medians(results: Results, kept: NDArray[np.bool_]) -> pd.DataFrame:
-    units = _units(results)
+    units = units_of(results)
     repeat = (
-        _by_unit(_timed(results))["repeat"]
+        by_unit(timed(results))["repeat"]
         .reindex(units.categories, fill_value=0)
         .to_numpy("int64")[units.codes[kept]]
     )
@@ -196,8 +216,9 @@ def _step_medians(results: Results, kept: NDArray[np.bool_]) -> pd.DataFrame:
 def _variants(results: Results) -> list[str]:
     variants = list(results.runs["variant"].unique())
     if BASELINE not in variants:
+        there = ", ".join(variants)
         raise ValueError(
-            f"{results.folder}: no runs of the baseline {BASELINE!r}; there are {', '.join(variants)}"
+            f"{results.folder}: no runs of the baseline {BASELINE!r}; there are {there}"
         )
     return list(dict.fromkeys([BASELINE, *variants]))
 
@@ -207,75 +228,15 @@ def _unsupported(runs: pd.DataFrame, variant: str) -> str:
     return "" if reasons.empty else str(reasons.iloc[0])
 
 
-def _finished(results: Results) -> pd.DataFrame:
-    runs = results.runs
-    return runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
-
-
-def _timed(results: Results) -> pd.DataFrame:
-    """Measured calls that finished and had the device to themselves."""
-    runs = _finished(results)
-    return runs[~_beside(runs)]
-
-
-def _beside(runs: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether other calls ran beside a call on its device; a table that does not say so is of calls in turn."""
-    return ~runs["exclusive"].fillna(True).astype(bool)
-
-
 def _peak_bytes(runs: pd.DataFrame) -> "pd.Series[float]":
-    """Highest peak per variant over its measured calls; on the CPU only the untimed warm-up traces the allocator."""
+    """Highest peak per variant over its measured calls."""
+    # On the CPU only the untimed warm-up traces the allocator.
     done = runs[runs["status"] == "ok"].astype({"peak_bytes": "float64"})
     by_phase = done.pivot_table(
         "peak_bytes", index="variant", columns="phase", aggfunc="max", dropna=False
     )
     by_phase = by_phase.reindex(columns=["measured", "warmup"])
     return by_phase["measured"].fillna(by_phase["warmup"])
-
-
-def _by_unit(runs: pd.DataFrame) -> pd.DataFrame:
-    return runs.astype({"unit": "string"}).set_index("unit")
-
-
-def _units(results: Results) -> pd.Categorical:
-    """The unit of every step as a category, so that what holds for a call is looked up once per call, not per step."""
-    return pd.Categorical(results.steps["unit"])
-
-
-def _counts(
-    units: pd.Categorical, guided: "pd.Series[bool]", kept: NDArray[np.bool_]
-) -> pd.DataFrame:
-    """Number of `steps` and of `guided` ones by unit, of those that are kept."""
-    size = len(units.categories)
-    steps = np.bincount(units.codes[kept], minlength=size)
-    of_them = np.bincount(units.codes[kept & guided.to_numpy(bool)], minlength=size)
-    return pd.DataFrame({"steps": steps, "guided": of_them}, index=units.categories)
-
-
-def _steps_of(runs: pd.DataFrame, results: Results) -> NDArray[np.bool_]:
-    """Which steps are of some calls."""
-    units = _units(results)
-    found: NDArray[np.bool_] = _by_unit(runs).index.get_indexer(units.categories) >= 0
-    return found[units.codes]
-
-
-def complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
-    """Time per (repeat, variant), summed over batches, where every batch of the study ran alone and finished."""
-    measured = runs[runs["phase"] == "measured"]
-    measured = measured.assign(failed=(measured["status"] != "ok") | _beside(measured))
-    totals = measured.groupby(["repeat", "variant"])[["latency_s", "denoise_s"]].sum(min_count=1)
-    groups = measured.groupby(["repeat", "variant"])
-    calls, images = groups.size(), groups["batch"].sum()
-    complete: pd.Series[bool] = (
-        (calls == calls.max()) & (images == images.max()) & ~groups["failed"].any()
-    )
-    return totals[complete]
-
-
-def paired(repeats: pd.DataFrame, column: str, variant: str) -> pd.DataFrame:
-    """Times of a variant and of the baseline in the repeats that have both, one column each."""
-    times = repeats.pivot_table(column, index="repeat", columns="variant")
-    return times.reindex(columns=list(dict.fromkeys([variant, BASELINE]))).dropna()
 
 
 def _saving(repeats: pd.DataFrame, column: str, variant: str) -> Interval:
@@ -287,14 +248,14 @@ def _saving(repeats: pd.DataFrame, column: str, variant: str) -> Interval:
 
 
 def _predicted_saving(results: Results) -> "pd.Series[float]":
-    """Saving per variant if guided and unguided steps cost what they cost on the whole in this study.
+    """Saving per variant if guided and unguided steps cost what they cost in the whole study.
 
-    `denoise_share * (1 - (guided * R + unguided) / (guided_cfg * R))`, which for unguided steps within the baseline's
-    step count is `fraction * denoise_share * (1 - 1 / R)`.
+    `denoise_share * (1 - (guided * R + unguided) / (guided_cfg * R))`, which for unguided steps
+    within the baseline's step count is `fraction * denoise_share * (1 - 1 / R)`.
     """
     ratio = guidance_ratio(results)
-    units, runs = _units(results), _by_unit(_finished(results))
-    per_call = _counts(units, results.steps["guided"], np.ones(len(units), bool)).reindex(
+    units, runs = units_of(results), by_unit(finished(results))
+    per_call = step_counts(units, results.steps["guided"], np.ones(len(units), bool)).reindex(
         runs.index
     )
     counts = per_call[per_call["steps"] > 0].groupby(runs["variant"]).mean()
@@ -310,7 +271,7 @@ def _metrics(images: pd.DataFrame) -> list[str]:
 
 def pair_means(results: Results) -> pd.DataFrame:
     """Metrics per variant and (prompt, seed) pair, averaged over the repeats that have them."""
-    images = results.images[results.images["unit"].isin(_finished(results)["unit"])]
+    images = results.images[results.images["unit"].isin(finished(results)["unit"])]
     return images.groupby(["variant", "prompt_id", "seed"])[_metrics(images)].mean().reset_index()
 
 
@@ -321,10 +282,10 @@ def _alignment_difference(images: dict[str, pd.DataFrame], variant: str) -> Inte
 
 
 def pair_interval(values: "pd.Series[float]") -> Interval:
-    """Mean over (prompt, seed) pairs, which are the index, with the interval clustered by prompt."""
-    known = values.dropna()
-    clusters, _ = pd.factorize(known.index.get_level_values("prompt_id"), sort=True)
-    return cluster_bootstrap(known, clusters)
+    """Mean over (prompt, seed) pairs, which are the index; its interval is clustered by prompt."""
+    measured = values.dropna()
+    clusters, _ = pd.factorize(measured.index.get_level_values("prompt_id"), sort=True)
+    return cluster_bootstrap(measured, clusters)
 
 
 def spread(name: str, interval: Interval) -> dict[str, float]:

@@ -1,13 +1,13 @@
-"""The schedule planner: which steps to leave unguided for a given number of them, and what that costs in quality.
+"""Plans: which steps to leave unguided for a given number of them, and what that costs in quality.
 
-Masks are tuned on some (prompt, seed) pairs (`search.py`) and judged on others, against every simple choice of as many
-steps or as much work.
+Masks are tuned on some (prompt, seed) pairs (`search.py`) and judged on others (`judging.py`). Here
+is what a plan is for, on which pairs it is made, and what is written of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,31 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.frontier import PLANNED, timed_as
 from sdbench.analysis.tables import denoise_share, guidance_ratio
-from sdbench.experiments.branching import (
-    Branch,
-    Brancher,
-    allowed_rows,
-    baseline,
-    batches,
-    require_plain,
-)
-from sdbench.experiments.search import (
-    RESCALED,
-    ROUNDS,
-    Planned,
-    Tuner,
-    alone,
-    rescaled,
-    search,
-    search_within,
-    shapes,
-    without,
-)
-from sdbench.instruments.quality import find_metric, provenance
+from sdbench.experiments.branching import Row, allowed_rows, judgeable
+from sdbench.experiments.judging import Version, comparison, judge
+from sdbench.experiments.search import ROUNDS, Planned, Tuner, search, search_within
+from sdbench.instruments.quality import provenance
+from sdbench.models.layout import layout
 from sdbench.models.mini_sd import scenes
-from sdbench.models.registry import layout
+from sdbench.models.pipeline import Pipeline
 from sdbench.records.environment import environment
 from sdbench.records.files import read_prompts, read_table, write_json
 from sdbench.records.names import BASELINE
@@ -47,13 +30,13 @@ from sdbench.records.schema import PLANS, frame
 from sdbench.records.store import Mode, Results, StudyFolder
 from sdbench.study.check import loop_length
 from sdbench.study.runner import run
-from sdbench.study.study import Study
-from sdbench.study.tuning import nearest_scales
-from sdbench.variants.controls import fewer_steps
-from sdbench.variants.registry import Variant, parse
-from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of, mask_text
+from sdbench.study.study import Generation, Study
+from sdbench.variants.schedule import mask_text
 
 TIMING_REPEATS = 6  # the fewest that give an interval
+RATIO_REPEATS = 3  # of the short study by which a saving becomes a number of steps
+OWN_SEED = 5  # of mini-sd's own captions
+SPARE = 64  # captions drawn beyond those needed, as some come twice
 
 
 def steps_for(saving: float, *, steps: int, ratio: float, denoise_share: float) -> int:
@@ -66,69 +49,15 @@ def steps_for(saving: float, *, steps: int, ratio: float, denoise_share: float) 
         denoise_share: of the loop in a call.
 
     Raises:
-        ValueError: all steps together do not save as much.
+        ValueError: all steps together save less.
     """
     most = denoise_share * (1 - 1 / ratio)
     if not 0 < saving <= most:
         raise ValueError(
-            f"a saving of {saving:.1%} is out of reach: dropping guidance everywhere saves {most:.1%} here"
+            f"a saving of {saving:.1%} is out of reach: "
+            f"dropping guidance everywhere saves {most:.1%} here"
         )
     return math.ceil(saving / most * steps - 1e-9)
-
-
-def controls(
-    tuner: Tuner, unguided: int, *, num_steps: int
-) -> tuple[dict[str, Mask], list[Variant]]:
-    """What a plan has to be compared with: masks with as many unguided steps, and fewer steps.
-
-    Returns:
-        Masks by the name of their variant (the interval of guidance is the best on the tuning pairs); and full guidance
-        with as much work, by both neighbours where no number of steps has the same.
-    """
-    steps = tuner.steps
-    masks = {
-        f"last:{unguided}": GuidanceSchedule.last(steps, unguided).mask,
-        f"first:{unguided}": GuidanceSchedule.first(steps, unguided).mask,
-        f"random:{unguided}@0": GuidanceSchedule.random(steps, unguided, seed=0).mask,
-    }
-    masks[f"spaced:{unguided}"] = without(
-        steps, ((2 * k + 1) * steps // (2 * unguided) for k in range(unguided))
-    )
-    intervals = {
-        name: mask for name, mask in shapes(tuner, unguided).items() if name.startswith("interval")
-    }
-    best = min(intervals, key=lambda name: tuner.evaluate([intervals[name]])[0])
-    masks[best] = intervals[best]
-    work = (2 * steps - unguided) / steps * num_steps
-    return masks, [parse(name) for name in fewer_steps(work)]
-
-
-def judge(
-    pipe: Any, study: Study, masks: dict[str, Mask], others: Sequence[Variant], *, max_rows: int
-) -> list[dict[str, Any]]:
-    """Every metric of the study for masks and for other variants on its pairs, against the fully guided image.
-
-    Returns:
-        One row per variant and pair: `variant`, `prompt_id`, `prompt`, `seed`, `nfe` and the metrics; the baseline too.
-    """
-    rows: list[dict[str, Any]] = []
-    columns = [find_metric(name)[0].name for name in study.metrics or ()]
-    named: dict[Mask, list[str]] = {}
-    for name, mask in masks.items():
-        named.setdefault(mask, []).append(name)
-    branches = [Branch("mask", None, None, mask) for mask in sorted(named, reverse=True)]
-    for pairs in batches(study.pairs, study.batch):
-        group = Brancher(pipe, study, pairs, max_rows)
-        for call in group.calls([baseline(len(branches[0].mask)), *branches]):
-            for row in group.follow(call)[0]:
-                names = named.get(mask_of(row["mask"]), [BASELINE])
-                known = {
-                    name: row[name] for name in ("prompt_id", "prompt", "seed", "nfe", *columns)
-                }
-                rows += [{"variant": name} | known for name in names]
-        for variant in others:
-            rows += alone(group, variant)
-    return rows
 
 
 @dataclass(frozen=True)
@@ -137,8 +66,8 @@ class Target:
 
     Args:
         unguided: numbers of unguided steps.
-        bound: of the metric's mean: as many unguided steps as keep it.
-        saving: share of the time of a call: as few unguided steps as save it.
+        bound: of the metric's mean; the plan has the most unguided steps that keep it.
+        saving: share of the time of a call; the plan has the fewest unguided steps that save it.
     """
 
     unguided: tuple[int, ...] = ()
@@ -153,40 +82,61 @@ class Target:
             )
 
 
-def plan_studies(
-    study: Study, prompts_file: Path | None, held_out_file: Path | None, *, pairs: int
-) -> tuple[Study, Study]:
-    """A study with the tuning prompts, and one with the held-out prompts and as many other seeds.
+class Sets(NamedTuple):
+    """On what a plan is made.
+
+    Attributes:
+        tuning: the pairs of the search.
+        held_out: the pairs on which the plan is judged.
+        metrics: to report of the held-out images, the search's own not among them.
+    """
+
+    tuning: Generation
+    held_out: Generation
+    metrics: tuple[str, ...]
+
+
+def tuning_and_held_out(
+    generation: Generation,
+    prompts_file: Path | None,
+    held_out_file: Path | None,
+    *,
+    pairs: int,
+) -> Sets:
+    """A generation with the tuning prompts, and one with the held-out prompts and other seeds.
 
     Args:
-        study: everything but the prompts, with the tuning seeds.
+        generation: everything but the prompts, with the tuning seeds.
         prompts_file: tuning prompts, one per line.
         held_out_file: held-out prompts, one per line.
-        pairs: of mini-sd, without the files: as many held-out captions, and an eighth as many to tune on, all with
-            objects that it never saw in training.
+        pairs: of mini-sd, without the files: the number of held-out captions; an eighth of that
+            number are the tuning captions. All have objects that it never saw in training.
 
     Raises:
-        ValueError: one file without the other, a file that cannot be read, or no files for another model.
+        ValueError: one file without the other, a file that cannot be read, or no files for another
+            model.
     """
     if (prompts_file is None) != (held_out_file is None):
         raise ValueError("tuning and held-out prompts come in a file each: give both or none")
-    held_out = replace(study, seeds=tuple(seed + max(study.seeds) + 1 for seed in study.seeds))
+    beyond = max(generation.seeds) + 1
+    other_seeds = tuple(seed + beyond for seed in generation.seeds)
+
     if prompts_file is not None and held_out_file is not None:
-        return (
-            replace(study, prompts=read_prompts(prompts_file)),
-            replace(held_out, prompts=read_prompts(held_out_file)),
-        )
-    if study.model != "mini-sd":
+        tuning = replace(generation, prompts=read_prompts(prompts_file))
+        held_out = replace(generation, prompts=read_prompts(held_out_file), seeds=other_seeds)
+        return Sets(tuning, held_out, ())
+
+    if generation.model != "mini-sd":
         raise ValueError(
-            "a plan needs tuning prompts and held-out prompts in a file each; only mini-sd brings its own"
+            "a plan needs tuning prompts and held-out prompts in a file each; "
+            "only mini-sd brings its own"
         )
-    told = scenes.captions(scenes.sample(2 * pairs + 64, np.random.default_rng(5), split="test"))
-    distinct = list(dict.fromkeys(told))[: pairs + max(1, pairs // 8)]
-    metrics = (*(study.metrics or ()), "alignment")
-    held_out = replace(
-        held_out, prompts=tuple(distinct[:pairs]), metrics=tuple(dict.fromkeys(metrics))
-    )
-    return replace(study, prompts=tuple(distinct[pairs:])), held_out
+    rng = np.random.default_rng(OWN_SEED)
+    captions = scenes.captions(scenes.sample(2 * pairs + SPARE, rng, split="test"))
+    distinct = list(dict.fromkeys(captions))[: pairs + max(1, pairs // 8)]
+    tuning = replace(generation, prompts=tuple(distinct[pairs:]))
+    held_out = replace(generation, prompts=tuple(distinct[:pairs]), seeds=other_seeds)
+    return Sets(tuning, held_out, ("alignment",))
 
 
 class Plans(NamedTuple):
@@ -195,7 +145,8 @@ class Plans(NamedTuple):
     Attributes:
         folder: holds a schedule file per number of unguided steps.
         judged: the table of that name.
-        timing: what the plans and the variants with as much work take, beside full guidance; in `timing/`.
+        timing: what full guidance, the plans and the variants with the same work take; in
+            `timing/`.
     """
 
     folder: Path
@@ -204,28 +155,32 @@ class Plans(NamedTuple):
 
 
 def plan(
-    pipe: Any,
-    tuning: Study,
-    held_out: Study,
+    pipe: Pipeline,
+    tuning: Generation,
+    held_out: Generation,
     target: Target,
     out: Path,
     *,
     metric: str = "lpips",
+    metrics: Sequence[str] = (),
     scales: Sequence[float] = (),
     rounds: int = ROUNDS,
     max_rows: int | None = None,
     mode: Mode = "new",
 ) -> Plans:
-    """Find schedules on the tuning pairs, judge and time them on the held-out ones, and write all of it.
+    """Find schedules on the tuning pairs, judge and time them on the held-out ones, and write them.
 
     Args:
         pipe: a guided pipeline.
-        tuning: pairs, steps and scale of the search; `metric` is judged, whatever its metrics are.
-        held_out: other prompts, with the metrics to report.
+        tuning: pairs, steps and scale of the search.
+        held_out: other prompts and seeds.
         target: what the plans are for.
-        out: gets `plan-K.json` for every K, the table `judged`, and a study of their time in `timing/`.
+        out: gets `plan-K.json` for every K, the table `judged`, and a study of their time in
+            `timing/`.
         metric: what the search lowers, or raises where higher is better.
-        scales: guidance scales to try for the steps that stay guided; the best one is reported apart.
+        metrics: further ones to report of the held-out images.
+        scales: guidance scales to try for the steps that stay guided; the best one is reported
+            apart.
         rounds: of exchanges.
         max_rows: of one denoiser evaluation; from the free memory by default.
         mode: "new" or "overwrite", for a folder that holds plans already.
@@ -234,123 +189,135 @@ def plan(
         ValueError: before the search, for anything that cannot run; prompts in both sets.
     """
     _check(tuning, held_out, scales)
-    tuning = replace(tuning, metrics=(metric,))
-    held_out = replace(held_out, metrics=tuple(dict.fromkeys((metric, *(held_out.metrics or ())))))
-    rows, steps = allowed_rows(pipe, tuning, max_rows), loop_length(pipe, tuning)
-    tuner = Tuner(pipe, tuning, metric, steps=steps, max_rows=rows)
-    beyond = [count for count in target.unguided if not 1 <= count <= steps]
-    if beyond:
-        raise ValueError(f"between 1 and {steps} steps can be unguided, not {beyond[0]}")
+    metrics = judgeable(held_out, list(dict.fromkeys([metric, *metrics])))
+    rows = allowed_rows(pipe, tuning, max_rows)
+    tuner = Tuner(pipe, tuning, metric, steps=loop_length(pipe, tuning), max_rows=rows)
+    _require_steps(target.unguided, tuner.steps)
+
     record = {
-        "tuning": tuning.as_json(),
-        "held_out": held_out.as_json(),
+        "tuning": tuning.as_json() | {"metrics": [metric]},
+        "held_out": held_out.as_json() | {"metrics": metrics},
         "target": asdict(target),
         "rounds": rounds,
-    }
-    record |= {
         "metric": metric,
-        "quality": provenance(held_out.metrics or ()),
+        "quality": provenance(metrics),
         "scales": list(scales),
     }
-    env = environment() | layout(pipe)
-    with StudyFolder.create(out, record, environment=env, mode=mode, tables=PLANS) as folder:
-        for stale in [*out.glob("plan-*.json"), out / "plan.png"]:
-            stale.unlink(missing_ok=True)
-        timed = [BASELINE]
-        for planned in _planned(tuner, target, tuning, rounds):
-            masks, others = controls(tuner, planned.unguided, num_steps=tuning.num_steps)
-            others += _weaker(
-                pipe, replace(tuning, batch=max(1, min(tuning.batch, rows // 2))), planned.mask
+    machine = environment() | layout(pipe)
+
+    timed = [BASELINE]
+    with StudyFolder.create(out, record, environment=machine, mode=mode, tables=PLANS) as folder:
+        _remove_stale(out)
+        for planned in _planned(tuner, target, rounds):
+            compared = comparison(tuner, planned, scales=scales)
+            judged = judge(
+                pipe, held_out, compared.masks, compared.others, metrics=metrics, max_rows=rows
             )
-            masks[PLANNED] = planned.mask
-            tuned: dict[str, tuple[float, float | None]] = {PLANNED: (planned.loss, None)}
-            if scales:
-                losses = {scale: tuner.rescaled(planned.mask, scale) for scale in scales}
-                best = min(scales, key=losses.__getitem__)
-                others.append(rescaled(planned.mask, best))
-                tuned[RESCALED] = (losses[best], best)
-            unit = f"{planned.unguided}"
-            known = {"unit": unit, "unguided": planned.unguided}
-            judged = judge(pipe, held_out, masks, others, max_rows=rows)
-            folder.add(unit, judged=frame("judged", [known | row for row in judged]))
-            timed += [
-                timed_as(name, planned.unguided)
-                for name in (PLANNED, *(other.name for other in others))
-            ]
-            for name, (loss, scale) in tuned.items():
-                evidence = {
-                    "metric": metric,
-                    "tuning_mean": tuner.sign * loss,
-                    "held_out": _means(judged, tuner.column),
-                }
-                content = _content(planned, tuning, type(pipe.scheduler).__name__, scale, evidence)
-                ending = "-rescaled" if name == RESCALED else ""
-                write_json(out / f"plan-{planned.unguided}{ending}.json", content)
+            _record(folder, planned, judged)
+            _write(out, tuner, planned, compared.versions, judged)
+            timed += compared.timed(planned.unguided)
         folder.compact()
-    timing = _one_call(held_out, tuple(dict.fromkeys(timed)), repeats=TIMING_REPEATS)
+
+    timing = _one_call(held_out, timed, repeats=TIMING_REPEATS)
     return Plans(out, read_table(out, "judged"), run(timing, out / "timing", pipe=pipe, mode=mode))
 
 
-def _one_call(study: Study, variants: tuple[str, ...], *, repeats: int) -> Study:
-    """A study of time, with one call of a study's pairs per variant and repeat."""
-    prompts, seeds = study.prompts[: study.batch], study.seeds[:1]
-    return replace(
-        study, variants=variants, prompts=prompts, seeds=seeds, repeats=repeats, metrics=()
+def _one_call(generation: Generation, variants: Iterable[str], *, repeats: int) -> Study:
+    """A study of time, with one call of a generation's pairs per variant and repeat."""
+    one_batch = {
+        "prompts": generation.prompts[: generation.batch],
+        "seeds": generation.seeds[:1],
+    }
+    return Study(
+        **generation.settings | one_batch,
+        variants=tuple(dict.fromkeys(variants)),
+        repeats=repeats,
+        metrics=(),
+        name="plan",
     )
 
 
-def _check(tuning: Study, held_out: Study, scales: Sequence[float]) -> None:
+def _check(tuning: Generation, held_out: Generation, scales: Sequence[float]) -> None:
     for what in ("prompts", "seeds"):
-        shared = set(getattr(tuning, what)) & set(getattr(held_out, what))
+        shared = {*getattr(tuning, what)} & {*getattr(held_out, what)}
         if shared:
             raise ValueError(f"'{min(shared)}' is among the tuning and the held-out {what}")
-    for study in (tuning, held_out):
-        require_plain(study)
     if any(scale <= 1 for scale in scales):
         raise ValueError(f"a guidance scale of {min(scales):g} is no guidance")
 
 
-def _planned(tuner: Tuner, target: Target, tuning: Study, rounds: int) -> Iterator[Planned]:
+def _require_steps(unguided: Sequence[int], steps: int) -> None:
+    beyond = [count for count in unguided if not 1 <= count <= steps]
+    if beyond:
+        raise ValueError(f"between 1 and {steps} steps can be unguided, not {beyond[0]}")
+
+
+def _remove_stale(out: Path) -> None:
+    """Remove what an earlier plan left in its folder beside the tables."""
+    for stale in [*out.glob("plan-*.json"), out / "plan.png"]:
+        stale.unlink(missing_ok=True)
+
+
+def _planned(tuner: Tuner, target: Target, rounds: int) -> Iterator[Planned]:
+    """The schedules that reach a target, one after the other."""
     if target.bound is not None:
         yield search_within(tuner, target.bound, rounds=rounds)
         return
+
     numbers = target.unguided
     if target.saving is not None:
-        results = run(_one_call(tuning, (BASELINE, "last:50%"), repeats=3), pipe=tuner.pipe)
-        ratio, share = guidance_ratio(results), denoise_share(results)
+        study = _one_call(tuner.generation, (BASELINE, "last:50%"), repeats=RATIO_REPEATS)
+        results = run(study, pipe=tuner.pipe)
+        ratio = guidance_ratio(results)
+        share = denoise_share(results)
         numbers = (steps_for(target.saving, steps=tuner.steps, ratio=ratio, denoise_share=share),)
     for unguided in numbers:
         yield search(tuner, unguided, rounds=rounds)
 
 
-def _weaker(pipe: Any, tuning: Study, mask: Mask) -> list[Variant]:
-    """Full guidance at the constant scale that comes nearest to a mask, where that is neither none nor all of it."""
-    schedule = Variant(PLANNED, lambda _: GuidanceSchedule(mask))
-    (scale,) = nearest_scales(pipe, tuning, [schedule], tuple(tuning.pairs)).values()
-    return [] if scale is None else [parse(f"scale:{scale:g}")]
+def _record(folder: StudyFolder, planned: Planned, judged: Sequence[Row]) -> None:
+    """Write the rows of a plan and of its controls."""
+    unit = f"{planned.unguided}"
+    about = {"unit": unit, "unguided": planned.unguided}
+    folder.add(unit, judged=frame("judged", [about | row for row in judged]))
 
 
-def _means(judged: list[dict[str, Any]], column: str) -> dict[str, float]:
-    return {
-        str(name): float(mean)
-        for name, mean in pd.DataFrame(judged).groupby("variant")[column].mean().items()
-    }
+def _write(
+    out: Path,
+    tuner: Tuner,
+    planned: Planned,
+    versions: Sequence[Version],
+    judged: Sequence[Row],
+) -> None:
+    """Write the schedule files of a plan, which `plan:FILE` and `GuidanceSchedule.load` take."""
+    by_variant = pd.DataFrame(judged).groupby("variant")[tuner.column]
+    means = {str(name): float(mean) for name, mean in by_variant.mean().items()}
+    for version in versions:
+        evidence = {
+            "metric": tuner.metric,
+            "tuning_mean": tuner.sign * version.loss,
+            "held_out": means,
+        }
+        ending = "" if version.scale is None else "-rescaled"
+        content = _content(tuner, planned, version.scale, evidence)
+        write_json(out / f"plan-{planned.unguided}{ending}.json", content)
 
 
 def _content(
-    planned: Planned, study: Study, scheduler: str, scale: float | None, evidence: dict[str, Any]
+    tuner: Tuner, planned: Planned, scale: float | None, evidence: dict[str, Any]
 ) -> dict[str, Any]:
-    """What stands in a schedule file, which `plan:FILE` and `GuidanceSchedule.load` take."""
+    """What stands in a schedule file."""
+    tuning = tuner.generation
     return {
         "mask": mask_text(planned.mask),
-        "scheduler": scheduler,
-        "model": study.model,
-        "num_steps": study.num_steps,
-        "guidance_scale": study.guidance_scale,
+        "scheduler": type(tuner.pipe.scheduler).__name__,
+        "model": tuning.model,
+        "num_steps": tuning.num_steps,
+        "guidance_scale": tuning.guidance_scale,
         **({} if scale is None else {"guided_scale": scale}),
         "evidence": {
             **evidence,
-            "tuning_pairs": len(study.pairs),
+            "tuning_pairs": len(tuning.pairs),
             "start": planned.start,
             "exchanges": planned.exchanges,
         },

@@ -10,12 +10,11 @@ from sdbench.analysis.regression import (
     COMPARED,
     Limits,
     NotComparable,
-    _holm,
-    _Test,
     _times,
     compare,
     differing_environment,
 )
+from sdbench.analysis.timing import TimeTest, holm
 from sdbench.records.store import read
 
 MASKS = {"cfg": [1, 1, 1, 1], "last:2": [1, 1, 0, 0], "unguided": [0, 0, 0, 0]}
@@ -130,10 +129,10 @@ def test_recorded_noise_raises_few_alarms(threshold):
     for _ in range(200):
         drawn = ratios.to_numpy()[generator.permutation(len(ratios))[:20]]
         tests = {
-            ("", str(n)): _Test.of(*pair, limits)
+            ("", str(n)): TimeTest.of(*pair, limits)
             for n, pair in enumerate(zip(drawn[:10].T, drawn[10:].T, strict=True))
         }
-        corrected = _holm({key: test.p for key, test in tests.items()})
+        corrected = holm({key: test.p for key, test in tests.items()})
         verdicts = [test.verdict(corrected[key], limits) for key, test in tests.items()]
         alarms += bool({"regression", "improvement"} & set(verdicts))
     assert alarms <= 0.05 * 200
@@ -143,7 +142,7 @@ def test_nineteen_intervals_in_twenty_hold_the_true_change():
     """Two runs of 12 repeats of unequal noise, 2,000 times."""
     generator = np.random.default_rng(0)
     before, after = generator.normal(0, 0.02, (2000, 12)), generator.normal(0.05, 0.05, (2000, 12))
-    tests = [_Test.of(*pair, Limits()) for pair in zip(before, after, strict=True)]
+    tests = [TimeTest.of(*pair, Limits()) for pair in zip(before, after, strict=True)]
     assert 0.93 <= np.mean([test.lo <= 0.05 <= test.hi for test in tests]) <= 0.97
 
 
