@@ -1,6 +1,7 @@
-"""A study as one page that opens offline and from any host: table, figures, and a comparer of its images.
+"""A study as one page that opens offline: its table, its figures, and a comparer of its images.
 
-Figures are plotly's, the page jinja's, and both are inside the file: opening it asks nobody for anything.
+Figures are plotly's, the page jinja's, and both are inside the file: opening it asks nobody for
+anything.
 """
 
 from __future__ import annotations
@@ -20,21 +21,20 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from sdbench.analysis.tables import step_profile, summarise
+from sdbench.records.computed import SUMMARY
 from sdbench.records.files import NUMBER, inside, read_image, require
 from sdbench.records.names import BASELINE
+from sdbench.records.schema import columns
 from sdbench.records.store import Results
-from sdbench.report.figures import PALETTE
+from sdbench.report.figures.style import BASELINE_COLOUR, colour_at, dash_at
 from sdbench.report.tables import Cell, failures, legend, summary_cells
 
-FORMS = (
-    (256, 85),
-    (256, 60),
-    (192, 60),
-    (128, 60),
-    (64, 60),
-)  # most pixels of a side, and WebP's quality
+FORMS = ((256, 85), (256, 60), (192, 60), (128, 60), (64, 60))
+"""Most pixels of a side, and WebP's quality."""
 PICTURES_BYTES = 3_000_000  # of all images in the page, which with plotly's script stays below 8 MB
 MAX_PROMPTS = 16
+MARKERS = 8  # of plotly's, told apart at a glance
+DASHES = ("solid", "dash", "dot")
 TEMPLATE = Path(__file__).with_name("page.html")
 _STUDY: dict[str, tuple[type, ...]] = {
     "name": (str,),
@@ -42,8 +42,11 @@ _STUDY: dict[str, tuple[type, ...]] = {
     "num_steps": (int,),
     "guidance_scale": NUMBER,
     "prompts": (list,),
+    "seeds": (list,),
+    "batch": (int,),
+    "repeats": (int,),
+    "warmups": (int,),
 }
-_STUDY |= {"seeds": (list,), "batch": (int,), "repeats": (int,), "warmups": (int,)}
 
 
 def page(results: Results) -> str:
@@ -53,11 +56,14 @@ def page(results: Results) -> str:
         results: of a study; images that were not kept are left out.
 
     Raises:
-        ValueError: no measured call, a record of another form, or an image that is not the study's own.
+        ValueError: no measured call, a record of another form, or an image that is not the study's
+            own.
     """
     require(results.study, _STUDY, source=str(results.folder / "study.json"))
     summary = summarise(results)
     head, rows = summary_cells(summary)
+
+    # Whatever a study holds is text on the page: nothing of it may be read as HTML.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
@@ -80,110 +86,110 @@ def _sortable(cell: Cell) -> dict[str, Any]:
 
 def _facts(results: Results) -> list[tuple[str, str]]:
     """What was measured and where."""
-    study, measured = results.study, results.runs[results.runs["phase"] == "measured"]
+    study = results.study
+    measured = results.runs[results.runs["phase"] == "measured"]
     if measured.empty:
         raise ValueError(f"{results.folder}: no measured calls to show")
+
+    first = measured.iloc[0]
+    pairs = f"prompts: {len(study['prompts'])}; seeds: {len(study['seeds'])}"
     facts = [
-        (
-            "pipeline",
-            f"{study['model']}, {measured['dtype'].iloc[0]}, {measured['scheduler'].iloc[0]}",
-        ),
+        ("pipeline", f"{study['model']}, {first['dtype']}, {first['scheduler']}"),
         ("asked", f"{study['num_steps']} steps, guidance scale {study['guidance_scale']:g}"),
-        (
-            "pairs",
-            f"prompts: {len(study['prompts'])}; seeds: {len(study['seeds'])}; pairs per call: {study['batch']}",
-        ),
+        ("pairs", f"{pairs}; pairs per call: {study['batch']}"),
         ("repeats", f"{study['repeats']} measured, {study['warmups']} before them"),
     ]
+
     for key, env in results.environment.items():
-        require(
-            env,
-            {"gpus": (list,), "packages": (dict,)},
-            source=f"{results.folder / 'environment.json'}, {key!r}",
-        )
-        gpus = (
-            ", ".join(str(gpu.get("name")) for gpu in env["gpus"] if isinstance(gpu, dict))
-            or "no GPU"
-        )
-        packages = ", ".join(
-            f"{name} {env['packages'][name]}"
-            for name in ("torch", "diffusers")
-            if name in env["packages"]
-        )
-        machine = f"{env.get('cpu')}, {env.get('cores')} cores, {gpus}; {packages}; {env.get('os')}"
-        facts.append((f"machine {key}", machine))
+        source = f"{results.folder / 'environment.json'}, {key!r}"
+        require(env, {"gpus": (list,), "packages": (dict,)}, source=source)
+        facts.append((f"machine {key}", _machine(env)))
     return facts
 
 
+def _machine(env: dict[str, Any]) -> str:
+    """A machine and its main packages in a line."""
+    names = [str(gpu.get("name")) for gpu in env["gpus"] if isinstance(gpu, dict)]
+    gpus = ", ".join(names) or "no GPU"
+    versions = env["packages"]
+    shown = [name for name in ("torch", "diffusers") if name in versions]
+    packages = ", ".join(f"{name} {versions[name]}" for name in shown)
+    return f"{env.get('cpu')}, {env.get('cores')} cores, {gpus}; {packages}; {env.get('os')}"
+
+
 def _figures(summary: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
-    found = []
+    """The figures that the study has values for, with their titles."""
+    figures = []
     places = {variant: place for place, variant in enumerate(summary["variant"])}
+
+    # Alignment stands in where nothing was compared with the baseline's images.
     metric = next((name for name in ("lpips", "alignment") if summary[name].notna().any()), None)
     if metric is not None:
-        found.append(
-            {
-                "title": f"Time saved against {metric}",
-                "content": _content(_frontier(summary, metric, places)),
-            }
-        )
+        content = _content(_frontier(summary, metric, places))
+        figures.append({"title": f"Time saved against {metric}", "content": content})
+
     profile = step_profile(results)
-    milliseconds = profile.assign(latency_s=1e3 * profile["latency_s"])
-    found.append(
-        {
-            "title": "Time of every step",
-            "content": _content(_lines(milliseconds, "latency_s", "ms", places)),
-        }
-    )
+    form = columns("steps")["latency_s"].format
+    times = profile.assign(latency_s=form.shown(profile["latency_s"]))
+    content = _content(_lines(times, "latency_s", form.unit, places))
+    figures.append({"title": "Time of every step", "content": content})
+
     cosine = profile[(profile["variant"] == BASELINE) & profile["guidance_cosine"].notna()]
     if len(cosine):
-        named = _content(
-            _lines(cosine, "guidance_cosine", f"guidance cosine of {BASELINE}", places)
-        )
-        found.append({"title": "How far guidance still moves the prediction", "content": named})
-    return found
+        label = f"guidance cosine of {BASELINE}"
+        content = _content(_lines(cosine, "guidance_cosine", label, places))
+        title = "How far guidance still moves the prediction"
+        figures.append({"title": title, "content": content})
+    return figures
 
 
 def _frontier(summary: pd.DataFrame, metric: str, places: dict[str, int]) -> go.Figure:
     """A variant has the same colour in all figures, by its place among all of them."""
     figure = go.Figure()
+    form = SUMMARY["saving"].format
     points = summary.dropna(subset=["saving", metric])
+
+    # Every variant has its own trace, so that the legend can hide it.
     for _, row in points.iterrows():
         place = places[row["variant"]]
-        marker = {"color": _colour(place), "symbol": place % 8, "size": 9}
         bars = {
-            axis: {
-                "type": "data",
-                "array": [factor * (row[f"{name}_hi"] - row[name])],
-                "arrayminus": [factor * (row[name] - row[f"{name}_lo"])],
-                "thickness": 1,
-            }
-            for axis, name, factor in (("error_x", "saving", 100), ("error_y", metric, 1))
-            if not math.isnan(row[f"{name}_lo"])
+            "error_x": _bar(row, "saving", form.factor),
+            "error_y": _bar(row, metric, 1),
         }
         figure.add_scatter(
-            x=[100 * row["saving"]],
+            x=[form.factor * row["saving"]],
             y=[row[metric]],
             name=_literal(row["variant"]),
             mode="markers",
-            marker=marker,
-            **bars,
+            marker={"color": _colour(place), "symbol": place % MARKERS, "size": 9},
+            **{axis: bar for axis, bar in bars.items() if bar is not None},
         )
-    figure.update_xaxes(title=f"time of a call saved against {BASELINE} (%)")
+
+    figure.update_xaxes(title=f"time of a call saved against {BASELINE} ({form.unit})")
     figure.update_yaxes(title=metric)
     return figure
 
 
+def _bar(row: pd.Series[Any], name: str, factor: float) -> dict[str, Any] | None:
+    """A point's error bar; None where the interval is missing."""
+    estimate, lo, hi = (row[column] for column in (name, f"{name}_lo", f"{name}_hi"))
+    if math.isnan(lo):
+        return None
+    return {
+        "type": "data",
+        "array": [factor * (hi - estimate)],
+        "arrayminus": [factor * (estimate - lo)],
+        "thickness": 1,
+    }
+
+
 def _lines(profile: pd.DataFrame, column: str, title: str, places: dict[str, int]) -> go.Figure:
     figure = go.Figure()
-    for variant, part in profile.groupby("variant", sort=False):
+    for variant, steps in profile.groupby("variant", sort=False):
         place = places[str(variant)]
-        line = {
-            "color": _colour(place),
-            "width": 1.5,
-            "dash": ("solid", "dash", "dot")[place // len(PALETTE) % 3],
-        }
+        line = {"color": _colour(place), "width": 1.5, "dash": dash_at(place, DASHES)}
         figure.add_scatter(
-            x=part["step"], y=part[column], name=_literal(variant), mode="lines", line=line
+            x=steps["step"], y=steps[column], name=_literal(variant), mode="lines", line=line
         )
     figure.update_xaxes(title="step")
     figure.update_yaxes(title=title)
@@ -196,7 +202,7 @@ def _literal(text: Any) -> str:
 
 
 def _colour(place: int) -> str:
-    return "#000000" if place == 0 else PALETTE[(place - 1) % len(PALETTE)]
+    return BASELINE_COLOUR if place == 0 else colour_at(place - 1)
 
 
 def _content(figure: go.Figure) -> dict[str, Any]:
@@ -212,28 +218,28 @@ def _content(figure: go.Figure) -> dict[str, Any]:
 
 def _pictures(results: Results) -> dict[str, Any]:
     """The first repeat's images of the first prompts, as WebP in the page."""
+    # Some variants are drawn in a later repeat only, after an earlier one failed.
     images = results.images.merge(results.runs[["unit", "repeat"]], on="unit")
     images = images[images["repeat"] == images.groupby("variant")["repeat"].transform("min")]
-    prompts = (
-        images.drop_duplicates("prompt_id")
-        .head(MAX_PROMPTS)
-        .set_index("prompt_id")["prompt"]
-        .to_dict()
-    )
+    first = images.drop_duplicates("prompt_id").head(MAX_PROMPTS)
+    prompts = first.set_index("prompt_id")["prompt"].to_dict()
+
+    # A study may be published without its images, or with some of them.
     kept = images[images["prompt_id"].isin(list(prompts)) & images["path"].notna()]
     kept = kept[kept["path"].map(lambda path: inside(results.folder, path).is_file()).astype(bool)]
     data = _fitting([results.folder / path for path in kept["path"]])
     shown = [
         {
-            name: str(row[column])
-            for name, column in (("prompt", "prompt_id"), ("seed", "seed"), ("variant", "variant"))
+            "prompt": str(row["prompt_id"]),
+            "seed": str(row["seed"]),
+            "variant": str(row["variant"]),
+            "data": picture,
         }
-        | {"data": one}
-        for row, one in zip(kept.to_dict("records"), data, strict=True)
+        for row, picture in zip(kept.to_dict("records"), data, strict=True)
     ]
     return {
         "prompts": prompts,
-        "variants": list(dict.fromkeys(one["variant"] for one in shown)),
+        "variants": list(dict.fromkeys(picture["variant"] for picture in shown)),
         "images": shown or None,
     }
 
@@ -249,7 +255,8 @@ def _fitting(paths: Sequence[Path]) -> list[str]:
 
 
 def _webp(path: Path, side: int, quality: int) -> str:
-    file, small = io.BytesIO(), read_image(path)
+    file = io.BytesIO()
+    small = read_image(path)
     small.thumbnail((side, side))
     small.save(file, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

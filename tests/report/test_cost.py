@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from sdbench.report.cost import cost_heading, cost_table
+from sdbench.report.tables import cost_heading, cost_table
 
 POINT = pd.DataFrame(
     [

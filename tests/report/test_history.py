@@ -1,6 +1,6 @@
 import pandas as pd
 
-from sdbench.report.history import history_figure
+from sdbench.report.figures import history_figure
 
 
 def history(*values):

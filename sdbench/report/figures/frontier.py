@@ -1,0 +1,116 @@
+"""Time saved against a metric, variant by variant."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
+from sdbench.records.computed import SUMMARY
+from sdbench.records.names import BASELINE
+from sdbench.report.figures.style import (
+    BASELINE_COLOUR,
+    error_bars,
+    new_figure,
+    open_frame,
+    variant_styles,
+)
+
+NAMED = {"markersize": 5, "elinewidth": 1, "zorder": 2}
+GREY = {"color": "0.7", "markersize": 4, "elinewidth": 0.6, "zorder": 1}
+
+
+def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
+    """Time that every variant saves against a metric, with 95 % intervals.
+
+    Args:
+        summary: from `sdbench.analysis.tables.summarise`, or from
+            `sdbench.analysis.frontier.frontier`: then time is the loop's, what is efficient is
+            named and joined by a line, and the rest is grey and numbered.
+        metric: one of its columns.
+    """
+    marked = "efficient" in summary
+    time = "denoise_saving" if marked else "saving"
+    form = SUMMARY[time].format
+
+    # The baseline is perfect in a metric that compares with it: infinite where higher is better.
+    points = summary.dropna(subset=[time, metric])
+    points = points[np.isfinite(points[metric])]
+
+    figure = new_figure(10, 6) if marked else new_figure(7, 4.5)
+    axes = figure.subplots()
+    axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
+    _draw_points(axes, points, time, metric)
+    if marked:
+        best = points[points["efficient"]]
+        axes.plot(
+            form.shown(best[time]), best[metric], color=BASELINE_COLOUR, linewidth=0.8, zorder=1
+        )
+
+    what = "of the denoising loop " if marked else ""
+    axes.set(xlabel=f"time {what}saved against {BASELINE} ({form.unit})", ylabel=_axis_of(metric))
+    axes.margins(0.12, 0.06)
+    open_frame(axes)
+    _label(figure, axes, points, time, metric)
+    return figure
+
+
+def _draw_points(axes: Axes, points: pd.DataFrame, time: str, metric: str) -> None:
+    """Points with their intervals; what is marked as not efficient is small and grey."""
+    form = SUMMARY[time].format
+    styles = variant_styles(points["variant"])
+    for index, variant in points["variant"].items():
+        point = points.loc[[index]]
+        axes.errorbar(
+            form.shown(point[time]),
+            point[metric],
+            xerr=error_bars(point, time, form),
+            yerr=error_bars(point, metric),
+            marker="o",
+            **_point_style(point, styles[variant][0]),
+        )
+
+
+def _point_style(point: pd.DataFrame, colour: str) -> dict[str, Any]:
+    if "efficient" not in point:
+        return NAMED | {"color": colour}
+    return NAMED | {"color": BASELINE_COLOUR} if point["efficient"].item() else GREY
+
+
+def _axis_of(metric: str) -> str:
+    if metric in WITHOUT_REFERENCE:
+        return metric
+    return f"{metric.upper()} to {BASELINE}"
+
+
+def _label(figure: Figure, axes: Axes, points: pd.DataFrame, time: str, metric: str) -> None:
+    """Write its variant next to each point; what is grey gets a number, and a key says of what."""
+    from adjustText import adjust_text  # imports pyplot, whose state it leaves alone
+
+    names = points["variant"].astype(str)
+    if "efficient" in points:
+        names = _numbered(axes, names, points["efficient"])
+
+    # Labels are moved by their sizes in pixels, which are known once the figure was laid out.
+    figure.draw_without_rendering()
+    x = SUMMARY[time].format.shown(points[time])
+    y = points[metric]
+    texts = [axes.text(*place, fontsize=8) for place in zip(x, y, names, strict=True)]
+    line = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.5}
+    adjust_text(texts, x=x, y=y, ax=axes, iter_lim=500, expand=(1.2, 1.3), arrowprops=line)
+
+
+def _numbered(
+    axes: Axes, names: "pd.Series[str]", efficient: "pd.Series[bool]"
+) -> "pd.Series[str]":
+    """The names, with numbers instead of those that are not efficient, and a key to them drawn."""
+    others = names[~efficient]
+    numbers = pd.Series(
+        [str(number + 1) for number in range(len(others))], index=others.index, dtype=str
+    )
+    key = "\n".join(f"{number}  {name}" for number, name in zip(numbers, others, strict=True))
+    small: dict[str, Any] = {"fontsize": 8, "linespacing": 1.35, "color": "0.3"}
+    axes.text(1.02, 1, key, transform=axes.transAxes, va="top", **small)
+    return names.where(efficient, numbers)

@@ -1,0 +1,64 @@
+"""The images of a study next to each other."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sdbench.records.files import inside, read_image
+from sdbench.records.store import Results
+from sdbench.report.figures.style import new_figure, variant_styles
+
+
+def image_grid(results: Results, *, pairs: Sequence[tuple[str, int]]) -> Figure:
+    """The images of some (prompt, seed) pairs: one row per pair, one column per variant.
+
+    Args:
+        results: a study whose images are stored; one that is missing leaves its place empty.
+        pairs: `prompt_id` and `seed` of every row.
+
+    Raises:
+        ValueError: a pair is not in the study, or there are none.
+    """
+    images = results.images.drop_duplicates(["variant", "prompt_id", "seed"])
+    by_pair = images.drop_duplicates(["prompt_id", "seed"]).set_index(["prompt_id", "seed"])
+    prompts = by_pair["prompt"]
+    unknown = [pair for pair in pairs if pair not in prompts.index]
+    if unknown or not pairs:
+        there = ", ".join(map(str, prompts.index))
+        raise ValueError(f"no images of {unknown or 'no pairs'}; there are {there}")
+
+    paths = images.set_index(["variant", "prompt_id", "seed"])["path"]
+    variants = list(variant_styles(results.runs["variant"]))
+
+    # A row is labelled at its left end, a column above its first image.
+    figure = new_figure(1.6 + 1.3 * len(variants), 0.3 + 1.3 * len(pairs))
+    grid = figure.subplots(len(pairs), len(variants), squeeze=False)
+    for line, pair in zip(grid, pairs, strict=True):
+        for axes, variant in zip(line, variants, strict=True):
+            _show_image(axes, results.folder, paths.get((variant, *pair)))
+        label = f"{textwrap.fill(prompts[pair], 22)}\nseed {pair[1]}"
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
+
+    for axes, variant in zip(grid[0], variants, strict=True):
+        axes.set_title(textwrap.fill(variant, 16), fontsize=8)
+    return figure
+
+
+def _show_image(axes: Axes, folder: Path, path: str | None) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color="0.8", linewidth=0.5)
+    if path is None or pd.isna(path):
+        axes.set_box_aspect(1)
+        centre: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes}
+        axes.text(0.5, 0.5, "no image", fontsize=7, color="0.5", **centre)
+        return
+
+    # In float32 matplotlib draws the pixels as they are; 8-bit ones it would resample otherwise.
+    pixels = np.asarray(read_image(inside(folder, path))) / np.float32(255)
+    axes.imshow(pixels, interpolation="nearest")

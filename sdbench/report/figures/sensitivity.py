@@ -1,0 +1,94 @@
+"""What dropping guidance does, by where it is dropped."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
+from sdbench.report.figures.style import PALETTE, new_figure, open_frame
+
+COLOUR = PALETTE[4]
+LABELS = {
+    "single": "step without guidance",
+    "window": "first of {length} steps without guidance",
+    "last": "last steps without guidance",
+    "first": "first steps without guidance",
+}
+"""Of the horizontal axis, by kind."""
+BY_LENGTH = ("last", "first")
+"""Kinds whose length moves; of the others it is the start."""
+
+
+def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure:
+    """What dropping guidance does: one panel per metric, with 95 % intervals.
+
+    Intervals of guidance have a beginning and a length; their means are shown as a map of both.
+
+    Args:
+        curves: by metric, each from `sdbench.analysis.sensitivity.sensitivity_curve`, of one kind.
+        steps: of the loop.
+    """
+    first = next(iter(curves.values()))
+    kind = first["kind"].iloc[0]
+    if kind == "interval":
+        return _interval_maps(curves)
+
+    figure = new_figure(8, 0.6 + 2.4 * len(curves))
+    panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    across = "length" if kind in BY_LENGTH else "start"
+    for axes, (metric, curve) in zip(panels, curves.items(), strict=True):
+        _draw_curve(axes, curve, metric, across)
+
+    panels[0].legend(frameon=False, fontsize="small")
+    label = LABELS[kind].format(length=first["length"].iloc[0])
+    panels[-1].set(xlabel=f"{label} (of {steps})", xlim=(-0.02 * steps, 1.02 * steps))
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: pd.DataFrame, metric: str, across: str) -> None:
+    position = curve[across].astype(float)
+    lo = curve[f"{metric}_lo"]
+    if not lo.isna().all():
+        axes.fill_between(
+            position,
+            lo,
+            curve[f"{metric}_hi"],
+            color=COLOUR,
+            alpha=0.25,
+            linewidth=0,
+            label="95 % interval",
+        )
+
+    axes.plot(
+        position,
+        curve[metric],
+        color=COLOUR,
+        linewidth=1.4,
+        marker="o",
+        markersize=2.5,
+        label="mean",
+    )
+    axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_ylabel(_meaning(metric).replace(", ", ",\n"))
+    open_frame(axes)
+
+
+def _interval_maps(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    figure = new_figure(0.6 + 4.2 * len(curves), 3.8)
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (metric, curve) in zip(panels, curves.items(), strict=True):
+        places = curve.astype({"start": int, "length": int})
+        grid = places.pivot_table(metric, index="length", columns="start")
+        drawn = axes.pcolormesh(grid.columns, grid.index, grid, shading="nearest", cmap="viridis")
+        figure.colorbar(drawn, ax=axes, label=_meaning(metric))
+        axes.set(xlabel="first guided step", ylabel="guided steps, none outside")
+        open_frame(axes)
+    return figure
+
+
+def _meaning(metric: str) -> str:
+    if metric in WITHOUT_REFERENCE:
+        return f"{metric} to prompt, change"
+    return f"{metric} to guided image"

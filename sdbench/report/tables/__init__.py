@@ -1,0 +1,38 @@
+"""Tables from frames: for the terminal, Markdown, LaTeX and a page; one table per file.
+
+Headings, units and formats stand with the columns in `sdbench.records`; nothing is computed here.
+"""
+
+from sdbench.report.tables.comparison import comparison_markdown, comparison_text
+from sdbench.report.tables.cost import cost_heading, cost_table
+from sdbench.report.tables.distances import distances_text
+from sdbench.report.tables.frontier import frontier_markdown
+from sdbench.report.tables.plan import plan_text
+from sdbench.report.tables.ranking import ranking_text
+from sdbench.report.tables.summary import (
+    Cell,
+    failures,
+    latex,
+    legend,
+    markdown,
+    summary_cells,
+    summary_table,
+)
+
+__all__ = [
+    "Cell",
+    "comparison_markdown",
+    "comparison_text",
+    "cost_heading",
+    "cost_table",
+    "distances_text",
+    "failures",
+    "frontier_markdown",
+    "latex",
+    "legend",
+    "markdown",
+    "plan_text",
+    "ranking_text",
+    "summary_cells",
+    "summary_table",
+]

@@ -1,0 +1,57 @@
+"""What a point of a cost sweep says: one line on its steps, and a table of savings."""
+
+import pandas as pd
+from rich.table import Table
+
+from sdbench.records.columns import Format
+from sdbench.records.computed import COST, STEP_COST
+
+
+def cost_heading(point: pd.DataFrame) -> str:
+    """The point's size and batch, what its steps take, and R.
+
+    Args:
+        point: as `sdbench.experiments.cost.sweep` yields it.
+    """
+    row = point.iloc[0]
+    texts = {
+        name: f"{column.label} {column.format.text(row[name])} {column.format.unit}".rstrip()
+        for name, column in STEP_COST.items()
+        if name != "ratio"
+    }
+    ratio = STEP_COST["ratio"]
+    compiled = f", {texts['compile_s']}" if row["compile_s"] > 0 else ""
+    return (
+        f"{row['height']} x {row['width']}, batch {row['batch']}: {texts['guided_s']}, "
+        f"{texts['unguided_s']}, {ratio.label} = {_with_ends(row, 'ratio', ratio.format)}, "
+        f"{texts['denoise_share']} of a call{compiled}"
+    )
+
+
+def cost_table(point: pd.DataFrame) -> Table:
+    """Savings of the denoising loop and of the whole call: ideal, predicted from R, measured.
+
+    Args:
+        point: as `sdbench.experiments.cost.sweep` yields it.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column("variant", no_wrap=True)
+    for column in COST.values():
+        table.add_column(column.label, justify="right")
+
+    for _, row in point.iterrows():
+        cells = [
+            _with_ends(row, name, column.format)
+            if f"{name}_lo" in row
+            else column.format.text(row[name])
+            for name, column in COST.items()
+        ]
+        table.add_row(row["variant"], *cells)
+    return table
+
+
+def _with_ends(row: "pd.Series[float]", name: str, form: Format) -> str:
+    """The estimate, and its interval in brackets where there are enough samples for one."""
+    lo, hi = row[f"{name}_lo"], row[f"{name}_hi"]
+    ends = "" if pd.isna(lo) else f"[{form.text(lo)}, {form.text(hi)}]"
+    return f"{form.text(row[name])} {ends}"

@@ -1,0 +1,139 @@
+"""The summary of a study: for the terminal, Markdown, LaTeX and a page, and its legend."""
+
+import math
+import textwrap
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from sdbench.records.columns import MILLISECONDS, Column
+from sdbench.records.computed import SUMMARY
+from sdbench.report.tables.cells import MISSING, add_row, empty_table, markdown_lines
+
+WIDE = 110  # terminal columns below which the narrow table is shown
+NAME_WIDTH = 14  # longer names of variants are folded
+WITH_INTERVAL = ("saving", "lpips", "alignment_difference")
+WIDE_ONLY = ("denoise_saving", "peak_bytes", "alignment_difference")
+FOOTNOTE = (
+    "[lo,hi]: 95 % confidence interval. -: not measured; without [lo,hi]: too few samples for an "
+    "interval."
+)
+
+
+def summary_table(summary: pd.DataFrame, *, width: int = 120) -> Table:
+    """The summary for a terminal of `width` columns.
+
+    Below 110 it keeps the columns that matter most and writes intervals below their estimates,
+    which fits 80.
+    """
+    wide = width >= WIDE
+    columns = {
+        name: column for name, column in _shown(summary).items() if wide or name not in WIDE_ONLY
+    }
+    headings = {
+        name: f"{column.label}\n{column.format.unit}".rstrip() for name, column in columns.items()
+    }
+
+    # Only an interval may wrap: rich cuts off what does not fit and may not wrap.
+    fixed = [text for name, text in headings.items() if not (wide and name in WITH_INTERVAL)]
+    table = empty_table(
+        ("variant", *headings.values()), left=("variant",), no_wrap=("variant", *fixed)
+    )
+    for _, row in summary.iterrows():
+        cells = [_cell(row, name, column) for name, column in columns.items()]
+        if not wide:
+            cells = [cell.replace(" ", "\n") for cell in cells]
+        add_row(table, [textwrap.fill(_variant(row), NAME_WIDTH), *cells])
+    return table
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of the summary: as it is read, its interval, and the number to sort by."""
+
+    text: str
+    interval: str
+    value: Any
+
+
+def summary_cells(summary: pd.DataFrame) -> tuple[list[str], list[list[Cell]]]:
+    """The wide table as headings and cells, for a page."""
+    columns = _shown(summary)
+    rows = []
+    for _, row in summary.iterrows():
+        cells = [Cell(_variant(row), "", str(row["variant"]))]
+        for name, column in columns.items():
+            text, _, interval = _cell(row, name, column).partition(" ")
+            cells.append(Cell(text, interval, column.format.factor * float(row[name])))
+        rows.append(cells)
+    return _head(columns), rows
+
+
+def failures(runs: pd.DataFrame) -> list[str]:
+    """What failed or could not run, one line per variant and reason."""
+    bad = runs[runs["status"] != "ok"].drop_duplicates(["variant", "status", "message"])
+    return [
+        f"{status}: {variant}: {message}"
+        for status, variant, message in bad[["status", "variant", "message"]].to_numpy()
+    ]
+
+
+def latex(summary: pd.DataFrame) -> str:
+    """The wide table in LaTeX, for the package booktabs."""
+    head, rows = summary_cells(summary)
+    texts = [[f"{cell.text} {cell.interval}".rstrip() for cell in row] for row in rows]
+    layout = "l" + "r" * (len(head) - 1)
+    table = pd.DataFrame(texts, columns=head)
+    return str(table.to_latex(index=False, escape=True, column_format=layout))
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """The wide table in Markdown."""
+    columns = _shown(summary)
+    lines = [_head(columns), ["---", *("---:" for _ in columns)]]
+    for _, row in summary.iterrows():
+        cells = (_cell(row, name, column) for name, column in columns.items())
+        lines.append([_variant(row), *cells])
+    return markdown_lines(lines) + "\n"
+
+
+def legend(summary: pd.DataFrame) -> str:
+    """What the columns of the summary's table mean, one line each."""
+    meanings = (f"{column.label}: {column.meaning}" for column in _shown(summary).values())
+    return "\n".join([*meanings, FOOTNOTE])
+
+
+def _shown(summary: pd.DataFrame) -> dict[str, Column]:
+    """Columns that hold a value somewhere; short times are shown in milliseconds."""
+    columns = {
+        name: column
+        for name, column in SUMMARY.items()
+        if name in summary and summary[name].notna().any()
+    }
+    if "latency_s" in columns and not summary["latency_s"].max() >= 1:
+        columns["latency_s"] = replace(columns["latency_s"], format=MILLISECONDS)
+    return columns
+
+
+def _head(columns: dict[str, Column]) -> list[str]:
+    return ["variant", *(column.heading for column in columns.values())]
+
+
+def _variant(row: "pd.Series[Any]") -> str:
+    """The variant, with the number of its failed calls, or that it cannot run."""
+    if row["unsupported"]:
+        return f"{row['variant']} (unsupported)"
+    return f"{row['variant']} ({row['failed']} failed)" if row["failed"] else str(row["variant"])
+
+
+def _cell(row: "pd.Series[Any]", name: str, column: Column) -> str:
+    """The estimate, with its interval where the table has room for one and there is one."""
+    form = column.format
+    estimate, lo, hi = (row.get(end, math.nan) for end in (name, f"{name}_lo", f"{name}_hi"))
+    if math.isnan(estimate):
+        return MISSING
+    if name not in WITH_INTERVAL or math.isnan(lo):
+        return form.text(estimate)
+    return f"{form.text(estimate)} [{form.text(lo)},{form.text(hi)}]"
