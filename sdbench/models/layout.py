@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sdbench.models.pipeline import LatentPipeline, Pipeline, denoiser_of
+from sdbench.models.pipeline import LatentPipeline, Pipeline, denoiser_of, invoke
 
 LARGE = 100e6  # parameters of a denoiser whose layout is not chosen
 
@@ -118,4 +118,5 @@ def _fastest(
 
 def _one_step(pipe: Pipeline) -> None:
     generator = torch.Generator("cpu").manual_seed(0)
-    pipe([""] * 4, num_inference_steps=1, output_type="latent", generator=generator)
+    arguments = {"prompt": [""] * 4, "num_inference_steps": 1, "output_type": "latent"}
+    invoke(pipe, arguments | {"generator": generator})

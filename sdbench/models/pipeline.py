@@ -103,3 +103,8 @@ def denoiser_of(pipe: Pipeline) -> Any:
         if getattr(pipe, name, None) is not None:
             return getattr(pipe, name)
     raise ValueError(f"{type(pipe).__name__} has neither a unet nor a transformer")
+
+
+def invoke(pipe: Pipeline, arguments: Mapping[str, Any]) -> Any:
+    """Call a pipeline: the only place that does. Studies come here by `sdbench.study.call`."""
+    return pipe(**arguments)

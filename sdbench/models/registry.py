@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.layout import lay_out
-from sdbench.models.pipeline import Pipeline, denoiser_of
+from sdbench.models.pipeline import LatentPipeline, Pipeline, denoiser_of
 from sdbench.models.random_weights import build
 from sdbench.models.student_pipeline import open_student
 from sdbench.models.students import (
@@ -109,7 +109,7 @@ def load(
     return pipe
 
 
-def _settle(pipe: Any, device: str) -> None:
+def _settle(pipe: LatentPipeline, device: str) -> None:
     """Bring a pipeline to its device and lay it out there."""
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
