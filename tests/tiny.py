@@ -1,4 +1,4 @@
-"""Pipelines of diffusers' own classes with tiny random weights: a call of a few steps takes some 50 ms.
+"""Pipelines of diffusers' own classes with tiny random weights; a call of four steps takes 50 ms.
 
 All make 2 images of 8 x 8 latents from 2 prompts; the seam must treat every one alike.
 """
@@ -29,17 +29,15 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sdbench.models.mini_sd import networks
-from sdbench.variants.guidance import denoisers_of
+from sdbench.models.pipeline import denoisers_of
 
 PROMPTS = ["a large red circle on a blue background", "a small green star on a white background"]
 WIDTH = 8  # of every text embedding
 TOKENS = 3  # of every prompt, padding included, where embeddings stand for it
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
 ABSENT = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
-PIXELS = {
-    "height": 32,
-    "width": 64,
-}  # 4 x 8 latents where nothing says how far an autoencoder compresses
+PIXELS = {"height": 32, "width": 64}
+"""4 x 8 latents where nothing says how far an autoencoder compresses."""
 
 
 @cache
@@ -75,7 +73,7 @@ XL_TEXT = {
     "addition_time_embed_dim": 4,
     "projection_class_embeddings_input_dim": 6 * 4 + WIDTH,
 }
-"""What the UNet of Stable Diffusion XL is told beside the text."""
+"""What the UNet of Stable Diffusion XL gets with the text."""
 
 
 def unet(**changes):
@@ -115,7 +113,7 @@ def ready(pipe, **call):
 
 
 def twice(texts):
-    """Each row twice, where the pipeline does not repeat what it is given for the images of a prompt."""
+    """Each row twice, where the pipeline does not repeat it for the images of a prompt."""
     return {name: rows.repeat_interleave(2, dim=0) for name, rows in texts.items()}
 
 
@@ -133,7 +131,7 @@ def sd_parts():
 
 
 def stable_diffusion(kind=DDIMScheduler, **settings):
-    """Concatenated guidance; `kind` is the scheduler's class, `settings` change its configuration."""
+    """Concatenated guidance; `kind` is the scheduler's class, `settings` change its config."""
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline(**sd_parts())
     pipe.scheduler = kind.from_config(pipe.scheduler.config, **settings)
@@ -151,7 +149,7 @@ def image_to_image():
 
 
 def open_controlnet(control):
-    """Fill what is zero in a new one, so that neither its residuals nor its image would change anything."""
+    """Fill what is zero in a new one and would leave its residuals and image without effect."""
     for layer in (*control.controlnet_down_blocks, control.controlnet_cond_embedding.conv_out):
         torch.nn.init.normal_(layer.weight, std=0.2)
 
@@ -261,7 +259,10 @@ def run(pipe, **changes):
 
 
 def assert_same_latents(found, expected, *, tolerance=1e-5):
-    """Equal within a share of the largest latent: a variance-exploding sample starts a hundred times a pixel."""
+    """Equal within a share of the largest latent.
+
+    A variance-exploding sample begins with a hundred times the range of a pixel.
+    """
     torch.testing.assert_close(
         found, expected, rtol=0, atol=tolerance * float(expected.abs().max())
     )
@@ -269,7 +270,7 @@ def assert_same_latents(found, expected, *, tolerance=1e-5):
 
 @contextmanager
 def counted_rows(pipe) -> Iterator[list[int]]:
-    """The rows of every evaluation, counted at the denoiser's first inner layer, where no wrapper is left."""
+    """The rows of every evaluation, counted at the denoiser's first inner layer, below hooks."""
     rows: list[int] = []
     names = (
         "conv_in",
@@ -297,7 +298,10 @@ def counted_rows(pipe) -> Iterator[list[int]]:
 
 @contextmanager
 def overwritten(pipe, mask, *, two_calls=False):
-    """The oracle: both halves run at every step, then on unguided ones the unconditional output is overwritten."""
+    """The oracle: both halves run at every step; on unguided ones one output is overwritten.
+
+    The unconditional output then equals the conditional one.
+    """
     steps = iter([guided for guided in mask for _ in range(1 + two_calls)])
     conditional = []
 

@@ -185,6 +185,7 @@ def test_a_place_without_a_study_is_named(url):
 
 def test_what_cannot_be_reached_is_one_error_with_the_url(server, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     with pytest.raises(OSError, match=r"^s3://bucket/mine: "):
         read("s3://bucket/mine")

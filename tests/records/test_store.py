@@ -154,7 +154,7 @@ row = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(drawn=st.lists(row, max_size=4))
 def test_round_trip_keeps_values_and_dtypes(tmp_path_factory, drawn):
     runs = pd.concat(

@@ -19,7 +19,7 @@ STUDY = Study(
     num_steps=2,
     guidance_scale=5.0,
     batch=4,
-    repeats=2,
+    repeats=1,
     metrics=["ssim"],
 )
 
