@@ -43,7 +43,7 @@ def frontier(
     """
     table = summary.copy() if timing is None else _with_times(summary, timing)
 
-    # The baseline has no distance to itself in the table: it is compared with its own repeats.
+    # A study of one repeat has no distance of the baseline to itself, in which it is perfect.
     if f"{metric}_lo" in table and table.loc[table["variant"] == BASELINE, metric].isna().all():
         table.loc[table["variant"] == BASELINE, metric] = np.inf if higher_is_better else 0.0
     table = table.dropna(subset=["denoise_saving", metric]).sort_values(

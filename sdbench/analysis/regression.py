@@ -148,19 +148,19 @@ def _total(runs: pd.DataFrame, variant: str, figure: str) -> float:
 
 
 def _bounded(
-    variant: str, known: pd.DataFrame, current: pd.DataFrame, *, missing: bool
+    variant: str, baseline: pd.DataFrame, current: pd.DataFrame, *, missing: bool
 ) -> list[dict[str, Any]]:
     """Memory and image metrics, which may move within their bounds, to either side."""
     # Savings and the change of alignment follow from what is compared already.
     metrics = [
         str(name)
-        for name in known
-        if f"{name}_lo" in known and not str(name).endswith(("saving", "difference"))
+        for name in baseline
+        if f"{name}_lo" in baseline and not str(name).endswith(("saving", "difference"))
     ]
 
     rows = []
     for figure in ("peak_bytes", *metrics):
-        before = float(known[figure][variant])
+        before = float(baseline[figure][variant])
         if math.isnan(before):
             continue
         gone = missing or figure not in current
@@ -198,6 +198,8 @@ def _times(
     nothing = np.array([])
     tests = {key: TimeTest.of(before[key], after.get(key, nothing), limits) for key in before}
     corrected = holm({key: test.p for key, test in tests.items()})
+
+    # A change that a busy machine explains is no change of the code.
     disturbed = {
         name: disturbances(run.runs) for name, run in (("baseline", baseline), ("current", current))
     }

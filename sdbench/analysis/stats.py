@@ -171,7 +171,7 @@ def _resampled_t(
     resamples: int,
     seed: int,
 ) -> NDArray[np.float64]:
-    """Studentised shift of every resampled mean; infinite where a draw has no spread of its own."""
+    """Studentised shift of every resampled mean; infinite where a draw has no spread."""
     generator = np.random.default_rng(seed)
     count = len(sizes)
     block = max(1, 2**20 // count)  # bounds the memory, not the result

@@ -70,7 +70,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         (calls), `unsupported` (why the variant cannot run on this pipeline; empty where it can),
         `latency_s` (median per call), `saving` (share of the baseline's time), `denoise_saving`
         (the same of the denoising loop), `ideal_saving` (share of the baseline's evaluations not
-        made), `predicted_saving` (what the steps' own times let expect), `peak_bytes`, every
+        made), `predicted_saving` (to expect from the steps' own times), `peak_bytes`, every
         metric, and `alignment_difference` to the baseline. `saving`, `denoise_saving`, metrics and
         difference have `_lo` and `_hi` behind them, the 95 % interval. What was not measured is
         NaN; so are the baseline's intervals against itself.
@@ -115,7 +115,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             "peak_bytes": cost["peak_bytes"][variant],
         }
 
-        # Every metric that the study has, and how alignment changed: higher is not always better.
+        # Alignment has no reference image to differ from, so its change is a figure, too.
         for metric in _metrics(results.images):
             row |= spread(metric, pair_interval(images[variant][metric]))
         rows.append(row | spread("alignment_difference", _alignment_difference(images, variant)))
@@ -148,8 +148,11 @@ def step_medians(results: Results) -> pd.DataFrame:
         runs[counted] if counted.any() else runs
     )  # an accelerator's work is counted in its warm-up alone
     batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int32")
-    known = plain.index.get_indexer(units.categories) >= 0
-    whole = known[units.codes] & (results.steps["rows"].to_numpy("int64") % batch[units.codes] == 0)
+    timed_units = plain.index.get_indexer(units.categories) >= 0
+
+    # A step in which only some images were guided has rows that are no multiple of the batch.
+    rows = results.steps["rows"].to_numpy("int64")
+    whole = timed_units[units.codes] & (rows % batch[units.codes] == 0)
     count = step_counts(units, results.steps["guided"], whole)
     both = (count["guided"] > 0) & (count["guided"] < count["steps"])
     return _step_medians(results, whole & both.to_numpy()[units.codes])

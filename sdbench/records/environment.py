@@ -131,6 +131,7 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str | None:
     """Commit of the checkout that this file is in, with `-dirty` behind it where files differ."""
+    # An installed package is in no checkout, and the one around it may be somebody else's.
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

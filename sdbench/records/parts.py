@@ -133,10 +133,10 @@ def _whole(folder: Path, tables: tuple[str, ...], asked: _Asked) -> dict[str, pd
         stored = read_table(folder, table, asked[table])
         whole[table] = validate(stored, table, asked=asked[table], source=source)
 
-        units, known = (
+        units, of_first = (
             pd.Index(whole[name]["unit"].unique()).astype("string") for name in (table, tables[0])
         )
-        strangers = units[known.get_indexer(units) < 0]
+        strangers = units[of_first.get_indexer(units) < 0]
         if len(strangers):
             raise ValueError(
                 f"{source}: column 'unit' holds {min(strangers)!r}, not in {tables[0]}.parquet"

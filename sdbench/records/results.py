@@ -80,6 +80,7 @@ def contents(
         raise ValueError(f"{folder}: no such folder")
     study = read_study(folder)
 
+    # Every run names its environment, so a study without any is damaged.
     file = folder / "environment.json"
     environments = read_json(file)
     require(environments, dict.fromkeys(environments, (dict,)), source=str(file))
@@ -123,6 +124,7 @@ def existing_study(folder: Path) -> dict[str, Any] | None:
         return None
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
+    # A writer that was killed while starting left nothing that counts.
     if (folder / STARTING).exists():
         return None
     if (folder / "study.json").exists():

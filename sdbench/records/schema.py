@@ -94,6 +94,8 @@ def validate(
     expected = {
         name: column for name, column in registered.items() if asked is None or name in asked
     }
+
+    # Anyone may register a metric; its column is known by its dtype alone.
     if table in WITH_METRICS:
         expected |= {str(name): FURTHER_METRIC for name in table_frame if name not in registered}
 
@@ -119,6 +121,7 @@ def frame(table: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         raise ValueError(f"{table}: unexpected column {next(iter(extra))!r}")
 
     typed = {}
+    # Built column by column: pandas guesses other dtypes from rows, and an error names its column.
     for name, dtype in (dtypes | dict.fromkeys(extra, "float64")).items():
         try:
             typed[name] = pd.Series([row.get(name) for row in rows], dtype=dtype)
@@ -173,6 +176,7 @@ def _column_fault(values: "pd.Series[Any]", column: Column, text: str) -> str | 
         return f"has missing values; expected {column.dtype} in every row"
     if column.minimum is not None and (values < column.minimum).any():
         return f"holds {values.min()}; expected at least {column.minimum:g}"
+    # Few distinct values: each is looked up once, however many rows there are.
     if not column.choices:
         return None
     strange = [value for value in values.unique() if value not in column.choices]

@@ -156,9 +156,9 @@ class StudyFolder:
     def add_environment(self, environment: Mapping[str, Any]) -> str:
         """Add to the environments that the folder knows; returns its key, which runs name."""
         key = environment_key(environment)
-        known = read_json(self.path / "environment.json")
-        if key not in known:
-            write_json(self.path / "environment.json", known | {key: dict(environment)})
+        environments = read_json(self.path / "environment.json")
+        if key not in environments:
+            write_json(self.path / "environment.json", environments | {key: dict(environment)})
             self._put("environment.json")
         return key
 

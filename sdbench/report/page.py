@@ -100,6 +100,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("repeats", f"{study['repeats']} measured, {study['warmups']} before them"),
     ]
 
+    # What is read from a study may come from anyone, so its form is checked first.
     for key, env in results.environment.items():
         source = f"{results.folder / 'environment.json'}, {key!r}"
         require(env, {"gpus": (list,), "packages": (dict,)}, source=source)
@@ -218,7 +219,7 @@ def _content(figure: go.Figure) -> dict[str, Any]:
 
 def _pictures(results: Results) -> dict[str, Any]:
     """The first repeat's images of the first prompts, as WebP in the page."""
-    # Some variants are drawn in a later repeat only, after an earlier one failed.
+    # Where its first repeat failed, a variant is shown by the next.
     images = results.images.merge(results.runs[["unit", "repeat"]], on="unit")
     images = images[images["repeat"] == images.groupby("variant")["repeat"].transform("min")]
     first = images.drop_duplicates("prompt_id").head(MAX_PROMPTS)

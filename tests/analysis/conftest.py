@@ -27,8 +27,9 @@ def filled(table: str, row: dict[str, Any]) -> dict[str, Any]:
 def study() -> Study:
     """A study by masks: `study({"cfg": [1, 1], "last:1": [1, 0]}, repeats=6)`.
 
-    A guided step takes 0.4 s and an unguided one 0.25 s, what is around the loop 1 s; all times of a repeat share a
-    random factor, and every call has its own of 1 %. `changed` edits the row of a run, `images` adds rows.
+    A guided step takes 0.4 s and an unguided one 0.25 s, what is around the loop 1 s; all times of
+    a repeat share a random factor, and every call has its own of 1 %. `changed` edits the row of a
+    run, `images` adds rows.
     """
 
     def build(

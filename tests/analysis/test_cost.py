@@ -70,7 +70,8 @@ def test_measured_saving_stands_beside_the_ideal_and_the_predicted_one(study):
         (
             cost(),
             0.01,
-            "launch-bound: 20% of an unguided step depend on no row, of which reading the weights is little",
+            "launch-bound: 20% of an unguided step depend on no row, of which reading the weights "
+            "is little",
         ),
         (
             cost(ratio=1.99, denoise_share=0.6),

@@ -22,7 +22,7 @@ MASKS = {"cfg": [1, 1, 1, 1], "last:2": [1, 1, 0, 0], "unguided": [0, 0, 0, 0]}
 
 @pytest.fixture
 def run(study):
-    """A run of one study; `slower` is a factor of a variant's time, `seed` the noise of its repeats."""
+    """A run of one study; `slower` multiplies a variant's time, `seed` draws its repeats' noise."""
     made = {}
 
     def build(*, seed=0, repeats=8, noise=0.01, slower=1.0, changed=lambda row: row, lpips=0.0):
@@ -90,7 +90,7 @@ def test_a_faster_variant_is_an_improvement(run):
 
 @pytest.mark.slow  # four hundred runs
 def test_runs_of_the_same_code_raise_few_alarms(run):
-    """200 pairs of runs that differ in nothing but noise; the level is over both variants together."""
+    """200 pairs of runs that differ in noise alone; the level is over both variants together."""
     alarms = 0
     for seed in range(200):
         rows = _times(
@@ -121,7 +121,7 @@ def test_the_test_is_welchs(run):
 
 @pytest.mark.parametrize("threshold", [0.03, 1e-6], ids=["that matters", "any"])
 def test_recorded_noise_raises_few_alarms(threshold):
-    """200 pairs of runs of 10 repeats, drawn from those of `sdbench bench` on a machine that trained beside it."""
+    """200 pairs of runs of 10 repeats, drawn from those of `sdbench bench` on a busy machine."""
     times = pd.read_csv(Path(__file__).with_name("recorded_noise.csv"))
     wide = np.log(times.pivot_table("denoise_s", index=["run", "repeat"], columns="variant"))
     ratios = wide.drop(columns="cfg").sub(wide["cfg"], axis=0)

@@ -264,7 +264,7 @@ def test_a_stored_study_says_the_same_from_its_folder(stored):
 
 
 def test_a_study_with_gaps_says_the_same_from_its_folder(study, tmp_path):
-    """Failed, unsupported and warm-up calls, pairs that some variants lack, a metric of one's own, one image only."""
+    """Failed, unsupported and warm-up calls, missing pairs, an own metric, one image only."""
 
     def changed(row):
         states = {"last:1/2/1": "failed", "unguided/0/0": "failed", "unguided/1/0": "unsupported"}

@@ -32,11 +32,14 @@ def _parts(unit: str, num_steps: int = 2, **run: Any) -> dict[str, pd.DataFrame]
 
 @pytest.fixture
 def rows() -> Frames:
-    """`rows("runs", {"unit": "a"}, {"unit": "b"})`: a valid frame, what the test does not name filled in."""
+    """`rows("runs", {"unit": "a"})`: a valid frame, what the test does not name filled in."""
     return _rows
 
 
 @pytest.fixture
 def parts() -> Callable[..., dict[str, pd.DataFrame]]:
-    """`parts("a", num_steps=2, status="ok")`: the three frames of one unit; further words are the run's columns."""
+    """`parts("a", num_steps=2, status="ok")`: the three frames of one unit.
+
+    Further words are the run's columns.
+    """
     return _parts

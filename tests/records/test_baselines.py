@@ -38,8 +38,13 @@ def test_a_run_becomes_the_baseline_with_its_reason(tmp_path, run):
     ]
     assert history["value"].tolist() == [8.0, 6.0]
     assert sorted(path.name for path in (tmp_path / "base").iterdir()) == [
-        "environment.json", "history.parquet", "images.parquet", "runs.parquet", "steps.parquet", "study.json"
-    ]  # fmt: skip
+        "environment.json",
+        "history.parquet",
+        "images.parquet",
+        "runs.parquet",
+        "steps.parquet",
+        "study.json",
+    ]
 
 
 def test_the_next_one_replaces_it_and_keeps_the_history(tmp_path, run):

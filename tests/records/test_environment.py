@@ -19,7 +19,10 @@ def test_it_names_the_machine_but_neither_host_nor_user_nor_path():
 
 
 def test_it_leaves_torch_unloaded():
-    program = "import sys; from sdbench.records.environment import environment; environment(); print('torch' in sys.modules)"
+    program = (
+        "import sys; from sdbench.records.environment import environment\n"
+        "environment(); print('torch' in sys.modules)"
+    )
     printed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout

@@ -35,7 +35,8 @@ POINT = pd.DataFrame(
 
 def test_the_heading_says_what_steps_take():
     assert cost_heading(POINT) == (
-        "512 x 768, batch 2: guided step 7.5 s, unguided 4.5 s, R = 1.667 [1.600, 1.700], loop 75.0% of a call"
+        "512 x 768, batch 2: guided step 7.5 s, unguided 4.5 s, R = 1.667 [1.600, 1.700], "
+        "loop 75.0% of a call"
     )
     assert cost_heading(POINT.assign(compile_s=61.2)).endswith("compiled in 61 s")
 

@@ -107,7 +107,7 @@ class Parsed(HTMLParser):
     ],
 )
 def test_whatever_a_study_holds_is_text(results, html, text):
-    """A prompt, names of study, model, variant and machine, a message: in the page, its plots and its pictures."""
+    """A prompt, every name and a message: in the page, its plots and its pictures."""
     renamed = {"last:50%": text}
     frames = {
         name: getattr(results, name).replace({"variant": renamed})
@@ -235,7 +235,8 @@ def _compares(tab):
     assert tab.locator("#image-left").get_attribute("alt") == f"cfg: {PROMPTS[1]}"
     tab.select_option("#right", "steps:2")
     tab.locator("#difference").click()
-    drawn = "[...map.getContext('2d').getImageData(0, 0, map.width, map.height).data].some((v, i) => i % 4 < 3 && v)"
+    pixels = "map.getContext('2d').getImageData(0, 0, map.width, map.height).data"
+    drawn = f"[...{pixels}].some((v, i) => i % 4 < 3 && v)"
     assert tab.evaluate(drawn)
     tab.select_option("#right", "cfg")
     tab.wait_for_function(f"!{drawn}")

@@ -41,7 +41,10 @@ def printed(summary, width):
 def test_wide_terminal_has_one_line_per_variant(summary):
     lines = printed(summary, 120).splitlines()
     assert len(lines) == 2 + len(summary)
-    cells = "last:20% 100 2.50 12.3 [11.3,13.3] 13.0 10.0 8.0 210 0.012 [0.008,0.016] 0.95 -0.02 [-0.07,+0.03]"
+    cells = (
+        "last:20% 100 2.50 12.3 [11.3,13.3] 13.0 10.0 8.0 210 0.012 [0.008,0.016] 0.95 "
+        "-0.02 [-0.07,+0.03]"
+    )
     assert " ".join(lines[3].split()) == cells
 
 

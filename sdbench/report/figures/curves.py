@@ -44,6 +44,7 @@ def curves_figure(
             _draw_line(axes, group, across, column, index, name)
         _finish_panel(axes, text)
 
+    # The panels share their horizontal axis, so the last one speaks for all.
     if log:
         rows[-1].set_xscale("log", base=2)
         rows[-1].xaxis.set_major_formatter("{x:g}")

@@ -15,6 +15,7 @@ def history_figure(history: pd.DataFrame) -> Figure:
         history: from `sdbench.records.baselines.read_history`.
     """
     moved = history.groupby(["figure", "variant"])["value"].nunique().groupby("figure").max() > 1
+    # The time ratios come first and always: a baseline is accepted for them.
     names = [RATIO, *(name for name in moved.index[moved] if name != RATIO)]
     figure = new_figure(8, 0.8 + 2.2 * len(names))
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]

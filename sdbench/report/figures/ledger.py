@@ -38,6 +38,8 @@ def ledger_figure(ledger: pd.DataFrame) -> Figure:
         left = left + wide[part].to_numpy()
 
     _write_totals(axes, left, form)
+
+    # The first method comes at the top, as in the table.
     axes.invert_yaxis()
     axes.set(xlabel=f"memory at the peak ({form.unit})", xlim=(0, 1.1 * left.max()))
     open_frame(axes)

@@ -49,6 +49,7 @@ def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure
 
 def _draw_curve(axes: Axes, curve: pd.DataFrame, metric: str, across: str) -> None:
     position = curve[across].astype(float)
+    # Too few prompts have no intervals.
     lo = curve[f"{metric}_lo"]
     if not lo.isna().all():
         axes.fill_between(
@@ -70,6 +71,7 @@ def _draw_curve(axes: Axes, curve: pd.DataFrame, metric: str, across: str) -> No
         markersize=2.5,
         label="mean",
     )
+    # Nothing lost: the image that every step guides.
     axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     axes.set_ylabel(_meaning(metric).replace(", ", ",\n"))
     open_frame(axes)

@@ -26,6 +26,7 @@ def step_figure(profile: pd.DataFrame) -> Figure:
     _draw_times(time, profile)
     _draw_cosine(cosine, profile[profile["variant"] == BASELINE])
 
+    # Outside of the axes: the lines of many steps leave no room among them.
     for axes in (time, cosine):
         legend_outside(axes)
         open_frame(axes)

@@ -34,6 +34,7 @@ def cost_table(point: pd.DataFrame) -> Table:
     Args:
         point: as `sdbench.experiments.cost.sweep` yields it.
     """
+    # Intervals may wrap here: the table is wide and its rows are few.
     table = Table(box=None, pad_edge=False)
     table.add_column("variant", no_wrap=True)
     for column in COST.values():

@@ -18,6 +18,8 @@ def distances_text(table: pd.DataFrame) -> Table:
     difference = columns("distances")["difference"]
     head = ("distance", value.label, difference.label, "variant")
     shown = empty_table(head, left=("distance", "variant"), no_wrap=head)
+
+    # The baseline is what others are compared with, so it has no difference.
     for _, row in table.sort_values(["distance", "value"]).iterrows():
         more = interval_text(row, "difference", difference.format)
         shown.add_row(

@@ -22,6 +22,8 @@ def frontier_markdown(table: pd.DataFrame) -> str:
         table: from `sdbench.analysis.frontier.frontier`.
     """
     metrics = _metrics(table)
+
+    # What is compared is said with each metric: the baseline's image, or the prompt.
     titles = [
         f"{name} ({'to prompt' if name in WITHOUT_REFERENCE else f'to {BASELINE}'})"
         for name in metrics

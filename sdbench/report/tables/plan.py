@@ -18,6 +18,8 @@ def plan_text(table: pd.DataFrame, metric: str) -> Table:
     numbers = (PLAN["nfe"].label, PLAN["saving"].label, metric, PLAN["worse"].label)
     texts = ("variant", "verdict")
     shown = empty_table(("variant", *numbers, "verdict"), left=texts, no_wrap=texts)
+
+    # The plan is named by its steps, as several of them stand in one table.
     for _, row in table.iterrows():
         planned = row["variant"] == PLANNED
         name = f"plan of {row['unguided']}" if planned else row["variant"]
