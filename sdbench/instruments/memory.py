@@ -95,7 +95,7 @@ class AllocatorTrace:
         """Stop the profiler, also after an exception, and sum up."""
         self._profile.__exit__(*exc)
         # The profiler's public tables sum up what is needed event by event.
-        results = self._profile.profiler.kineto_results  # type: ignore[union-attr]
+        results: Any = self._profile.profiler.kineto_results  # type: ignore[union-attr]
         tree = results.experimental_event_tree()
         del self._profile
         self.events = sorted(_memory_events(tree), key=lambda event: event.start_ns)
