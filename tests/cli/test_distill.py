@@ -1,6 +1,7 @@
 import pytest
 
 from sdbench.distill import trainer
+from sdbench.distill.settings import Settings
 from tests.cli.commands import invoke, words
 
 
@@ -46,7 +47,7 @@ def test_options_become_settings_and_sources(tmp_path, monkeypatch):
     assert f"cfg,lora:{tmp_path / 'student'}" in done.output.replace("\n", "")
 
     settings, sources = seen[0]
-    assert settings == trainer.Settings(
+    assert settings == Settings(
         guidance_scale=5.0,
         w_range=(1.0, 10.0),
         rank=4,
