@@ -67,7 +67,7 @@ def harm(folder):
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_lay_out", lambda pipe: None)
+        patch.setattr(registry, "lay_out", lambda pipe: None)
         return runner.run(QUALITY, tmp_path_factory.mktemp("local"))
 
 
@@ -116,7 +116,7 @@ def kill_what_hangs(folder):
 
 @pytest.mark.slow
 def test_controls_are_tuned_where_the_calls_run(harm, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_lay_out", lambda pipe: None)
+    monkeypatch.setattr(registry, "lay_out", lambda pipe: None)
     study = dataclasses.replace(QUALITY, variants=("cfg", "last:50%"), num_steps=6, controls=True)
     found = runner.run(study, tmp_path / "there", engine="ray", workers=1)
     here = runner.run(study, tmp_path / "here")
@@ -173,7 +173,7 @@ def test_what_cannot_run_is_refused_by_the_first_worker(harm, tmp_path):
 
 @pytest.mark.slow
 def test_a_study_begun_here_goes_on_with_workers(local, harm, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_lay_out", lambda pipe: None)
+    monkeypatch.setattr(registry, "lay_out", lambda pipe: None)
     observe, ran = local_engine.observe, []
 
     def interrupted(pipe, unit, work):
