@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sdbench.analysis.cost import cost_point
 from sdbench.experiments import cost
 from sdbench.experiments.cost import cost_study, footprint_table, read_bandwidth, sweep
+from sdbench.models.architectures import ARCHITECTURES
 from sdbench.records.store import read
 from tests import tiny
 
@@ -12,7 +15,7 @@ from tests import tiny
 def points(tmp_path_factory):
     pipe, folder = tiny.stable_diffusion(), tmp_path_factory.mktemp("cost")
     pipe.vae.decode = lambda *_, **__: pytest.fail("latents were decoded")
-    study = cost_study("tiny", height=16, width=16, num_steps=10, guidance_scale=5.0, repeats=1)
+    study = cost_study("tiny", height=16, width=16, num_steps=5, guidance_scale=5.0, repeats=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost, "loaded", lambda study: pipe)
         return list(sweep(study, batches=[1, 2], sides=[(16, 16)], out=folder)), folder
@@ -38,6 +41,17 @@ def test_a_stored_point_is_what_the_sweep_gave(points):
         assert (tables[1][name] == point[name]).all()
 
 
+@pytest.fixture
+def two_layers(monkeypatch):
+    """PixArt Sigma with two of its layers."""
+    whole = ARCHITECTURES["pixart-sigma"]
+    denoiser = whole.networks["transformer"]
+    short = replace(denoiser, config={**denoiser.config, "num_layers": 2})
+    networks = {**whole.networks, "transformer": short}
+    monkeypatch.setitem(ARCHITECTURES, "pixart-sigma", replace(whole, networks=networks))
+
+
+@pytest.mark.usefixtures("two_layers")
 def test_a_guided_step_is_counted_with_twice_the_rows_and_the_same_weights():
     table = footprint_table(
         ["pixart-sigma"], sides=[(256, 256), (512, 512)], batches=[3], dtype="bfloat16"

@@ -22,7 +22,7 @@ def results(tmp_path_factory):
         variants=["cfg", "unguided"],
         prompts=list(dict.fromkeys(told))[:24],
         seeds=[0],
-        num_steps=12,
+        num_steps=6,
         guidance_scale=5.0,
         batch=24,
         repeats=1,
