@@ -6,12 +6,13 @@ and nothing has to inherit from them.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Scheduler(Protocol):
@@ -67,15 +68,7 @@ class Pipeline(Protocol):
         """Generate images."""
         ...
 
-    # Not every pipeline has the methods that follow: ask for them with `hasattr` before their use.
-
-    def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Put the layers of a LoRA on the networks."""
-        ...
-
-    def unload_lora_weights(self) -> None:
-        """Take the layers of every LoRA off again."""
-        ...
+    # Not every pipeline has the method that follows: ask for it with `hasattr` before its use.
 
     def get_guidance_scale_embedding(
         self, w: Float[Tensor, " rows"], embedding_dim: int
@@ -93,16 +86,59 @@ class LatentPipeline(Pipeline, Protocol):
     tokenizer: Any
 
 
-def denoiser_of(pipe: Pipeline) -> Any:
-    """The network that a pipeline calls in its loop; the first one where there are two.
+class LoraPipeline(Pipeline, Protocol):
+    """A pipeline that can load a LoRA next to its weights."""
+
+    def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Put the layers of a LoRA next to the weights."""
+        ...
+
+    def unload_lora_weights(self) -> None:
+        """Take them off again."""
+        ...
+
+
+def denoisers_of(pipe: Pipeline) -> list[nn.Module]:
+    """The networks that a pipeline calls in its loop: one, or two that share the steps.
 
     Raises:
         ValueError: the pipeline has none.
     """
-    for name in ("unet", "transformer"):
-        if getattr(pipe, name, None) is not None:
-            return getattr(pipe, name)
-    raise ValueError(f"{type(pipe).__name__} has neither a unet nor a transformer")
+    candidates = [getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2")]
+    denoisers = [module for module in candidates if module is not None]
+    if not denoisers:
+        raise ValueError(f"{type(pipe).__name__} has neither a unet nor a transformer")
+    return denoisers
+
+
+def denoiser_of(pipe: Pipeline) -> nn.Module:
+    """The network that a pipeline calls in its loop; the first one where there are two."""
+    return denoisers_of(pipe)[0]
+
+
+def guidance_arguments(
+    pipe: Pipeline, guidance_scale: float, *, rows: int, negative_prompt: str | None = None
+) -> dict[str, Any]:
+    """The arguments by which a call asks for guidance.
+
+    Flux and Qwen-Image also take a scale that the model was trained on. Such a pipeline guides by
+    `true_cfg_scale`, and only if it is given a negative prompt.
+
+    Args:
+        pipe: a guided pipeline.
+        guidance_scale: w.
+        rows: images of the call.
+        negative_prompt: of every image.
+    """
+    has_true_scale = "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters
+    if negative_prompt is None and has_true_scale:
+        negative_prompt = ""
+
+    arguments: dict[str, Any] = {}
+    arguments["true_cfg_scale" if has_true_scale else "guidance_scale"] = guidance_scale
+    if negative_prompt is not None:
+        arguments["negative_prompt"] = [negative_prompt] * rows
+    return arguments
 
 
 def invoke(pipe: Pipeline, arguments: Mapping[str, Any]) -> Any:

@@ -141,7 +141,8 @@ def own_adapter(pipe: Pipeline) -> str:
 
 def own_side(pipe: Pipeline) -> int:
     """Pixels along one side of the images that a pipeline makes when no size is given."""
-    return int(denoiser_of(pipe).config.sample_size * pipe.vae_scale_factor)
+    denoiser: Any = denoiser_of(pipe)
+    return int(denoiser.config.sample_size * pipe.vae_scale_factor)
 
 
 def _require_dtype(dtype: str, device: str) -> None:

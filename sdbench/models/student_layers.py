@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import LoraPipeline
 from sdbench.records.files import first_line
 
 ADAPTER = "student"  # what its low-rank layers are called in a pipeline
@@ -38,7 +38,7 @@ def read_weights(file: Path) -> dict[str, Shaped[Tensor, "*shape"]]:
         raise ValueError(f"'{file}' cannot be read: {first_line(error)}") from None
 
 
-def load_lora(pipe: Pipeline, file: Path) -> None:
+def load_lora(pipe: LoraPipeline, file: Path) -> None:
     """Put the layers of a LoRA on a pipeline, as its adapter `ADAPTER`.
 
     Raises:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sdbench.models.guidance_embedding import WIDTH, load_projection
-from sdbench.models.pipeline import Pipeline, denoiser_of
+from sdbench.models.pipeline import LoraPipeline, denoiser_of
 from sdbench.models.student_layers import KeptWeights, fuse, load_lora, low_rank
 from sdbench.models.students import (
     EMBEDDING_FILE,
@@ -17,7 +18,7 @@ from sdbench.models.students import (
 )
 
 
-def open_student(pipe: Pipeline, folder: Path) -> None:
+def open_student(pipe: LoraPipeline, folder: Path) -> None:
     """Make a base the student of a range of scales, for good.
 
     It then takes w in one pass, as a stock pipeline does. Where a call asks for another w than the
@@ -27,7 +28,7 @@ def open_student(pipe: Pipeline, folder: Path) -> None:
     Raises:
         ValueError: a student of another base; in a call, a scale that it was not made for.
     """
-    denoiser = denoiser_of(pipe)
+    denoiser: Any = denoiser_of(pipe)
     file = folder / LORA_FILE
     card = read_card(file)
     check_base(denoiser, file)
