@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sdbench.models.mini_sd import reader, scenes
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, invoke
 
 SCALES = (1.0, 2.5, 5.0, 7.5)
 STEPS = 50
@@ -51,8 +51,14 @@ def _images(
     generators = [
         torch.Generator("cpu").manual_seed(first_seed + place) for place in range(len(captions))
     ]
-    call = {"num_inference_steps": STEPS, "guidance_scale": guidance_scale, "output_type": "pt"}
-    return pipe(captions, generator=generators, **call).images
+    call = {
+        "prompt": captions,
+        "generator": generators,
+        "num_inference_steps": STEPS,
+        "guidance_scale": guidance_scale,
+        "output_type": "pt",
+    }
+    return invoke(pipe, call).images
 
 
 def reader_accuracy(network: reader.Reader, count: int = 4096) -> float:

@@ -1,4 +1,4 @@
-"""Guided diffusion inference, measured step by step. Importing this loads no torch until it is needed."""
+"""Guided diffusion inference, measured step by step. Importing this loads no torch yet."""
 
 from __future__ import annotations
 

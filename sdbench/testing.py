@@ -21,12 +21,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdbench.instruments.quality import find_metric, score
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.registry import load
 from sdbench.records.names import BASELINE
 from sdbench.study.call import Call, generate
 from sdbench.study.study import Generation, Pairs
-from sdbench.variants.denoisers import denoiser_of
 from sdbench.variants.grammar import methods_of, parse
 from sdbench.variants.hooks import call_replaced
 from sdbench.variants.rows import first_tensor
@@ -85,9 +84,9 @@ class VariantContract:
     def check(self, text: str) -> None:
         """Hold a variant against what its methods say of themselves.
 
-        It saves the rows and the work that they promise, and no others. It changes the images, which stay
-        finite. Repeated, it gives the same bits. An image does not depend on its batch. Afterwards the
-        pipeline makes the baseline's images again, bit for bit.
+        It saves the rows and the work that they promise, and no others. It changes the images,
+        which stay finite. Repeated, it gives the same bits. An image does not depend on its batch.
+        Afterwards the pipeline makes the baseline's images again, bit for bit.
 
         Args:
             text: of the variant grammar.
@@ -189,9 +188,9 @@ def check_metric(
 ) -> None:
     """Hold a metric against its contract.
 
-    It gives one number per image. Repeated, it gives the same numbers. A number does not depend on the batch.
-    Of a metric with a reference and a direction, no image is nearer to the reference than itself. Its
-    provenance can be stored.
+    It gives one number per image. Repeated, it gives the same numbers. A number does not depend on
+    the batch. Of a metric with a reference and a direction, no image is nearer to the reference
+    than itself. Its provenance can be stored.
 
     Args:
         name: in `METRICS`, with its option where it takes one.

@@ -1,1 +1,1 @@
-"""What to run and in which order: studies, their units, and the runner that keeps comparisons paired."""
+"""A fixed list of pipeline calls: what runs, in which order and where."""

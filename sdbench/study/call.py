@@ -1,4 +1,4 @@
-"""The one place where a pipeline is called: a variant, on some (prompt, seed) pairs."""
+"""The one way to a pipeline's call: a variant, on some (prompt, seed) pairs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, guidance_arguments, invoke
 from sdbench.study.study import Generation, Pairs
 from sdbench.variants.applied import applied
-from sdbench.variants.denoisers import guidance_arguments
 from sdbench.variants.trace import Listener, Trace
 from sdbench.variants.variant import Variant
 
@@ -47,7 +46,10 @@ class Call:
         return self.variant.guidance_scale or self.generation.guidance_scale
 
     def arguments(self, pipe: Pipeline) -> dict[str, Any]:
-        """The arguments of the call; each image has its own generator, so it does not depend on its batch."""
+        """The arguments of the call.
+
+        Each image has its own generator, so it does not depend on its batch.
+        """
         generation = self.generation
         sizes = {"height": generation.height, "width": generation.width}
         guidance = guidance_arguments(
@@ -69,7 +71,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Ready:
-    """A pipeline under a variant, with its arguments at hand: calling it is the pipeline's call and no more.
+    """A pipeline under a variant, with its arguments at hand: calling it calls the pipeline.
 
     Args:
         pipe: of the call.
@@ -83,7 +85,7 @@ class Ready:
 
     def __call__(self) -> Float[Tensor, "n ..."]:
         """The images in [0, 1], (n, 3, height, width), or the latents."""
-        return invoke(self.pipe, self.arguments)
+        return invoke(self.pipe, self.arguments).images
 
 
 @contextmanager
@@ -125,8 +127,3 @@ def generate(pipe: Pipeline, call: Call, **how: Any) -> Float[Tensor, "n ..."]:
     """The images or latents of a call; further arguments as `ready` takes them."""
     with ready(pipe, call, **how) as run:
         return run()
-
-
-def invoke(pipe: Pipeline, arguments: Mapping[str, Any]) -> Float[Tensor, "n ..."]:
-    """Call a pipeline; everything that calls one comes here."""
-    return pipe(**arguments).images

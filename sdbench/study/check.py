@@ -14,14 +14,13 @@ from sdbench.instruments.cost import denoiser_flop, flop_per_row
 from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import weights_bytes
 from sdbench.models.layout import set_layout
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.registry import load
 from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
 from sdbench.study.call import Call, generate
 from sdbench.study.study import Generation, Study
 from sdbench.study.units import units
-from sdbench.variants.denoisers import denoiser_of
 from sdbench.variants.grammar import parse
 from sdbench.variants.rows import first_tensor
 from sdbench.variants.schedule import GuidanceSchedule
@@ -65,11 +64,13 @@ def loaded(generation: Generation) -> Pipeline:
 
 
 def prepare(pipe: Pipeline, study: Study) -> Workload:
-    """Check without generating an image that a pipeline can run a study, and count the work of a denoiser row.
+    """Check that a pipeline can run a study, and count the work of a denoiser row.
+
+    No image is generated.
 
     Raises:
-        ValueError: a pipeline without guidance, a schedule that does not fit the loop, or arguments that the
-            pipeline does not take.
+        ValueError: a pipeline without guidance, a schedule that does not fit the loop, or arguments
+            that the pipeline does not take.
     """
     try:
         return _checked(pipe, study)
@@ -81,10 +82,8 @@ def prepare(pipe: Pipeline, study: Study) -> Workload:
 
 
 def _checked(pipe: Pipeline, study: Study) -> Workload:
-    unknown = _unknown_arguments(pipe, study.arguments)
-    if unknown:  # some pipelines pass over what they do not know
-        raise ValueError(f"{type(pipe).__name__} takes no argument '{unknown[0]}'")
     first = units(study)[0]
+    _require_arguments(pipe, first.call)
 
     unsupported = {}
     for variant in study.variants:
@@ -129,6 +128,20 @@ def _try_variant(pipe: Pipeline, call: Call) -> None:
     _start(pipe, call, _StopAtLoop())
 
 
+def _require_arguments(pipe: Pipeline, call: Call) -> None:
+    """Refuse further arguments that the pipeline does not take, and those that a study gives."""
+    arguments = call.generation.arguments
+    unknown = _unknown_arguments(pipe, arguments)
+    if unknown:  # some pipelines pass over what they do not know
+        raise ValueError(f"{type(pipe).__name__} takes no argument '{unknown[0]}'")
+
+    bare = replace(call, generation=replace(call.generation, arguments={}))
+    own = {*bare.arguments(pipe), "output_type", "return_dict"}
+    taken = sorted(own & set(arguments))
+    if taken:
+        raise ValueError(f"argument '{taken[0]}' is the study's own: give it as a field, if at all")
+
+
 def _unknown_arguments(pipe: Pipeline, arguments: Any) -> list[str]:
     """Names that a pipeline's call does not take."""
     return sorted(set(arguments) - set(inspect.signature(type(pipe).__call__).parameters))
@@ -138,8 +151,8 @@ def _try_accelerator(pipe: Pipeline, call: Call) -> None:
     """Two steps, in which a method that does not know the pipeline shows itself.
 
     Raises:
-        Unsupported: what it raised; a missing package and a lack of memory or disk are no property of the
-            method.
+        Unsupported: what it raised; a missing package and a lack of memory or disk are no property
+            of the method.
     """
     alone = replace(
         call.variant, rule=GuidanceSchedule.full, policy=None, student=None, num_steps=2

@@ -11,20 +11,22 @@ import torch
 from torch import Tensor
 from torch._dynamo.callback import callback_handler
 
-from sdbench.variants.denoisers import denoisers_of
+from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.variants.rows import map_tensors
 
 
 @contextmanager
-def executed(pipe: Any, execution: str) -> Iterator[None]:
+def executed(pipe: Pipeline, execution: str) -> Iterator[None]:
     """Compile a pipeline's denoiser in place; afterwards it is called as before.
 
-    A graph is made for each number of rows, at its first call. On the CPU the weights are frozen into the graph, so
-    that they are packed for the kernels once and not at every call; that keeps a second copy of them.
+    A graph is made for each number of rows, at its first call. On the CPU the weights are frozen
+    into the graph, so that they are packed for the kernels once and not at every call; that keeps a
+    second copy of them.
 
     Args:
         pipe: a diffusers pipeline.
-        execution: "eager", "compile" (Inductor) or "cudagraph" (Inductor, its kernels launched as one recorded graph).
+        execution: "eager", "compile" (Inductor) or "cudagraph" (Inductor, its kernels launched as
+            one recorded graph).
 
     Raises:
         ValueError: CUDA graphs on another device.
@@ -51,7 +53,7 @@ def executed(pipe: Any, execution: str) -> Iterator[None]:
 
 
 def _outputs_kept(graph: Any) -> Any:
-    """A graph's replay overwrites its last outputs; the pipeline still needs them in the same step."""
+    """Copies: a replay overwrites a graph's last outputs, which the step still needs."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         torch.compiler.cudagraph_mark_step_begin()
@@ -62,7 +64,7 @@ def _outputs_kept(graph: Any) -> Any:
 
 @contextmanager
 def nothing_compiled() -> Iterator[None]:
-    """Make it an error that anything is compiled anew: a timed call would hold the compiler's time."""
+    """Refuse to compile anything again: a timed call would hold the compiler's time."""
     with torch.compiler.set_stance("fail_on_recompile"):
         yield
 

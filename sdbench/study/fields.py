@@ -1,4 +1,4 @@
-"""Checks of a study's fields: whatever a file or a caller may have given, one line says what is wrong with it."""
+"""Checks of a study's fields: whatever a file or a caller gave, one line says what is wrong."""
 
 from __future__ import annotations
 

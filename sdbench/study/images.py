@@ -56,7 +56,7 @@ def save(folder: Path, unit: Unit, pixels: NDArray[np.uint8]) -> list[dict[str, 
     return rows
 
 
-def digest(output: Tensor, kind: str) -> str:
+def digest(output: Float[Tensor, "n ..."], kind: str) -> str:
     """Of a call's images as they are stored, or of its latents."""
     values = eight_bit(output) if kind == "image" else output.float().cpu()
     return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
@@ -65,10 +65,12 @@ def digest(output: Tensor, kind: str) -> str:
 def scored(
     images: pd.DataFrame, runs: pd.DataFrame, study: Study, folder: Path, *, chunk: int = 64
 ) -> pd.DataFrame:
-    """The images table with every metric of the study; at most `2 * chunk` images are open at a time.
+    """The images table with every metric of the study.
 
-    Each image is compared with the one that the baseline's first repeat made of the same prompt and seed; the
-    baseline's second repeat, compared like any other, is the noise floor.
+    At most `2 * chunk` images are open at a time.
+
+    Each image is compared with the one that the baseline's first repeat made of the same prompt and
+    seed; the baseline's second repeat, compared like any other, is the noise floor.
     """
     images = images.merge(runs[["unit", "repeat"]], on="unit")
     is_reference = (images["variant"] == BASELINE) & (images["repeat"] == 0)
@@ -102,7 +104,8 @@ def read_images(folder: Path, paths: Iterable[str]) -> Float[Tensor, "n 3 height
     """Images of one size, by their paths in a folder, in [0, 1].
 
     Raises:
-        ValueError: a path that leads out of the folder, an image that cannot be read, or one of another size.
+        ValueError: a path that leads out of the folder, an image that cannot be read, or one of
+            another size.
     """
     arrays = [np.asarray(read_image(inside(folder, path))) for path in paths]
     if len({array.shape for array in arrays}) != 1:

@@ -21,7 +21,7 @@ from sdbench.instruments.memory import AllocatorTrace, CudaTrace, check_order
 from sdbench.instruments.rss import PeakRss
 from sdbench.instruments.steps import CallRecord, MemoryProbe, StepProbe
 from sdbench.models.layout import layout
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.records.environment import environment
 from sdbench.study.call import Ready, ready
 from sdbench.study.check import Workload, loaded, prepare
@@ -30,7 +30,6 @@ from sdbench.study.images import digest, stored_pixels
 from sdbench.study.study import Study
 from sdbench.study.tuning import tunable, with_tuned_scales
 from sdbench.study.units import Unit
-from sdbench.variants.denoisers import denoiser_of
 from sdbench.variants.trace import Listener, Unsupported
 
 
@@ -125,14 +124,14 @@ class Worker:
             ended = {"status": "unsupported", "message": str(error)}
         except OSError:
             raise  # no space or no permission: the machine's trouble, not the unit's
-        except Exception as error:  # noqa: BLE001 - whatever a pipeline raises is the unit's outcome
+        except Exception as error:  # noqa: BLE001 - what a pipeline raises is the outcome
             at = traceback.extract_tb(error.__traceback__)[-1]
             message = f"{type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
             ended = {"status": "failed", "message": message}
         return Outcome(self.environment, self.columns | ended, steps, images)
 
     def _warm_up(self, unit: Unit) -> None:
-        """Run a call once before it is timed, or was compiled, where this process saw no warm-up of it.
+        """Run a call once before it counts, where this process saw no warm-up of its kind.
 
         So it is in a resumed study, and with several workers.
         """
@@ -147,12 +146,13 @@ def observe(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], Float[Tensor, "n ..."]]:
     """Run one pipeline call under its variant and its probes.
 
-    CUDA's counters are free to read, so every call has its memory peaks. On the CPU the allocator is traced by
-    torch's profiler, which is slow: there the warm-up, which nobody times, is the pass that measures memory.
+    CUDA's counters are free to read, so every call has its memory peaks. On the CPU the allocator
+    is traced by torch's profiler, which is slow: there the warm-up, which nobody times, is the pass
+    that measures memory.
 
     Returns:
-        The measured columns of the unit's run, those of its steps, and the images in [0, 1], or the latents
-        where the study stops there.
+        The measured columns of the unit's run, those of its steps, and the images in [0, 1], or the
+        latents where the study stops there.
     """
     study = unit.study
     is_warmup = unit.phase == "warmup"

@@ -1,8 +1,10 @@
-"""The Ray engine: a study's calls on the GPUs or CPU shares of a Ray cluster, or of this machine where there is none.
+"""The Ray engine: a study's calls on the GPUs or CPU shares of a Ray cluster.
 
-Each worker is an actor that opens the model once and runs one call after another. What comes back is written by the
-driver alone (`runner.py`), so workers share no files with it but those that the study names: a model's folder, a
-student, a plan.
+Where there is no cluster, it is this machine.
+
+Each worker is an actor that opens the model once and runs one call after another. What comes back
+is written by the driver alone (`runner.py`), so workers share no files with it but those that the
+study names: a model's folder, a student, a plan.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ except ModuleNotFoundError:
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # otherwise Ray reports to its makers
-    "RAY_worker_niceness": "0",  # otherwise a worker yields to whatever else runs, and its times are of that
+    "RAY_worker_niceness": "0",  # otherwise a worker yields to whatever else runs
 }
 """Of a Ray that is started here, where the environment does not say otherwise."""
 TRIES = 3
@@ -43,14 +45,15 @@ _START = "start"  # counted beside the units: a worker that dies while it opens 
 
 @contextmanager
 def cluster(study: Study, workers: int | None = None, *, tune: bool = False) -> Iterator[Cluster]:
-    """Workers for a study, on the cluster that this process is, or by Ray's own settings can be, connected to.
+    """Workers for a study, on the cluster that this process or Ray's settings name.
 
     Args:
-        study: its calls run side by side where there is one repeat; with more, which are for timing, each has its
-            device to itself.
-        workers: at most; by default one per GPU, or two per node without. More than GPUs or cores are never started,
-            and no more than one on the CPU for timing.
-        tune: find the scales that the study still lacks as controls, in a process that ends before the workers start.
+        study: its calls run side by side where there is one repeat; with more, which are for
+            timing, each has its device to itself.
+        workers: at most; by default one per GPU, or two per node without. More than GPUs or cores
+            are never started, and no more than one on the CPU for timing.
+        tune: find the scales that the study still lacks as controls, in a process that ends before
+            the workers start.
 
     Raises:
         ValueError: anything that cannot run.
@@ -84,25 +87,31 @@ class _Shares:
 
 
 def _shares(study: Study, asked: int | None) -> _Shares:
-    nodes = [
-        node["Resources"]
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= 1
-    ]
-    if not nodes:
-        raise ValueError("the Ray cluster has no node with a CPU to work on")
+    """Workers, at most the number that is asked for, and what each gets of its node."""
+    nodes = _working_nodes()
     with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
     on_gpu = study.device != "cpu" and bool(with_gpu)
-    nodes = with_gpu if on_gpu else nodes
     if on_gpu:
+        nodes = with_gpu
         most = default = sum(int(node["GPU"]) for node in nodes)
     else:
+        # What is timed on a CPU has the machine to itself.
         most = 1 if study.repeats > 1 else sum(int(node["CPU"]) for node in nodes)
         default = 2 * len(nodes)
+
     workers = min(asked or default, most)
-    on_a_node = -(-workers // len(nodes))
+    on_a_node = -(-workers // len(nodes))  # rounded up
     threads = max(1, min(int(node["CPU"]) for node in nodes) // on_a_node)
     return _Shares(workers, threads, int(on_gpu))
+
+
+def _working_nodes() -> list[dict[str, float]]:
+    """The resources of the cluster's nodes that have a CPU."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [resources for resources in alive if resources.get("CPU", 0) >= 1]
+    if not nodes:
+        raise ValueError("the Ray cluster has no node with a CPU to work on")
+    return nodes
 
 
 def _tuned(study: Study, shares: _Shares) -> Study:
@@ -198,7 +207,8 @@ class Cluster:
     ) -> Iterator[tuple[Unit, Outcome]]:
         """Give every worker the next call when it is free, until all have an outcome.
 
-        A call whose worker dies is tried again, by another worker; after three tries it is a failed one.
+        A call whose worker dies is tried again, by another worker; after three tries it is a failed
+        one.
         """
         self._begun = begun
         self._queue.extend(_together(planned) if self._timing else ([unit] for unit in planned))
@@ -267,6 +277,6 @@ class Cluster:
 
 
 def _together(planned: Iterable[Unit]) -> Iterator[list[Unit]]:
-    """The calls that are compared with each other: all variants of a batch in a repeat, for one device."""
+    """The calls that one device runs: all variants of a batch in a repeat."""
     for _, calls in groupby(planned, key=lambda unit: (unit.phase, unit.repeat, unit.pairs)):
         yield list(calls)

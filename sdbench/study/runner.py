@@ -1,7 +1,7 @@
-"""Runs a study: first what can be checked is checked, then an engine runs the calls, then images are scored.
+"""Runs a study: what can be checked is checked, an engine runs the calls, images are scored.
 
-The order of the calls is in `units.py`, what is checked in `check.py`, a call under its probes in `local.py`.
-What its figures mean is in `instruments`, the tables are in `records`.
+The order of the calls is in `units.py`, what is checked in `check.py`, a call under its probes in
+`local.py`. What its figures mean is in `instruments`, the tables are in `records`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Engine(Protocol):
     def outcomes(
         self, calls: Sequence[Unit], begun: Callable[[Unit], None]
     ) -> Iterator[tuple[Unit, Outcome]]:
-        """Run calls, in any order; `begun` is told of each when it starts. The caller writes what comes."""
+        """Run calls, in any order; `begun` gets each when it starts. The caller writes."""
         ...
 
 
@@ -69,28 +69,31 @@ def run(
 ) -> Results:
     """Run a study and return its tables.
 
-    Nothing is written before the model, the metrics and every variant's schedule are known to fit. Afterwards
-    each finished call is kept: an interrupted study is readable, and `mode="resume"` runs what is missing.
+    Nothing is written before the model, the metrics and every variant's schedule are known to fit.
+    Afterwards each finished call is kept: an interrupted study is readable, and `mode="resume"`
+    runs what is missing.
 
     Args:
         study: what to run.
-        out: the study's folder, or a URL of fsspec's such as `s3://bucket/prefix`; a temporary folder when not given.
+        out: the study's folder, or a URL of fsspec's such as `s3://bucket/prefix`; a temporary
+            folder when not given.
         pipe: a pipeline to use in place of `study.model`, which then only names it.
         mode: "new", "resume" or "overwrite", for a folder that holds a study already.
-        engine: "local" runs one call after another in this process; "ray" on workers (`ray.py`), each with a GPU or a
-            share of the CPU. With one repeat calls run side by side; with more, which are for timing, each has its
-            device to itself.
+        engine: "local" runs one call after another in this process; "ray" on workers (`ray.py`),
+            each with a GPU or a share of the CPU. With one repeat calls run side by side; with
+            more, which are for timing, each has its device to itself.
         workers: of the Ray engine, at most; by default one per GPU, or two per node without.
         shard: run only a part of the study, such as "2/8"; `gather` puts the parts together.
 
     Returns:
-        The results; a call that failed is a row with `status` "failed". So are the calls of a variant that changed
-        nothing (as many evaluations as the baseline, and the same images). A variant that cannot run on this pipeline
-        is a row with `status` "unsupported" and the reason. Of a URL they lie in a temporary folder, too.
+        The results; a call that failed is a row with `status` "failed". So are the calls of a
+        variant that changed nothing (as many evaluations as the baseline, and the same images). A
+        variant that cannot run on this pipeline is a row with `status` "unsupported" and the
+        reason. Of a URL they lie in a temporary folder, too.
 
     Raises:
-        ValueError: anything that cannot run, before the first image; a folder that does not fit the mode, or holds
-            calls that this version of sdbench does not make.
+        ValueError: anything that cannot run, before the first image; a folder that does not fit the
+            mode, or holds calls that this version of sdbench does not make.
     """
     return read(
         record(study, out, pipe=pipe, mode=mode, engine=engine, workers=workers, shard=shard)
@@ -107,7 +110,7 @@ def record(
     workers: int | None = None,
     shard: str | None = None,
 ) -> Path:
-    """Run a study as `run` does, and return its folder: its tables may be large, and need not be read whole."""
+    """Run a study as `run` does, and return its folder: its tables may be large."""
     if pipe is not None and has_random_weights(pipe):
         study = replace(study, random_weights=True)
     part = None if shard is None else parse_shard(shard)
@@ -149,7 +152,7 @@ def _judge(folder: StudyFolder, study: Study, *, is_whole: bool) -> None:
 
 
 def _stored_scales(out: str | Path) -> list[float]:
-    """The constant scales of a study in a folder of this machine; elsewhere they are found again."""
+    """The constant scales of a study in a local folder; elsewhere they are found again."""
     stored = None if Remote.of(out) else existing_study(Path(out))
     names = stored["variants"] if stored and isinstance(stored.get("variants"), list) else []
     return constant_scales(name for name in names if isinstance(name, str))
@@ -174,7 +177,7 @@ def _opened(
 
 
 def _require_expected(folder: StudyFolder, calls: list[Unit], out: str | Path) -> None:
-    """Refuse a folder with calls of another study: tables of both would count pairs and repeats twice."""
+    """Refuse a folder with calls of another study: both would count pairs and repeats twice."""
     strange = folder.recorded() - {unit.id for unit in calls}
     if strange:
         raise ValueError(
@@ -226,7 +229,10 @@ def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:
 
 
 def inactive_failed(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs, those of variants failed that did in no call of the first repeat anything else than the baseline."""
+    """The runs, with the variants failed that did nothing else than the baseline.
+
+    The first repeat decides.
+    """
     first = runs[(runs["phase"] == "measured") & (runs["repeat"] == 0) & (runs["status"] == "ok")]
     calls = first.dropna(subset="sha256").groupby("variant")
     did = {name: Counter(zip(rows["rows"], rows["sha256"], strict=True)) for name, rows in calls}
@@ -243,7 +249,7 @@ def inactive_failed(runs: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a study will take: calls, seconds of computing, and the peak memory seen while trying."""
+    """What a study will take: calls, seconds of computing, and the peak memory of a trial."""
 
     calls: int
     seconds: float
@@ -253,8 +259,8 @@ class Estimate:
 def estimate(study: Study, *, pipe: Pipeline | None = None, steps: int = 4) -> Estimate:
     """How long a study takes and how much memory, from one short call of the baseline.
 
-    Evaluations are taken to cost in proportion to their rows, so the estimate for unguided steps is a lower
-    bound.
+    Evaluations are taken to cost in proportion to their rows, so the estimate for unguided steps is
+    a lower bound.
 
     Args:
         study: that would run.

@@ -13,7 +13,7 @@ from sdbench.records.files import inside
 from sdbench.records.schema import STUDY
 from sdbench.records.store import Mode, Results, StudyFolder, read
 from sdbench.study.runner import inactive_failed
-from sdbench.study.units import parse_shard
+from sdbench.study.units import Shard, parse_shard
 
 
 def gather(out: str | Path, shards: Iterable[str | Path], *, mode: Mode = "new") -> Results:
@@ -27,7 +27,8 @@ def gather(out: str | Path, shards: Iterable[str | Path], *, mode: Mode = "new")
         mode: "new" or "overwrite", for a folder that holds a study already.
 
     Raises:
-        ValueError: a folder that is no shard's, shards of different studies, a shard that is missing or given twice.
+        ValueError: a folder that is no shard's, shards of different studies, a shard that is
+            missing or given twice.
     """
     parts = [read(folder) for folder in shards]
     study = _study_of(parts)
@@ -62,24 +63,40 @@ def _study_of(parts: list[Results]) -> dict[str, Any]:
     for part in parts:
         if "shard" not in part.study:
             raise ValueError(f"{part.folder} holds no shard of a study")
-    studies = [
-        {name: value for name, value in part.study.items() if name != "shard"} for part in parts
-    ]
-    for part, study in zip(parts, studies, strict=True):
-        if keys := [key for key in study | studies[0] if study.get(key) != studies[0].get(key)]:
+    study = _one_study(parts)
+    _require_every_shard([parse_shard(part.study["shard"]) for part in parts])
+    return study
+
+
+def _one_study(parts: list[Results]) -> dict[str, Any]:
+    """What every shard says of the study.
+
+    Raises:
+        ValueError: they do not say the same.
+    """
+    first, *others = ({**part.study, "shard": None} for part in parts)
+    for part, study in zip(parts[1:], others, strict=True):
+        keys = [key for key in study | first if study.get(key) != first.get(key)]
+        if keys:
             raise ValueError(
-                f"{part.folder} and {parts[0].folder} hold different studies: {', '.join(keys)} differ"
+                f"{part.folder} and {parts[0].folder} hold different studies: "
+                f"{', '.join(keys)} differ"
             )
-    given = [parse_shard(part.study["shard"]) for part in parts]
-    if len({shard.total for shard in given}) > 1:
-        raise ValueError(f"the study was divided in different ways: {', '.join(map(str, given))}")
-    for number in range(1, given[0].total + 1):
-        times = sum(shard.number == number for shard in given)
-        if times != 1:
-            raise ValueError(
-                f"shard {number}/{given[0].total} is {'missing' if times == 0 else 'given twice'}"
-            )
-    return studies[0]
+    del first["shard"]
+    return first
+
+
+def _require_every_shard(shards: list[Shard]) -> None:
+    """Refuse shards of different divisions, and one that is missing or given twice."""
+    total = shards[0].total
+    if any(shard.total != total for shard in shards):
+        raise ValueError(f"the study was divided in different ways: {', '.join(map(str, shards))}")
+    for number in range(1, total + 1):
+        times = sum(shard.number == number for shard in shards)
+        if times == 0:
+            raise ValueError(f"shard {number}/{total} is missing")
+        if times > 1:
+            raise ValueError(f"shard {number}/{total} is given twice")
 
 
 def _owned(table_frame: pd.DataFrame, index: int, owner: dict[str, int]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What to generate, and what to measure about it: `Generation` and `Study`. Nothing here opens a model."""
+"""What to generate and what to measure about it: `Generation`, `Study`. Nothing opens a model."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class Generation:
         random_weights: `model` is an architecture, built without its weights.
         negative_prompt: of every image.
         arguments: further arguments of the pipeline's call, such as `guidance_rescale`.
-        memory_format: of the denoiser's kernels: "contiguous" or "channels_last"; on the CPU by default the
-            faster.
+        memory_format: of the denoiser's kernels: "contiguous" or "channels_last"; on the CPU by
+            default the faster.
         threads: of torch on the CPU; by default the fastest number.
 
     Raises:
@@ -145,15 +145,16 @@ class Study(Generation):
         variants: texts of the variant grammar, or variants; the baseline `cfg` must be among them.
         repeats: measured calls per variant and batch; fewer than 6 give no interval on times.
         warmups: unmeasured calls before them.
-        metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on mini-sd; none on
-            random weights.
-        output: "image", or "latent" to stop before decoding: only time, memory and work are measured.
+        metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on
+            mini-sd; none on random weights.
+        output: "image", or "latent" to stop before decoding: only time, memory and work are
+            measured.
         execution: of the denoiser: "eager", "compile" or "cudagraph".
-        guidance_execution: of a guided step: "batched" (both predictions in one call) or "sequential" (in
-            two); by default as the pipeline does it.
-        controls: add what every comparison needs to the variants (`sdbench.variants.controls`). Where images
-            are judged, a run also adds the constant scales that come nearest to the schedules
-            (`sdbench.study.tuning`).
+        guidance_execution: of a guided step: "batched" (both predictions in one call) or
+            "sequential" (in two); by default as the pipeline does it.
+        controls: add what every comparison needs to the variants (`sdbench.variants.controls`).
+            Where images are judged, a run also adds the constant scales that come nearest to the
+            schedules (`sdbench.study.tuning`).
         name: of the study in the tables.
 
     The other fields are those of `Generation`.
@@ -200,7 +201,7 @@ class Study(Generation):
         return (*variants, *controls_of(variants, num_steps=self.num_steps))
 
     def _known_metrics(self) -> tuple[str, ...]:
-        """The metrics that were asked for, or the default ones; none where there is nothing to judge."""
+        """The metrics asked for, or the default ones; none where there is nothing to judge."""
         reason = None
         if self.random_weights:
             reason = "images of random weights have no content"
@@ -242,12 +243,14 @@ class Study(Generation):
 
     @classmethod
     def from_toml(cls, path: str | Path, **changes: Any) -> Study:
-        """Read a study file: its keys are the fields of `Study`, and `prompts_file` (one prompt per line).
+        """Read a study file: its keys are the fields of `Study`, and `prompts_file`.
+
+        A prompts file holds one prompt per line.
 
         Args:
             path: a TOML file.
-            **changes: fields that replace the file's. Controls that the file asks for are for its own
-                variants.
+            **changes: fields that replace the file's. Controls that the file asks for are for its
+                own variants.
 
         Raises:
             ValueError: a file that is missing or not TOML, an unknown or a missing key.

@@ -1,4 +1,4 @@
-"""The control for guidance that is merely weaker: the constant scale whose images are nearest to a schedule's.
+"""The control for guidance that is merely weaker: a constant scale, nearest to a schedule.
 
 For a study it is found on images that are not in it: of its prompts, with other seeds.
 """
@@ -27,7 +27,7 @@ PAIRS = 16  # that a study tunes on, at most
 
 
 def with_tuned_scales(study: Study, pipe: Pipeline) -> Study:
-    """A study with its last controls: for each schedule the constant scale that comes nearest to it.
+    """A study with its last controls: for each schedule the constant scale nearest to it.
 
     Args:
         study: that the pipeline can run, as `prepare` says.
@@ -67,7 +67,10 @@ def constant_scales(names: Iterable[str]) -> list[float]:
 
 
 def tunable(study: Study) -> list[Variant]:
-    """The variants of a study with controls that have a constant scale as one; none where no image is judged."""
+    """The variants of a study that have a constant scale as control.
+
+    There are none where no image is judged.
+    """
     if not study.controls or study.random_weights or study.output != "image":
         return []
     return matched_schedules(study.variants, num_steps=study.num_steps)
@@ -90,7 +93,9 @@ def nearest_scales(
     *,
     sequential: bool = False,
 ) -> dict[str, float | None]:
-    """The constant scale whose latents are nearest to each variant's, by mean squared distance over some pairs.
+    """The constant scale whose latents are nearest to each variant's.
+
+    Near is by the mean squared distance over some pairs.
 
     Args:
         pipe: a guided pipeline.
@@ -100,7 +105,8 @@ def nearest_scales(
         sequential: evaluate the two halves of a guided step one after the other.
 
     Returns:
-        By the variant's name, to a tenth; None where no guidance, or the whole scale, is the nearest.
+        By the variant's name, to a tenth; None where no guidance, or the whole scale, is the
+        nearest.
     """
 
     def latents(variant: Variant) -> Float[np.ndarray, " values"]:

@@ -39,7 +39,10 @@ class Unit:
 
     @property
     def keeps_images(self) -> bool:
-        """Images repeat exactly: the first repeat's are kept, and the baseline's second for the noise floor."""
+        """Whether the images are stored: the first repeat's, and the baseline's second.
+
+        Images repeat exactly, and the baseline's second is the noise floor.
+        """
         if self.phase != "measured":
             return False
         return self.repeat == 0 or (self.repeat == 1 and self.variant.is_baseline)
@@ -76,14 +79,15 @@ def parse_shard(text: str) -> Shard:
 def units(study: Study, shard: Shard | None = None) -> list[Unit]:
     """All calls in the order in which they run.
 
-    Variants are interleaved within a repeat, and their order is rotated from repeat to repeat. So neither a
-    drift of the machine nor a place in the order favours one of them. Warm-ups run the first batch of every
-    size: the others have nothing left to warm, and take the same memory.
+    Variants are interleaved within a repeat, and their order is rotated from repeat to repeat. So
+    neither a drift of the machine nor a place in the order favours one of them. Warm-ups run the
+    first batch of every size: the others have nothing left to warm, and take the same memory.
 
     Args:
         study: to run.
-        shard: only this part: of n, every n-th batch with all its calls, so that what is compared stays
-            together. Every shard warms up by the study's own warm-ups, which are then the same calls in each.
+        shard: only this part: of n, every n-th batch with all its calls, so that what is compared
+            stays together. Every shard warms up by the study's own warm-ups, which are then the
+            same calls in each.
 
     Raises:
         ValueError: more shards than batches.

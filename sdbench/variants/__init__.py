@@ -1,1 +1,1 @@
-"""What is varied: a text such as `last:20%` becomes something that changes a pipeline and puts it back."""
+"""What is varied: a text such as `last:20%` changes a pipeline for a while."""

@@ -1,7 +1,8 @@
 """What other projects' accelerators share: attached for a while, then every module is as it was.
 
-They save work inside an evaluation where guidance schedules save evaluations, so most combine with one.
-Nothing is implemented again here. What a package needs to live next to the seam stands with it in `methods/`.
+They save work inside an evaluation where guidance schedules save evaluations, so most combine with
+one. Nothing is implemented again here. What a package needs to live next to the seam stands with it
+in `methods/`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.variants.arguments import matched
-from sdbench.variants.denoisers import denoisers_of
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import MissingPackage, Unsupported
 from sdbench.variants.variant import Accelerator, Variant
 
 Attach = Callable[[Pipeline, float], AbstractContextManager[None]]
-"""Attaches a method to a pipeline, with the number that the variant names, for the length of a block."""
+"""Attaches a method to a pipeline for the length of a block, with the variant's number."""
 
 
 def accelerator(
@@ -72,14 +72,15 @@ def add_accelerator(first: Variant, accelerated: Variant) -> Variant:
         raise ValueError(f"{method.name} decides itself which steps are guided")
     if method.constant_rows and (first.policy is not None or not first.guides_all):
         raise ValueError(
-            f"{method.name} keeps what a call of as many rows computed, so every step must be guided"
+            f"{method.name} keeps what a call of as many rows computed, "
+            "so every step must be guided"
         )
     return replace(first, accelerator=method)
 
 
 @contextmanager
 def accelerated(pipe: Pipeline, method: Accelerator) -> Iterator[None]:
-    """Attach an accelerator to a pipeline; afterwards its denoiser's modules have the attributes that they had.
+    """Attach an accelerator to a pipeline; afterwards every module has its old attributes.
 
     Raises:
         MissingPackage: its package is not installed.

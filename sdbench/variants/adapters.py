@@ -1,7 +1,8 @@
-"""A student in a pipeline: its weights are fused into the denoiser for a while, and the base is restored bitwise.
+"""A student in a pipeline: fused into the denoiser for a while, then restored bitwise.
 
-A student is what `sdbench.distill` writes: a folder with a LoRA in safetensors, or a whole denoiser, and a
-card. Any other LoRA file that the pipeline can load works too. Nothing is known of it, so nothing is checked.
+A student is what `sdbench.distill` writes: a folder with a LoRA in safetensors, or a whole
+denoiser, and a card. Any other LoRA file that the pipeline can load works too. Nothing is known of
+it, so nothing is checked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sdbench.models.guidance_embedding import embedded, load_projection, remove_projection
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import LoraPipeline, Pipeline, denoiser_of
 from sdbench.models.student_layers import (
     ADAPTER,
     KeptWeights,
@@ -35,7 +36,6 @@ from sdbench.models.students import (
     uses_guidance_input,
 )
 from sdbench.records.files import first_line
-from sdbench.variants.denoisers import denoiser_of
 from sdbench.variants.hooks import call_replaced
 from sdbench.variants.rows import first_tensor
 from sdbench.variants.schedule import ScheduleRule
@@ -43,7 +43,7 @@ from sdbench.variants.trace import Listener, Step
 
 
 class Turns(Listener):
-    """Has the student's layers on in unguided steps only: the base is guided, and the student is not.
+    """Has the student's layers on in unguided steps only: it is the base that is guided.
 
     Args:
         denoiser: with the layers.
@@ -76,14 +76,17 @@ def student_in(
 
     Args:
         pipe: a diffusers pipeline.
-        file: the weights, as `weights_file` finds them; a card next to them is held against the pipeline.
-        guidance_scale: w that is asked for. A student of another scale is refused; one of a range is given w.
-        turns: switches the layers of a LoRA, which then stay next to the weights. Without it they are added
-            to the weights, so that a step costs what it costs without a LoRA; what they change is kept on
-            disk meanwhile.
+        file: the weights, as `weights_file` finds them; a card next to them is held against the
+            pipeline.
+        guidance_scale: w that is asked for. A student of another scale is refused; one of a range
+            is given w.
+        turns: switches the layers of a LoRA, which then stay next to the weights. Without it they
+            are added to the weights, so that a step costs what it costs without a LoRA; what they
+            change is kept on disk meanwhile.
 
     Raises:
-        ValueError: weights for another base or another w, or that do not fit; a pipeline that has adapters.
+        ValueError: weights for another base or another w, or that do not fit; a pipeline that has
+            adapters.
     """
     file = Path(file)
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
@@ -121,7 +124,9 @@ def _whole_denoiser(denoiser: nn.Module, file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _low_rank_layers(pipe: Any, modules: Sequence[nn.Module], file: Path) -> Iterator[list[Any]]:
+def _low_rank_layers(
+    pipe: LoraPipeline, modules: Sequence[nn.Module], file: Path
+) -> Iterator[list[Any]]:
     """The layers of a LoRA, loaded next to a pipeline's weights."""
     if not hasattr(pipe, "load_lora_weights"):
         raise ValueError(f"{type(pipe).__name__} takes no LoRA")
@@ -139,7 +144,7 @@ def _low_rank_layers(pipe: Any, modules: Sequence[nn.Module], file: Path) -> Ite
 
 
 @contextmanager
-def _fused(pipe: Any, layers: Sequence[Any], strength: float) -> Iterator[None]:
+def _fused(pipe: LoraPipeline, layers: Sequence[Any], strength: float) -> Iterator[None]:
     """The layers of a LoRA added to the weights, and gone themselves."""
     bases = [weight for layer in layers for weight in layer.get_base_layer().parameters()]
     with _kept(bases):
@@ -152,7 +157,7 @@ def _fused(pipe: Any, layers: Sequence[Any], strength: float) -> Iterator[None]:
 def _given_its_scale(
     pipe: Pipeline, file: Path, guidance_scale: float, turns: Turns | None
 ) -> Iterator[None]:
-    """Give w to a student of a range of scales, by its projection or by the denoiser's own input."""
+    """Give w to a student of a range of scales: by its projection, or the denoiser's input."""
     projection = file.with_name(EMBEDDING_FILE)
     has_projection = projection.is_file()
 
@@ -217,7 +222,8 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
     file = path if of_lora and path.is_file() else path / (LORA_FILE if of_lora else DENOISER_FILE)
     if file.suffix != ".safetensors":
         raise ValueError(
-            f"'{file}' is no safetensors file; others can run code when they are opened, so they are not"
+            f"'{file}' is no safetensors file; others can run code when they are opened, "
+            "so they are not"
         )
     if not file.is_file():
         raise ValueError(
@@ -227,7 +233,7 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
 
 
 @contextmanager
-def _kept(weights: Sequence[Shaped[Tensor, "..."]]) -> Iterator[None]:
+def _kept(weights: Sequence[Shaped[Tensor, ...]]) -> Iterator[None]:
     kept = KeptWeights(weights)
     try:
         yield

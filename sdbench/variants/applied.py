@@ -1,4 +1,4 @@
-"""A variant on a pipeline: its student's weights, its accelerator and its guidance, for the length of a block."""
+"""A variant on a pipeline: its student's weights, its accelerator and its guidance."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.registry import own_adapter
 from sdbench.variants.accelerators import accelerated
 from sdbench.variants.adapters import Turns, student_in, weights_file
-from sdbench.variants.denoisers import denoiser_of
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.policy import Policy
 from sdbench.variants.schedule import ScheduleRule
@@ -40,8 +39,8 @@ def applied(
         The trace of `guided_by`.
 
     Raises:
-        ValueError: as `student_in`, `accelerated` and `guided_by` say; an accelerator with halves one after
-            the other.
+        ValueError: as `student_in`, `accelerated` and `guided_by` say; an accelerator with halves
+            one after the other.
     """
     listeners = list(listeners)
     with ExitStack() as undo:

@@ -1,9 +1,10 @@
 """Branches: many guidance schedules of the same images at once, as the rows of one pipeline call.
 
-Rows of one image whose masks agree so far hold the same latent. So each group of them is evaluated once, and
-its prediction is given to all. The trunk, the guided trajectory of an image, is kept step by step. A branch
-leaves it at its first unguided step, where both predictions are known already. A later call with further
-masks does not evaluate the trunk again. Which masks are of interest is decided in `experiments/`.
+Rows of one image whose masks agree so far hold the same latent. So each group of them is evaluated
+once, and its prediction is given to all. The trunk, the guided trajectory of an image, is kept step
+by step. A branch leaves it at its first unguided step, where both predictions are known already. A
+later call with further masks does not evaluate the trunk again. Which masks are of interest is
+decided in `experiments/`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sdbench.variants.trace import Step
 
 @dataclass
 class Trunk:
-    """The guided trajectory of some images: both predictions at every step that has run, (images, ...) each."""
+    """The guided trajectory of some images: both predictions at every step that has run."""
 
     cond: dict[int, Float[Tensor, "images ..."]] = field(default_factory=dict)
     uncond: dict[int, Float[Tensor, "images ..."]] = field(default_factory=dict)
@@ -37,19 +38,23 @@ class Trunk:
 class Branches(Policy):
     """The masks that the rows of a call follow, and what has to be evaluated for them.
 
-    The call has `images * len(masks)` rows, all masks of the first image first. An object serves one call.
+    The call has `images * len(masks)` rows, all masks of the first image first. An object serves
+    one call.
 
     Args:
         masks: one per branch, all of the loop's length; True where the step is guided.
         images: how many images branch.
-        trunk: of the same images. While it is not whole, the mask that guides every step must be among the masks.
+        trunk: of the same images. While it is not whole, the mask that guides every step must be
+            among the masks.
         max_rows: the most rows of one denoiser evaluation.
 
     Attributes:
-        rows: denoiser rows that each mask has cost, all images together; what masks share is the first one's.
+        rows: denoiser rows that each mask has cost, all images together; what masks share is the
+            first one's.
 
     Raises:
-        ValueError: no mask, masks of different lengths, a mask twice, or a trunk that no mask fills.
+        ValueError: no mask, masks of different lengths, a mask twice, or a trunk that no mask
+            fills.
     """
 
     isolated = True
@@ -74,13 +79,14 @@ class Branches(Policy):
                 "the trunk is not known: the mask that guides every step must be among the masks"
             )
         self.rows = [0] * len(masks)
-        # Of the step in progress: masks whose rows were asked for, and predictions by the first mask of each group.
+        # Of the step in progress: masks whose rows were asked for, and predictions by the first
+        # mask of each group.
         self._step = -1
         self._wanted: dict[Half, list[int]] = {}
         self._found: dict[tuple[Half, int], Float[Tensor, "images ..."]] = {}
 
     def evaluations(self, step: int) -> dict[Half, list[int]]:
-        """The masks whose row has to be evaluated at a step, for each half; others share theirs or the trunk's."""
+        """The masks whose row is evaluated at a step, for each half; others share a row."""
         wanted: dict[Half, list[int]] = {"uncond": [], "cond": []}
         for first, members in self._groups(step).items():
             if self._on_trunk(first, step) and step in self.trunk.uncond:
@@ -94,7 +100,8 @@ class Branches(Policy):
         """Hold the masks against the loop.
 
         Raises:
-            ValueError: masks of another length, or a call with other rows than one for each image and mask.
+            ValueError: masks of another length, or a call with other rows than one for each image
+                and mask.
         """
         super().begins(loop)
         require_length(self.length, loop)
@@ -106,7 +113,7 @@ class Branches(Policy):
         return any(mask[step] for mask in self.masks)
 
     def wanted(self, step: int, half: Half) -> list[int]:
-        """One row of every group for each image: those of the first mask, then those of the next."""
+        """One row of every group for each image: the first mask's, then the next one's."""
         firsts = self.evaluations(step)[half]
         self._wanted[half] = firsts
         return [image * len(self.masks) + first for first in firsts for image in range(self.images)]
@@ -127,7 +134,7 @@ class Branches(Policy):
         evaluated: Mapping[Half, Float[Tensor, "evaluated ..."]],
         cond: Float[Tensor, "rows ..."] | None,
     ) -> Float[Tensor, "rows ..."]:
-        """Each row's prediction: its group's; of an unguided row the conditional one in both halves."""
+        """Each row's prediction: its group's. An unguided row has the conditional one twice."""
         self._keep(step, evaluated)
         predictions: dict[int, Float[Tensor, "images ..."]] = {}
         for first, members in self._groups(step).items():

@@ -1,7 +1,7 @@
 """The controls that any comparison needs: what the same work buys without a method.
 
-An odd number of evaluations lies between two numbers of fully guided steps, so there are two controls of
-that kind.
+An odd number of evaluations lies between two numbers of fully guided steps, so there are two
+controls of that kind.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from sdbench.variants.variant import Variant
 
 
 def controls_of(variants: Iterable[Variant], *, num_steps: int) -> list[Variant]:
-    """Controls for variants whose work is known before they run; each once, and none that is there already.
+    """Controls for variants whose work is known before they run; none that is there already.
 
-    A schedule of K unguided steps gets `unguided`, K unguided steps at random, and full guidance with the
-    same number of evaluations. What guides no step (a student), and a cached offset, get full guidance with
-    the same number of evaluations. There is none for what decides its work while it runs, for what changes
-    the work of an evaluation, and for what is a control itself. The control that has to be tuned, a constant
-    scale, is found by `sdbench.study.tuning`.
+    A schedule of K unguided steps gets `unguided`, K unguided steps at random, and full guidance
+    with the same number of evaluations. What guides no step (a student), and a cached offset, get
+    full guidance with the same number of evaluations. There is none for what decides its work while
+    it runs, for what changes the work of an evaluation, and for what is a control itself. The
+    control that has to be tuned, a constant scale, is found by `sdbench.study.tuning`.
 
     Args:
         variants: of a study.
-        num_steps: of the study. Where the loop runs another number (Heun, image-to-image), shares stay
-            shares; a count is taken of `num_steps`.
+        num_steps: of the study. Where the loop runs another number (Heun, image-to-image), shares
+            stay shares; a count is taken of `num_steps`.
 
     Raises:
         ValueError: a count of steps that does not fit in `num_steps`.
@@ -46,7 +46,7 @@ def controls_of(variants: Iterable[Variant], *, num_steps: int) -> list[Variant]
 
 
 def matched_schedules(variants: Iterable[Variant], *, num_steps: int) -> list[Variant]:
-    """The variants that guide some steps and not others, which a constant scale is a control for."""
+    """The variants that guide some steps only: a constant scale is a control for them."""
     return [variant for variant in _judged(variants) if _switches(variant, num_steps)]
 
 

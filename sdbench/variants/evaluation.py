@@ -1,4 +1,4 @@
-"""The one path through a call of the denoiser: which rows are evaluated, and what the pipeline gets.
+"""The one path through a denoiser call: which rows are evaluated, what the pipeline gets.
 
 What is wanted is the policy's to say. Nothing here knows of pipelines, schedulers or loops.
 """
@@ -59,33 +59,47 @@ def answer(call: DenoiserCall, policy: Policy, evaluate: Evaluate, *, sequential
     Raises:
         ValueError: the denoiser returns several tensors under a policy that is not plain.
     """
-    step = call.step
     wanted = _wanted(call, policy)
     outputs = []
     for rows in _parts(call, wanted, policy.max_rows, sequential=sequential):
         args, kwargs = _rows_of(call, rows)
         outputs.append(evaluate(args, kwargs, len(rows)))
-    if not policy.plain and any(sum(1 for _ in tensors(out)) != 1 for out in outputs):
+    if not policy.plain:
+        _require_one_tensor(outputs)
+    evaluated = _by_half(outputs, wanted)
+
+    # Of two calls in a step the conditional one comes first; the other may need its prediction.
+    step = call.step
+    cond = evaluated.get("cond") if step.cond is None else step.cond
+    made = {half: policy.passed(step.index, half, evaluated, cond) for half in call.asked}
+    passed = {half: evaluated[half] if tensor is None else tensor for half, tensor in made.items()}
+    _note(step, policy, evaluated, passed)
+
+    if not any(tensor is not None for tensor in made.values()):
+        return outputs[0] if len(outputs) == 1 else joined(*outputs)
+    return _filled(call, policy, passed, cond)
+
+
+def _filled(
+    call: DenoiserCall,
+    policy: Policy,
+    passed: Predictions,
+    cond: Float[Tensor, "rows ..."] | None,
+) -> Any:
+    """The denoiser's output with other predictions than those that were evaluated."""
+    output = call.step.output
+    if "uncond" in passed and passed["uncond"] is cond:  # then whatever else it holds is the same
+        return doubled(output) if "cond" in call.asked else output
+
+    rows = torch.cat([passed[half] for half in call.asked])
+    return map_tensors(policy.form if output is None else output, lambda _: rows)
+
+
+def _require_one_tensor(outputs: list[Any]) -> None:
+    if any(sum(1 for _ in tensors(out)) != 1 for out in outputs):
         raise ValueError(
             "the denoiser returns more than one tensor, so its rows cannot be told apart"
         )
-    evaluated = _by_half(outputs, wanted)
-
-    # Of two calls in a step the conditional one comes first, so its prediction is known to the other.
-    cond = evaluated.get("cond") if step.cond is None else step.cond
-    replaced = {half: policy.passed(step.index, half, evaluated, cond) for half in call.asked}
-    passed = {
-        half: evaluated[half] if prediction is None else prediction
-        for half, prediction in replaced.items()
-    }
-    _note(step, policy, evaluated, passed)
-
-    if all(prediction is None for prediction in replaced.values()):
-        return outputs[0] if len(outputs) == 1 else joined(*outputs)
-    if "uncond" in passed and passed["uncond"] is cond:  # the same, whatever else the output holds
-        return doubled(step.output) if "cond" in call.asked else step.output
-    rows = torch.cat([passed[half] for half in call.asked])
-    return map_tensors(policy.form if step.output is None else step.output, lambda _: rows)
 
 
 def _wanted(call: DenoiserCall, policy: Policy) -> dict[Half, list[int]]:

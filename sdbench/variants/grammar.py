@@ -1,4 +1,4 @@
-"""The variant grammar: from a text such as `last:20%+lora` to a variant. No other module looks into a name."""
+"""The variant grammar: from a text to a variant. No other module looks into a name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def parse(text: str) -> Variant:
     """Read one variant.
 
     Raises:
-        ValueError: an unknown name (the message lists what exists) or an argument that does not fit.
+        ValueError: an unknown name (the message lists what exists) or an argument that does not
+            fit.
     """
     text = text.strip()
     if text.count("+") > len(_addable()):
@@ -57,7 +58,7 @@ def _addable() -> list[str]:
 
 
 def _divided(text: str) -> tuple[str, str] | None:
-    """What stands before and behind the last plus sign; None without one (that of a window is none)."""
+    """What stands before and behind the last plus sign that adds; None without one."""
     parts = re.fullmatch(rf"(.+)\+((?:{'|'.join(_addable())})(?::.+)?)", text)
     return None if parts is None else (parts[1], parts[2])
 

@@ -22,15 +22,16 @@ def guided_by(
 ) -> Iterator[Trace]:
     """Run a pipeline under a guidance schedule for any number of calls; it is as before afterwards.
 
-    On an unguided step only the conditional rows are evaluated, so the pipeline's own `u + w (c - u)` gives
-    exactly `c`. A schedule counts the iterations that the loop really runs (51 for PNDM at 50 steps). A step
-    that the pipeline itself leaves unguided (Lumina 2's `cfg_trunc_ratio`) stays so; the trace says what ran.
+    On an unguided step only the conditional rows are evaluated, so the pipeline's own `u + w (c -
+    u)` gives exactly `c`. A schedule counts the iterations that the loop really runs (51 for PNDM
+    at 50 steps). A step that the pipeline itself leaves unguided (Lumina 2's `cfg_trunc_ratio`)
+    stays so; the trace says what ran.
 
     Args:
-        pipe: a guided diffusers pipeline with a `unet` or a `transformer` (and a `transformer_2`, as Wan 2.2
-            has).
-        schedule: which steps are guided, or a rule that makes it from the number of iterations. A policy
-            decides while the loop runs. None only observes.
+        pipe: a guided diffusers pipeline with a `unet` or a `transformer` (and a `transformer_2`,
+            as Wan 2.2 has).
+        schedule: which steps are guided, or a rule that makes it from the number of iterations. A
+            policy decides while the loop runs. None only observes.
         listeners: told of every event, in order.
         sequential: evaluate the two halves of a guided step one after the other where the pipeline
             concatenates them.
@@ -39,8 +40,8 @@ def guided_by(
         A trace whose `steps` frame holds one row per step that ran.
 
     Raises:
-        ValueError: a schedule of another length than the loop, before its first evaluation; a pipeline
-            without guidance, or that guides in a way of its own; two schedules at once.
+        ValueError: a schedule of another length than the loop, before its first evaluation; a
+            pipeline without guidance, or that guides in a way of its own; two schedules at once.
     """
     trace = Trace()
     policy = policy_of(schedule)

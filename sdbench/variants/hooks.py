@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import nn
@@ -39,3 +40,12 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
                 delattr(owner, name)
             else:
                 setattr(owner, name, before)
+
+
+def bare_copy(scheduler: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy of a scheduler without the wrappers, which would act on the original."""
+    bare = copy.copy(scheduler)
+    for name in ("set_timesteps", "step", "__deepcopy__"):
+        with suppress(KeyError):
+            del vars(bare)[name]
+    return copy.deepcopy(bare, memo)

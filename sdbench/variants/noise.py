@@ -1,6 +1,7 @@
 """How noisy a step is, whatever the scheduler, and which clean latent a prediction means.
 
-The noise-to-signal ratio `sigma` is the one scale that schedulers share: a latent is `signal * (x0 + sigma * noise)`.
+The noise-to-signal ratio `sigma` is the one scale that schedulers share: a latent is `signal * (x0
++ sigma * noise)`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def noise_to_signal(
     """
     sigmas = getattr(scheduler, "sigmas", None)
     if index is not None and isinstance(sigmas, Tensor) and len(sigmas) >= len(scheduler.timesteps):
-        # Most schedulers keep sigmas on the host, flow matching on the device; neither way waits for the device.
+        # Most schedulers keep sigmas on the host, flow matching on the device; neither way waits.
         on_device = sigmas.device == device
         sigma = (
             sigmas[index].float()
@@ -57,8 +58,8 @@ def noise_to_signal(
 def noise_levels(scheduler: Any, timestep: Any, iterations: int) -> tuple[list[float], list[float]]:
     """Timestep and sigma of every iteration of a loop.
 
-    A loop may begin within the scheduler's steps. Schedulers that count say where; of others the timestep
-    does.
+    A loop may begin within the scheduler's steps. Schedulers that count say where; of others the
+    timestep does.
 
     Args:
         scheduler: a diffusers scheduler at the start of its loop.
@@ -83,10 +84,10 @@ def clean_latent(
     sample: Float[Tensor, "n ..."],
     sigma: Float[Tensor, ""],
 ) -> Float[Tensor, "n ..."]:
-    """The latent without noise that a prediction implies, up to a factor common to all predictions of the step.
+    """The latent without noise that a prediction implies, up to a factor of the step.
 
-    With `x = s * (x0 + sigma * eps)` the common factor `s` (1 or `1 / sqrt(1 + sigma^2)` or `1 / (1 + sigma)`) and, for
-    v and flow prediction, the slope are fixed by the kind of prediction.
+    With `x = s * (x0 + sigma * eps)` the common factor `s` (1 or `1 / sqrt(1 + sigma^2)` or `1 / (1
+    + sigma)`) and, for v and flow prediction, the slope are fixed by the kind of prediction.
     """
     if is_flow(scheduler):
         return sample - prediction / (1 + 1 / sigma)

@@ -1,9 +1,10 @@
 """The protocol of whatever decides, step by step, which rows of a denoiser call are evaluated.
 
-A pipeline guides by `u + w (c - u)`, and sdbench does not touch that. A policy says for which rows the
-unconditional prediction u is evaluated, and what the pipeline gets for it: `c - offset` for any offset that
-a method uses for `c - u`. So every method runs on every pipeline. A fixed mask is the policy that answers
-"all" or "none"; methods with more to say are in `methods/`; many masks at once are in `branches.py`.
+A pipeline guides by `u + w (c - u)`, and sdbench does not touch that. A policy says for which rows
+the unconditional prediction u is evaluated, and what the pipeline gets for it: `c - offset` for any
+offset that a method uses for `c - u`. So every method runs on every pipeline. A fixed mask is the
+policy that answers "all" or "none"; methods with more to say are in `methods/`; many masks at once
+are in `branches.py`.
 """
 
 from __future__ import annotations
@@ -51,13 +52,17 @@ class Loop:
 
 
 class Policy(Listener):
-    """Guides as the pipeline does; others override what they change. An object serves one call after another.
+    """Guides as the pipeline does; others override what they change.
+
+    An object serves one call after another.
 
     Attributes:
         changes: whether it may ask for anything else than the pipeline does.
-        plain: whether each half is evaluated whole or not at all, and passed on as it is. Such a policy
-            allows what it does not understand: a third evaluation, an output of several tensors.
-        isolated: whether rows of one image must stay the same, so that no noise may be drawn for all.
+        plain: whether each half is evaluated whole or not at all, and passed on as it is. Such a
+            policy allows what it does not understand: a third evaluation, an output of several
+            tensors.
+        isolated: whether rows of one image must stay the same, so that no noise may be drawn for
+            all.
         shrinks: whether it evaluates other numbers of rows than those of one and of both halves.
         max_rows: the most rows of one evaluation; None for no limit.
     """
@@ -78,7 +83,10 @@ class Policy(Listener):
         self.loop = loop
 
     def evaluated(self, step: int) -> list[int] | None:
-        """Images whose unconditional prediction is evaluated at a step; None for all. Asked any number of times."""
+        """Images whose unconditional prediction is evaluated at a step; None for all.
+
+        It is asked any number of times.
+        """
         return None
 
     def wanted(self, step: int, half: Half) -> list[int] | None:
@@ -95,7 +103,9 @@ class Policy(Listener):
         cond: Float[Tensor, "images ..."],
         uncond: Float[Tensor, "evaluated ..."] | None,
     ) -> Float[Tensor, "images ..."] | None:
-        """What the pipeline gets for the unconditional prediction; None for what was evaluated, of all images.
+        """What the pipeline gets for the unconditional prediction.
+
+        None stands for what was evaluated, of all images.
 
         Args:
             step: index in the loop.

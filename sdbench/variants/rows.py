@@ -1,4 +1,4 @@
-"""The nested arguments and outputs of a denoiser as rows: find, halve and double the tensors with a batch dimension."""
+"""The nested arguments and outputs of a denoiser as rows: find, halve and double them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 UNBATCHED = frozenset({"image_rotary_emb", "img_ids", "txt_ids"})
@@ -24,7 +25,7 @@ def tensors(tree: Any) -> Iterator[Tensor]:
         yield from tensors(child)
 
 
-def first_tensor(tree: Any) -> Tensor:
+def first_tensor(tree: Any) -> Shaped[Tensor, "rows ..."]:
     """The first tensor with a batch dimension in nested arguments or outputs."""
     for tensor in tensors(tree):
         if tensor.ndim > 0:
@@ -49,7 +50,7 @@ def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def halves(tree: Any, rows: int) -> tuple[Any, Any]:
-    """Nested arguments with the first and with the second half of every tensor that has this many rows."""
+    """Nested arguments with the first and with the second half of every tensor of rows."""
 
     def half(part: slice) -> Any:
         return map_tensors(
@@ -60,10 +61,10 @@ def halves(tree: Any, rows: int) -> tuple[Any, Any]:
 
 
 def select(tree: Any, rows: int, index: list[int]) -> Any:
-    """Nested arguments with some rows of every tensor that has this many rows, in the given order."""
+    """Nested arguments with some rows of every tensor of rows, in the given order."""
     chosen = tuple(index)
 
-    def pick(tensor: Tensor) -> Tensor:
+    def pick(tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
         if tensor.ndim == 0 or len(tensor) != rows:
             return tensor
         return tensor.index_select(0, row_index(chosen, tensor.device))
@@ -72,7 +73,7 @@ def select(tree: Any, rows: int, index: list[int]) -> Any:
 
 
 @lru_cache(maxsize=64)
-def row_index(rows: tuple[int, ...], device: torch.device) -> Tensor:
+def row_index(rows: tuple[int, ...], device: torch.device) -> Int64[Tensor, " chosen"]:
     """Rows as an index on a device, made once: making it anew would wait for the device."""
     return torch.tensor(rows, dtype=torch.long, device=device)
 

@@ -1,4 +1,4 @@
-"""Which steps of a denoising loop are guided, as rules, texts and files; how a pipeline obeys is in `guidance.py`."""
+"""Which steps of a denoising loop are guided, as rules, texts and files."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _checked(count: int, steps: int, name: str) -> int:
 
 
 def read_schedule(path: str | Path) -> dict[str, Any]:
-    """What stands in a schedule file: `mask` (1 guided, 0 unguided), `scheduler`, and how they were found.
+    """What stands in a schedule file: `mask`, `scheduler`, and how they were found.
 
     `guided_scale` is there where the guided steps have a scale of their own.
 
@@ -160,7 +160,7 @@ def read_schedule(path: str | Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StepCount:
-    """A number of steps as a user writes it: `10`, or `20%` of a loop whose length is not known yet."""
+    """A number of steps as a user writes it: `10`, or `20%` of a loop of unknown length."""
 
     value: Fraction
     percent: bool
@@ -170,7 +170,8 @@ class StepCount:
         """Read `10` or `20%`.
 
         Raises:
-            ValueError: not a number, a share outside 0 to 100 %, or a count that is negative or not whole.
+            ValueError: not a number, a share outside 0 to 100 %, or a count that is negative or not
+                whole.
         """
         percent = text.endswith("%")
         try:
@@ -185,5 +186,8 @@ class StepCount:
         return cls(value, percent)
 
     def of(self, steps: int) -> int:
-        """Whole steps of a loop of this length; the only place where a share is rounded (exactly, half to even)."""
+        """Whole steps of a loop of this length.
+
+        This is the only place where a share is rounded: exactly, half to even.
+        """
         return round(self.value * steps / 100) if self.percent else int(self.value)

@@ -1,18 +1,18 @@
 """The seam: the calls of a stock pipeline where sdbench looks on and a policy decides.
 
-Every guided pipeline calls `scheduler.set_timesteps`, then per iteration the denoiser once (unconditional and
-conditional rows concatenated) or twice, and `scheduler.step` once. The seam wraps those three on the
-instance, and `prepare_latents` to learn the number of rows. What a pipeline evaluates next to its denoiser
-(a ControlNet) is halved with it. Which rows are evaluated is the policy's to say (`policy.py`).
+Every guided pipeline calls `scheduler.set_timesteps`, then per iteration the denoiser once
+(unconditional and conditional rows concatenated) or twice, and `scheduler.step` once. The seam
+wraps those three on the instance, and `prepare_latents` to learn the number of rows. What a
+pipeline evaluates next to its denoiser (a ControlNet) is halved with it. Which rows are evaluated
+is the policy's to say (`policy.py`).
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from sdbench.models.pipeline import Pipeline, Scheduler
-from sdbench.variants.denoisers import denoisers_of
+from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.variants.evaluation import DenoiserCall, answer
-from sdbench.variants.fitted_scale import fitted_scale
-from sdbench.variants.hooks import call_replaced, replaced
+from sdbench.variants.fitted_scale import fitted_scale, require_order
+from sdbench.variants.hooks import bare_copy, call_replaced, replaced
 from sdbench.variants.noise import noise_levels, noise_to_signal
 from sdbench.variants.policy import HALVES, Half, Loop, Policy
 from sdbench.variants.rows import doubled, first_tensor, halves
@@ -42,7 +41,8 @@ OWN_NOISE = (
 class _Run:
     """One loop of one pipeline call, from `set_timesteps` on.
 
-    `fitted_scale` is that of the first guided step, `random_state` that of the global generator at the start.
+    `fitted_scale` is that of the first guided step, `random_state` that of the global generator at
+    the start.
     """
 
     iterations: int = 0
@@ -63,12 +63,7 @@ class Seam:
     """
 
     def __init__(
-        self,
-        pipe: Pipeline,
-        policy: Policy,
-        listeners: Sequence[Listener],
-        *,
-        sequential: bool,
+        self, pipe: Pipeline, policy: Policy, listeners: Sequence[Listener], *, sequential: bool
     ) -> None:
         """Wrap nothing yet."""
         self.pipe = pipe
@@ -85,7 +80,7 @@ class Seam:
 
     @property
     def images(self) -> int:
-        """Rows of the latents of the call in progress; 0 before it has prepared them."""
+        """Rows of the latents in progress; 0 where there are none yet."""
         return self.latents[0] if self.latents else 0
 
     @contextmanager
@@ -100,7 +95,8 @@ class Seam:
             raise ValueError("this pipeline already runs under a guidance schedule")
         if not hasattr(self.pipe, "prepare_latents"):
             raise ValueError(
-                f"{type(self.pipe).__name__} has no prepare_latents: not a pipeline that makes latents"
+                f"{type(self.pipe).__name__} has no prepare_latents: "
+                "not a pipeline that makes latents"
             )
 
         with ExitStack() as undo:
@@ -112,8 +108,8 @@ class Seam:
                 undo.enter_context(replaced(owner, name, wrap(getattr(owner, name))))
 
             # A pipeline may copy its scheduler; the copy must not act on the original.
-            bare_copy = functools.partial(_bare_copy, scheduler)
-            undo.enter_context(replaced(scheduler, "__deepcopy__", bare_copy))
+            copying = functools.partial(bare_copy, scheduler)
+            undo.enter_context(replaced(scheduler, "__deepcopy__", copying))
 
             for denoiser in self.denoisers:
                 undo.enter_context(call_replaced(denoiser, self._denoise))
@@ -158,9 +154,9 @@ class Seam:
         return set_timesteps
 
     def _begin_loop(self, run: _Run, timestep: Any) -> None:
-        """Settle the loop's length, which is known only when it starts, and tell the policy of it."""
+        """Settle the loop's length, which is known only now, and tell the policy of it."""
         kind = type(self.pipe).__name__
-        # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`, and then say so here.
+        # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`.
         shortened = getattr(self.pipe, "_num_timesteps", None)
         run.iterations = shortened or len(self.scheduler.timesteps)
 
@@ -205,9 +201,14 @@ class Seam:
             step.requested += rows
 
             asked = self._asked(step, rows)
-            if not asked:
-                return self._third(original, step, args, kwargs, rows)
-            return self._answer(original, step, asked, args, kwargs)
+            evaluate = functools.partial(self._evaluate, original, step)
+            if asked:
+                call = DenoiserCall(step, asked, self.images, (args, kwargs))
+                return answer(call, self.policy, evaluate, sequential=self.sequential)
+
+            # A third evaluation (skip-layer guidance) goes where guidance goes.
+            is_guided = self.policy.is_guided(step.index)
+            return evaluate(args, kwargs, rows) if is_guided else step.output
 
         return denoise
 
@@ -229,27 +230,6 @@ class Seam:
         if step.cond is None:
             return ("cond",)
         return ("uncond",) if step.given is None else ()
-
-    def _third(
-        self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, rows: int
-    ) -> Any:
-        """An evaluation after both halves (skip-layer guidance): it goes where guidance goes."""
-        if self.policy.is_guided(step.index):
-            return self._evaluate(original, step, args, kwargs, rows)
-        return step.output
-
-    def _answer(
-        self,
-        original: Callable[..., Any],
-        step: Step,
-        asked: tuple[Half, ...],
-        args: Any,
-        kwargs: Any,
-    ) -> Any:
-        """Evaluate the rows that the policy wants and make of them what the pipeline gets."""
-        call = DenoiserCall(step, asked, self.images, (args, kwargs))
-        evaluate = functools.partial(self._evaluate, original, step)
-        return answer(call, self.policy, evaluate, sequential=self.sequential)
 
     def _evaluate(
         self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, rows: int
@@ -306,7 +286,7 @@ class Seam:
         return scheduler_step
 
     def _check_guidance(self, run: _Run, step: Step, arguments: dict[str, Any]) -> None:
-        """Refuse a pipeline without guidance; of the first guided step keep the scale that it shows."""
+        """Refuse a pipeline without guidance; keep the scale that the first guided step shows."""
         if not self.policy.changes:
             return
         if step.index == 0 and step.requested < 2 * self.images:
@@ -314,7 +294,7 @@ class Seam:
                 f"{type(self.pipe).__name__} runs without guidance here, so there is none to drop "
                 "(guidance_scale of 1 or less, or a model whose guidance is distilled or embedded)"
             )
-        # A third evaluation (skip-layer guidance) adds a term of its own, and tells nothing about the rows.
+        # A third evaluation (skip-layer guidance) adds another term: it tells nothing of the rows.
         plainly_guided = step.guided and step.requested == 2 * self.images
         if run.fitted_scale is None and plainly_guided:
             assert step.cond is not None
@@ -322,7 +302,7 @@ class Seam:
             run.fitted_scale = fitted_scale(arguments["model_output"], step.cond, step.given)
 
     def _end_step(self, run: _Run, step: Step) -> None:
-        """Tell of a step that is over, and let go of its tensors; after the last one the call is over, too."""
+        """Tell of a step that is over, and let go of its tensors."""
         self._name_noise(step)
         for listener in self.listeners:
             listener.step_ends(step)
@@ -337,17 +317,12 @@ class Seam:
                 raise ValueError(f"{kind} with {type(self.scheduler).__name__} {OWN_NOISE}")
 
     def _check_order(self) -> None:
-        """Refuse a pipeline whose conditional rows come first: after its loop, which must not wait for the device."""
-        if self.run is None or self.run.fitted_scale is None:
-            return
-        scale = float(self.run.fitted_scale)
-        # 1 - w where they have changed places; NaN, of two equal predictions, tells nothing
-        if scale < 0.5:
-            raise ValueError(
-                f"{type(self.pipe).__name__} does not guide as u + w (c - u) with w above 1 and "
-                "the unconditional rows first "
-                f"(its first guided step has w = {scale:.2f}): not supported"
-            )
+        """Refuse a pipeline whose conditional rows come first.
+
+        It is checked after the loop, which must not wait for the device.
+        """
+        if self.run is not None and self.run.fitted_scale is not None:
+            require_order(type(self.pipe).__name__, float(self.run.fitted_scale))
 
     def _name_noise(self, step: Step) -> None:
         assert step.cond is not None
@@ -359,12 +334,3 @@ class Seam:
 def _random_state(device: torch.device) -> UInt8[Tensor, " bytes"]:
     """State of the global generator of a device."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _bare_copy(scheduler: Scheduler, memo: dict[int, Any]) -> Any:
-    """A deep copy of a scheduler without the wrappers, which would act on the original."""
-    bare = copy.copy(scheduler)
-    for name in ("set_timesteps", "step", "__deepcopy__"):
-        with suppress(KeyError):
-            del vars(bare)[name]
-    return copy.deepcopy(bare, memo)

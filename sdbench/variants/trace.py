@@ -1,6 +1,7 @@
-"""What is told of a denoising loop while it runs: the step, who may listen, and the trace that keeps every step.
+"""What is told of a denoising loop while it runs, who may listen, and what keeps it all.
 
-The events come from the seam in `guidance.py`; what listeners make of them (times, memory) is in `instruments`.
+The events come from the seam in `guidance.py`; what listeners make of them (times, memory) is in
+`instruments`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from jaxtyping import Float
 from torch import Tensor
 
 
 class Unsupported(ValueError):
-    """A method that cannot run on this pipeline or with these versions: a fact to report, not a mistake."""
+    """A method that cannot run on this pipeline or with these versions: a fact to report."""
 
 
 class MissingPackage(ValueError):
@@ -24,10 +26,10 @@ class MissingPackage(ValueError):
 class Step:
     """One iteration of a denoising loop, filled in as it runs.
 
-    `rows` and `forwards` count what the denoiser evaluated; `requested` the rows that the pipeline asked for.
-    `cond` and `uncond` are the two predictions of a guided step, `sample` and `result` the latents before and after the
-    scheduler's part, (images, ...). A step in which only some images were guided has no `uncond`. `given` is what the
-    pipeline got for it.
+    `rows` and `forwards` count what the denoiser evaluated; `requested` the rows that the pipeline
+    asked for. `cond` and `uncond` are the two predictions of a guided step, `sample` and `result`
+    the latents before and after the scheduler's part, (images, ...). A step in which only some
+    images were guided has no `uncond`. `given` is what the pipeline got for it.
     """
 
     call: int
@@ -36,13 +38,13 @@ class Step:
     rows: int = 0
     forwards: int = 0
     requested: int = 0
-    cond: Tensor | None = None
-    uncond: Tensor | None = None
-    given: Tensor | None = None
-    sample: Tensor | None = None
-    result: Tensor | None = None
+    cond: Float[Tensor, "images ..."] | None = None
+    uncond: Float[Tensor, "images ..."] | None = None
+    given: Float[Tensor, "images ..."] | None = None
+    sample: Float[Tensor, "images ..."] | None = None
+    result: Float[Tensor, "images ..."] | None = None
     timestep: Any = None
-    sigma: Tensor | None = None
+    sigma: Float[Tensor, ""] | None = None
     output: Any = field(default=None, repr=False)
 
 
@@ -81,7 +83,10 @@ class Trace(Listener):
 
     @property
     def steps(self) -> pd.DataFrame:
-        """One row per step: call, step, timestep, sigma (noise-to-signal ratio), guided, rows, forwards."""
+        """One row per step: call, step, timestep, sigma, guided, rows, forwards.
+
+        Sigma is the noise-to-signal ratio.
+        """
         rows = [
             {
                 "call": step.call,

@@ -1,6 +1,7 @@
-"""What a variant is, and what a method is that makes variants: settings only, and nothing here loads torch.
+"""What a variant is, and a method that makes variants: settings only, without torch.
 
-The text form is read in `grammar.py`; each method is a file of `methods/`; `applied.py` carries a variant out.
+The text form is read in `grammar.py`; each method is a file of `methods/`; `applied.py` carries a
+variant out.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Accelerator:
         name: of the method.
         attach: on a pipeline, for the length of a block.
         guides: it decides itself which steps are guided, so no schedule goes with it.
-        constant_rows: it keeps what a call with the same number of rows computed, so every step must be
-            guided.
+        constant_rows: it keeps what a call with the same number of rows computed, so every step
+            must be guided.
     """
 
     name: str
@@ -58,10 +59,11 @@ class Variant:
         argument: what stands behind the colon, None without one; filled in by the grammar.
         num_steps: replaces the study's number of steps.
         guidance_scale: replaces the study's guidance scale.
-        student: file whose weights the denoiser gets; empty for the model's own adapter, None for none.
+        student: file whose weights the denoiser gets; empty for the model's own adapter, None for
+            none.
         content: what the name does not say and a stored call depends on, such as what a file held.
-        policy: from the guidance scale to what decides instead of the rule while the loop runs. The rule
-            then says only what work is to be expected, as far as it is known.
+        policy: from the guidance scale to what decides instead of the rule while the loop runs. The
+            rule then says only what work is to be expected, as far as it is known.
         accelerator: another project's method.
         arguments: further arguments of the pipeline's call.
         of_share: whether the name counts steps as a share of the loop.
@@ -116,7 +118,8 @@ class Method:
         add: how it stands behind a plus sign: from the variant before the sign and its own to both
             together, or a ValueError with the reason. None where it cannot.
         examples: texts that run in a loop of 8 steps, by which its contract is tried
-            (`sdbench.testing.check_variant`). PATH and FILE in them stand for a student's folder and a plan.
+            (`sdbench.testing.check_variant`). PATH and FILE in them stand for a student's folder
+            and a plan.
         saves_rows: whether it evaluates fewer rows than full guidance in a loop of the same length.
         saves_work: whether a row of it takes less work; None where that depends on the network.
         transformers_only: whether it is unsupported on a UNet.

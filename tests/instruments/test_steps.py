@@ -10,7 +10,8 @@ from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
 from sdbench.instruments.clock import CpuClock
 from sdbench.instruments.memory import AllocatorTrace
 from sdbench.instruments.steps import MemoryProbe, StepProbe
-from sdbench.variants.guidance import Step, denoiser_of, guided_by
+from sdbench.models.pipeline import denoiser_of
+from sdbench.variants.guidance import Step, guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
 from tests.tiny import run
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 class FakeClock:
-    """Each mark is the next of the given seconds; without any, one second passes from mark to mark."""
+    """Each mark is the next of the given seconds; without any, marks are one second apart."""
 
     def __init__(self, readings=None):
         self.readings, self.finished = iter(readings if readings is not None else count()), 0
@@ -109,7 +110,8 @@ def test_three_calls_of_five_steps_give_fifteen_rows_and_no_gaps():
             for _ in range(1000):
                 clock.mark()  # time passes between calls
     assert [column(record, "step") for record in records] == [[0, 1, 2, 3, 4]] * 3
-    # begin, evaluation, its end, scheduler, its end: four ticks; one more for the signal; one each around the loop
+    # Begin, evaluation, its end, scheduler, its end: four ticks; one more for the signal, and one
+    # each around the loop.
     assert [column(record, "latency_s") for record in records] == [[4.0] * 5] * 3
     assert [(record.text_s, record.decode_s, record.latency_s) for record in records] == [
         (1, 1, 22)
@@ -126,7 +128,7 @@ def test_stages_add_up(make):
     assert sum(column(record, "latency_s")) == record.denoise_s
     assert record.text_s + record.denoise_s + record.decode_s == record.latency_s
     assert all(row["denoiser_s"] + row["scheduler_s"] < row["latency_s"] for row in record.steps)
-    # A step is five marks: it begins, the evaluation begins and ends, the scheduler begins and ends.
+    # A step is five marks: it begins, and evaluation and scheduler begin and end.
     ends = [5 + 5 * step for step in range(len(record.steps))]
     own_work = sum(2.0 ** (end + 1) - 2.0**end for end in ends)  # the signal, between two steps
     assert record.latency_s == 2.0 ** (ends[-1] + 2) - 2.0**0 - own_work
@@ -178,7 +180,7 @@ def test_a_record_is_of_exactly_one_call(calls):
 
 @contextmanager
 def captured(pipe):
-    """What the denoiser was given and what it said, step by step, without sdbench: (sample, uncond, cond)."""
+    """What the denoiser got and gave at every step, without sdbench: (sample, uncond, cond)."""
     seen = []
 
     def hook(module, args, kwargs, output):

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdbench.study import check, local, runner
+from sdbench.study import runner
+from sdbench.study.call import Call
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.study import Study
 from tests import tiny
@@ -104,10 +105,8 @@ def test_a_guided_step_in_two_calls_makes_the_same_latents():
 def test_two_calls_cannot_be_batched(monkeypatch):
     pipe = tiny.flux()
     del pipe.call["output_type"]
-    for module in (check, local):
-        monkeypatch.setattr(
-            module, "call_arguments", lambda *_: dict(pipe.call)
-        )  # embeddings in place of prompts
+    # embeddings instead of prompts
+    monkeypatch.setattr(Call, "arguments", lambda *_: dict(pipe.call))
     study = replace(
         STUDY, guidance_execution="batched", output="latent", height=32, width=32, metrics=None
     )

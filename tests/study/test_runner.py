@@ -12,11 +12,13 @@ import sdbench
 from sdbench.models.registry import load
 from sdbench.records.store import read
 from sdbench.study import check, images, local, runner
+from sdbench.study.call import Call
 from sdbench.study.study import Study
 from sdbench.study.units import units
-from sdbench.variants import external
-from sdbench.variants.registry import parse
+from sdbench.variants.grammar import parse
+from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Unsupported
+from sdbench.variants.variant import Accelerator, Variant
 from tests import tiny
 
 PROMPTS = ["a large red circle on a white background", "a small blue ring on a black background"]
@@ -125,17 +127,18 @@ def test_the_baseline_is_what_the_plain_pipeline_makes(results, pipe):
 
 
 def test_an_image_does_not_depend_on_its_batch(pipe, tmp_path, results):
-    single = runner.run(
-        dataclasses.replace(SMALL, batch=1, repeats=1, metrics=()), tmp_path / "one", pipe=pipe
-    )
+    two = ["cfg", "last:50%"]
+    one_by_one = {"batch": 1, "repeats": 1, "metrics": (), "variants": two}
+    single = runner.run(dataclasses.replace(SMALL, **one_by_one), tmp_path / "one", pipe=pipe)
+    whole = results.images[results.images["variant"].isin(two)]
     pixels = [
         images.read_images(
-            found.folder,
-            found.images.drop_duplicates(["variant", "prompt_id"]).sort_values(
-                ["variant", "prompt_id"]
-            )["path"],
+            folder,
+            table.drop_duplicates(["variant", "prompt_id"]).sort_values(["variant", "prompt_id"])[
+                "path"
+            ],
         )
-        for found in (single, results)
+        for folder, table in ((single.folder, single.images), (results.folder, whole))
     ]
     assert (pixels[0] - pixels[1]).abs().max() <= 1 / 255 + 1e-6
 
@@ -156,20 +159,22 @@ def test_an_interrupted_study_is_readable_and_resumes(pipe, tmp_path, monkeypatc
 
     def interrupted(*arguments):
         calls.append(1)
-        if len(calls) == 6:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return observe(*arguments)
 
+    study = dataclasses.replace(SMALL, variants=["cfg", "unguided"])
     monkeypatch.setattr(local, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        runner.run(SMALL, tmp_path, pipe=pipe)
-    assert len(read(tmp_path).runs) == 5
+        runner.run(study, tmp_path, pipe=pipe)
+    assert len(read(tmp_path).runs) == 3
     calls.clear()
     monkeypatch.setattr(local, "observe", lambda *arguments: calls.append(1) or observe(*arguments))
-    resumed = runner.run(SMALL, tmp_path, pipe=pipe, mode="resume")
-    assert len(calls) == 12 - 5
+    resumed = runner.run(study, tmp_path, pipe=pipe, mode="resume")
+    assert len(calls) == 6 - 3
     columns = ["unit", "prompt_id", "sha256", "ssim"]
-    expected = results.images[columns].sort_values(["unit", "prompt_id"], ignore_index=True)
+    same = results.images[results.images["variant"].isin(["cfg", "unguided"])]
+    expected = same[columns].sort_values(["unit", "prompt_id"], ignore_index=True)
     pd.testing.assert_frame_equal(
         resumed.images[columns].sort_values(["unit", "prompt_id"], ignore_index=True), expected
     )
@@ -195,11 +200,12 @@ def test_a_failing_call_is_a_failed_row_and_the_rest_goes_on(pipe, tmp_path, mon
         return observe(pipe, unit, work)
 
     monkeypatch.setattr(local, "observe", failing)
-    found = runner.run(SMALL, tmp_path, pipe=pipe)
+    study = dataclasses.replace(SMALL, variants=["cfg", "unguided"])
+    found = runner.run(study, tmp_path, pipe=pipe)
     failed = found.runs[found.runs["status"] == "failed"]
     assert failed["variant"].tolist() == ["unguided"] * 2
     assert failed["message"].str.startswith("RuntimeError: out of luck").all()
-    assert len(found.runs) == 12
+    assert len(found.runs) == 6
     assert sdbench.summarise(found).set_index("variant")["failed"]["unguided"] == 2
 
 
@@ -228,7 +234,11 @@ def test_a_pipeline_without_guidance_is_refused(tmp_path):
     ("arguments", "message"),
     [
         ({"guidance_rescal": 0.2}, "StableDiffusionPipeline takes no argument 'guidance_rescal'"),
-        ({"output_type": "pil"}, "StableDiffusionPipeline cannot run this study: TypeError"),
+        ({"output_type": "pil"}, "argument 'output_type' is the study's own"),
+        ({"return_dict": False}, "argument 'return_dict' is the study's own"),
+        ({"guidance_scale": 3.0}, "argument 'guidance_scale' is the study's own"),
+        ({"num_inference_steps": 3}, "argument 'num_inference_steps' is the study's own"),
+        ({"prompt": "a"}, "argument 'prompt' is the study's own"),
         ({"guidance_rescale": "much"}, "StableDiffusionPipeline cannot run this study: TypeError"),
     ],
 )
@@ -256,8 +266,9 @@ def test_no_space_on_the_disk_ends_the_study_and_keeps_what_was_finished(
         add(folder, unit, **tables)
 
     monkeypatch.setattr(runner.StudyFolder, "add", full)
+    study = dataclasses.replace(SMALL, variants=["cfg", "unguided"])
     with pytest.raises(OSError, match="No space left"):
-        runner.run(SMALL, tmp_path, pipe=pipe)
+        runner.run(study, tmp_path, pipe=pipe)
     assert len(read(tmp_path).runs) == 3
 
 
@@ -283,15 +294,19 @@ def test_a_method_for_other_pipelines_is_a_row_that_says_why(pipe, tmp_path):
 
 
 def test_an_argument_that_the_pipeline_does_not_take_is_unsupported():
+    pipe = tiny.stable_diffusion_3()
+    call = Call(SMALL, parse("rescale:0.5"), tuple(SMALL.pairs))
     with pytest.raises(Unsupported, match="StableDiffusion3Pipeline takes no guidance_rescale"):
-        check._require_arguments(tiny.stable_diffusion_3(), parse("rescale:0.5"))
+        check._try_variant(pipe, call)
 
 
 @pytest.mark.parametrize("output", ["image", "latent"])
 def test_a_variant_that_changes_nothing_fails_as_inactive(pipe, tmp_path, output):
     sizes = {"height": 64, "width": 64}
     variants = ["cfg", "last:0", "scale:5.0", "scale:4.0", "last:1"]
-    study = dataclasses.replace(SMALL, variants=variants, output=output, metrics=(), **sizes)
+    study = dataclasses.replace(
+        SMALL, variants=variants, output=output, repeats=1, metrics=(), **sizes
+    )
     runs = runner.run(study, tmp_path / "study", pipe=pipe).runs
     failed = runs[runs["status"] == "failed"]
     assert set(failed["variant"]) == {"last:0", "scale:5.0"}
@@ -323,19 +338,19 @@ def test_what_compiles_for_fixed_rows_refuses_a_batch_that_shrinks(pipe, tmp_pat
         runner.run(study, tmp_path / "study", pipe=pipe)
 
 
-def test_an_accelerator_that_fails_in_its_first_steps_is_unsupported(pipe, tmp_path, monkeypatch):
+def test_an_accelerator_that_fails_in_its_first_steps_is_unsupported(pipe, tmp_path):
     def fails(*args):
         raise IndexError("no timestep")
 
-    monkeypatch.setitem(external.ACCELERATORS, "deepcache", external.Accelerator(fails))
-    study = dataclasses.replace(SMALL, variants=["cfg", "deepcache:2"], metrics=())
+    broken = Variant("mine:2", GuidanceSchedule.full, accelerator=Accelerator("mine", fails))
+    study = dataclasses.replace(SMALL, variants=["cfg", broken], repeats=1, metrics=())
     runs = runner.run(study, tmp_path / "study", pipe=pipe).runs
     messages = set(runs.loc[runs["status"] == "unsupported", "message"])
     assert messages == {"fails on StableDiffusionPipeline: IndexError: no timestep"}
 
 
 def test_a_study_stored_before_a_field_existed_is_resumed(pipe, tmp_path):
-    study = dataclasses.replace(SMALL, variants=["cfg", "last:1"], metrics=())
+    study = dataclasses.replace(SMALL, variants=["cfg", "last:1"], repeats=1, metrics=())
     runner.run(study, tmp_path / "study", pipe=pipe)
     stored = json.loads((tmp_path / "study" / "study.json").read_text())
     del stored["controls"]
@@ -389,7 +404,7 @@ def test_the_images_of_a_call_are_gone_before_the_next_is_done(pipe, tmp_path, m
 
     monkeypatch.setattr(local, "observe", watched)
     runner.run(
-        dataclasses.replace(SMALL, variants=["cfg", "unguided"], metrics=()),
+        dataclasses.replace(SMALL, variants=["cfg", "unguided"], repeats=1, metrics=()),
         tmp_path / "study",
         pipe=pipe,
     )

@@ -198,22 +198,25 @@ def test_a_missing_study_file_is_refused(tmp_path):
 
 
 def test_controls_of_a_file_are_for_its_own_variants():
-    assert Study.protocol("mini-sd", variants=("cfg", "last:50%")).variants == ("cfg", "last:50%")
+    assert Study.protocol("mini-sd", variants=("cfg", "last:50%")).variant_names == (
+        "cfg",
+        "last:50%",
+    )
     assert (
         "steps:38"
-        in Study.protocol("mini-sd", variants=("cfg", "last:50%"), controls=True).variants
+        in Study.protocol("mini-sd", variants=("cfg", "last:50%"), controls=True).variant_names
     )
 
 
 def test_the_default_study_runs_with_other_numbers_of_steps():
-    assert "random:20%@0" in Study.protocol("mini-sd", num_steps=20).variants
+    assert "random:20%@0" in Study.protocol("mini-sd", num_steps=20).variant_names
 
 
 def test_the_default_study_is_the_one_the_readme_promises():
     default = Study.protocol("mini-sd")
-    assert default.variants[:5] == ("cfg", "last:20%", "last:50%", "lora", "unguided")
+    assert default.variant_names[:5] == ("cfg", "last:20%", "last:50%", "lora", "unguided")
     assert {"random:20%@0", "steps:45", "random:50%@0", "steps:37", "steps:38", "steps:25"} == {
-        *default.variants[5:]
+        *default.variant_names[5:]
     }
     assert (default.model, default.num_steps, default.guidance_scale) == ("mini-sd", 50, 5.0)
     assert len(default.pairs) == default.batch == 8
@@ -226,7 +229,7 @@ def test_every_protocol_is_a_study_with_its_baseline(name, tmp_path, monkeypatch
     student.mkdir(parents=True)
     (student / LORA_FILE).touch()
     study = Study.protocol(name)
-    assert study.variants[0] == "cfg"
+    assert study.variant_names[0] == "cfg"
     assert study.model == "mini-sd" or study.dtype == "float16"
 
 
@@ -238,7 +241,7 @@ def test_a_paper_is_run_as_it_says():
         1,
         10,
     )
-    assert {"last:20%", "last:50%", "steps:45", "random:20%@0"} <= set(study.variants)
+    assert {"last:20%", "last:50%", "steps:45", "random:20%@0"} <= set(study.variant_names)
 
 
 def test_protocols_are_all_there_is():

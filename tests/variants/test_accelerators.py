@@ -6,9 +6,9 @@ import torch
 from diffusers import HeunDiscreteScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdbench.models.pipeline import denoiser_of
 from sdbench.variants.accelerators import accelerated
 from sdbench.variants.applied import applied
-from sdbench.variants.denoisers import denoiser_of
 from sdbench.variants.grammar import parse
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.methods.deepcache import deepcache

@@ -6,7 +6,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, PNDMScheduler
 from diffusers.callbacks import SDCFGCutoffCallback
 
-from sdbench.variants.denoisers import denoiser_of
+from sdbench.models.pipeline import denoiser_of
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener

@@ -1,4 +1,4 @@
-"""Adaptive guidance: each image is guided until its two predictions of the clean latent are nearly parallel.
+"""Adaptive guidance: each image is guided until its two predictions are nearly parallel.
 
 Source: Castillo et al. 2023, arXiv 2312.12487.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sdbench.variants.arguments import matched
@@ -23,12 +23,12 @@ from sdbench.variants.variant import Method, Variant
 class Adaptive(Policy):
     """Guidance of each image until its two predictions of the clean latent are nearly parallel.
 
-    The decision is taken on the device, by image. The batch shrinks by the images that stopped as soon as the host
-    knows of it: at once on a CPU; on CUDA one step later, so that the host waits for a step that is over, not for the
-    one that runs.
+    The decision is taken on the device, by image. The batch shrinks by the images that stopped as
+    soon as the host knows of it: at once on a CPU; on CUDA one step later, so that the host waits
+    for a step that is over, not for the one that runs.
 
-    Source: Castillo et al. 2023, arXiv 2312.12487; there the cosine is of the raw predictions, which in noise
-    prediction are nearly parallel from the start.
+    Source: Castillo et al. 2023, arXiv 2312.12487. There the cosine is of the raw predictions,
+    which in noise prediction are nearly parallel from the start.
     """
 
     shrinks = True
@@ -40,10 +40,10 @@ class Adaptive(Policy):
     def begins(self, loop: Loop) -> None:
         """Guide every image."""
         super().begins(loop)
-        self._stopped: Tensor | None = None
+        self._stopped: Bool[Tensor, " images"] | None = None
         self._copies: list[Any] = []
         self._active = list(range(loop.images))
-        self._predictions: tuple[Tensor, Tensor] | None = None
+        self._predictions: tuple[Float[Tensor, "active ..."], ...] | None = None
 
     def evaluated(self, step: int) -> list[int] | None:
         """The images that are not known to have stopped."""
@@ -71,33 +71,33 @@ class Adaptive(Policy):
             return filled
         return torch.where(self._stopped.reshape(-1, *[1] * (cond.ndim - 1)), cond, filled)
 
-    def _of_active(self, rows: Tensor) -> Tensor:
+    def _of_active(self, rows: Float[Tensor, "images ..."]) -> Float[Tensor, "active ..."]:
         if len(self._active) == len(rows):
             return rows
         return rows.index_select(0, row_index(tuple(self._active), rows.device))
 
     def scheduler_begins(self, step: Step) -> None:
-        """Decide for each image that was guided: within the step, so that its time is the step's."""
+        """Decide for each image that was guided: within the step, whose time it is."""
         if self._predictions is None:
             return
         assert step.sample is not None
-        sample, channels = self._of_active(step.sample).float(), step.sample.shape[1]
+        sample = self._of_active(step.sample).float()
+        channels = step.sample.shape[1]
         sigma = torch.full((), self.loop.sigmas[step.index], device=sample.device)
 
-        def clean(prediction: Tensor) -> Tensor:
+        def clean(prediction: Float[Tensor, "active ..."]) -> Float[Tensor, "active values"]:
             prediction = prediction.narrow(1, 0, channels).float()  # learned variances follow it
             return clean_latent(self.loop.scheduler, prediction, sample, sigma).flatten(1)
 
         cond, uncond = self._predictions
-        passed = (
-            torch.nn.functional.cosine_similarity(clean(cond), clean(uncond), dim=1)
-            > self.threshold
-        )
+        cosine = torch.nn.functional.cosine_similarity(clean(cond), clean(uncond), dim=1)
+        passed = cosine > self.threshold
+
+        # Images that stopped before were not compared; their places are filled with False.
         if len(self._active) < self.loop.images:
             where = row_index(tuple(self._active), passed.device)
-            passed = torch.zeros(
-                self.loop.images, dtype=torch.bool, device=passed.device
-            ).index_copy(0, where, passed)
+            none = torch.zeros(self.loop.images, dtype=torch.bool, device=passed.device)
+            passed = none.index_copy(0, where, passed)
         self._stopped = passed if self._stopped is None else self._stopped | passed
         self._copies.append(_Copy(self._stopped))
 
@@ -105,7 +105,7 @@ class Adaptive(Policy):
 class _Copy:
     """A copy on the host that is waited for only when it is read."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Bool[Tensor, " images"]) -> None:
         self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
         self._host.copy_(tensor, non_blocking=True)
         self._event = torch.cuda.Event() if tensor.is_cuda else None

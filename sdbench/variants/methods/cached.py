@@ -1,7 +1,7 @@
 """A cached offset: the difference of the two predictions is kept, and refreshed in some steps only.
 
-Source: Lv et al. 2024, arXiv 2410.19355 (CFG-cache of FasterCache), refreshes by a period; Dinh et al. 2024,
-arXiv 2408.11194 (compress guidance), in a number of steps, more of them early.
+Source: Lv et al. 2024, arXiv 2410.19355 (CFG-cache of FasterCache), refreshes by a period; Dinh et
+al. 2024, arXiv 2408.11194 (compress guidance), in a number of steps, more of them early.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ class CachedOffset(Policy):
     """The difference of the two predictions from the last step in which both were evaluated.
 
     Args:
-        refreshed: from the number of iterations to the steps in which both are evaluated; the first always is.
+        refreshed: from the number of iterations to the steps in which both are evaluated; the first
+            always is.
         split: weigh low and high frequencies of the difference apart, as FasterCache does.
 
-    Source: Lv et al. 2024, arXiv 2410.19355 (CFG-cache), with the weights of diffusers' `FasterCacheConfig`.
+    Source: Lv et al. 2024, arXiv 2410.19355 (CFG-cache), with the weights of diffusers'
+        `FasterCacheConfig`.
     """
 
     def __init__(self, refreshed: Callable[[int], set[int]], *, split: bool = False) -> None:
@@ -75,7 +77,10 @@ LOW_GAIN = HIGH_GAIN = 1.1
 
 
 def frequencies(latents: Float[Tensor, "n ... height width"]) -> tuple[Tensor, Tensor]:
-    """Low and high frequencies of latents, which sum to them; low ones are within a fifth of the shorter side."""
+    """Low and high frequencies of latents, which sum to them.
+
+    Low ones are within a fifth of the shorter side.
+    """
     height, width = latents.shape[-2:]
     spectrum = torch.fft.fftshift(torch.fft.fft2(latents.float()), dim=(-2, -1))
     y = torch.arange(height, device=latents.device) - height // 2

@@ -22,10 +22,10 @@ from sdbench.variants.variant import Method
 def deepcache(pipe: Pipeline, interval: float) -> Iterator[None]:
     """Deep features are computed in one evaluation of `interval`.
 
-    The package finds its place by the timestep, which schedulers of second order repeat, knows no end of a call, and
-    takes all evaluations to have the same rows. So evaluations are counted here, from the start of every loop. Where a
-    schedule drops the unconditional half, the kept features are halved with it; where it comes back, they are computed
-    anew.
+    The package finds its place by the timestep, which schedulers of second order repeat, knows no
+    end of a call, and takes all evaluations to have the same rows. So evaluations are counted here,
+    from the start of every loop. Where a schedule drops the unconditional half, the kept features
+    are halved with it; where it comes back, they are computed anew.
     """
     unet = unet_of(pipe, "DeepCache")
     helper = import_package("DeepCache").DeepCacheSDHelper(pipe=pipe)

@@ -1,4 +1,4 @@
-"""The caches that diffusers brings for transformers: each keeps what a block computed in an earlier step."""
+"""The caches of diffusers for transformers: each keeps what an earlier step computed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.variants.accelerators import Attach, accelerator, add_accelerator
 from sdbench.variants.arguments import NUMBER, PERIOD
-from sdbench.variants.denoisers import denoisers_of
 from sdbench.variants.hooks import replaced
 from sdbench.variants.trace import Unsupported
 from sdbench.variants.variant import Method
@@ -70,16 +69,17 @@ def _faster(pipe: Pipeline, period: float) -> Any:
         spatial_attention_block_skip_range=int(period),
         spatial_attention_timestep_skip_range=(-1, 681),
         current_timestep_callback=lambda: pipe.current_timestep,
-        is_guidance_distilled=True,  # its other half, the cached unconditional prediction, is `cached:N,split`
+        is_guidance_distilled=True,  # its other half is `cached:N,split`
     )
 
 
 @contextmanager
 def _mag_cache(pipe: Pipeline, threshold: float) -> Iterator[None]:
-    """A transformer's blocks are left out where, by magnitudes known beforehand, they would change little.
+    """A transformer's blocks are left out where known magnitudes say they change little.
 
-    The magnitudes are a model's own; Flux's come with diffusers. They are stretched to a number of steps that is known
-    once the loop begins, and the place in them is counted by evaluations, so every call begins with a cache of its own.
+    The magnitudes are a model's own; Flux's come with diffusers. They are stretched to a number of
+    steps that is known once the loop begins, and the place in them is counted by evaluations, so
+    every call begins with a cache of its own.
     """
     from diffusers import MagCacheConfig
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS

@@ -1,6 +1,7 @@
 """Other formulas for the two predictions: the guiders of diffusers.
 
-Source: arXiv 2410.02416 (adaptive projected guidance), 2503.18886 (CFG-Zero*), 2503.18137 (tangential damping).
+Source: arXiv 2410.02416 (adaptive projected guidance), 2503.18886 (CFG-Zero*), 2503.18137
+(tangential damping).
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ def guider(kind: str, guidance_scale: float, flow: bool) -> Any:
     """A guider of diffusers.
 
     Args:
-        kind: "apg" (adaptive projected guidance, only what is orthogonal to the conditional prediction), "cfg-zero"
-            (CFG-Zero*, with its zero first step where flows are matched) or "tcfg" (tangential damping).
+        kind: "apg" (adaptive projected guidance, only what is orthogonal to the conditional
+            prediction), "cfg-zero" (CFG-Zero*, with its zero first step where flows are matched) or
+            "tcfg" (tangential damping).
         guidance_scale: w.
         flow: whether the scheduler matches flows.
     """

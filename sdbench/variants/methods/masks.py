@@ -1,6 +1,7 @@
 """Fixed masks: which steps are guided is known before the loop begins.
 
-Source: Golnari et al. 2023, arXiv 2305.09847, drops the last steps; the others are variations on it.
+Source: Golnari et al. 2023, arXiv 2305.09847, drops the last steps; the others are variations on
+it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def _plain(rule: ScheduleRule) -> Callable[[str, str | None], Variant]:
 def _counted(
     make: Callable[[int, int], GuidanceSchedule], grammar: str
 ) -> Callable[[str, str | None], Variant]:
-    """A variant that counts steps, or a share of them; `make` gets the loop's length and the count."""
+    """A variant that counts steps, or a share; `make` gets the loop's length and the count."""
 
     def build(name: str, argument: str | None) -> Variant:
         if not argument:

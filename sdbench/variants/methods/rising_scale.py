@@ -77,7 +77,8 @@ METHODS = (
     Method(
         "schedule",
         "schedule:linear|schedule:cosine|schedule:clamp-linear@2",
-        "a scale that rises over the steps with w as its mean, the last never below 2: quality only",
+        "a scale that rises over the steps with w as its mean, the last never below 2: "
+        "quality only",
         _schedule,
         source="Wang et al. 2024, arXiv 2404.13040",
         group="formulas",

@@ -1,4 +1,4 @@
-"""Another guidance scale: with full guidance a control, with fewer guided steps a scale that was tuned for them."""
+"""Another guidance scale: a control, or one that was tuned for fewer guided steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ METHODS = (
     Method(
         "scale",
         "scale:3.5|last:50%+scale:6",
-        "another scale: with full guidance a control, with fewer guided steps a scale tuned for them",
+        "another scale: with full guidance a control, with fewer guided steps "
+        "a scale tuned for them",
         _scale,
         group="controls",
         add=_add,

@@ -1,7 +1,7 @@
 """Distilled students: one conditional pass that predicts the guided result.
 
-A student is what `sdbench.distill` writes: a LoRA, or a whole denoiser. How its weights get into a pipeline is
-in `adapters.py`.
+A student is what `sdbench.distill` writes: a LoRA, or a whole denoiser. How its weights get into a
+pipeline is in `adapters.py`.
 
 Source: Golnari 2023, arXiv 2312.06899 (LoRA); Meng et al. 2023, arXiv 2210.03142 (every weight).
 """

@@ -32,7 +32,8 @@ def tgate(pipe: Pipeline, gate_step: float) -> Iterator[None]:
         raise Unsupported(f"T-GATE has no loop for {kind.__name__}")
     if getattr(pipe.scheduler, "order", 1) != 1:
         raise Unsupported(
-            f"T-GATE miscounts the steps of {type(pipe.scheduler).__name__}, which is of second order"
+            f"T-GATE miscounts the steps of {type(pipe.scheduler).__name__}, "
+            "which is of second order"
         )
     getattr(package, loaders[kind.__name__])(pipe)
     loop = vars(pipe).pop("tgate")
