@@ -20,11 +20,11 @@ def results(tmp_path_factory):
     study = Study(
         model="mini-sd",
         variants=["cfg", "unguided"],
-        prompts=list(dict.fromkeys(told))[:24],
+        prompts=list(dict.fromkeys(told))[:16],
         seeds=[0],
         num_steps=6,
         guidance_scale=5.0,
-        batch=24,
+        batch=16,
         repeats=1,
         metrics=["alignment"],
     )
@@ -40,7 +40,7 @@ def test_no_guidance_ranks_below_guidance_in_alignment(results):
 
 
 def test_every_variant_has_both_distances_with_intervals(results):
-    table = distances(results, features="reader", fewest=24)
+    table = distances(results, features="reader", fewest=16)
     validate(table, "distances")
     assert table.groupby("distance")["variant"].apply(list).to_dict() == {
         "frechet": ["cfg", "unguided"],
@@ -57,7 +57,7 @@ def test_drawn_scenes_lie_nearer_to_drawn_scenes_than_what_the_model_makes(resul
     drawn = scenes.draw(scenes.sample(2 * 64, rng, split="test"), rng)
     for index, image in enumerate(drawn[:64]):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
-    table = distances(results, features="reader", reference=tmp_path, fewest=24)
+    table = distances(results, features="reader", reference=tmp_path, fewest=16)
     assert (table["reference_images"] == 64).all()
     first, second = (
         image_features(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255, "reader")
@@ -72,20 +72,20 @@ def test_a_variant_that_lacks_images_of_the_baseline_is_refused(results):
         (results.images["variant"] == "cfg") | (results.images["prompt_id"] != "003")
     ]
     with pytest.raises(ValueError, match="'unguided' has not the same prompts and seeds as cfg"):
-        distances(replace(results, images=images), features="reader", fewest=23)
+        distances(replace(results, images=images), features="reader", fewest=15)
 
 
 def test_too_few_images_are_refused(results):
-    with pytest.raises(ValueError, match="takes 512 images; cfg has 24"):
+    with pytest.raises(ValueError, match="takes 512 images; cfg has 16"):
         distances(results, features="reader")
 
 
 def test_references_are_checked(results, tmp_path):
     with pytest.raises(ValueError, match="a folder with reference images is needed"):
-        distances(results, features="inception", fewest=24)
+        distances(results, features="inception", fewest=16)
     with pytest.raises(ValueError, match="holds no images"):
-        distances(results, features="reader", reference=tmp_path, fewest=24)
+        distances(results, features="reader", reference=tmp_path, fewest=16)
     for side in (64, 32):
         Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
     with pytest.raises(ValueError, match="are not of one size"):
-        distances(results, features="reader", reference=tmp_path, fewest=24)
+        distances(results, features="reader", reference=tmp_path, fewest=16)
