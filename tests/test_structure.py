@@ -136,7 +136,7 @@ def unnamed(names: Iterable[str], page: str) -> list[str]:
 
 def test_the_readme_names_every_variant_and_metric():
     from sdbench.instruments.quality import METRICS
-    from sdbench.variants.registry import VARIANTS
+    from sdbench.variants.grammar import VARIANTS
 
     assert unnamed([*VARIANTS, *METRICS], (ROOT / "README.md").read_text()) == []
 

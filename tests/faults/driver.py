@@ -107,33 +107,28 @@ def of_runner() -> Family:
 
 
 def of_sensitivity() -> Family:
-    from sdbench.experiments.sensitivity import SweepPlan, sweep
-    from sdbench.study.study import Study
+    from sdbench.experiments.sensitivity import BranchChoice, sweep
+    from sdbench.study.study import Generation
     from tests import tiny
 
-    pipe, plan = tiny.stable_diffusion(), SweepPlan("single", max_rows=2, growth=True)
-    fields = {
-        "prompts": tiny.PROMPTS,
-        "seeds": [0, 1],
-        "num_steps": 6,
-        "guidance_scale": 7.5,
-        "metrics": ["psnr"],
-    }
-    study = Study(model="tiny", variants=["cfg"], batch=2, **fields)
-    return Family(SWEEP, lambda folder: sweep(pipe, study, plan, folder, mode="resume"))
+    pipe, choice = tiny.stable_diffusion(), BranchChoice("single", max_rows=2, growth=True)
+    fields = {"prompts": tiny.PROMPTS, "seeds": [0, 1], "num_steps": 6, "guidance_scale": 7.5}
+    generation = Generation(model="tiny", batch=2, **fields)
+    how = {"metrics": ["psnr"], "mode": "resume"}
+    return Family(SWEEP, lambda folder: sweep(pipe, generation, choice, folder, **how))
 
 
 def of_distillation() -> Family:
     import torch
     from safetensors.torch import load_file
 
-    from sdbench.distill import evaluation, trainer
+    from sdbench.distill import held_out, trainer
     from sdbench.distill.checkpoint import CHECKPOINT
     from sdbench.distill.settings import Settings
     from tests import tiny
 
     trainer.provenance = lambda metrics: {}  # without LPIPS's network
-    evaluation.score = lambda name, images, reference: (
+    held_out.score = lambda name, images, reference: (
         (images - reference).abs().flatten(1).mean(dim=1)
     )
     pipe, steps = (

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 import sdbench
-from sdbench.distill import trainer
+from sdbench.distill.checkpoint import read_checkpoint
 from sdbench.distill.student import lora_student
 from sdbench.instruments import weights
 from sdbench.models.students import CARD_FILE, DENOISER_FILE, EMBEDDING_FILE, LORA_FILE
 from sdbench.variants.adapters import student_in
-from sdbench.variants.registry import parse
+from sdbench.variants.grammar import parse
 from tests import tiny
 
 PACKAGE = Path(sdbench.__file__).parent
@@ -118,9 +118,9 @@ def test_a_pickle_in_the_place_of_a_projection_is_refused(tmp_path, hostile, ran
 
 def test_a_checkpoint_that_runs_something_is_refused(tmp_path, hostile, ran):
     with pytest.raises(
-        ValueError, match=r"checkpoint\.pt' cannot be read: .*; --overwrite starts anew"
+        ValueError, match=r"checkpoint\.pt' cannot be read: .*; --overwrite starts from the beginning"
     ):
-        trainer._read_checkpoint(hostile(tmp_path / "checkpoint.pt"))
+        read_checkpoint(hostile(tmp_path / "checkpoint.pt"))
     assert not ran.exists()
 
 
@@ -138,7 +138,7 @@ def test_a_foreign_alexnet_is_refused(tmp_path, hostile, ran):
 
 
 def calls(name):
-    """The keywords of every call of a method, or of a module's function, that ends like this in the package."""
+    """The keywords of every call in the package of a function whose name ends like this."""
     return [
         {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
         for tree in SOURCES.values()

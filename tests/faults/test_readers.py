@@ -1,4 +1,6 @@
-"""Whatever a file from elsewhere holds, a reader gives it or raises a ValueError that names it; commands say one line.
+"""Whatever a file holds, a reader gives it or raises a ValueError that names the file.
+
+Commands say one line.
 
 `nox -s faults` runs a thousand cases of each.
 """
@@ -28,14 +30,14 @@ from sdbench.models.students import (
     check_base,
     read_card,
     strength_at,
-    told_by_guidance,
+    uses_guidance_input,
 )
 from sdbench.records.files import read_image, read_prompts
 from sdbench.records.schema import STUDY
 from sdbench.study import runner
 from sdbench.study.study import Study
 from sdbench.variants.adapters import student_in
-from sdbench.variants.registry import VARIANTS, parse
+from sdbench.variants.grammar import VARIANTS, parse
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
 from tests.faults import broken
@@ -89,7 +91,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture
 def copied(study, tmp_path):
-    """Makes a copy of it, anew for every case."""
+    """Makes a new copy of it for every case."""
 
     def copy():
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
@@ -311,7 +313,7 @@ def test_cards_of_students(pipe, tmp_path, data):
     }
     file = tmp_path / LORA_FILE
     file.with_name(CARD_FILE).write_text(data.draw(broken.json_texts(card)), encoding="utf-8")
-    for read in (lambda: read_card(file), lambda: told_by_guidance(file)):
+    for read in (lambda: read_card(file), lambda: uses_guidance_input(file)):
         gives_or_names(read, file.with_name(CARD_FILE))
     for check in (
         lambda: strength_at(file, read_card(file), 7.5),

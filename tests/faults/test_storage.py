@@ -1,4 +1,4 @@
-"""A closed folder, a full disk, two processes on one study: said in one line, and nothing is lost."""
+"""A closed folder, a full disk, two processes on one study: one line each, and nothing is lost."""
 
 import os
 import signal
@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sdbench.cli import app
-from sdbench.experiments.sensitivity import SweepPlan, sweep
+from sdbench.experiments.sensitivity import BranchChoice, sweep
 from sdbench.models import registry
 from sdbench.records.store import StudyFolder, read, read_sweep
-from sdbench.study.study import Study
+from sdbench.study.study import Generation
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +35,8 @@ QUICK = [
 
 @pytest.fixture(autouse=True)
 def layout_as_it_is(monkeypatch):
-    """Choosing a memory format takes seconds at every opening of the model; it has its own tests."""
-    monkeypatch.setattr(registry, "_lay_out", lambda pipe: None)
+    """Choosing a memory format takes seconds when the model is opened; it has its own tests."""
+    monkeypatch.setattr(registry, "lay_out", lambda pipe: None)
 
 
 def refused(*arguments):
@@ -131,18 +131,20 @@ from tests.faults.driver import rows
 print("ready", flush=True)
 with StudyFolder.create(sys.argv[1], {}, environment={"cores": 1}) as folder:
     images = rows("images", {"unit": "a"})
-    folder.add("a", runs=rows("runs", {"unit": "a"}), steps=rows("steps", {"unit": "a"}), images=images)
+    steps = rows("steps", {"unit": "a"})
+    folder.add("a", runs=rows("runs", {"unit": "a"}), steps=steps, images=images)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, 2**15))
-    long = [{"unit": "b", "prompt_id": f"{i}", "prompt": f"{i * 7919:x}" * 20} for i in range(5_000)]
+    numbers = [(f"{i}", f"{i * 7919:x}" * 20) for i in range(5_000)]
+    images = rows("images", *({"unit": "b", "prompt_id": i, "prompt": text} for i, text in numbers))
     try:
-        folder.add("b", runs=rows("runs", {"unit": "b"}), steps=rows("steps"), images=rows("images", *long))
+        folder.add("b", runs=rows("runs", {"unit": "b"}), steps=rows("steps"), images=images)
     except OSError as error:
         print(type(error).__name__, error.errno)
 """
 
 
 def test_a_write_that_stops_halfway_leaves_what_was_there(tmp_path):
-    """The system refuses to let a file grow, as it does on a full disk, in the middle of a table."""
+    """The system lets no file grow further, as on a full disk, in the middle of a table."""
     said, _ = start(FULL, tmp_path / "study").communicate()
     assert said.split()[0] == "OSError"
     assert list(read(tmp_path / "study").runs["unit"]) == ["a"]
@@ -179,14 +181,8 @@ def test_a_full_disk_ends_a_command_with_one_line_and_it_resumes(tmp_path, monke
 
 def test_a_full_disk_ends_a_sweep_and_keeps_what_was_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(StudyFolder, "add", full(StudyFolder.add, [2]))
-    fields = {
-        "prompts": tiny.PROMPTS,
-        "seeds": [0],
-        "num_steps": 4,
-        "guidance_scale": 7.5,
-        "metrics": ["psnr"],
-    }
-    study = Study(model="tiny", variants=["cfg"], **fields)
+    fields = {"prompts": tiny.PROMPTS, "seeds": [0], "num_steps": 4, "guidance_scale": 7.5}
+    pipe, generation = tiny.stable_diffusion(), Generation(model="tiny", **fields)
     with pytest.raises(OSError, match="No space left"):
-        sweep(tiny.stable_diffusion(), study, SweepPlan(max_rows=2), tmp_path)
+        sweep(pipe, generation, BranchChoice(max_rows=2), tmp_path, metrics=["psnr"])
     assert read_sweep(tmp_path).sensitivity["mask"].nunique() == 2
