@@ -86,6 +86,13 @@ class LatentPipeline(Pipeline, Protocol):
     tokenizer: Any
 
 
+class TransformerPipeline(Pipeline, Protocol):
+    """A pipeline with a transformer, which says where in its loop it is."""
+
+    transformer: Any
+    current_timestep: Any
+
+
 class LoraPipeline(Pipeline, Protocol):
     """A pipeline that can load a LoRA next to its weights."""
 

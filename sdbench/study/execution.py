@@ -74,7 +74,8 @@ class CompileClock:
 
     def __enter__(self) -> Self:
         """Begin."""
-        self.seconds, self._started = 0.0, 0.0
+        self.seconds = 0.0
+        self._started = 0.0
         callback_handler.register_start_callback(self._start)
         callback_handler.register_end_callback(self._end)
         return self

@@ -68,7 +68,7 @@ class Worker:
 
         Args:
             study: whose calls will run.
-            pipe: used in place of the study's model.
+            pipe: used instead of the study's model.
             exclusive: whether this worker has its device to itself, for the record.
             tune: find the scales that the study still lacks as controls; `study` then has them.
 

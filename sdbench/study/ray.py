@@ -40,7 +40,7 @@ SETTINGS = {
 """Of a Ray that is started here, where the environment does not say otherwise."""
 TRIES = 3
 DRIVER = "the driver's study"  # where a worker's settings come from, for messages
-_START = "start"  # counted beside the units: a worker that dies while it opens the model
+_START = "start"  # counted with the units: a worker that dies while it opens the model
 
 
 @contextmanager
@@ -60,20 +60,23 @@ def cluster(study: Study, workers: int | None = None, *, tune: bool = False) -> 
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    own = not ray.is_initialized()
-    if own:
+    starts_ray = not ray.is_initialized()
+    if starts_ray:
         os.environ.update(SETTINGS | os.environ)
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
-    found = None
+
+    opened = None
     try:
         shares = _shares(study, workers)
-        found = Cluster(_tuned(study, shares) if tune and tunable(study) else study, shares)
-        found.open()
-        yield found
+        if tune and tunable(study):
+            study = _tuned(study, shares)
+        opened = Cluster(study, shares)
+        opened.open()
+        yield opened
     finally:
-        if found is not None:
-            found.close()
-        if own:
+        if opened is not None:
+            opened.close()
+        if starts_ray:
             ray.shutdown()
 
 
@@ -127,11 +130,12 @@ def _tuned(study: Study, shares: _Shares) -> Study:
 
     task = ray.remote(num_cpus=shares.threads, num_gpus=shares.gpus, max_calls=1)(tune)
     try:
-        return with_scales(study, constant_scales(ray.get(task.remote())))
+        names: tuple[str, ...] = ray.get(task.remote())
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:
         raise ValueError(f"no control could be tuned: {str(error).splitlines()[0]}") from None
+    return with_scales(study, constant_scales(names))
 
 
 class _Actor:

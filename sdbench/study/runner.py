@@ -77,7 +77,7 @@ def run(
         study: what to run.
         out: the study's folder, or a URL of fsspec's such as `s3://bucket/prefix`; a temporary
             folder when not given.
-        pipe: a pipeline to use in place of `study.model`, which then only names it.
+        pipe: a pipeline to use instead of `study.model`, which then only names it.
         mode: "new", "resume" or "overwrite", for a folder that holds a study already.
         engine: "local" runs one call after another in this process; "ray" on workers (`ray.py`),
             each with a GPU or a share of the CPU. With one repeat calls run side by side; with

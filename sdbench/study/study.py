@@ -209,7 +209,7 @@ class Study(Generation):
             reason = "the study stops at latents"
 
         if self.metrics is None:
-            default = ("lpips", "flip", "ssim", "psnr")
+            default: tuple[str, ...] = ("lpips", "flip", "ssim", "psnr")
             if self.model == "mini-sd":
                 default = (*default, "alignment")
             return default if reason is None else ()

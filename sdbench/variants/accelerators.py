@@ -19,7 +19,7 @@ from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import MissingPackage, Unsupported
 from sdbench.variants.variant import Accelerator, Variant
 
-Attach = Callable[[Pipeline, float], AbstractContextManager[None]]
+Attach = Callable[[Any, float], AbstractContextManager[None]]
 """Attaches a method to a pipeline for the length of a block, with the variant's number."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -101,10 +101,11 @@ def student_in(
         if file.name == DENOISER_FILE:
             undo.enter_context(_whole_denoiser(denoiser_of(pipe), file))
         else:
-            layers = undo.enter_context(_low_rank_layers(pipe, modules, file))
+            lora_pipe = _lora_pipeline(pipe)
+            layers = undo.enter_context(_low_rank_layers(lora_pipe, modules, file))
             undo.enter_context(_given_its_scale(pipe, file, guidance_scale, turns))
             if turns is None:
-                undo.enter_context(_fused(pipe, layers, strength))
+                undo.enter_context(_fused(lora_pipe, layers, strength))
             else:
                 for layer in layers:
                     layer.set_scale(ADAPTER, strength)
@@ -123,13 +124,17 @@ def _whole_denoiser(denoiser: nn.Module, file: Path) -> Iterator[None]:
         yield
 
 
+def _lora_pipeline(pipe: Pipeline) -> LoraPipeline:
+    if not hasattr(pipe, "load_lora_weights"):
+        raise ValueError(f"{type(pipe).__name__} takes no LoRA")
+    return cast(LoraPipeline, pipe)
+
+
 @contextmanager
 def _low_rank_layers(
     pipe: LoraPipeline, modules: Sequence[nn.Module], file: Path
 ) -> Iterator[list[Any]]:
     """The layers of a LoRA, loaded next to a pipeline's weights."""
-    if not hasattr(pipe, "load_lora_weights"):
-        raise ValueError(f"{type(pipe).__name__} takes no LoRA")
     with ExitStack() as undo:
         # peft freezes what it is put on
         for weight in (weight for module in modules for weight in module.parameters()):
@@ -219,7 +224,8 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
         ValueError: there is none, or it is no safetensors file.
     """
     path = Path(path)
-    file = path if of_lora and path.is_file() else path / (LORA_FILE if of_lora else DENOISER_FILE)
+    name = LORA_FILE if of_lora else DENOISER_FILE
+    file = path if of_lora and path.is_file() else path / name
     if file.suffix != ".safetensors":
         raise ValueError(
             f"'{file}' is no safetensors file; others can run code when they are opened, "
@@ -233,7 +239,7 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
 
 
 @contextmanager
-def _kept(weights: Sequence[Shaped[Tensor, ...]]) -> Iterator[None]:
+def _kept(weights: Sequence[Shaped[Tensor, "*shape"]]) -> Iterator[None]:
     kept = KeptWeights(weights)
     try:
         yield

@@ -41,7 +41,7 @@ def guided_by(
 
     Raises:
         ValueError: a schedule of another length than the loop, before its first evaluation; a
-            pipeline without guidance, or that guides in a way of its own; two schedules at once.
+            pipeline without guidance, or that guides in another way; two schedules at once.
     """
     trace = Trace()
     policy = policy_of(schedule)

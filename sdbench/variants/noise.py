@@ -92,10 +92,10 @@ def clean_latent(
     if is_flow(scheduler):
         return sample - prediction / (1 + 1 / sigma)
     variance_preserving = getattr(scheduler, "init_noise_sigma", 1.0) == 1.0
-    signal, noise = (
-        (1 + sigma**2).rsqrt(),
-        (1 + sigma**-2).rsqrt(),
-    )  # finite where there is only noise: sigma = inf
+    # Both are finite where there is only noise: sigma = inf.
+    signal = (1 + sigma**2).rsqrt()
+    noise = (1 + sigma**-2).rsqrt()
+
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind == "epsilon":
         return sample - prediction * (noise if variance_preserving else sigma)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -15,13 +15,17 @@ UNBATCHED = frozenset({"image_rotary_emb", "img_ids", "txt_ids"})
 """Arguments that have no batch dimension, whatever their first dimension happens to be."""
 
 
-def tensors(tree: Any) -> Iterator[Tensor]:
+def tensors(tree: Any) -> Iterator[Shaped[Tensor, "*shape"]]:
     """The tensors in nested arguments or outputs, in order."""
     if isinstance(tree, Tensor):
         yield tree
-    for child in (
-        tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
-    ):
+        return
+    children: Iterable[Any] = ()
+    if isinstance(tree, dict):
+        children = tree.values()
+    elif isinstance(tree, list | tuple):
+        children = tree
+    for child in children:
         yield from tensors(child)
 
 
@@ -64,7 +68,7 @@ def select(tree: Any, rows: int, index: list[int]) -> Any:
     """Nested arguments with some rows of every tensor of rows, in the given order."""
     chosen = tuple(index)
 
-    def pick(tensor: Shaped[Tensor, ...]) -> Shaped[Tensor, ...]:
+    def pick(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         if tensor.ndim == 0 or len(tensor) != rows:
             return tensor
         return tensor.index_select(0, row_index(chosen, tensor.device))
@@ -74,7 +78,7 @@ def select(tree: Any, rows: int, index: list[int]) -> Any:
 
 @lru_cache(maxsize=64)
 def row_index(rows: tuple[int, ...], device: torch.device) -> Int64[Tensor, " chosen"]:
-    """Rows as an index on a device, made once: making it anew would wait for the device."""
+    """Rows as an index on a device, made once: making it again would wait for the device."""
     return torch.tensor(rows, dtype=torch.long, device=device)
 
 

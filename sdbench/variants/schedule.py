@@ -129,7 +129,7 @@ def _checked(count: int, steps: int, name: str) -> int:
 def read_schedule(path: str | Path) -> dict[str, Any]:
     """What stands in a schedule file: `mask`, `scheduler`, and how they were found.
 
-    `guided_scale` is there where the guided steps have a scale of their own.
+    `guided_scale` is there where the guided steps have their own scale.
 
     Raises:
         ValueError: the file cannot be read or is no schedule file.
@@ -140,22 +140,21 @@ def read_schedule(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"schedule file '{path}' cannot be read: {error.strerror}") from None
     except ValueError:
         raise ValueError(f"schedule file '{path}' is not JSON") from None
-    known = content if isinstance(content, dict) else {}
-    mask, scheduler = known.get("mask"), known.get("scheduler")
-    if (
-        not isinstance(mask, str)
-        or not mask
-        or set(mask) - {"0", "1"}
-        or not isinstance(scheduler, str)
-    ):
+    settings = content if isinstance(content, dict) else {}
+    if not _is_mask(settings.get("mask")) or not isinstance(settings.get("scheduler"), str):
         raise ValueError(
             f"schedule file '{path}' does not hold a mask of 0 and 1 and the scheduler it is for"
         )
-    require(known, {"guided_scale": (*NUMBER, NONE)}, source=f"schedule file '{path}'")
-    scale = known.get("guided_scale")
+
+    require(settings, {"guided_scale": (*NUMBER, NONE)}, source=f"schedule file '{path}'")
+    scale = settings.get("guided_scale")
     if scale is not None and not 1 < scale < 1e6:
         raise ValueError(f"schedule file '{path}': a guided_scale of {scale} is no guidance")
-    return known
+    return settings
+
+
+def _is_mask(text: Any) -> bool:
+    return isinstance(text, str) and bool(text) and not set(text) - {"0", "1"}
 
 
 @dataclass(frozen=True)

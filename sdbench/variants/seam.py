@@ -217,7 +217,7 @@ class Seam:
         if rows not in (self.images, 2 * self.images):
             raise ValueError(
                 f"{type(self.pipe).__name__} evaluates {rows} rows for {self.images} latents: "
-                "guidance of its own kind (perturbed attention, or an image beside the text), "
+                "guidance of its own kind (perturbed attention, or an image next to the text), "
                 "which cannot be dropped by halves"
             )
         if step.given is not None and not self.policy.plain:

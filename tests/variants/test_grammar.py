@@ -84,7 +84,7 @@ def test_a_schedule_can_have_a_scale_tuned_anew():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("scale:3+scale:4", "'scale:3' has a scale of its own"),
+        ("scale:3+scale:4", "'scale:3' has its own scale"),
         ("unguided+scale:4", "'unguided' guides no step"),
         ("lora+scale:4", "'lora' guides no step"),
     ],

@@ -33,7 +33,8 @@ class CachedOffset(Policy):
 
     def __init__(self, refreshed: Callable[[int], set[int]], *, split: bool = False) -> None:
         """Keep nothing yet."""
-        self.refreshed, self.split = refreshed, split
+        self.refreshed = refreshed
+        self.split = split
 
     def begins(self, loop: Loop) -> None:
         """Forget the last call's difference.

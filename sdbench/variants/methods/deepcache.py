@@ -25,22 +25,23 @@ def deepcache(pipe: Pipeline, interval: float) -> Iterator[None]:
     The package finds its place by the timestep, which schedulers of second order repeat, knows no
     end of a call, and takes all evaluations to have the same rows. So evaluations are counted here,
     from the start of every loop. Where a schedule drops the unconditional half, the kept features
-    are halved with it; where it comes back, they are computed anew.
+    are halved with it; where it comes back, they are computed again.
     """
     unet = unet_of(pipe, "DeepCache")
     helper = import_package("DeepCache").DeepCacheSDHelper(pipe=pipe)
     helper.set_params(cache_interval=int(interval), cache_branch_id=0)
     helper.enable()
-    inner, set_timesteps, kept = (
-        helper.function_dict["unet_forward"],
-        pipe.scheduler.set_timesteps,
-        0,
-    )
+    inner = helper.function_dict["unet_forward"]
+    set_timesteps = pipe.scheduler.set_timesteps
+    kept = 0  # rows of the features that are kept
 
     @functools.wraps(set_timesteps)
     def begin(*args: Any, **kwargs: Any) -> Any:
         nonlocal kept
-        helper.cur_timestep, helper.start_timestep, helper.cached_output, kept = -1, None, {}, 0
+        kept = 0
+        helper.cur_timestep = -1
+        helper.start_timestep = None
+        helper.cached_output = {}
         return set_timesteps(*args, **kwargs)
 
     @functools.wraps(inner)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sdbench.models.pipeline import Pipeline, denoisers_of
+from sdbench.models.pipeline import Pipeline, TransformerPipeline, denoisers_of
 from sdbench.variants.accelerators import Attach, accelerator, add_accelerator
 from sdbench.variants.arguments import NUMBER, PERIOD
 from sdbench.variants.hooks import replaced
@@ -40,7 +40,7 @@ def _of_diffusers(
     return attach
 
 
-def _broadcast(pipe: Pipeline, period: float) -> Any:
+def _broadcast(pipe: TransformerPipeline, period: float) -> Any:
     from diffusers import PyramidAttentionBroadcastConfig
 
     return PyramidAttentionBroadcastConfig(
@@ -50,19 +50,19 @@ def _broadcast(pipe: Pipeline, period: float) -> Any:
     )
 
 
-def _first_block(pipe: Pipeline, threshold: float) -> Any:
+def _first_block(pipe: TransformerPipeline, threshold: float) -> Any:
     from diffusers import FirstBlockCacheConfig
 
     return FirstBlockCacheConfig(threshold=threshold)
 
 
-def _taylor(pipe: Pipeline, interval: float) -> Any:
+def _taylor(pipe: TransformerPipeline, interval: float) -> Any:
     from diffusers import TaylorSeerCacheConfig
 
     return TaylorSeerCacheConfig(cache_interval=int(interval))
 
 
-def _faster(pipe: Pipeline, period: float) -> Any:
+def _faster(pipe: TransformerPipeline, period: float) -> Any:
     from diffusers import FasterCacheConfig
 
     return FasterCacheConfig(
@@ -74,17 +74,17 @@ def _faster(pipe: Pipeline, period: float) -> Any:
 
 
 @contextmanager
-def _mag_cache(pipe: Pipeline, threshold: float) -> Iterator[None]:
+def _mag_cache(pipe: TransformerPipeline, threshold: float) -> Iterator[None]:
     """A transformer's blocks are left out where known magnitudes say they change little.
 
     The magnitudes are a model's own; Flux's come with diffusers. They are stretched to a number of
     steps that is known once the loop begins, and the place in them is counted by evaluations, so
-    every call begins with a cache of its own.
+    every call begins with an empty cache.
     """
     from diffusers import MagCacheConfig
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 
-    def configure(pipe: Pipeline, threshold: float, steps: int = 1) -> Any:
+    def configure(pipe: TransformerPipeline, threshold: float, steps: int = 1) -> Any:
         if type(pipe.transformer).__name__ != "FluxTransformer2DModel":
             raise ValueError(
                 "it needs magnitudes calibrated on the model, and diffusers has Flux's only"

@@ -35,7 +35,8 @@ class Guider(Policy):
 
     def __init__(self, make: Callable[[float, bool], Any], guidance_scale: float) -> None:
         """Make no guider yet: each loop gets its own."""
-        self.make, self.guidance_scale = make, guidance_scale
+        self.make = make
+        self.guidance_scale = guidance_scale
 
     def begins(self, loop: Loop) -> None:
         """Start with a guider that knows nothing."""

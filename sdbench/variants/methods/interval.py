@@ -19,7 +19,8 @@ class Interval(Policy):
 
     def __init__(self, lo: float, hi: float) -> None:
         """Take bounds of sigma, the noise-to-signal ratio."""
-        self.lo, self.hi = lo, hi
+        self.lo = lo
+        self.hi = hi
 
     def evaluated(self, step: int) -> list[int] | None:
         """All images within the interval, none outside."""

@@ -18,7 +18,7 @@ from sdbench.variants.variant import Method, Variant
 
 
 class WeightSchedule(Policy):
-    """A guidance scale of its own for every step.
+    """Another guidance scale in every step.
 
     Args:
         scale: from the share of the steps that have run, in [0, 1], and w to the scale of the step.
@@ -29,7 +29,8 @@ class WeightSchedule(Policy):
 
     def __init__(self, scale: Callable[[float, float], float], guidance_scale: float) -> None:
         """Evaluate nothing yet."""
-        self.scale, self.guidance_scale = scale, guidance_scale
+        self.scale = scale
+        self.guidance_scale = guidance_scale
 
     def unconditional(
         self,

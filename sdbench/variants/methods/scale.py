@@ -18,7 +18,7 @@ def _scale(name: str, argument: str | None) -> Variant:
 
 def _add(first: Variant, scaled: Variant) -> Variant:
     if first.guidance_scale is not None:
-        raise ValueError(f"'{first.name}' has a scale of its own")
+        raise ValueError(f"'{first.name}' has its own scale")
     if first.student is not None or first.guides_none:
         raise ValueError(f"'{first.name}' guides no step, or has a student of one scale")
     return replace(first, guidance_scale=scaled.guidance_scale)

@@ -23,7 +23,8 @@ def tgate(pipe: Pipeline, gate_step: float) -> Iterator[None]:
     The package is a copy of the pipeline's loop, which takes the place of `__call__`.
     """
     unet = unet_of(pipe, "T-GATE")
-    package, kind = import_package("tgate"), type(pipe)
+    package = import_package("tgate")
+    kind = type(pipe)
     loaders = {
         "StableDiffusionPipeline": "TgateSDLoader",
         "StableDiffusionXLPipeline": "TgateSDXLLoader",
