@@ -35,10 +35,18 @@ SMALL = Study(
     arguments={"guidance_rescale": 0.2},
 )
 
+TINY = dataclasses.replace(SMALL, model="tiny", metrics=())
+"""For what does not depend on the images: how calls are ordered, recorded, refused and resumed."""
+
 
 @pytest.fixture(scope="module")
 def pipe():
     return load("mini-sd")
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return tiny.stable_diffusion()
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +199,7 @@ def test_a_folder_with_another_study_is_refused_before_anything_runs(
         runner.run(other, results.folder, pipe=pipe, mode="resume")
 
 
-def test_a_failing_call_is_a_failed_row_and_the_rest_goes_on(pipe, tmp_path, monkeypatch):
+def test_a_failing_call_is_a_failed_row_and_the_rest_goes_on(quick, tmp_path, monkeypatch):
     observe = local.observe
 
     def failing(pipe, unit, work):
@@ -200,8 +208,8 @@ def test_a_failing_call_is_a_failed_row_and_the_rest_goes_on(pipe, tmp_path, mon
         return observe(pipe, unit, work)
 
     monkeypatch.setattr(local, "observe", failing)
-    study = dataclasses.replace(SMALL, variants=["cfg", "unguided"])
-    found = runner.run(study, tmp_path, pipe=pipe)
+    study = dataclasses.replace(TINY, variants=["cfg", "unguided"])
+    found = runner.run(study, tmp_path, pipe=quick)
     failed = found.runs[found.runs["status"] == "failed"]
     assert failed["variant"].tolist() == ["unguided"] * 2
     assert failed["message"].str.startswith("RuntimeError: out of luck").all()
@@ -255,7 +263,7 @@ def test_an_unreachable_lpips_network_stops_before_the_first_image(pipe, tmp_pat
 
 
 def test_no_space_on_the_disk_ends_the_study_and_keeps_what_was_finished(
-    pipe, tmp_path, monkeypatch
+    quick, tmp_path, monkeypatch
 ):
     add, calls = runner.StudyFolder.add, []
 
@@ -266,9 +274,9 @@ def test_no_space_on_the_disk_ends_the_study_and_keeps_what_was_finished(
         add(folder, unit, **tables)
 
     monkeypatch.setattr(runner.StudyFolder, "add", full)
-    study = dataclasses.replace(SMALL, variants=["cfg", "unguided"])
+    study = dataclasses.replace(TINY, variants=["cfg", "unguided"])
     with pytest.raises(OSError, match="No space left"):
-        runner.run(study, tmp_path, pipe=pipe)
+        runner.run(study, tmp_path, pipe=quick)
     assert len(read(tmp_path).runs) == 3
 
 
@@ -279,9 +287,9 @@ def test_an_estimate_counts_the_calls(pipe):
     assert expected.rss_peak_bytes > 1e8
 
 
-def test_a_method_for_other_pipelines_is_a_row_that_says_why(pipe, tmp_path):
-    study = dataclasses.replace(SMALL, variants=["cfg", "pab:2"], repeats=1)
-    results = runner.run(study, tmp_path / "study", pipe=pipe)
+def test_a_method_for_other_pipelines_is_a_row_that_says_why(quick, tmp_path):
+    study = dataclasses.replace(TINY, variants=["cfg", "pab:2"], repeats=1)
+    results = runner.run(study, tmp_path / "study", pipe=quick)
     runs = results.runs[results.runs["variant"] == "pab:2"]
     assert (runs["status"] == "unsupported").all()
     assert runs["message"].iloc[0] == "diffusers has no caches for UNet2DConditionModel"
@@ -301,13 +309,11 @@ def test_an_argument_that_the_pipeline_does_not_take_is_unsupported():
 
 
 @pytest.mark.parametrize("output", ["image", "latent"])
-def test_a_variant_that_changes_nothing_fails_as_inactive(pipe, tmp_path, output):
-    sizes = {"height": 64, "width": 64}
+def test_a_variant_that_changes_nothing_fails_as_inactive(quick, tmp_path, output):
+    sizes = {"height": 16, "width": 16}
     variants = ["cfg", "last:0", "scale:5.0", "scale:4.0", "last:1"]
-    study = dataclasses.replace(
-        SMALL, variants=variants, output=output, repeats=1, metrics=(), **sizes
-    )
-    runs = runner.run(study, tmp_path / "study", pipe=pipe).runs
+    study = dataclasses.replace(TINY, variants=variants, output=output, repeats=1, **sizes)
+    runs = runner.run(study, tmp_path / "study", pipe=quick).runs
     failed = runs[runs["status"] == "failed"]
     assert set(failed["variant"]) == {"last:0", "scale:5.0"}
     assert set(failed["message"]) == {"inactive: as many evaluations as cfg, and the same outcome"}
@@ -315,12 +321,12 @@ def test_a_variant_that_changes_nothing_fails_as_inactive(pipe, tmp_path, output
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["image", "latent"])
-def test_an_inactive_variant_is_known_when_a_study_is_resumed(pipe, tmp_path, output):
+def test_an_inactive_variant_is_known_when_a_study_is_resumed(quick, tmp_path, output):
     study = dataclasses.replace(
-        SMALL, variants=["cfg", "last:0"], metrics=(), output=output, height=64, width=64
+        TINY, variants=["cfg", "last:0"], output=output, height=16, width=16
     )
-    runner.run(study, tmp_path / "study", pipe=pipe)
-    runs = runner.run(study, tmp_path / "study", pipe=pipe, mode="resume").runs
+    runner.run(study, tmp_path / "study", pipe=quick)
+    runs = runner.run(study, tmp_path / "study", pipe=quick, mode="resume").runs
     assert set(runs.loc[runs["status"] == "failed", "variant"]) == {"last:0"}
 
 
@@ -338,27 +344,27 @@ def test_what_compiles_for_fixed_rows_refuses_a_batch_that_shrinks(pipe, tmp_pat
         runner.run(study, tmp_path / "study", pipe=pipe)
 
 
-def test_an_accelerator_that_fails_in_its_first_steps_is_unsupported(pipe, tmp_path):
+def test_an_accelerator_that_fails_in_its_first_steps_is_unsupported(quick, tmp_path):
     def fails(*args):
         raise IndexError("no timestep")
 
     broken = Variant("mine:2", GuidanceSchedule.full, accelerator=Accelerator("mine", fails))
-    study = dataclasses.replace(SMALL, variants=["cfg", broken], repeats=1, metrics=())
-    runs = runner.run(study, tmp_path / "study", pipe=pipe).runs
+    study = dataclasses.replace(TINY, variants=["cfg", broken], repeats=1)
+    runs = runner.run(study, tmp_path / "study", pipe=quick).runs
     messages = set(runs.loc[runs["status"] == "unsupported", "message"])
     assert messages == {"fails on StableDiffusionPipeline: IndexError: no timestep"}
 
 
-def test_a_study_stored_before_a_field_existed_is_resumed(pipe, tmp_path):
-    study = dataclasses.replace(SMALL, variants=["cfg", "last:1"], repeats=1, metrics=())
-    runner.run(study, tmp_path / "study", pipe=pipe)
+def test_a_study_stored_before_a_field_existed_is_resumed(quick, tmp_path):
+    study = dataclasses.replace(TINY, variants=["cfg", "last:1"], repeats=1)
+    runner.run(study, tmp_path / "study", pipe=quick)
     stored = json.loads((tmp_path / "study" / "study.json").read_text())
     del stored["controls"]
     (tmp_path / "study" / "study.json").write_text(json.dumps(stored))
     runs = pd.read_parquet(tmp_path / "study" / "runs.parquet").drop(columns="sha256")
     runs.to_parquet(tmp_path / "study" / "runs.parquet", index=False)
     assert (
-        runner.run(study, tmp_path / "study", pipe=pipe, mode="resume").runs["status"] == "ok"
+        runner.run(study, tmp_path / "study", pipe=quick, mode="resume").runs["status"] == "ok"
     ).all()
 
 
@@ -395,7 +401,7 @@ def test_scoring_opens_no_more_images_at_a_time_in_a_larger_study(results, monke
         pd.testing.assert_series_equal(found[name], unscored[name])
 
 
-def test_the_images_of_a_call_are_gone_before_the_next_is_done(pipe, tmp_path, monkeypatch):
+def test_the_images_of_a_call_are_gone_before_the_next_is_done(quick, tmp_path, monkeypatch):
     opened, observe = Open(), local.observe
 
     def watched(*arguments):
@@ -404,30 +410,30 @@ def test_the_images_of_a_call_are_gone_before_the_next_is_done(pipe, tmp_path, m
 
     monkeypatch.setattr(local, "observe", watched)
     runner.run(
-        dataclasses.replace(SMALL, variants=["cfg", "unguided"], repeats=1, metrics=()),
+        dataclasses.replace(TINY, variants=["cfg", "unguided"], repeats=1),
         tmp_path / "study",
-        pipe=pipe,
+        pipe=quick,
     )
     assert (opened.most, opened.now) == (len(PROMPTS), 0)
 
 
 @pytest.mark.slow
-def test_a_folder_with_calls_of_another_version_is_refused(pipe, tmp_path, monkeypatch):
-    study = dataclasses.replace(SMALL, variants=["cfg", "last:1"], repeats=1, metrics=())
-    runner.run(study, tmp_path / "study", pipe=pipe)
+def test_a_folder_with_calls_of_another_version_is_refused(quick, tmp_path, monkeypatch):
+    study = dataclasses.replace(TINY, variants=["cfg", "last:1"], repeats=1)
+    runner.run(study, tmp_path / "study", pipe=quick)
     monkeypatch.setattr("sdbench.study.units._code_version", lambda: "9.9")
     with pytest.raises(
         ValueError,
         match="holds 4 calls that this study does not make now: another version of sdbench",
     ):
-        runner.run(study, tmp_path / "study", pipe=pipe, mode="resume")
+        runner.run(study, tmp_path / "study", pipe=quick, mode="resume")
     assert (
-        runner.run(study, tmp_path / "study", pipe=pipe, mode="overwrite").runs["status"] == "ok"
+        runner.run(study, tmp_path / "study", pipe=quick, mode="overwrite").runs["status"] == "ok"
     ).all()
 
 
 @pytest.mark.slow
-def test_a_resumed_study_warms_up_before_it_goes_on(pipe, tmp_path, monkeypatch):
+def test_a_resumed_study_warms_up_before_it_goes_on(quick, tmp_path, monkeypatch):
     observe, calls = local.observe, []
 
     def interrupted(pipe, unit, work):
@@ -435,10 +441,10 @@ def test_a_resumed_study_warms_up_before_it_goes_on(pipe, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return observe(pipe, unit, work)
 
-    study = dataclasses.replace(SMALL, variants=["cfg", "unguided"], metrics=())
+    study = dataclasses.replace(TINY, variants=["cfg", "unguided"])
     monkeypatch.setattr(local, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        runner.run(study, tmp_path / "study", pipe=pipe)
+        runner.run(study, tmp_path / "study", pipe=quick)
     monkeypatch.setattr(local, "observe", observe)
     first_call = local._first_call
     monkeypatch.setattr(
@@ -446,9 +452,9 @@ def test_a_resumed_study_warms_up_before_it_goes_on(pipe, tmp_path, monkeypatch)
         "_first_call",
         lambda pipe, unit: calls.append(unit.variant.name) or first_call(pipe, unit),
     )
-    runner.run(study, tmp_path / "study", pipe=pipe, mode="resume")
+    runner.run(study, tmp_path / "study", pipe=quick, mode="resume")
     assert calls == ["cfg", "unguided"]
-    runner.run(study, tmp_path / "whole", pipe=pipe)
+    runner.run(study, tmp_path / "whole", pipe=quick)
     assert calls == ["cfg", "unguided"]  # its own warm-ups are enough
 
 

@@ -2,17 +2,17 @@ import dataclasses
 
 import pytest
 
-from sdbench.models.registry import load
 from sdbench.records.files import write_json
 from sdbench.records.store import read
 from sdbench.study import runner
 from sdbench.study.shards import gather
 from sdbench.study.study import Study
 from sdbench.study.units import Shard, parse_shard, units
+from tests import tiny
 from tests.study.tables import assert_same
 
 STUDY = Study(
-    model="mini-sd",
+    model="tiny",
     variants=["cfg", "last:0", "last:50%"],
     prompts=["a large red circle on a white background", "a small blue ring on a black background"],
     seeds=[0, 1, 2],
@@ -26,7 +26,7 @@ STUDY = Study(
 
 @pytest.fixture(scope="module")
 def pipe():
-    return load("mini-sd")
+    return tiny.stable_diffusion()
 
 
 @pytest.fixture(scope="module")

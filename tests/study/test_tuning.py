@@ -16,6 +16,7 @@ from sdbench.study.tuning import (
     tuning_rows,
 )
 from sdbench.variants.grammar import parse
+from tests import tiny
 
 STUDY = Study(
     model="mini-sd",
@@ -94,10 +95,11 @@ def fields(stored):
     return {name: value for name, value in stored.items() if name in Study.__dataclass_fields__}
 
 
-def test_a_resumed_study_takes_the_scales_that_it_has(pipe, tmp_path, monkeypatch):
+def test_a_resumed_study_takes_the_scales_that_it_has(tmp_path, monkeypatch):
+    pipe = tiny.stable_diffusion()
     found = iter([{"last:50%": 3.2}])
     monkeypatch.setattr(tuning, "nearest_scales", lambda *args, **how: next(found))
-    short = replace(STUDY, variants=["cfg", "last:50%"], num_steps=4)
+    short = replace(STUDY, model="tiny", variants=["cfg", "last:50%"], num_steps=4)
     first = runner.run(short, tmp_path, pipe=pipe)
     again = runner.run(short, tmp_path, pipe=pipe, mode="resume")
     assert first.study["variants"] == again.study["variants"] == [*short.variant_names, "scale:3.2"]
