@@ -4,52 +4,68 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sdbench.experiments.branching import Brancher, baseline
 from sdbench.experiments.sensitivity import branches_of
+from sdbench.models.pipeline import Pipeline
 from sdbench.models.registry import load
-from sdbench.study.call import call_arguments
+from sdbench.records.names import BASELINE
+from sdbench.study.call import Call, generate
 from sdbench.study.images import eight_bit
-from sdbench.study.study import Study
-from sdbench.study.units import Unit
-from sdbench.variants.guidance import guided_by
-from sdbench.variants.registry import parse
-from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.study.study import Generation, Study
+from sdbench.variants.schedule import GuidanceSchedule, Mask
+from sdbench.variants.variant import Variant
 
 
 def timed(
-    pipe: Any, study: Study, kind: str, *, pairs: int, max_rows: int, rounds: int
+    pipe: Pipeline, generation: Generation, kind: str, *, pairs: int, max_rows: int, rounds: int
 ) -> list[tuple[float, float]]:
-    """Seconds of one call per mask and of branching, in turn, each first in every other round; images both."""
-    chosen = tuple(study.pairs[:pairs])
-    arguments = Unit(study, parse("cfg"), chosen, 0, "measured")
-    branches = branches_of(kind, study.num_steps)
-    whole = baseline(study.num_steps)
+    """Seconds of one call per mask, and of branching; both give the images of all masks.
+
+    The two take turns, and each is first in every other round.
+
+    Args:
+        pipe: a guided pipeline.
+        generation: its prompts, steps and scale.
+        kind: of masks, as `branches_of` takes it.
+        pairs: (prompt, seed) pairs, the first of the generation's.
+        max_rows: of one denoiser evaluation, for the branches.
+        rounds: how often both run.
+    """
+    chosen = tuple(generation.pairs[:pairs])
+
+    # Masks that begin alike stand side by side, as in a sweep.
+    of_kind = branches_of(kind, generation.num_steps)
+    in_order = sorted(of_kind, key=lambda branch: branch.mask, reverse=True)
+    branches = [baseline(generation.num_steps), *in_order]
 
     def one_by_one() -> None:
-        for branch in (whole, *branches):
-            with guided_by(pipe, GuidanceSchedule(branch.mask)):
-                eight_bit(pipe(**call_arguments(study, arguments, pipe), output_type="pt").images)
+        for branch in branches:
+            eight_bit(generate(pipe, Call(generation, _variant(branch.mask), chosen)))
 
     def branched() -> None:
-        group = Brancher(pipe, study, chosen, max_rows)
-        for call in group.calls(
-            [whole, *sorted(branches, key=lambda branch: branch.mask, reverse=True)]
-        ):
+        group = Brancher(pipe, generation, chosen, metrics=(), max_rows=max_rows)
+        for call in group.calls(branches):
             group.follow(call)
 
-    found = []
+    seconds_of_rounds = []
     for turn in range(rounds):
         seconds: dict[Callable[[], None], float] = {}
         for way in (one_by_one, branched) if turn % 2 else (branched, one_by_one):
             started = time.perf_counter()
             way()
             seconds[way] = time.perf_counter() - started
-        found.append((seconds[one_by_one], seconds[branched]))
-    return found
+
+        seconds_of_rounds.append((seconds[one_by_one], seconds[branched]))
+    return seconds_of_rounds
+
+
+def _variant(mask: Mask) -> Variant:
+    """A mask as a variant by itself."""
+    return Variant("mask", lambda _: GuidanceSchedule(mask))
 
 
 def main(
@@ -58,16 +74,17 @@ def main(
     max_rows: Annotated[int, typer.Option(help="rows of one evaluation")] = 64,
 ) -> None:
     """Print how much faster branches are, for one pair and for eight."""
-    study = Study.protocol("mini-sd", num_steps=steps, variants=["cfg"], metrics=[])
+    study = Study.protocol("mini-sd", num_steps=steps, variants=[BASELINE])
     pipe = load(study.model)
     for pairs in (1, 8):
         for kind in ("single", "last"):
-            for alone, branched in timed(
-                pipe, study, kind, pairs=pairs, max_rows=max_rows, rounds=rounds
-            ):
+            ways = timed(
+                pipe, study.generation, kind, pairs=pairs, max_rows=max_rows, rounds=rounds
+            )
+            for alone, branched in ways:
                 typer.echo(
-                    f"{kind}, {pairs} pairs, {max_rows} rows: {alone:.1f} s one by one, {branched:.1f} s branched: "
-                    f"{alone / branched:.2f}x"
+                    f"{kind}, {pairs} pairs, {max_rows} rows: {alone:.1f} s one by one, "
+                    f"{branched:.1f} s branched: {alone / branched:.2f}x"
                 )
 
 

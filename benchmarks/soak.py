@@ -1,4 +1,4 @@
-"""Whether a long study takes more and more memory: thousands of calls of mini-sd (`python -m benchmarks.soak`)."""
+"""Whether a long study takes more and more memory (`python -m benchmarks.soak`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdbench.models.registry import load
 from sdbench.records.store import StudyFolder
 from sdbench.study.runner import run
 from sdbench.study.study import Study
-from sdbench.variants.guidance import replaced
+from sdbench.variants.hooks import replaced
 
 VARIANTS = ("cfg", "last:50%", "adaptive:0.9", "lora")
 SETTLED = 200  # units after which caches and pools are filled
@@ -23,10 +23,11 @@ LIMIT = 0.05  # growth from there on
 
 
 def soak(repeats: int, out: Path) -> list[int]:
-    """Resident bytes of this process after every unit of a study of mini-sd, and at last after it was read back.
+    """Resident bytes of this process after every unit of a study, and at last after reading it.
 
-    The study has a warm-up and `repeats` measured calls of each of `VARIANTS`, and goes through `run` like any other. A
-    short one goes before it, so that the libraries that judge and read images are loaded when the count begins.
+    The study of mini-sd has a warm-up and `repeats` measured calls of each of `VARIANTS`, and goes
+    through `run` like any other. A short one goes before it, so that the libraries that judge and
+    read images are loaded when the count begins.
     """
     study = Study.protocol(
         "mini-sd",
@@ -36,8 +37,10 @@ def soak(repeats: int, out: Path) -> list[int]:
         repeats=repeats,
         metrics=["ssim"],
     )
+
     pipe = load(study.model)
     run(replace(study, repeats=1), out / "first", pipe=pipe)
+
     taken: list[int] = []
     add = StudyFolder.add
 
@@ -58,13 +61,19 @@ def resident_bytes() -> int:
 
 
 def main(units: Annotated[int, typer.Option(help="pipeline calls, more than 200")] = 2_000) -> None:
-    """Print the memory after 200 calls, after the last and at the end; exit code 1 where it grew by over 5 %."""
+    """Print the memory after 200 calls, after the last and at the end.
+
+    The exit code is 1 where it grew by over 5 %.
+    """
     with tempfile.TemporaryDirectory() as folder:
         taken = soak(units // len(VARIANTS) - 1, Path(folder))
-    settled, last, end = taken[SETTLED - 1], taken[-2], taken[-1]
+
+    settled = taken[SETTLED - 1]
+    last, end = taken[-2:]
     growth = max(last, end) / settled - 1
     typer.echo(
-        f"RSS after {SETTLED} units {settled / 1e6:.0f} MB, after {len(taken) - 1} units {last / 1e6:.0f} MB, "
+        f"RSS after {SETTLED} units {settled / 1e6:.0f} MB, "
+        f"after {len(taken) - 1} units {last / 1e6:.0f} MB, "
         f"read back {end / 1e6:.0f} MB: {growth:+.1%}"
     )
     if growth > LIMIT:

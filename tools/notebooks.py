@@ -1,8 +1,8 @@
-"""Runs the notebooks: `python tools/notebooks.py` anew at a small size, `--refresh` from `results/`.
+"""Runs the notebooks: `python tools/notebooks.py` at a small size, `--refresh` from `results/`.
 
-They run side by side, one on each core. Anew, every notebook computes on mini-sd all that it shows, and the committed
-file stays as it is; `--refresh` rewrites it. Either way an error, a warning or no figure is a failure; anew, so is
-another number of figures than the committed file has.
+They run side by side, one on each core. Anew, every notebook computes on mini-sd all that it shows,
+and the committed file stays as it is; `--refresh` rewrites it. Either way an error, a warning or no
+figure is a failure; anew, so is another number of figures than the committed file has.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def executed(path: Path, out: Path, *, recompute: bool) -> nbformat.NotebookNode
 
 
 def bare(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The executed notebook as it is committed: without papermill's notes and the times of cells."""
+    """The executed notebook as it is committed: without papermill's notes and cells' times."""
     for cell, original in zip(notebook.cells, source.cells, strict=True):
         cell.metadata, cell.id = original.metadata, original.id
     notebook.metadata = source.metadata

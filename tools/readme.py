@@ -12,7 +12,7 @@ import sdbench
 from sdbench.analysis.frontier import frontier
 from sdbench.instruments.quality import METRICS
 from sdbench.report.tables import frontier_markdown, markdown
-from sdbench.variants.registry import VARIANTS
+from sdbench.variants.grammar import VARIANTS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -24,9 +24,9 @@ def default_study() -> str:
 
 
 MAIN = (
-    "cfg", "last:20%", "last:50%", "random:50%@0", "interval:1.8-9.4", "adaptive:0.997", "cached:5,from=12",
-    "compressed:20", "deepcache:3", "last:20%+deepcache:3", "lora", "lora+deepcache:3", "steps:38", "steps:25",
-    "unguided",
+    "cfg", "last:20%", "last:50%", "random:50%@0", "interval:1.8-9.4", "adaptive:0.997",
+    "cached:5,from=12", "compressed:20", "deepcache:3", "last:20%+deepcache:3", "lora",
+    "lora+deepcache:3", "steps:38", "steps:25", "unguided",
 )  # fmt: skip
 
 

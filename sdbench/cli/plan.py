@@ -86,11 +86,10 @@ def plan(
 
     fields = study_fields(locals())
     study = Study.protocol("mini-sd", **fields, variants=[BASELINE], metrics=[metric])
-    generation = study.generation
-    sets = planning.tuning_and_held_out(generation, tuning_file, held_out_file, pairs=pairs)
+    sets = planning.tuning_and_held_out(study.generation, tuning_file, held_out_file, pairs=pairs)
 
     plans = planning.plan(
-        loaded(generation),
+        loaded(study),
         sets.tuning,
         sets.held_out,
         target,

@@ -1,6 +1,7 @@
-"""Trains a student that predicts the guided result in one conditional pass; `sdbench.distill(...)` calls `trainer.py`.
+"""Trains a student that predicts the guided result in one conditional pass.
 
-The package bears the name of the verb, so the module itself is made callable.
+`sdbench.distill(...)` calls `trainer.py`: the package bears the name of the verb, so the module
+itself is made callable.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Where prompts and captioned images come from: mini-sd's endless scenes, a text file, a folder of images."""
+"""Where prompts and captioned images come from: mini-sd's scenes, a text file, an image folder."""
 
 from __future__ import annotations
 
@@ -38,20 +38,21 @@ def captioned_scenes(
 
 def held_out_captions(count: int) -> list[str]:
     """Captions with objects that mini-sd never saw in training; always the same."""
-    told = scenes.captions(scenes.sample(2 * count + 16, np.random.default_rng(6), split="test"))
-    return list(dict.fromkeys(told))[:count]
+    # More than enough, since some captions come twice.
+    drawn = scenes.sample(2 * count + 16, np.random.default_rng(6), split="test")
+    return list(dict.fromkeys(scenes.captions(drawn)))[:count]
 
 
 def drawn_from(prompts: Sequence[str]) -> Captions:
-    """Draws from a list, each as often as any other.
+    """Draws from a list, each prompt with the same probability.
 
     Raises:
         ValueError: an empty list.
     """
-    known = list(prompts)
-    if not known:
+    listed = list(prompts)
+    if not listed:
         raise ValueError("there are no prompts to learn from")
-    return lambda rng, count: [known[index] for index in rng.integers(len(known), size=count)]
+    return lambda rng, count: [listed[index] for index in rng.integers(len(listed), size=count)]
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ class ImageFolder:
     """Draws from listed images, cut to a square around their centre and scaled.
 
     Args:
-        known: path and caption of every image.
+        listed: path and caption of every image.
         side: pixels.
         digest: of the list.
     """
 
-    known: list[tuple[Path, str]]
+    listed: list[tuple[Path, str]]
     side: int
     digest: str
 
@@ -72,33 +73,40 @@ class ImageFolder:
         self, rng: np.random.Generator, count: int
     ) -> tuple[list[str], UInt8[np.ndarray, "count side side 3"]]:
         """Draw this many captions, with an image for each."""
-        chosen = [self.known[index] for index in rng.integers(len(self.known), size=count)]
+        chosen = [self.listed[index] for index in rng.integers(len(self.listed), size=count)]
         images = [ImageOps.fit(read_image(path), (self.side, self.side)) for path, _ in chosen]
         return [text for _, text in chosen], np.stack([np.asarray(image) for image in images])
 
     def __str__(self) -> str:
-        """What tells it from another."""
+        """What distinguishes it from another."""
         return f"images {self.digest}, {self.side} px"
 
 
 def image_folder(folder: Path, *, side: int) -> ImageFolder:
-    """Draws from a folder of images whose `metadata.jsonl` has a line with `file_name` and `text` for each of them.
+    """Draws from a folder of images.
+
+    Args:
+        folder: its `metadata.jsonl` has a line with `file_name` and `text` for every image.
+        side: pixels that the images are scaled to.
 
     Raises:
-        ValueError: the list is missing or has another form, or one of its images is missing or out of the folder.
+        ValueError: the list is missing or has another form, or one of its images is missing or
+            outside the folder.
     """
-    listed = folder / "metadata.jsonl"
+    metadata = folder / "metadata.jsonl"
     try:
-        content = listed.read_text(encoding="utf-8")
+        content = metadata.read_text(encoding="utf-8")
         lines = [parsed(json.loads, line) for line in content.splitlines() if line.strip()]
-        known = [(inside(folder, line["file_name"]), str(line["text"])) for line in lines]
+        listed = [(inside(folder, line["file_name"]), str(line["text"])) for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"'{listed}' does not list images with their captions: {error!r}"
+            f"'{metadata}' does not list images with their captions: {error!r}"
         ) from None
-    missing = [path for path, _ in known if not path.is_file()]
-    if missing or not known:
+
+    # Now, since a run would otherwise end when it draws the missing image.
+    missing = [path for path, _ in listed if not path.is_file()]
+    if missing or not listed:
         raise ValueError(
-            f"'{listed}' names {missing[0].name if missing else 'no image'}, which is not there"
+            f"'{metadata}' names {missing[0].name if missing else 'no image'}, which is not there"
         )
-    return ImageFolder(known, side, hashlib.sha256(content.encode()).hexdigest()[:16])
+    return ImageFolder(listed, side, hashlib.sha256(content.encode()).hexdigest()[:16])

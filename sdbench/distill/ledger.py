@@ -1,40 +1,31 @@
-"""What training and inference hold in memory, by part, beside arithmetic (`python -m sdbench.distill.ledger`).
+"""What training and inference hold in memory, by part, measured and by arithmetic.
 
-Every byte that torch's CPU allocator holds at the peak is put down to a part by when it was taken and given back, so
-the parts sum to the peak. The denoiser is run by itself, on zeros: memory does not depend on values.
+`python -m sdbench.distill.ledger` prints it. Every byte that torch's CPU allocator holds at the
+peak is put down to a part by when it was taken and given back, so the parts sum to the peak. The
+denoiser is run by itself, on zeros: memory does not depend on values.
 """
 
 from __future__ import annotations
 
-import copy
 import gc
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import torch
 import typer
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves
 
-from sdbench.distill.loss import distillation_loss, guided_prediction
-from sdbench.distill.student import add_lora
-from sdbench.instruments.footprint import LiveBytes, arguments, faked
-from sdbench.instruments.memory import AllocatorTrace, parts_held
+from sdbench.distill.ledger_arithmetic import predicted
+from sdbench.distill.ledger_methods import INFERENCE, METHODS, TRAINING, Setup
+from sdbench.distill.ledger_trace import traced
+from sdbench.instruments.denoiser_arguments import arguments
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.mini_sd import networks
 from sdbench.records.environment import environment
 from sdbench.records.schema import LEDGER, frame
 from sdbench.records.store import StudyFolder
-from sdbench.variants.rows import first_tensor, halves
-
-TRAINING = ("fine-tuning, full", "fine-tuning, LoRA", "distillation, full", "distillation, LoRA")
-INFERENCE = ("guided", "student, LoRA fused", "student, LoRA not fused")
-STEPS = 2  # the first makes the optimiser's state, in the second all parts are there
 
 
 def ledger(
@@ -54,207 +45,41 @@ def ledger(
         methods: of `TRAINING` and `INFERENCE`.
         rank: of the LoRA.
         targets: of the LoRA, as `add_lora` takes them.
-        checkpoint_gradients: compute activations anew in the backward pass.
+        checkpoint_gradients: compute activations again in the backward pass.
 
     Yields:
         Per method the rows of the table `ledger`.
     """
-    unknown = [method for method in methods if method not in (*TRAINING, *INFERENCE)]
+    unknown = [name for name in methods if name not in METHODS]
     if unknown:
-        raise ValueError(
-            f"unknown method '{unknown[0]}'; there are: {'; '.join((*TRAINING, *INFERENCE))}"
-        )
-    for method in methods:
-        rows, predicted = _predicted(
-            make, call, method, rank, targets, checkpoint_gradients=checkpoint_gradients
-        )
-        run = _trained if method in TRAINING else _inferred
-        at_peak, most, step_s = run(make, call, method, rank, targets, checkpoint_gradients)
+        raise ValueError(f"unknown method '{unknown[0]}'; there are: {'; '.join(METHODS)}")
+
+    setup = Setup(make, call, rank, targets, checkpoint_gradients)
+    for name in methods:
+        images, predicted_bytes = predicted(setup, METHODS[name])
+        at_peak, most, step_s = traced(setup, METHODS[name])
+        # Cycles would keep this method's weights in memory while the next is traced.
         gc.collect()
-        known = {
-            "unit": method,
-            "method": method,
-            "checkpoint_gradients": checkpoint_gradients,
-            "step_s": step_s,
-        }
-        known["rows"] = rows
+
+        shared = {"unit": name, "method": name, "checkpoint_gradients": checkpoint_gradients}
+        shared |= {"step_s": step_s, "rows": images}
         yield [
-            known
+            shared
             | {"part": part, "at_peak_bytes": at_peak.get(part, 0), "most_bytes": most.get(part, 0)}
-            | {"predicted_bytes": predicted.get(part)}
-            for part in dict.fromkeys([*predicted, *most])
+            | {"predicted_bytes": predicted_bytes.get(part)}
+            for part in dict.fromkeys([*predicted_bytes, *most])
         ]
 
 
-def _trained(
-    make: Callable[[], Any],
-    arguments_of: Callable[[Any], dict[str, Any]],
-    method: str,
-    rank: int,
-    targets: Sequence[str],
-    checkpoint_gradients: bool,
-) -> tuple[dict[str, int], dict[str, int], float]:
-    """Trace steps of AdamW from before there is a denoiser, then time one more."""
-    with AllocatorTrace() as trace:
-        denoiser = make()
-        trace.mark("weights")
-        call = arguments_of(denoiser)
-        trace.mark("inputs")
-        teacher = _learner(denoiser, method, rank, targets)
-        trace.mark("student")
-        learnt = [weight for weight in denoiser.parameters() if weight.requires_grad]
-        if checkpoint_gradients:
-            denoiser.enable_gradient_checkpointing()
-        # Fused, because otherwise AdamW takes scratch memory of the size of the weights in every step.
-        optimiser = torch.optim.AdamW(learnt, lr=1e-5, fused=True)
-        for _ in range(STEPS):
-            _step(denoiser, teacher, call, optimiser, trace.mark)
-    started = time.perf_counter()
-    _step(denoiser, teacher, call, optimiser, lambda label: None)
-    step_s = time.perf_counter() - started
-    kept = "adapter" if method.endswith("LoRA") else "teacher copy"
-    return *parts_held(
-        trace.events, trace.labels, lambda taken, back: _part(taken, back, kept)
-    ), step_s
-
-
-def _learner(denoiser: Any, method: str, rank: int, targets: Sequence[str]) -> Any:
-    """Make the student in place; the teacher comes back, None in fine-tuning."""
-    distilled = method.startswith("distillation")
-    if method.endswith("LoRA"):
-        add_lora(denoiser, rank=rank, alpha=rank, targets=targets)
-        return denoiser if distilled else None
-    return copy.deepcopy(denoiser).requires_grad_(False) if distilled else None
-
-
-def _step(
-    denoiser: Any,
-    teacher: Any,
-    call: Mapping[str, Any],
-    optimiser: Any,
-    mark: Callable[[str], None],
-) -> None:
-    student_call = halves(call, len(first_tensor(call)))[1]
-    target = (
-        torch.zeros_like(first_tensor(student_call))
-        if teacher is None
-        else _target(teacher, denoiser, call)
-    )
-    mark("target")
-    loss = distillation_loss(first_tensor(denoiser(**student_call)), target)
-    mark("forward")
-    loss.backward()
-    mark("backward")
-    optimiser.step()
-    mark("optimiser")
-    optimiser.zero_grad(set_to_none=True)
-    mark("cleared")
-
-
-@torch.no_grad()
-def _target(teacher: Any, denoiser: Any, call: Mapping[str, Any]) -> Tensor:
-    shared = teacher is denoiser
-    if shared:
-        teacher.disable_adapters()
-    uncond, cond = first_tensor(teacher(**call)).chunk(2)
-    if shared:
-        teacher.enable_adapters()
-    return guided_prediction(cond, uncond, 7.5)
-
-
-def _part(taken: str, given_back: str | None, kept: str) -> str:
-    """What an allocation was for, by the intervals in which it was taken and given back."""
-    if taken in ("weights", "inputs"):
-        return taken if given_back is None else "scratch"
-    if taken == "student":
-        return kept if given_back is None else "scratch"
-    if taken == "target":
-        return "teacher's pass"
-    if taken == "forward":
-        return "activations"
-    if taken == "backward":
-        return "backward's scratch" if given_back == "backward" else "gradients"
-    return "optimiser state" if given_back is None else "scratch"
-
-
-def _inferred(
-    make: Callable[[], Any],
-    arguments_of: Callable[[Any], dict[str, Any]],
-    method: str,
-    rank: int,
-    targets: Sequence[str],
-    checkpoint_gradients: bool,
-) -> tuple[dict[str, int], dict[str, int], float]:
-    """Trace one step, then time another."""
-    with AllocatorTrace() as trace, torch.no_grad():
-        denoiser = make()
-        trace.mark("weights")
-        given = arguments_of(denoiser)
-        if method != "guided":
-            given = halves(given, len(first_tensor(given)))[1]
-        trace.mark("inputs")
-        if method != "guided":
-            add_lora(denoiser, rank=rank, alpha=rank, targets=targets)
-        if method == "student, LoRA fused":
-            denoiser.fuse_lora()
-            denoiser.unload_lora()
-        trace.mark("student")
-        denoiser(**given)
-        trace.mark("forward")
-    started = time.perf_counter()
-    with torch.no_grad():
-        denoiser(**given)
-    step_s = time.perf_counter() - started
-    return *parts_held(
-        trace.events, trace.labels, lambda taken, back: _part(taken, back, "adapter")
-    ), step_s
-
-
-def _predicted(
-    make: Callable[[], Any],
-    arguments_of: Callable[[Any], dict[str, Any]],
-    method: str,
-    rank: int,
-    targets: Sequence[str],
-    *,
-    checkpoint_gradients: bool,
-) -> tuple[int, dict[str, int]]:
-    """Images of a step, and bytes of every part by arithmetic; activations by following a pass without values."""
-    with torch.device("meta"):
-        denoiser = make()
-        found = {"weights": _bytes(denoiser.parameters())}
-        if method in TRAINING:
-            _learner(denoiser, method.replace("distillation", "fine-tuning"), rank, targets)
-        elif method == "student, LoRA not fused":
-            add_lora(denoiser, rank=rank, alpha=rank, targets=targets)
-    if method == "distillation, full":
-        found["teacher copy"] = found["weights"]
-    added = _bytes(denoiser.parameters()) - found["weights"]
-    if added:
-        found["adapter"] = added
-    if method in TRAINING:
-        learnt = _bytes(weight for weight in denoiser.parameters() if weight.requires_grad)
-        found |= {"gradients": learnt, "optimiser state": 2 * learnt}
-    with FakeTensorMode(), torch.device("cpu"):
-        fake, held = faked(denoiser, next(denoiser.parameters()).dtype)
-        call = arguments_of(fake)
-        images = len(first_tensor(call)) // 2
-        if method != "guided":
-            call = halves(call, 2 * images)[1]
-        if method in INFERENCE or not checkpoint_gradients:
-            following = LiveBytes([*held, *tree_leaves(call)])
-            with torch.set_grad_enabled(method in TRAINING), following:
-                fake(**call)
-            found["activations"] = following.cpu_peak_bytes
-    return images, found
-
-
-def _bytes(weights: Iterable[Tensor]) -> int:
-    return sum(weight.nbytes for weight in weights)
-
-
 def ledger_of(
-    model: str, *, height: int, batch: int, rank: int, targets: Sequence[str], **options: Any
+    model: str,
+    *,
+    height: int,
+    batch: int,
+    rank: int,
+    targets: Sequence[str],
+    methods: Sequence[str] = (*TRAINING, *INFERENCE),
+    checkpoint_gradients: bool = False,
 ) -> Iterator[pd.DataFrame]:
     """The ledger of a full-size architecture or of mini-sd, in float32 on the CPU.
 
@@ -264,30 +89,32 @@ def ledger_of(
         batch: images of a step.
         rank: of the LoRA.
         targets: of the LoRA.
-        **options: `methods` and `checkpoint_gradients` of `ledger`.
+        methods: as `ledger` takes them.
+        checkpoint_gradients: as `ledger` takes it.
 
     Yields:
         Per method the rows of the table `ledger`.
     """
-    mini = model == "mini-sd"
-    parts = {} if mini else ARCHITECTURES[model].networks
-    part = None if mini else parts.get("unet") or parts["transformer"]
-    size: dict[str, Any] = {
-        "height": height,
-        "width": height,
-        "dtype": torch.float32,
-        "vae_factor": 4 if mini else 8,
-    }
-    if mini:
-        size["tokens"] = networks.TOKENS
+    make, size = _denoiser_of(model)
     for rows in ledger(
-        lambda: (networks.denoiser() if part is None else part.make()).eval(),
-        lambda denoiser: arguments(denoiser, rows=2 * batch, **size),
+        lambda: make().eval(),
+        lambda denoiser: arguments(
+            denoiser, rows=2 * batch, height=height, width=height, dtype=torch.float32, **size
+        ),
+        methods=methods,
         rank=rank,
         targets=targets,
-        **options,
+        checkpoint_gradients=checkpoint_gradients,
     ):
         yield frame("ledger", rows)
+
+
+def _denoiser_of(model: str) -> tuple[Callable[[], Any], dict[str, int]]:
+    """What makes a model's denoiser, and how large the latents and texts are that it takes."""
+    if model == "mini-sd":
+        return networks.denoiser, {"vae_factor": 4, "tokens": networks.TOKENS}
+    parts = ARCHITECTURES[model].networks
+    return (parts.get("unet") or parts["transformer"]).make, {"vae_factor": 8}
 
 
 def main(
@@ -306,33 +133,41 @@ def main(
     ),
     out: Annotated[Path | None, typer.Option(help="gets the table")] = None,
 ) -> None:
-    """Print every method's memory at its peak, part by part, and the seconds of a step, in float32 on the CPU."""
-    record: dict[str, Any] = {"height": height, "batch": batch, "rank": rank}
+    """Print every method's memory at its peak, part by part, and the seconds of a step.
+
+    All of it is in float32 on the CPU.
+    """
     out = out or Path(tempfile.mkdtemp(prefix="sdbench-"))
-    settings = {"model": model, **record, "targets": targets}
+    settings = {"model": model, "height": height, "batch": batch, "rank": rank, "targets": targets}
+    tables = ledger_of(
+        model,
+        height=height,
+        batch=batch,
+        rank=rank,
+        targets=targets.split(","),
+        methods=methods.split(";"),
+        checkpoint_gradients=checkpoint_gradients,
+    )
     with StudyFolder.create(out, settings, environment=environment(), tables=LEDGER) as folder:
-        options: dict[str, Any] = {
-            "methods": methods.split(";"),
-            "checkpoint_gradients": checkpoint_gradients,
-        }
-        for table in ledger_of(model, **record, targets=targets.split(","), **options):
+        for table in tables:
             folder.add(str(table["unit"].iloc[0]), ledger=table)
             folder.compact()
             typer.echo(_text(table))
 
 
 def _text(rows: pd.DataFrame) -> str:
-    """One method's lines: its peak and time, then its parts in MB at the peak, at most, and predicted."""
-    first, peak = rows.iloc[0], rows["at_peak_bytes"].sum()
-    lines = [f"{first['method']}: peak {peak / 1e6:.0f} MB, {first['step_s']:.2f} s a step"]
+    """One method's lines: its peak and its time, then every part in MB."""
+    first = rows.iloc[0]
+    peak_bytes = rows["at_peak_bytes"].sum()
+    lines = [f"{first['method']}: peak {peak_bytes / 1e6:.0f} MB, {first['step_s']:.2f} s a step"]
     for _, row in rows.iterrows():
-        predicted = (
-            ""
-            if pd.isna(row["predicted_bytes"])
-            else f", predicted {row['predicted_bytes'] / 1e6:.0f}"
-        )
-        at_peak, most = row["at_peak_bytes"] / 1e6, row["most_bytes"] / 1e6
-        lines.append(f"  {row['part']}: {at_peak:.0f} at the peak, {most:.0f} at most{predicted}")
+        at_peak_mb = row["at_peak_bytes"] / 1e6
+        most_mb = row["most_bytes"] / 1e6
+        line = f"  {row['part']}: {at_peak_mb:.0f} at the peak, {most_mb:.0f} at most"
+        # Only arithmetic's own parts have a prediction.
+        if not pd.isna(row["predicted_bytes"]):
+            line += f", predicted {row['predicted_bytes'] / 1e6:.0f}"
+        lines.append(line)
     return "\n".join(lines)
 
 

@@ -1,48 +1,42 @@
-"""The weights that learn: low-rank layers on the teacher's own denoiser, or a whole copy of it.
+"""The weights that learn: low-rank layers on the teacher's own denoiser, or a copy of all of it.
 
-With LoRA teacher and student are one module: with the adapter off it is the teacher, and there is no second copy of the
-weights.
+With LoRA teacher and student are one module: with the adapter off it is the teacher, and there is
+no second copy of the weights.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from peft import LoraConfig, get_peft_model_state_dict
+from jaxtyping import Float, Shaped
+from peft import get_peft_model_state_dict
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from sdbench.distill.examples import Examples
-from sdbench.models.students import (
-    ADAPTER,
-    DENOISER_FILE,
-    EMBEDDING_FILE,
-    LORA_FILE,
+from sdbench.distill.low_rank_layers import add_lora
+from sdbench.models.guidance_embedding import (
     add_projection,
     embedded,
-    low_rank,
     place_of_projection,
-    strength,
     takes_guidance,
 )
+from sdbench.models.pipeline import Pipeline, denoisers_of
+from sdbench.models.student_layers import ADAPTER, low_rank
+from sdbench.models.students import DENOISER_FILE, EMBEDDING_FILE, LORA_FILE, strength
 from sdbench.records.files import write_whole
-from sdbench.variants.adapters import told
-from sdbench.variants.guidance import denoisers_of, replaced
-
-TARGETS = ("attention", "feed-forward", "convolutions", "timestep")
-_KINDS = {"attention": "Attention", "feed-forward": "FeedForward", "timestep": "TimestepEmbedding"}
-"""How the class of the module that holds a target's linear layers ends."""
+from sdbench.variants.adapters import given_scale
+from sdbench.variants.hooks import replaced
 
 
 class Strength:
-    """Has low-rank layers for a range of scales count in every row as much as its w asks for.
+    """Makes low-rank layers for a range of scales count in every row by its own w.
 
     Args:
         denoiser: with these layers.
@@ -56,12 +50,15 @@ class Strength:
 
     def __init__(self, denoiser: nn.Module, w_range: tuple[float, float]) -> None:
         self.w_range = w_range
+        # On the second factor alone, since the base's own output counts whole in every row.
         for layer in low_rank([denoiser]):
             layer.lora_B[ADAPTER].register_forward_hook(self._scaled)
 
-    def _scaled(self, layer: nn.Module, given: Any, out: Tensor) -> Tensor:
+    def _scaled(
+        self, layer: nn.Module, inputs: Any, update: Float[Tensor, "rows ..."]
+    ) -> Float[Tensor, "rows ..."]:
         share: Any = strength(self.w_range, self.scale)
-        return out * share.to(out).reshape(-1, *[1] * (out.ndim - 1))
+        return update * share.to(update).reshape(-1, *[1] * (update.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -72,94 +69,91 @@ class Student:
         pipe: the pipeline that it was made for.
         denoiser: the module whose call is the student's prediction.
         teacher: the module that is frozen; the same one for LoRA.
-        alpha: of the LoRA, over its rank; None for a whole copy.
-        projection: of the embedding of w, where the student is told it that way.
-        by_guidance: it is told w by the denoiser's own `guidance` input.
+        alpha: of the LoRA, over its rank.
+        projection: of the embedding of w, where the student is given w that way.
+        by_guidance: it is given w by the denoiser's own `guidance` input.
         strength: how much of the LoRA counts in each row, where it learns many scales.
     """
 
-    pipe: Any
+    pipe: Pipeline
     denoiser: nn.Module
     teacher: nn.Module
-    alpha: float | None
+    alpha: float = 1.0
     projection: nn.Linear | None = None
     by_guidance: bool = False
     strength: Strength | None = None
 
     @property
+    def is_copy(self) -> bool:
+        """Whether it is a copy of all weights, not low-rank layers on them."""
+        return self.denoiser is not self.teacher
+
+    @property
     def learnt(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name."""
-        return {
-            name: weight
-            for name, weight in self.denoiser.named_parameters()
-            if weight.requires_grad
-        }
+        weights = self.denoiser.named_parameters()
+        return {name: weight for name, weight in weights if weight.requires_grad}
 
     def teaching(self) -> AbstractContextManager[Any]:
-        """While it holds the pipeline is the teacher's, and nothing is recorded for gradients."""
-        return _adapter_off(self.denoiser) if self.alpha is not None else torch.no_grad()
+        """While it holds, the pipeline is the teacher's, and no gradients are recorded."""
+        return torch.no_grad() if self.is_copy else _adapter_off(self.denoiser)
 
     def given(self, examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the student's call gets, which is to be the next one."""
         if self.strength is not None:
             self.strength.scale = examples.scale
+
         if self.by_guidance:
             return examples.args, examples.kwargs | {"guidance": examples.scale.to(examples.cond)}
         if self.projection is None:
             return examples.args, examples.kwargs
-        told_scale = embedded(self.pipe, examples.scale).to(examples.cond.device)
-        return examples.args, examples.kwargs | {"timestep_cond": told_scale}
+        embedding = embedded(self.pipe, examples.scale).to(examples.cond.device)
+        return examples.args, examples.kwargs | {"timestep_cond": embedding}
 
     def in_place(self, guidance_scale: float) -> AbstractContextManager[None]:
-        """While it holds the pipeline runs the student, which is told this w where it learns many."""
+        """While it holds, the pipeline runs the student; one of many scales is given this w."""
         if self.strength is not None:
             self.strength.scale = torch.tensor([guidance_scale])
-            return told(self.pipe, guidance_scale, by_guidance=self.by_guidance)
-        if self.alpha is not None:
+            return given_scale(self.pipe, guidance_scale, by_guidance=self.by_guidance)
+        # Low-rank layers are on the pipeline's own denoiser already.
+        if not self.is_copy:
             return nullcontext()
-        name = next(
-            name
-            for name in ("unet", "transformer")
-            if getattr(self.pipe, name, None) is self.teacher
-        )
-        return replaced(self.pipe, name, self.denoiser)
+        return replaced(self.pipe, self._place, self.denoiser)
+
+    @property
+    def _place(self) -> str:
+        """The name under which the pipeline holds the teacher."""
+        return "unet" if getattr(self.pipe, "unet", None) is self.teacher else "transformer"
 
     def save(self, folder: Path) -> None:
-        """Write the weights as `student_in` reads them; a LoRA also as stock `load_lora_weights` does, in float16."""
+        """Write the weights as `student_in` reads them.
+
+        A LoRA is also what stock `load_lora_weights` reads, in float16.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        if self.alpha is None:
-            weights = {
-                name: weight.detach().contiguous()
-                for name, weight in self.denoiser.state_dict().items()
-            }
-            write_whole(
-                folder / DENOISER_FILE,
-                lambda file: file.write(save(weights, metadata={"format": "pt"})),
-            )
+        if self.is_copy:
+            _write(folder / DENOISER_FILE, self.denoiser.state_dict())
             return
-        prefix = "unet" if getattr(self.pipe, "unet", None) is self.denoiser else "transformer"
-        found: dict[str, Tensor] = get_peft_model_state_dict(self.denoiser, adapter_name=ADAPTER)
-        # Loaders take W + B A where no alpha stands beside it.
-        scaled = {
-            key: weight * self.alpha if ".lora_B." in key else weight
-            for key, weight in found.items()
-        }
-        weights = {
-            f"{prefix}.{key}": weight.detach().half().contiguous() for key, weight in scaled.items()
-        }
-        write_whole(
-            folder / LORA_FILE, lambda file: file.write(save(weights, metadata={"format": "pt"}))
-        )
+
+        _write(folder / LORA_FILE, self._lora_weights())
         if self.projection is not None:
-            state = {"weight": self.projection.weight.detach().contiguous()}
-            write_whole(
-                folder / EMBEDDING_FILE,
-                lambda file: file.write(save(state, metadata={"format": "pt"})),
-            )
+            _write(folder / EMBEDDING_FILE, {"weight": self.projection.weight})
+
+    def _lora_weights(self) -> dict[str, Shaped[Tensor, "*shape"]]:
+        """The low-rank layers by the names that loaders know."""
+        weights: dict[str, Shaped[Tensor, "*shape"]] = get_peft_model_state_dict(
+            self.denoiser, adapter_name=ADAPTER
+        )
+        # Loaders take W + B A where the file holds no alpha.
+        scaled = {
+            name: weight * self.alpha if ".lora_B." in name else weight
+            for name, weight in weights.items()
+        }
+        return {f"{self._place}.{name}": weight.detach().half() for name, weight in scaled.items()}
 
 
 def lora_student(
-    pipe: Any,
+    pipe: Pipeline,
     *,
     rank: int,
     alpha: int,
@@ -173,98 +167,46 @@ def lora_student(
         rank: of every layer.
         alpha: as `add_lora` takes it.
         targets: as `add_lora` takes them.
-        w_range: it learns all scales between these two. It is told w by the denoiser's own `guidance` input where that
-            has one (Flux), else by a projection of the embedding of w, at first without effect.
+        w_range: it learns all scales between these two. It is given w by the denoiser's own
+            `guidance` input where that has one (Flux), else by a projection of the embedding of w,
+            at first without effect.
 
     Raises:
-        ValueError: as `add_lora` and `add_projection` say; a projection for a base in half precision.
+        ValueError: as `add_lora` and `add_projection` say; a projection for a base in half
+            precision.
     """
     denoiser: Any = _only_denoiser(pipe)
-    if w_range is not None and denoiser.dtype != torch.float32:
+    if w_range is None:
+        add_lora(denoiser, rank=rank, alpha=alpha, targets=targets)
+        return Student(pipe, denoiser, denoiser, alpha / rank)
+
+    if denoiser.dtype != torch.float32:
         raise ValueError(
-            "a student of many scales trains in float32 only; give a lower precision to its layers instead"
+            "a student of many scales trains in float32 only; "
+            "give a lower precision to its layers instead"
         )
-    by_guidance = w_range is not None and takes_guidance(denoiser)
-    projected = w_range is not None and not by_guidance
-    if projected:
+    by_guidance = takes_guidance(denoiser)
+    if not by_guidance:
         place_of_projection(pipe, denoiser)  # refuses before anything is changed
+
     add_lora(denoiser, rank=rank, alpha=alpha, targets=targets)
-    projection = add_projection(pipe, denoiser) if projected else None
-    shares = None if w_range is None else Strength(denoiser, w_range)
+    projection = None if by_guidance else add_projection(pipe, denoiser)
+    shares = Strength(denoiser, w_range)
     return Student(pipe, denoiser, denoiser, alpha / rank, projection, by_guidance, shares)
 
 
-def add_lora(denoiser: Any, *, rank: int, alpha: int, targets: Sequence[str]) -> None:
-    """Freeze a denoiser and put trainable low-rank layers on it, at first without effect.
-
-    Args:
-        denoiser: of diffusers.
-        rank: of every layer, at least 1.
-        alpha: the update is scaled by alpha / rank.
-        targets: of `TARGETS`.
-
-    Raises:
-        ValueError: a rank below 1, an unknown target, or a denoiser without layers of that kind.
-    """
-    if rank < 1:
-        raise ValueError(f"a LoRA's rank must be at least 1, not {rank}")
-    require_bare(denoiser)
-    chosen = [layer for target in targets for layer in layers(denoiser, target)]
-    denoiser.requires_grad_(False)
-    adapter = LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, init_lora_weights=True)
-    denoiser.add_adapter(adapter, adapter_name=ADAPTER)
-    for weight in denoiser.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()  # an optimiser's steps are lost in half precision
-
-
-def require_bare(denoiser: nn.Module) -> None:
-    """Refuse a denoiser that has adapters already."""
-    if low_rank([denoiser]):
-        raise ValueError(
-            f"{type(denoiser).__name__} already has adapters loaded: fuse or unload them first"
-        )
-
-
-def full_student(pipe: Any) -> Student:
-    """Copy the denoiser whole: what conventional distillation trains, beside a frozen teacher."""
+def full_student(pipe: Pipeline) -> Student:
+    """Copy the denoiser whole, next to a frozen teacher: what conventional distillation trains."""
     denoiser = _only_denoiser(pipe)
     if any(weight.dtype != torch.float32 for weight in denoiser.parameters()):
         raise ValueError(
             "a whole denoiser trains in float32 only; give a lower precision to its layers instead"
         )
     denoiser.requires_grad_(False)
-    return Student(pipe, copy.deepcopy(denoiser).requires_grad_(True), denoiser, None)
+    return Student(pipe, copy.deepcopy(denoiser).requires_grad_(True), denoiser)
 
 
-def layers(denoiser: nn.Module, target: str) -> list[str]:
-    """Names of the layers of one kind.
-
-    Raises:
-        ValueError: an unknown kind, or none of it.
-    """
-    if target not in TARGETS:
-        raise ValueError(f"unknown target '{target}'; there are: {', '.join(TARGETS)}")
-    found = []
-    for name, module in denoiser.named_modules():
-        if target == "convolutions" and isinstance(module, nn.Conv2d):
-            if module.groups == 1:  # others have no low-rank form of any rank
-                found.append(name)
-        elif target != "convolutions" and isinstance(module, nn.Linear):
-            above = [
-                denoiser.get_submodule(name.rsplit(".", depth)[0])
-                for depth in range(1, name.count(".") + 1)
-            ]
-            # An attention layer's own projections, not those of a whole block that has one.
-            named = any(type(module).__name__.endswith(_KINDS[target]) for module in above)
-            if named or (target == "timestep" and name.endswith("time_emb_proj")):
-                found.append(name)
-    if not found:
-        raise ValueError(f"{type(denoiser).__name__} has no layers for the target '{target}'")
-    return found
-
-
-def _only_denoiser(pipe: Any) -> nn.Module:
+def _only_denoiser(pipe: Pipeline) -> nn.Module:
     denoisers = denoisers_of(pipe)
     if len(denoisers) > 1:
         raise ValueError(f"{type(pipe).__name__} has two denoisers: only one can be distilled")
@@ -279,3 +221,9 @@ def _adapter_off(denoiser: Any) -> Iterator[None]:
             yield
     finally:
         denoiser.enable_adapters()
+
+
+def _write(file: Path, weights: Mapping[str, Shaped[Tensor, "*shape"]]) -> None:
+    # safetensors takes contiguous tensors alone.
+    plain = {name: weight.detach().contiguous() for name, weight in weights.items()}
+    write_whole(file, lambda stream: stream.write(save(plain, metadata={"format": "pt"})))

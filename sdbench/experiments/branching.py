@@ -1,8 +1,10 @@
-"""The branching engine: what the image loses when guidance is dropped at some steps, for many masks at once.
+"""The branching engine: the images of many masks at once, each judged against the guided one.
 
-One pipeline call guides every image at every step; the branches of later calls leave that trunk where their masks do
-(`variants/branches.py`), so a mask costs no more than its steps after its first unguided one. Every row has its own
-generator with the image's seed, and the pipeline's own loop runs, so a branch ends where its mask ends alone.
+One pipeline call guides every image at every step. The branches of later calls leave that trunk
+where their masks do (`variants/branches.py`), so a mask costs no more than its steps after its
+first unguided one. Every row has its own generator with the image's seed, and the pipeline's own
+loop runs, so a branch ends where its mask ends alone. Which masks are followed is decided in
+`sensitivity.py` and `search.py`.
 """
 
 from __future__ import annotations
@@ -11,34 +13,46 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sdbench.instruments.quality import find_metric, score
+from sdbench.models.pipeline import Pipeline
 from sdbench.models.random_weights import free_bytes
 from sdbench.records.names import BASELINE
-from sdbench.study.call import call_arguments
+from sdbench.study.call import Call, generate, ready
 from sdbench.study.check import prepare
 from sdbench.study.images import eight_bit
-from sdbench.study.study import Study
-from sdbench.study.units import Unit
+from sdbench.study.study import Generation, Pair, Pairs, Study
 from sdbench.variants.branches import Branches, Trunk
-from sdbench.variants.guidance import guided_by, replaced
-from sdbench.variants.registry import parse
+from sdbench.variants.grammar import parse
+from sdbench.variants.hooks import replaced
 from sdbench.variants.rows import joined
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_text
 from sdbench.variants.trace import Listener, Step
+from sdbench.variants.variant import Variant
 
 MOST_ROWS = 64  # of one evaluation; more do not make a row cheaper
 MEMORY_SHARE = 0.5  # of what is free, for the activations of one evaluation
 
+Row = dict[str, Any]
+"""A row of a table, by column."""
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Branch:
-    """A mask and how it came about: `length` steps from `start` on are unguided, or guided where the kind says so."""
+    """A mask and how it came about.
+
+    Args:
+        kind: of mask, such as "single" or "interval".
+        start: where the run begins that the kind moves; None without one.
+        length: steps of the run. They are unguided, or guided where the kind says so.
+        mask: True where the step is guided.
+    """
 
     kind: str
     start: int | None
@@ -50,51 +64,73 @@ class Branch:
         """The mask as `mask_text` writes it."""
         return mask_text(self.mask)
 
+    @property
+    def is_trunk(self) -> bool:
+        """Whether it guides every step."""
+        return all(self.mask)
+
 
 def baseline(steps: int) -> Branch:
     """The branch that guides every step."""
     return Branch("baseline", None, None, (True,) * steps)
 
 
-def require_plain(study: Study) -> None:
-    """Refuse what branches cannot do, so that no record says what did not run.
+def judgeable(generation: Generation, metrics: Sequence[str]) -> tuple[str, ...]:
+    """The metrics, where the images of a generation can be judged by them.
 
     Raises:
-        ValueError: a study that stops at latents, compiles, or splits guided steps.
+        ValueError: an unknown metric, or images of random weights.
     """
-    for name, plain in (("output", "image"), ("execution", "eager"), ("guidance_execution", None)):
-        if getattr(study, name) != plain:
-            raise ValueError(
-                f"{name} '{getattr(study, name)}' is for studies of time; branches have no such choice"
-            )
+    study = Study(**generation.settings, variants=(parse(BASELINE),), metrics=tuple(metrics))
+    return study.metrics or ()
 
 
-def allowed_rows(pipe: Any, study: Study, asked: int | None) -> int:
-    """Rows of one denoiser evaluation: those asked for, else what fits in half of the free memory, at most 64.
+def allowed_rows(pipe: Pipeline, generation: Generation, asked: int | None) -> int:
+    """Rows of one denoiser evaluation.
+
+    Args:
+        pipe: a guided pipeline.
+        generation: what will run.
+        asked: the number that is asked for. None for what fits in half of the free memory, at most
+            64.
 
     Raises:
-        ValueError: less than one is asked for or fits; a pipeline that cannot run the study.
+        ValueError: less than one is asked for or fits; a pipeline that cannot run the generation.
     """
     if asked is not None and asked < 1:
         raise ValueError(f"max_rows must be at least 1, not {asked}")
+
+    # One pair is enough to learn what a row takes.
     free = free_bytes(pipe.device)
+    single = replace(generation, batch=1)
+    study = Study(**single.settings, variants=(parse(BASELINE),), metrics=())
     try:
-        row_bytes = prepare(pipe, replace(study, batch=1)).row_peak_bytes
+        row_bytes = prepare(pipe, study).row_peak_bytes
     except torch.OutOfMemoryError:
         raise ValueError(
             f"one denoiser row needs more than the {free / 1e9:.1f} GB that are free"
         ) from None
+
+    # What is asked for may be more than this, but a single row must fit.
     rows = int(MEMORY_SHARE * free / row_bytes)
     if rows < 1:
         raise ValueError(
-            f"one denoiser row needs {row_bytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free, half to use"
+            f"one denoiser row needs {row_bytes / 1e9:.1f} GB; "
+            f"{free / 1e9:.1f} GB are free, half to use"
         )
     return min(rows, MOST_ROWS) if asked is None else asked
 
 
-def batches(entries: Sequence[Any], size: int) -> list[tuple[Any, ...]]:
+def batches(entries: Sequence[T], size: int) -> list[tuple[T, ...]]:
     """Consecutive entries, `size` at a time."""
     return [tuple(entries[start : start + size]) for start in range(0, len(entries), size)]
+
+
+class Followed(NamedTuple):
+    """What a call of branches gave, without its unit: rows of two tables."""
+
+    sensitivity: list[Row]
+    growth: list[Row]
 
 
 class Brancher:
@@ -102,109 +138,164 @@ class Brancher:
 
     Args:
         pipe: a guided pipeline.
-        study: its steps, scale, metrics and further arguments.
+        generation: its steps, scale and further arguments.
         pairs: (prompt_id, prompt, seed) of every image.
+        metrics: names in `METRICS`.
         max_rows: of one denoiser evaluation.
     """
 
     def __init__(
-        self, pipe: Any, study: Study, pairs: tuple[tuple[str, str, int], ...], max_rows: int
+        self,
+        pipe: Pipeline,
+        generation: Generation,
+        pairs: Pairs,
+        *,
+        metrics: Sequence[str],
+        max_rows: int,
     ) -> None:
         """Run nothing yet."""
-        self.pipe, self.study, self.pairs, self.max_rows = pipe, study, pairs, max_rows
+        self.pipe = pipe
+        self.generation = generation
+        self.pairs = pairs
+        self.metrics = tuple(metrics)
+        self.max_rows = max_rows
         self._trunk = Trunk()
-        self._path: dict[int, Tensor] = {}
+        self._path: dict[int, Float[Tensor, "pairs ..."]] = {}
         self._reference: Float[Tensor, "pairs 3 height width"] | None = None
 
     def calls(self, branches: Sequence[Branch]) -> list[tuple[Branch, ...]]:
-        """The branches as pipeline calls take them: the trunk by itself, others as many as give the allowed rows."""
-        trunk = [branch for branch in branches if all(branch.mask)]
-        others = [branch for branch in branches if not all(branch.mask)]
+        """The branches of each pipeline call: the trunk alone, the others in the allowed rows."""
+        trunk = [branch for branch in branches if branch.is_trunk]
+        others = [branch for branch in branches if not branch.is_trunk]
         return [*batches(trunk, 1), *batches(others, max(1, self.max_rows // len(self.pairs)))]
 
-    def follow(
-        self, branches: Sequence[Branch], *, growth: bool = False
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Run one pipeline call and return the rows of the tables `sensitivity` and `growth`, without their unit."""
-        if self._reference is None and not all(branches[0].mask):
+    def follow(self, branches: Sequence[Branch], *, growth: bool = False) -> Followed:
+        """Run one pipeline call of some branches.
+
+        Args:
+            branches: as `calls` divides them.
+            growth: keep how far the latents are from the trunk's at every step, too.
+
+        Returns:
+            All branches of the first pair, then those of the next.
+        """
+        if self._reference is None and not branches[0].is_trunk:
             self.follow([baseline(len(branches[0].mask))], growth=growth)
-        pairs = [pair for pair in self.pairs for _ in branches]
+
         masks = Branches(
             [branch.mask for branch in branches],
             len(self.pairs),
             self._trunk,
             max_rows=self.max_rows,
         )
-        distances = _Distances(self._path)
-        arguments = call_arguments(
-            self.study, Unit(self.study, parse(BASELINE), tuple(pairs), 0, "measured"), self.pipe
-        )
-        listeners = [distances] if growth else []
-        with (
-            decoding_in_pieces(self.pipe, self.study.batch),
-            guided_by(self.pipe, masks, listeners=listeners),
-        ):
-            images = eight_bit(self.pipe(**arguments, output_type="pt").images)
-        if self._reference is None:
-            self._reference = images
-        known = [
-            {"prompt_id": prompt_id, "prompt": prompt, "seed": seed}
-            | {
-                "kind": branch.kind,
-                "start": branch.start,
-                "length": branch.length,
-                "mask": branch.text,
-            }
-            for (prompt_id, prompt, seed), branch in zip(
-                pairs, [*branches] * len(self.pairs), strict=True
-            )
-        ]
-        cost = [
-            {"nfe": GuidanceSchedule(branch.mask).nfe, "rows": rows // len(self.pairs)}
-            for branch, rows in zip(branches, masks.rows, strict=True)
-        ] * len(self.pairs)
-        about = {
-            "model": self.study.model,
-            "scheduler": type(self.pipe.scheduler).__name__,
-            "num_steps": self.study.num_steps,
-            "guidance_scale": self.study.guidance_scale,
-        }
-        quality = self.quality(images, [prompt for _, prompt, _ in pairs])
-        rows = [about | a | b | c for a, b, c in zip(known, cost, quality, strict=True)]
-        grown = [
-            row | {"step": step, "distance": value}
-            for step, distance in distances.by_step.items()
-            for row, value in zip(known, distance.tolist(), strict=True)
-        ]
-        return rows, grown
 
-    def quality(
-        self, images: Float[Tensor, "n 3 height width"], prompts: list[str]
-    ) -> list[dict[str, float]]:
-        """Every metric of every image: as many for each pair, those of the first pair first."""
+        distances = _Distances(self._path)
+        images = self._images(masks, [distances] if growth else [])
+        if self._reference is None:  # the trunk's own call
+            self._reference = images
+
+        # Rows stand as images do: all branches of the first pair, then those of the next.
+        identities = [_pair(pair) | _mask(branch) for pair in self.pairs for branch in branches]
+        costs = self._costs(branches, masks.rows) * len(self.pairs)
+        parts = zip(identities, costs, self.quality(images), strict=True)
+        about = self._about()
+        rows = [about | identity | cost | quality for identity, cost, quality in parts]
+        return Followed(rows, distances.rows(identities))
+
+    def alone(self, variant: Variant) -> list[Row]:
+        """Run a variant that is no branch of the trunk, in calls for itself, once the trunk ran.
+
+        Returns:
+            One row per pair: `variant`, the pair, `nfe` and the metrics.
+        """
+        parts = []
+        evaluated = 0
+        for pairs in batches(self.pairs, max(1, self.max_rows // 2)):
+            with ready(self.pipe, Call(self.generation, variant, pairs)) as run:
+                parts.append(run())
+            evaluated += int(run.trace.steps["rows"].sum())
+
+        images = eight_bit(torch.cat(parts))
+        about = {"variant": variant.name, "nfe": evaluated // len(images)}
+        judged = zip(self.pairs, self.quality(images), strict=True)
+        return [about | _pair(pair) | quality for pair, quality in judged]
+
+    def quality(self, images: Float[Tensor, "n 3 height width"]) -> list[dict[str, float]]:
+        """Every metric of every image; each pair has the same number, the first pair's first."""
         assert self._reference is not None
-        reference = self._reference.repeat_interleave(len(images) // len(self.pairs), dim=0)
+        count = len(images) // len(self.pairs)
+        prompts = [prompt for _, prompt, _ in self.pairs for _ in range(count)]
+        reference = self._reference.repeat_interleave(count, dim=0)
+
         values = {}
-        for name in self.study.metrics or ():
+        for name in self.metrics:
             metric, _ = find_metric(name)
-            values[metric.name] = score(
-                name, images, prompts if metric.needs == "prompt" else reference
-            ).tolist()
+            against = prompts if metric.needs == "prompt" else reference
+            values[metric.name] = score(name, images, against).tolist()
         return [
             {name: column[index] for name, column in values.items()} for index in range(len(images))
         ]
 
+    def _images(
+        self, masks: Branches, listeners: Sequence[Listener]
+    ) -> Float[Tensor, "rows 3 height width"]:
+        """The images of one pipeline call, a row for each pair and mask."""
+        variant = Variant("branches", GuidanceSchedule.full, policy=lambda _: masks)
+        pairs = tuple(pair for pair in self.pairs for _ in masks.masks)
+        call = Call(self.generation, variant, pairs)
+        with decoding_in_pieces(self.pipe, self.generation.batch):
+            return eight_bit(generate(self.pipe, call, listeners=listeners))
+
+    def _about(self) -> Row:
+        """What all rows have in common."""
+        return {
+            "model": self.generation.model,
+            "scheduler": type(self.pipe.scheduler).__name__,
+            "num_steps": self.generation.num_steps,
+            "guidance_scale": self.generation.guidance_scale,
+        }
+
+    def _costs(self, branches: Sequence[Branch], rows: Sequence[int]) -> list[Row]:
+        """What an image of each branch takes alone, and what it took here."""
+        return [
+            {"nfe": GuidanceSchedule(branch.mask).nfe, "rows": taken // len(self.pairs)}
+            for branch, taken in zip(branches, rows, strict=True)
+        ]
+
+
+def _pair(pair: Pair) -> Row:
+    prompt_id, prompt, seed = pair
+    return {"prompt_id": prompt_id, "prompt": prompt, "seed": seed}
+
+
+def _mask(branch: Branch) -> Row:
+    return {
+        "kind": branch.kind,
+        "start": branch.start,
+        "length": branch.length,
+        "mask": branch.text,
+    }
+
 
 class _Distances(Listener):
-    """How far the latents of every branch are from the trunk's, step by step; the trunk's own call lays down the path.
+    """How far the latents of every branch are from the trunk's, step by step.
 
-    The distance after k steps is the norm of the difference over the norm of the trunk's latents.
+    The trunk's own call lays down the path. The distance after k steps is the norm of the
+    difference over the norm of the trunk's latents.
     """
 
-    def __init__(self, path: dict[int, Tensor]) -> None:
+    def __init__(self, path: dict[int, Float[Tensor, "pairs ..."]]) -> None:
         self.path = path
         self.by_step: dict[int, Float[Tensor, " rows"]] = {}
         self.iterations = 0
+
+    def rows(self, identities: Sequence[Row]) -> list[Row]:
+        """The rows of the table `growth`: each identity with its distance at every step."""
+        return [
+            identity | {"step": step, "distance": distance}
+            for step, distances in self.by_step.items()
+            for identity, distance in zip(identities, distances.tolist(), strict=True)
+        ]
 
     def loop_begins(self, call: int, iterations: int, images: int) -> None:
         """Know which step is the last."""
@@ -219,8 +310,9 @@ class _Distances(Listener):
         if step.index + 1 == self.iterations:
             self._compare(self.iterations, step.result)
 
-    def _compare(self, steps: int, latents: Tensor | None) -> None:
+    def _compare(self, steps: int, latents: Float[Tensor, "rows ..."] | None) -> None:
         assert latents is not None
+        # Squares of half-precision numbers may overflow.
         sample = latents.detach().float()
         trunk = self.path.setdefault(steps, sample)
         branches = len(sample) // len(trunk)
@@ -229,8 +321,15 @@ class _Distances(Listener):
 
 
 @contextmanager
-def decoding_in_pieces(pipe: Any, size: int) -> Iterator[None]:
-    """Have the autoencoder decode the many images of a call `size` at a time: more need memory and gain nothing."""
+def decoding_in_pieces(pipe: Pipeline, size: int) -> Iterator[None]:
+    """Let the autoencoder decode the many images of a call in pieces.
+
+    All at once they would need more memory, and gain nothing.
+
+    Args:
+        pipe: whose `vae` decodes; without one nothing changes.
+        size: images at a time.
+    """
     vae: Any = getattr(pipe, "vae", None)
     if vae is None:
         yield
@@ -238,10 +337,9 @@ def decoding_in_pieces(pipe: Any, size: int) -> Iterator[None]:
     whole = vae.decode
 
     @functools.wraps(whole)
-    def decode(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return functools.reduce(
-            joined, (whole(piece, *args, **kwargs) for piece in latents.split(size))
-        )
+    def decode(latents: Float[Tensor, "images ..."], *args: Any, **kwargs: Any) -> Any:
+        pieces = (whole(piece, *args, **kwargs) for piece in latents.split(size))
+        return functools.reduce(joined, pieces)
 
     with replaced(vae, "decode", decode):
         yield

@@ -1,7 +1,8 @@
-"""What dropping guidance saves on a model, a size and a batch: measured beside the ideal and the predicted saving.
+"""What dropping guidance saves on a model, a size and a batch.
 
-Each point is a study of its own folder, so that all of it stands in the usual tables; why the saving falls short is
-worked out in `analysis/cost.py`, what a call needs without running it in `instruments/footprint.py`.
+The measured saving stands next to the ideal and the predicted one. Each point is a study in its own
+folder, so that all of it stands in the usual tables. Why the saving falls short is worked out in
+`analysis/cost.py`, what a call needs without running it in `instruments/footprint.py`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,20 @@ from sdbench.analysis.cost import cost_point, reason, saving_table, step_cost
 from sdbench.analysis.tables import summarise
 from sdbench.instruments.footprint import footprint, meta_denoiser
 from sdbench.models.architectures import ARCHITECTURES
+from sdbench.models.pipeline import denoiser_of
 from sdbench.models.registry import DTYPES
+from sdbench.records.names import BASELINE
+from sdbench.records.store import Results
 from sdbench.study.check import loaded
 from sdbench.study.runner import run
 from sdbench.study.study import Study
-from sdbench.variants.guidance import denoiser_of
+from sdbench.variants.grammar import parse
 
 PROMPT = "a large striped red star left of a small blue ring on a white background"
+STEPS = (("guided", 2), ("unguided", 1))
+"""A kind of step, and the denoiser rows that it takes per image."""
+COUNTED = ("flop", "weights_bytes", "activation_peak_bytes")
+VAE_FACTOR = 8  # pixels per latent, as all of these architectures have it
 
 
 def cost_study(
@@ -51,11 +59,11 @@ def cost_study(
         guidance_scale: w, above 1.
         repeats: at least 6 for intervals.
         fractions: of the steps, unguided at the end; R needs one below 100 %.
-        **fields: further fields of `Study`; calls stop at latents unless told otherwise.
+        **fields: further fields of `Study`; calls stop at latents unless `output` says otherwise.
     """
     return Study(
         model=model,
-        variants=("cfg", *(f"last:{fraction}" for fraction in fractions)),
+        variants=tuple(map(parse, (BASELINE, *(f"last:{share}" for share in fractions)))),
         prompts=(PROMPT,),
         seeds=(0,),
         num_steps=num_steps,
@@ -84,37 +92,49 @@ def sweep(
         out: gets a study folder per point; temporary ones when not given.
 
     Yields:
-        Per point the rows of `saving_table`, with the columns of `cost_point`, `compile_s` and `reason`.
+        Per point the rows of `saving_table`, with the columns of `cost_point`, `compile_s` and
+        `reason`.
 
     Raises:
-        ValueError: anything that cannot run, before the first call of its point; a point in which a call failed.
+        ValueError: anything that cannot run, before the first call of its point; a point in which a
+            call failed.
     """
+    # The least that a step can take is one reading of the weights.
     pipe = loaded(study)
-    read_s = sum(p.nbytes for p in denoiser_of(pipe).parameters()) / read_bandwidth(pipe.device)
-    for height, width in sides:
-        for batch in batches:
-            point = replace(
-                study, seeds=tuple(range(batch)), batch=batch, height=height, width=width
-            )
-            folder = (
-                out or Path(tempfile.mkdtemp(prefix="sdbench-"))
-            ) / f"{height}x{width}-batch{batch}"
-            results = run(point, folder, pipe=pipe)
-            failed = results.runs[results.runs["status"] == "failed"]
-            if len(failed):
-                raise ValueError(f"{folder.name}: {failed['message'].iloc[0]}")
-            cost = step_cost(results)
-            table = saving_table(summarise(results), cost)
-            compile_s = results.runs["compile_s"].sum()
-            yield table.assign(
-                **cost_point(results), compile_s=compile_s, reason=reason(cost, read_s=read_s)
-            )
+    weights_bytes = sum(weight.nbytes for weight in denoiser_of(pipe).parameters())
+    read_s = weights_bytes / read_bandwidth(pipe.device)
+
+    for (height, width), batch in product(sides, batches):
+        parent = out or Path(tempfile.mkdtemp(prefix="sdbench-"))
+        folder = parent / f"{height}x{width}-batch{batch}"
+        point = replace(study, seeds=tuple(range(batch)), batch=batch, height=height, width=width)
+        yield _savings(run(point, folder, pipe=pipe), read_s)
+
+
+def _savings(results: Results, read_s: float) -> pd.DataFrame:
+    """The rows of a point.
+
+    Raises:
+        ValueError: a call failed.
+    """
+    failed = results.runs[results.runs["status"] == "failed"]
+    if len(failed):
+        raise ValueError(f"{results.folder.name}: {failed['message'].iloc[0]}")
+
+    cost = step_cost(results)
+    return saving_table(summarise(results), cost).assign(
+        **cost_point(results),
+        compile_s=results.runs["compile_s"].sum(),
+        reason=reason(cost, read_s=read_s),
+    )
 
 
 def footprint_table(
     models: Sequence[str], *, sides: Sequence[tuple[int, int]], batches: Sequence[int], dtype: str
 ) -> pd.DataFrame:
-    """What a guided and an unguided step of full-size denoisers take: counted, nothing runs and nothing is loaded.
+    """What a guided and an unguided step of full-size denoisers take.
+
+    It is counted: nothing runs and nothing is loaded.
 
     Args:
         models: names in `ARCHITECTURES`.
@@ -123,33 +143,35 @@ def footprint_table(
         dtype: of weights and activations, "float32", "float16" or "bfloat16".
 
     Returns:
-        Per model, size, batch and step ("guided" or "unguided"): `model`, `height`, `width`, `batch`, `step`, `rows`,
-        `flop` (2 per multiply-add), `weights_bytes`, `activation_peak_bytes`.
+        Per model, size, batch and step ("guided" or "unguided"): `model`, `height`, `width`,
+        `batch`, `step`, `rows`, `flop` (2 per multiply-add), `weights_bytes`,
+        `activation_peak_bytes`.
     """
     rows = []
     for model in models:
         denoiser = meta_denoiser(ARCHITECTURES[model])
-        for (height, width), batch, (step, each) in product(
-            sides, batches, (("guided", 2), ("unguided", 1))
-        ):
+
+        for (height, width), batch, (step, rows_per_image) in product(sides, batches, STEPS):
             size: dict[str, Any] = {"height": height, "width": width}
-            found = footprint(
-                denoiser, rows=each * batch, dtype=DTYPES[dtype], vae_factor=8, **size
+            evaluated = rows_per_image * batch
+            counted = footprint(
+                denoiser, rows=evaluated, dtype=DTYPES[dtype], vae_factor=VAE_FACTOR, **size
             )
-            counted = {
-                name: getattr(found, name)
-                for name in ("flop", "weights_bytes", "activation_peak_bytes")
-            }
-            rows.append(
-                {"model": model, **size, "batch": batch, "step": step, "rows": each * batch}
-                | counted
-            )
+
+            about = {"model": model, **size, "batch": batch, "step": step, "rows": evaluated}
+            rows.append(about | {name: getattr(counted, name) for name in COUNTED})
     return pd.DataFrame(rows)
 
 
 def read_bandwidth(device: torch.device, *, megabytes: int = 256, rounds: int = 5) -> float:
-    """Bytes per second at which a device reads memory: the fastest of several sums over a large buffer."""
-    buffer = torch.ones(megabytes * 2**18, device=device)
+    """Bytes per second at which a device reads memory: the fastest of several sums.
+
+    Args:
+        device: that reads.
+        megabytes: of the buffer that is summed; more than its caches hold.
+        rounds: how often.
+    """
+    buffer = torch.ones(megabytes * 2**18, device=device)  # of 4 bytes each
     seconds = []
     for _ in range(rounds):
         started = time.perf_counter()

@@ -31,6 +31,7 @@ from sdbench.records.store import Mode, Results, StudyFolder
 from sdbench.study.check import loop_length
 from sdbench.study.runner import run
 from sdbench.study.study import Generation, Study
+from sdbench.variants.grammar import parse
 from sdbench.variants.schedule import mask_text
 
 TIMING_REPEATS = 6  # the fewest that give an interval
@@ -118,6 +119,8 @@ def tuning_and_held_out(
     """
     if (prompts_file is None) != (held_out_file is None):
         raise ValueError("tuning and held-out prompts come in a file each: give both or none")
+
+    # The noise of what is held out is other noise, too.
     beyond = max(generation.seeds) + 1
     other_seeds = tuple(seed + beyond for seed in generation.seeds)
 
@@ -131,6 +134,8 @@ def tuning_and_held_out(
             "a plan needs tuning prompts and held-out prompts in a file each; "
             "only mini-sd brings its own"
         )
+
+    # Its captions can come twice, so more are drawn than are needed.
     rng = np.random.default_rng(OWN_SEED)
     captions = scenes.captions(scenes.sample(2 * pairs + SPARE, rng, split="test"))
     distinct = list(dict.fromkeys(captions))[: pairs + max(1, pairs // 8)]
@@ -188,23 +193,17 @@ def plan(
     Raises:
         ValueError: before the search, for anything that cannot run; prompts in both sets.
     """
+    # Everything that can be refused is refused before the search.
     _check(tuning, held_out, scales)
     metrics = judgeable(held_out, list(dict.fromkeys([metric, *metrics])))
     rows = allowed_rows(pipe, tuning, max_rows)
     tuner = Tuner(pipe, tuning, metric, steps=loop_length(pipe, tuning), max_rows=rows)
     _require_steps(target.unguided, tuner.steps)
-
-    record = {
-        "tuning": tuning.as_json() | {"metrics": [metric]},
-        "held_out": held_out.as_json() | {"metrics": metrics},
-        "target": asdict(target),
-        "rounds": rounds,
-        "metric": metric,
-        "quality": provenance(metrics),
-        "scales": list(scales),
-    }
+    searched = {"target": asdict(target), "rounds": rounds, "scales": list(scales)}
+    record = searched | _judged_on(tuner, held_out, metrics)
     machine = environment() | layout(pipe)
 
+    # A plan is kept as soon as it was judged: the next search takes as long again.
     timed = [BASELINE]
     with StudyFolder.create(out, record, environment=machine, mode=mode, tables=PLANS) as folder:
         _remove_stale(out)
@@ -213,13 +212,25 @@ def plan(
             judged = judge(
                 pipe, held_out, compared.masks, compared.others, metrics=metrics, max_rows=rows
             )
+
             _record(folder, planned, judged)
             _write(out, tuner, planned, compared.versions, judged)
             timed += compared.timed(planned.unguided)
         folder.compact()
 
+    # Time is a study by itself: every variant takes turns with the others.
     timing = _one_call(held_out, timed, repeats=TIMING_REPEATS)
     return Plans(out, read_table(out, "judged"), run(timing, out / "timing", pipe=pipe, mode=mode))
+
+
+def _judged_on(tuner: Tuner, held_out: Generation, metrics: Sequence[str]) -> dict[str, Any]:
+    """What the record of plans says of both sets and of the metrics."""
+    return {
+        "tuning": tuner.generation.as_json() | {"metrics": [tuner.metric]},
+        "held_out": held_out.as_json() | {"metrics": list(metrics)},
+        "metric": tuner.metric,
+        "quality": provenance(metrics),
+    }
 
 
 def _one_call(generation: Generation, variants: Iterable[str], *, repeats: int) -> Study:
@@ -230,7 +241,7 @@ def _one_call(generation: Generation, variants: Iterable[str], *, repeats: int) 
     }
     return Study(
         **generation.settings | one_batch,
-        variants=tuple(dict.fromkeys(variants)),
+        variants=tuple(map(parse, dict.fromkeys(variants))),
         repeats=repeats,
         metrics=(),
         name="plan",
@@ -253,7 +264,7 @@ def _require_steps(unguided: Sequence[int], steps: int) -> None:
 
 
 def _remove_stale(out: Path) -> None:
-    """Remove what an earlier plan left in its folder beside the tables."""
+    """Remove what an earlier plan left in its folder next to the tables."""
     for stale in [*out.glob("plan-*.json"), out / "plan.png"]:
         stale.unlink(missing_ok=True)
 

@@ -1,33 +1,30 @@
-"""The search for a mask: which steps to leave unguided so that the images change least, by true evaluations.
+"""The search for a mask: which steps to leave unguided so that the images change least.
 
-It starts from the best of several shapes and exchanges unguided steps for guided ones as long as that helps: an
-exchange can undo what a greedy choice cannot, and costs one mask where a beam costs many. Exchanges that help each by
-itself are also tried together, so that a round can move several steps. What a plan is for, and how it is judged, is in
-`planner.py`.
+It starts from the best of several shapes and exchanges unguided steps for guided ones as long as
+that helps: an exchange can undo what a greedy choice cannot, and costs one mask where a beam costs
+many. Exchanges that help each by itself are also tried together, so that a round can move several
+steps. All masks are truly evaluated. What a plan is for is in `planning.py`, how it is judged in
+`judging.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 
-from sdbench.experiments.branching import Branch, Brancher, batches
+from sdbench.experiments.branching import Branch, Brancher, Row, batches, judgeable
 from sdbench.instruments.quality import find_metric
-from sdbench.study.call import call_arguments
-from sdbench.study.images import eight_bit
-from sdbench.study.study import Study
-from sdbench.study.units import Unit
-from sdbench.variants.guidance import guided_by
-from sdbench.variants.registry import Variant
+from sdbench.models.pipeline import Pipeline
+from sdbench.study.study import Generation
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of
+from sdbench.variants.variant import Variant
 
 WIDTH = 24  # exchanges tried in one round
 ROUNDS = 6
+GRID = 10  # runs and intervals that a search begins with start at about so many places
 RESCALED = "plan, rescaled"
 
 
@@ -58,7 +55,7 @@ class Tuner:
 
     Args:
         pipe: a guided pipeline.
-        study: the tuning pairs, steps and scale.
+        generation: the tuning pairs, steps and scale.
         metric: a name in `METRICS`.
         steps: of the loop.
         max_rows: of one denoiser evaluation.
@@ -68,22 +65,36 @@ class Tuner:
         rows: denoiser rows evaluated so far, all pairs together.
 
     Raises:
-        ValueError: a metric without a direction.
+        ValueError: a metric without a direction, or one that cannot judge these images.
     """
 
-    def __init__(self, pipe: Any, study: Study, metric: str, *, steps: int, max_rows: int) -> None:
+    def __init__(
+        self, pipe: Pipeline, generation: Generation, metric: str, *, steps: int, max_rows: int
+    ) -> None:
         """Evaluate nothing yet."""
         kind, _ = find_metric(metric)
+        metrics = judgeable(generation, [metric])
         if kind.higher_is_better is None:
             raise ValueError(
                 f"metric '{metric}' has no direction, so no schedule is better than another by it"
             )
-        self.pipe, self.column, self.steps = pipe, kind.name, steps
+
+        self.pipe = pipe
+        self.generation = generation
+        self.metric = metric
+        self.column = kind.name
+
+        # A loss is lower where an image is better.
         self.sign = -1.0 if kind.higher_is_better else 1.0
+        self.steps = steps
+        self.max_rows = max_rows
         self.losses: dict[Mask, float] = {}
         self.rows = 0
+
+        # Each keeps its trunk, which all masks of the search leave.
         self._groups = [
-            Brancher(pipe, study, pairs, max_rows) for pairs in batches(study.pairs, study.batch)
+            Brancher(pipe, generation, pairs, metrics=metrics, max_rows=max_rows)
+            for pairs in batches(generation.pairs, generation.batch)
         ]
 
     def evaluate(self, masks: Iterable[Mask]) -> list[float]:
@@ -92,23 +103,31 @@ class Tuner:
         new = sorted({mask for mask in masks if mask not in self.losses}, reverse=True)
         values: dict[Mask, list[float]] = {mask: [] for mask in new}
         branches = [Branch("mask", None, None, mask) for mask in new]
+
         for group in self._groups if new else ():
             for call in group.calls(branches):
-                for row in group.follow(call)[0]:
-                    if math.isnan(row[self.column]):
-                        raise ValueError(
-                            f"{self.column} has no value for '{row['prompt']}', so nothing can be tuned by it"
-                        )
-                    values[mask_of(row["mask"])].append(row[self.column])
+                for row in group.follow(call).sensitivity:
+                    values[mask_of(row["mask"])].append(self._value(row))
                     self.rows += row["rows"]
-        self.losses |= {mask: self.sign * float(np.mean(found)) for mask, found in values.items()}
+
+        for mask, of_pairs in values.items():
+            self.losses[mask] = self.sign * float(np.mean(of_pairs))
         return [self.losses[mask] for mask in masks]
 
     def rescaled(self, mask: Mask, scale: float) -> float:
-        """The loss of a mask whose guided steps have another scale; not before a mask was evaluated."""
-        rows = [row for group in self._groups for row in alone(group, rescaled(mask, scale))]
+        """The loss of a mask whose guided steps have another scale, once a mask was evaluated."""
+        variant = rescaled(mask, scale)
+        rows = [row for group in self._groups for row in group.alone(variant)]
         self.rows += sum(row["nfe"] for row in rows)
         return self.sign * float(np.mean([row[self.column] for row in rows]))
+
+    def _value(self, row: Row) -> float:
+        value: float = row[self.column]
+        if math.isnan(value):
+            raise ValueError(
+                f"{self.column} has no value for '{row['prompt']}', so nothing can be tuned by it"
+            )
+        return value
 
 
 def without(steps: int, unguided: Iterable[int]) -> Mask:
@@ -117,24 +136,40 @@ def without(steps: int, unguided: Iterable[int]) -> Mask:
     return tuple(step not in dropped for step in range(steps))
 
 
+def windows(steps: int, unguided: int) -> dict[str, Mask]:
+    """Masks unguided in one run, on a grid of its places; by the names of their variants."""
+    last = steps - unguided
+    starts = {*range(0, last + 1, _stride(steps)), last}
+    return {
+        f"window:{start}+{unguided}": without(steps, range(start, start + unguided))
+        for start in starts
+    }
+
+
+def intervals(steps: int, unguided: int) -> dict[str, Mask]:
+    """Masks guided in one run and unguided around it, on a grid of its places; by name, too."""
+    guided = steps - unguided
+    return {
+        f"interval:{head}+{guided}": without(steps, [*range(head), *range(head + guided, steps)])
+        for head in range(0, unguided + 1, _stride(steps))
+    }
+
+
 def shapes(tuner: Tuner, unguided: int) -> dict[str, Mask]:
-    """Where a search begins: the steps that matter least by themselves, and every run and interval on a grid."""
+    """Where a search begins: the steps that matter least by themselves, every run and interval."""
     steps = tuner.steps
     singles = tuner.evaluate(without(steps, [step]) for step in range(steps))
     least = sorted(range(steps), key=lambda step: singles[step])[:unguided]
-    stride = max(1, steps // 10)
-    found = {"additive": without(steps, least)}
-    for begin in {*range(0, steps - unguided + 1, stride), steps - unguided}:
-        found[f"window:{begin}+{unguided}"] = without(steps, range(begin, begin + unguided))
-    for head in range(0, unguided + 1, stride):  # guided in one run, unguided before and after it
-        found[f"interval:{head}+{steps - unguided}"] = without(
-            steps, [*range(head), *range(head + steps - unguided, steps)]
-        )
-    return found
+    additive = {"additive": without(steps, least)}
+    return additive | windows(steps, unguided) | intervals(steps, unguided)
+
+
+def _stride(steps: int) -> int:
+    return max(1, steps // GRID)
 
 
 def search(tuner: Tuner, unguided: int, *, rounds: int = ROUNDS, width: int = WIDTH) -> Planned:
-    """The best mask found with a given number of unguided steps.
+    """The best mask of a search with a given number of unguided steps.
 
     Args:
         tuner: evaluates masks.
@@ -147,10 +182,14 @@ def search(tuner: Tuner, unguided: int, *, rounds: int = ROUNDS, width: int = WI
     """
     if not 1 <= unguided <= tuner.steps:
         raise ValueError(f"between 1 and {tuner.steps} steps can be unguided, not {unguided}")
+
     begun = shapes(tuner, unguided)
     losses = dict(zip(begun, tuner.evaluate(begun.values()), strict=True))
     start = min(losses, key=losses.__getitem__)
-    best, exchanges = begun[start], 0
+    best = begun[start]
+    exchanges = 0
+
+    # In `shapes` every step was dropped by itself.
     singles = [tuner.losses[without(tuner.steps, [step])] for step in range(tuner.steps)]
     for _ in range(rounds):
         tried = [mask for mask in _exchanges(best, singles) if mask not in tuner.losses][:width]
@@ -159,100 +198,85 @@ def search(tuner: Tuner, unguided: int, *, rounds: int = ROUNDS, width: int = WI
         tuner.evaluate(tried)
         together = _together(best, sorted(tried, key=tuner.losses.__getitem__), tuner.losses)
         tuner.evaluate(together)
-        found = min([*tried, *together], key=tuner.losses.__getitem__)
-        if tuner.losses[found] < tuner.losses[best]:
-            exchanges += sum(new != old for new, old in zip(found, best, strict=True)) // 2
-            best = found
+
+        nearby = min([*tried, *together], key=tuner.losses.__getitem__)
+        if tuner.losses[nearby] < tuner.losses[best]:
+            exchanges += sum(new != old for new, old in zip(nearby, best, strict=True)) // 2
+            best = nearby
     return Planned(best, start, exchanges, tuner.losses[best])
 
 
 def _exchanges(mask: Mask, singles: Sequence[float]) -> list[Mask]:
-    """All masks with one unguided step moved, in turn by what single steps promise and by nearness of the two."""
-    pairs = [
-        (dropped, guided)
-        for dropped, kept in enumerate(mask)
-        if not kept
-        for guided, other in enumerate(mask)
-        if other
-    ]
+    """All masks with one unguided step moved.
+
+    In turn come those that single steps promise most of, and those whose two steps are nearest.
+    """
+    unguided = [step for step, is_guided in enumerate(mask) if not is_guided]
+    guided = [step for step, is_guided in enumerate(mask) if is_guided]
+    pairs = [(old, new) for old in unguided for new in guided]
+
     promising = sorted(pairs, key=lambda pair: singles[pair[1]] - singles[pair[0]])
     near = sorted(pairs, key=lambda pair: abs(pair[0] - pair[1]))
     order = dict.fromkeys(pair for both in zip(promising, near, strict=True) for pair in both)
-    unguided = {step for step, kept in enumerate(mask) if not kept}
-    return [without(len(mask), unguided - {dropped} | {guided}) for dropped, guided in order]
+    return [without(len(mask), {*unguided} - {old} | {new}) for old, new in order]
 
 
-def _together(mask: Mask, tried: Sequence[Mask], losses: dict[Mask, float]) -> list[Mask]:
-    """The exchanges that help, best first, made one after the other as far as they move different steps."""
+def _together(mask: Mask, tried: Sequence[Mask], losses: Mapping[Mask, float]) -> list[Mask]:
+    """The exchanges that help, best first, one after the other where they move different steps."""
     moved: set[int] = set()
-    found = []
+    combined = []
     for other in tried:
-        moves = {
-            step for step, (kept, new) in enumerate(zip(mask, other, strict=True)) if kept != new
-        }
+        moves = {step for step, is_guided in enumerate(mask) if is_guided != other[step]}
         if losses[other] < losses[mask] and not moves & moved:
             moved |= moves
-            found.append(tuple(kept != (step in moved) for step, kept in enumerate(mask)))
-    return found[1:]  # the first is an exchange by itself
+            combined.append(tuple(kept != (step in moved) for step, kept in enumerate(mask)))
+    return combined[1:]  # the first is an exchange by itself
 
 
 def search_within(
     tuner: Tuner, bound: float, *, rounds: int = ROUNDS, width: int = WIDTH
 ) -> Planned:
-    """The plan with the most unguided steps whose mean metric stays within a bound on the tuning pairs.
+    """The plan with the most unguided steps whose mean metric stays within a bound.
 
-    The number is found by halving, with the starting shapes only, and then raised as long as exchanges reach the bound.
+    The number is found by halving, with the starting shapes only. It is then raised as long as
+    exchanges reach the bound.
+
+    Args:
+        tuner: evaluates masks, on the tuning pairs.
+        bound: of the metric's mean.
+        rounds: of exchanges, at most.
+        width: exchanges tried in a round.
 
     Raises:
         ValueError: even one unguided step goes beyond it.
     """
     limit = tuner.sign * bound
-    low, high = 0, tuner.steps
+
+    # By halving: `low` steps keep the bound, more than `high` do not.
+    low = 0
+    high = tuner.steps
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (
-            (middle, high)
-            if min(tuner.evaluate(shapes(tuner, middle).values())) <= limit
-            else (low, middle - 1)
-        )
-    found = None
+        if min(tuner.evaluate(shapes(tuner, middle).values())) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+
+    # Exchanges may reach further than the shapes that they begin with.
+    best = None
     for unguided in range(max(low, 1), tuner.steps + 1):
         planned = search(tuner, unguided, rounds=rounds, width=width)
         if planned.loss > limit:
             break
-        found = planned
-    if found is None:
+        best = planned
+
+    if best is None:
         raise ValueError(
             f"no mask keeps the {tuner.column} within {bound:g}, not even with one unguided step"
         )
-    return found
+    return best
 
 
 def rescaled(mask: Mask, scale: float) -> Variant:
     """A mask whose guided steps have another scale."""
     return Variant(RESCALED, lambda _: GuidanceSchedule(mask), guidance_scale=scale)
-
-
-def alone(group: Brancher, variant: Variant) -> list[dict[str, Any]]:
-    """The rows of a variant that is no branch of the trunk, in calls of its own: variant, pair, nfe and metrics."""
-    parts = []
-    with guided_by(group.pipe, variant.rule) as trace:
-        for pairs in batches(group.pairs, max(1, group.max_rows // 2)):
-            unit = Unit(group.study, variant, pairs, 0, "measured")
-            parts.append(
-                group.pipe(**call_arguments(group.study, unit, group.pipe), output_type="pt").images
-            )
-    images = eight_bit(torch.cat(parts))
-    nfe = int(trace.steps["rows"].sum()) // len(images)
-    quality = group.quality(images, [prompt for _, prompt, _ in group.pairs])
-    return [
-        {
-            "variant": variant.name,
-            "prompt_id": prompt_id,
-            "prompt": prompt,
-            "seed": seed,
-            "nfe": nfe,
-        }
-        | values
-        for (prompt_id, prompt, seed), values in zip(group.pairs, quality, strict=True)
-    ]

@@ -1,12 +1,16 @@
-"""Which steps need guidance: what the image loses when it is dropped at some of them, in every way of one kind."""
+"""Which steps need guidance: what the image loses when it is dropped at some of them.
+
+Here are the kinds of masks and the sweep that follows all masks of a kind; the engine that runs
+them is in `branching.py`, and what the curves say in `analysis/sensitivity.py`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +22,56 @@ from sdbench.experiments.branching import (
     allowed_rows,
     baseline,
     batches,
-    require_plain,
+    judgeable,
 )
 from sdbench.instruments.quality import provenance
+from sdbench.models.layout import layout
+from sdbench.models.pipeline import Pipeline
 from sdbench.models.random_weights import has_random_weights
-from sdbench.models.registry import layout
 from sdbench.records.environment import environment
-from sdbench.records.names import BASELINE
 from sdbench.records.schema import SWEEP, frame
 from sdbench.records.store import Mode, StudyFolder, Sweep, read_sweep
 from sdbench.study.check import loop_length
 from sdbench.study.runner import progress_bar
-from sdbench.study.study import Study
+from sdbench.study.study import Generation
 from sdbench.variants.schedule import Mask, mask_of
 
-KINDS = ("single", "window", "last", "first", "interval")
+Runs = list[tuple[int, int]]
+"""(start, length) of some consecutive steps."""
+
+
+def _singles(steps: int, window: int, stride: int) -> Runs:
+    return [(start, 1) for start in range(0, steps, stride)]
+
+
+def _windows(steps: int, window: int, stride: int) -> Runs:
+    return [(start, window) for start in range(0, steps - window + 1, stride)]
+
+
+def _ends(steps: int, window: int, stride: int) -> Runs:
+    return [(steps - count, count) for count in range(stride, steps + 1, stride)]
+
+
+def _beginnings(steps: int, window: int, stride: int) -> Runs:
+    return [(0, count) for count in range(stride, steps + 1, stride)]
+
+
+def _intervals(steps: int, window: int, stride: int) -> Runs:
+    return [
+        (start, count)
+        for start in range(0, steps, stride)
+        for count in range(stride, steps - start + 1, stride)
+    ]
+
+
+KINDS: dict[str, Callable[[int, int, int], Runs]] = {
+    "single": _singles,
+    "window": _windows,
+    "last": _ends,
+    "first": _beginnings,
+    "interval": _intervals,
+}
+"""The runs of a kind, from the loop's steps, the window's length and the stride."""
 
 
 def branches_of(
@@ -41,14 +80,16 @@ def branches_of(
     """The branches of one kind.
 
     Args:
-        kind: "single" drops each step by itself, "window" a run of `length` steps wherever it fits, "last" and "first"
-            every number of steps at that end, "interval" all steps outside of a run, for every run.
+        kind: "single" drops each step by itself, "window" a run of `length` steps wherever it fits,
+            "last" and "first" every number of steps at that end, "interval" all steps outside of a
+            run, for every run.
         steps: of the loop.
         length: of the window; a quarter of the steps by default.
         stride: starts, lengths and ends are multiples of it.
 
     Raises:
-        ValueError: an unknown kind, a stride or a length that does not fit, a length that the kind has no use for.
+        ValueError: an unknown kind, a stride or a length that does not fit, a length that the kind
+            has no use for.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind '{kind}'; there are: {', '.join(KINDS)}")
@@ -59,43 +100,32 @@ def branches_of(
     window = max(1, round(steps / 4)) if length is None else length
     if not 1 <= window <= steps:
         raise ValueError(f"length must be between 1 and {steps}, not {length}")
-    lengths = range(stride, steps + 1, stride)
-    runs = {
-        "single": [(start, 1) for start in range(0, steps, stride)],
-        "window": [(start, window) for start in range(0, steps - window + 1, stride)],
-        "last": [(steps - count, count) for count in lengths],
-        "first": [(0, count) for count in lengths],
-        "interval": [
-            (start, count)
-            for start in range(0, steps, stride)
-            for count in lengths
-            if start + count <= steps
-        ],
-    }[kind]
+
+    # An interval is where guidance stays; the runs of other kinds are where it goes.
     inside = kind == "interval"
-    made = (
-        Branch(
-            kind,
-            start,
-            count,
-            tuple((start <= step < start + count) == inside for step in range(steps)),
-        )
-        for start, count in runs
-    )
-    return [branch for branch in made if not all(branch.mask)]
+    branches = [
+        Branch(kind, start, count, _mask_of_run(start, count, steps, inside=inside))
+        for start, count in KINDS[kind](steps, window, stride)
+    ]
+    return [branch for branch in branches if not branch.is_trunk]
+
+
+def _mask_of_run(start: int, length: int, steps: int, *, inside: bool) -> Mask:
+    """Guided inside of a run, or outside of it."""
+    return tuple((start <= step < start + length) == inside for step in range(steps))
 
 
 @dataclass(frozen=True)
-class SweepPlan:
+class BranchChoice:
     """Which branches a sweep follows.
 
     Args:
         kind: as `branches_of` takes it.
         length: of the window.
         stride: as `branches_of` takes it.
-        masks: a list of masks in place of a kind.
-        max_rows: of one denoiser evaluation, and branches of one call; as many as fit in half of the free memory by
-            default, and at most 64.
+        masks: a list of masks instead of a kind.
+        max_rows: of one denoiser evaluation, and branches of one call. By default what fits in half
+            of the free memory, at most 64.
         growth: keep how far the latents are from the baseline's at every step, too.
     """
 
@@ -110,19 +140,21 @@ class SweepPlan:
         """The branches for a loop of this length, those with common beginnings side by side.
 
         Raises:
-            ValueError: as `branches_of`; a mask that does not fit the loop, or that guides every step.
+            ValueError: as `branches_of`; a mask that does not fit the loop, or that guides every
+                step.
         """
-        if not self.masks:
-            found = branches_of(self.kind, steps, length=self.length, stride=self.stride)
+        if self.masks:
+            chosen = [Branch("mask", None, None, _mask(text, steps)) for text in self.masks]
         else:
-            found = [Branch("mask", None, None, _mask(text, steps)) for text in self.masks]
-        if len({branch.mask for branch in found}) < len(found):
+            chosen = branches_of(self.kind, steps, length=self.length, stride=self.stride)
+
+        if len({branch.mask for branch in chosen}) < len(chosen):
             raise ValueError("a mask is there twice")
-        if not found:
+        if not chosen:
             raise ValueError(
                 f"no mask of kind '{self.kind}' leaves a step unguided in {steps} steps"
             )
-        return sorted(found, key=lambda branch: branch.mask, reverse=True)
+        return sorted(chosen, key=lambda branch: branch.mask, reverse=True)
 
 
 def _mask(text: str, steps: int) -> Mask:
@@ -135,7 +167,7 @@ def _mask(text: str, steps: int) -> Mask:
 
 
 def sensitivity(
-    pipe: Any,
+    pipe: Pipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
@@ -160,87 +192,121 @@ def sensitivity(
         kind: "single", "window", "last", "first" or "interval", as `branches_of` says.
         length: of the window; a quarter of the steps by default.
         stride: starts and lengths are multiples of it.
-        masks: texts such as "1101", one letter per step of the loop, in place of a kind.
+        masks: texts such as "1101", one letter per step of the loop, instead of a kind.
         max_rows: of one denoiser evaluation; from the free memory by default.
-        metrics: names in `METRICS`; those that need a reference compare with the fully guided image.
-        **fields: further fields of `Study`, such as `batch`, `negative_prompt` or `arguments`.
+        metrics: names in `METRICS`; those that need a reference compare with the fully guided
+            image.
+        **fields: further fields of `Generation`, such as `batch`, `negative_prompt` or `arguments`.
 
     Returns:
-        One row per (prompt, seed) pair and mask, the baseline among them: the columns of the table `sensitivity`.
+        One row per (prompt, seed) pair and mask, the baseline among them: the columns of the table
+        `sensitivity`.
 
     Raises:
         ValueError: before the first image, for anything that cannot run.
     """
-    known: dict[str, Any] = {"model": type(pipe).__name__, "variants": (BASELINE,), **fields}
-    known |= {"prompts": prompts, "seeds": seeds, "metrics": tuple(metrics)}
-    study = Study(**known, num_steps=num_steps, guidance_scale=guidance_scale)
-    plan = SweepPlan(kind, length, stride, tuple(masks), max_rows)
-    return sweep(pipe, study, plan).sensitivity
+    settings: dict[str, Any] = {"model": type(pipe).__name__, **fields}
+    settings |= {"prompts": prompts, "seeds": seeds}
+    generation = Generation(**settings, num_steps=num_steps, guidance_scale=guidance_scale)
+    choice = BranchChoice(kind, length, stride, tuple(masks), max_rows)
+    return sweep(pipe, generation, choice, metrics=metrics).sensitivity
 
 
 def sweep(
-    pipe: Any, study: Study, plan: SweepPlan, out: str | Path | None = None, *, mode: Mode = "new"
+    pipe: Pipeline,
+    generation: Generation,
+    choice: BranchChoice,
+    out: str | Path | None = None,
+    *,
+    metrics: Sequence[str] = ("lpips",),
+    mode: Mode = "new",
 ) -> Sweep:
-    """Follow the branches of a plan for every pair of a study, and keep each finished call.
+    """Follow some branches for every pair of a generation, and keep each finished call.
 
     Args:
         pipe: a guided pipeline.
-        study: its pairs, steps, scale, metrics and batch; the variants have no part in it.
-        plan: which masks.
+        generation: its pairs, steps, scale and batch.
+        choice: which masks.
         out: the sweep's folder; a temporary one when not given.
+        metrics: names in `METRICS`, by which the images are judged.
         mode: "new", "resume" or "overwrite", for a folder that holds a sweep already.
 
     Raises:
-        ValueError: before the first image, for anything that cannot run; a folder that does not fit the mode.
+        ValueError: before the first image, for anything that cannot run; a folder that does not fit
+            the mode.
     """
-    if has_random_weights(pipe):
-        study = replace(study, random_weights=True)
-    quality = provenance(study.metrics or ())
-    require_plain(study)
-    max_rows = allowed_rows(pipe, study, plan.max_rows)
-    branches = plan.branches(loop_length(pipe, study))
-    settings = {
-        name: getattr(plan, name) for name in ("kind", "length", "stride", "masks", "growth")
-    }
-    record = study.as_json() | {"quality": quality, "sweep": settings}
+    random_weights = generation.random_weights or has_random_weights(pipe)
+    generation = Generation(**generation.settings | {"random_weights": random_weights})
+    metrics = judgeable(generation, metrics)
+
+    # Everything that can be refused is refused before the folder is made.
+    quality = provenance(metrics)
+    max_rows = allowed_rows(pipe, generation, choice.max_rows)
+    branches = choice.branches(loop_length(pipe, generation))
+
+    names = ("kind", "length", "stride", "masks", "growth")
+    settings = {name: getattr(choice, name) for name in names}
+    record = generation.as_json() | {"metrics": metrics, "quality": quality, "sweep": settings}
+    machine = environment() | layout(pipe)
+
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
-    env = environment() | layout(pipe)
-    with StudyFolder.create(out, record, environment=env, mode=mode, tables=SWEEP) as folder:
-        done = read_sweep(out).sensitivity
-        finished = set(zip(done["prompt_id"], done["seed"], done["mask"], strict=True))
+    with StudyFolder.create(out, record, environment=machine, mode=mode, tables=SWEEP) as folder:
+        # One at a time: each keeps the trunk of its pairs.
+        groups = (
+            Brancher(pipe, generation, pairs, metrics=metrics, max_rows=max_rows)
+            for pairs in batches(generation.pairs, generation.batch)
+        )
         try:
-            with progress_bar() as progress:
-                task = progress.add_task(
-                    "branching", total=len(study.pairs) * (1 + len(branches)), completed=0, what=""
-                )
-                for pairs in batches(study.pairs, study.batch):
-                    group, (prompt_id, _, seed) = Brancher(pipe, study, pairs, max_rows), pairs[0]
-                    trunk = baseline(len(branches[0].mask))
-                    left = [
-                        b for b in (trunk, *branches) if (prompt_id, seed, b.text) not in finished
-                    ]
-                    progress.advance(task, len(pairs) * (1 + len(branches) - len(left)))
-                    for call in group.calls(left):
-                        progress.update(task, what=f"{len(pairs)} x {len(call)} branches")
-                        rows, growth = group.follow(call, growth=plan.growth)
-                        unit, tables = (
-                            _unit(study, pairs, call),
-                            {"sensitivity": rows, "growth": growth},
-                        )
-                        folder.add(
-                            unit,
-                            **{
-                                n: frame(n, [{"unit": unit} | row for row in t])
-                                for n, t in tables.items()
-                            },
-                        )
-                        progress.advance(task, len(pairs) * len(call))
+            _follow_missing(folder, generation, groups, branches, growth=choice.growth)
         finally:
             folder.compact()
     return read_sweep(out)
 
 
-def _unit(study: Study, pairs: tuple[tuple[str, str, int], ...], branches: Sequence[Branch]) -> str:
+def _follow_missing(
+    folder: StudyFolder,
+    generation: Generation,
+    groups: Iterable[Brancher],
+    branches: Sequence[Branch],
+    *,
+    growth: bool,
+) -> None:
+    """Follow what the folder does not hold yet, and record each call as it ends."""
+    # A sweep that was interrupted goes on with other divisions into calls, if need be.
+    done = read_sweep(folder.path).sensitivity
+    finished = set(zip(done["prompt_id"], done["seed"], done["mask"], strict=True))
+    every = [baseline(len(branches[0].mask)), *branches]
+
+    with progress_bar() as progress:
+        total = len(generation.pairs) * len(every)
+        task = progress.add_task("branching", total=total, completed=0, what="")
+        for group in groups:
+            # A call runs for all pairs of a group, so the first stands for them.
+            prompt_id, _, seed = group.pairs[0]
+            left = [branch for branch in every if (prompt_id, seed, branch.text) not in finished]
+            progress.advance(task, len(group.pairs) * (len(every) - len(left)))
+
+            for call in group.calls(left):
+                progress.update(task, what=f"{len(group.pairs)} x {len(call)} branches")
+                _record(folder, group, call, growth=growth)
+                progress.advance(task, len(group.pairs) * len(call))
+
+
+def _record(
+    folder: StudyFolder, group: Brancher, branches: Sequence[Branch], *, growth: bool
+) -> None:
+    """Run a call, and write its rows."""
+    tables = group.follow(branches, growth=growth)._asdict()
+    unit = _unit(group, branches)
+    frames = {
+        table: frame(table, [{"unit": unit} | row for row in rows])
+        for table, rows in tables.items()
+    }
+    folder.add(unit, **frames)
+
+
+def _unit(group: Brancher, branches: Sequence[Branch]) -> str:
     """Short hash of what a call computes."""
-    content = json.dumps([study.as_json(), pairs, [branch.text for branch in branches]])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    masks = [branch.text for branch in branches]
+    content = [group.generation.as_json(), group.metrics, group.pairs, masks]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

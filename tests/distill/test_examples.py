@@ -4,9 +4,11 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from sdbench.distill.captions import captioned_scenes, drawn_from
-from sdbench.distill.examples import Images, Scales, Trajectories, gathered, noised
+from sdbench.distill.examples import Scales, gathered
 from sdbench.distill.loss import guided_prediction
-from sdbench.variants.guidance import denoiser_of
+from sdbench.distill.noised_images import Images, noised
+from sdbench.distill.trajectories import Trajectories
+from sdbench.models.pipeline import denoiser_of
 from sdbench.variants.rows import first_tensor
 from tests import tiny
 

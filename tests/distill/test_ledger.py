@@ -1,8 +1,10 @@
+from functools import cache
+
 import pytest
 import torch
 
 from sdbench.distill.ledger import INFERENCE, TRAINING, ledger
-from sdbench.instruments.footprint import arguments
+from sdbench.instruments.denoiser_arguments import arguments
 from sdbench.instruments.memory import AllocatorTrace, parts_held
 from tests import tiny
 
@@ -15,10 +17,16 @@ def call(denoiser):
     )
 
 
-def found(*methods, **changes):
+@cache
+def measured(method, **changes):
+    """The parts of one method by name; the same parts for every test that asks for them."""
     settings = {"rank": 2, "targets": ("attention",)} | changes
-    tables = ledger(tiny.unet, call, methods=methods, **settings)
-    return [{row["part"]: row for row in rows} for rows in tables]
+    (rows,) = ledger(tiny.unet, call, methods=(method,), **settings)
+    return {row["part"]: row for row in rows}
+
+
+def found(*methods, **changes):
+    return [measured(method, **changes) for method in methods]
 
 
 def peak(parts):
@@ -63,7 +71,7 @@ def test_the_parts_sum_to_the_peak_of_the_trace(monkeypatch):
     monkeypatch.setattr(
         AllocatorTrace, "__exit__", lambda self, *exc: (real(self, *exc), traces.append(self))[0]
     )
-    (parts,) = found("distillation, full")
+    parts = measured.__wrapped__("distillation, full")
     assert peak(parts) == traces[0].peak_bytes
 
 

@@ -15,11 +15,14 @@ from diffusers.models.resnet import ResnetBlock2D
 from safetensors.torch import load_file
 
 import sdbench
-from sdbench.distill import trainer
+from sdbench.distill import held_out, optimisation, trainer
 from sdbench.distill.captions import captioned_scenes, held_out_captions, scene_captions
 from sdbench.distill.examples import Examples
-from sdbench.distill.student import layers, lora_student
-from sdbench.distill.trainer import Settings, distill
+from sdbench.distill.low_rank_layers import layers
+from sdbench.distill.settings import Settings
+from sdbench.distill.student import lora_student
+from sdbench.distill.trainer import distill
+from sdbench.distill.trajectories import Trajectories
 from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, LORA_FILE
 from sdbench.records.files import read_table
 from sdbench.variants.rows import joined
@@ -36,10 +39,26 @@ KNOWN = {
 }
 
 
+SHORT = {"steps": 2, "evaluate_every": 2}
+
+
+def leave_out_lpips(patch):
+    patch.setattr(trainer, "provenance", lambda metrics: {})
+    patch.setattr(held_out, "score", lambda name, a, b: (a - b).abs().flatten(1).mean(dim=1))
+
+
 @pytest.fixture(autouse=True)
 def without_lpips(monkeypatch):
-    monkeypatch.setattr(trainer, "provenance", lambda metrics: {})
-    monkeypatch.setattr(trainer, "score", lambda name, a, b: (a - b).abs().flatten(1).mean(dim=1))
+    leave_out_lpips(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory):
+    """A student by the settings as they are, trained by the package's own verb."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_lpips(patch)
+        out = tmp_path_factory.mktemp("plain")
+        return sdbench.distill(tiny.stable_diffusion(), SETTINGS, out, **KNOWN)
 
 
 def train(out, pipe=None, *, mode="new", held_out=KNOWN["held_out"], **changes):
@@ -68,7 +87,7 @@ def test_training_brings_the_student_nearer_to_the_teacher(tmp_path, method, lea
 def test_a_student_of_many_scales_learns_and_leaves_the_pipeline_as_it_was(tmp_path):
     pipe = tiny.stable_diffusion()
     plain, known = tiny.run(pipe), set(vars(pipe.unet))
-    folder = train(tmp_path, pipe, w_range=(2.0, 10.0), guidance_scale=7.5)
+    folder = train(tmp_path, pipe, w_range=(2.0, 10.0), guidance_scale=7.5, **SHORT)
     assert torch.equal(tiny.run(pipe), plain)
     assert set(vars(pipe.unet)) == known
     assert pipe.unet.time_embedding.cond_proj is None
@@ -81,7 +100,7 @@ def test_a_student_of_many_scales_learns_and_leaves_the_pipeline_as_it_was(tmp_p
 def test_the_pipeline_is_left_as_it_was(tmp_path, method):
     pipe = tiny.stable_diffusion()
     plain, modules = tiny.run(pipe), [type(module) for module in pipe.unet.modules()]
-    train(tmp_path, pipe, method=method)
+    train(tmp_path, pipe, method=method, **SHORT)
     assert torch.equal(tiny.run(pipe), plain)
     assert [type(module) for module in pipe.unet.modules()] == modules
 
@@ -132,7 +151,7 @@ def test_a_run_that_was_cut_short_ends_with_the_same_weights(
     first = tiny.stable_diffusion()
     first.unet.to(memory_format=layout)
     whole = train(tmp_path / "whole", first, **changes)
-    real, taken = trainer.distillation_loss, []
+    real, taken = optimisation.distillation_loss, []
 
     def cut(*args, **kwargs):
         taken.append(torch.is_grad_enabled())
@@ -140,10 +159,10 @@ def test_a_run_that_was_cut_short_ends_with_the_same_weights(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(trainer, "distillation_loss", cut)
+    monkeypatch.setattr(optimisation, "distillation_loss", cut)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", first, **changes)
-    monkeypatch.setattr(trainer, "distillation_loss", real)
+    monkeypatch.setattr(optimisation, "distillation_loss", real)
     assert torch.load(tmp_path / "cut" / "checkpoint.pt")["done"] == 2
     second = tiny.stable_diffusion()  # in a format that a resumed run must not go by
     resumed = train(tmp_path / "cut", second, mode="resume", **changes)
@@ -154,13 +173,13 @@ def test_a_run_that_was_cut_short_ends_with_the_same_weights(
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
-    real, taken = trainer.distillation_loss, []
+    real, taken = optimisation.distillation_loss, []
 
     def broken(*args, **kwargs):
         taken.append(torch.is_grad_enabled())
         return real(*args, **kwargs) * (float("nan") if sum(taken) > 3 else 1.0)
 
-    monkeypatch.setattr(trainer, "distillation_loss", broken)
+    monkeypatch.setattr(optimisation, "distillation_loss", broken)
     with pytest.raises(
         ValueError, match=r"the loss is nan in step 4; the checkpoint of step 2 is kept"
     ):
@@ -179,8 +198,8 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_lost(tmp_pat
         def backward(ctx, gradient):
             return gradient * float("inf")
 
-    real = trainer.distillation_loss
-    monkeypatch.setattr(trainer, "distillation_loss", lambda *args: Broken.apply(real(*args)))
+    real = optimisation.distillation_loss
+    monkeypatch.setattr(optimisation, "distillation_loss", lambda *args: Broken.apply(real(*args)))
     with pytest.raises(
         ValueError, match=r"the gradient's norm is (nan|inf) in step 1; there is no checkpoint yet"
     ):
@@ -212,23 +231,23 @@ def test_gradient_checkpointing_learns_the_same_by_running_blocks_again(tmp_path
         return real(*args, **kwargs)
 
     monkeypatch.setattr(ResnetBlock2D, "forward", counted)
-    found = load_file(train(tmp_path / "with", checkpoint_gradients=True) / LORA_FILE)
+    found = load_file(train(tmp_path / "with", checkpoint_gradients=True, **SHORT) / LORA_FILE)
     with_it = len(calls)
-    plain = load_file(train(tmp_path / "without") / LORA_FILE)
+    plain = load_file(train(tmp_path / "without", **SHORT) / LORA_FILE)
     assert with_it > len(calls) - with_it
     for name, weight in plain.items():
         torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-4)
 
 
-def test_weights_by_signal_to_noise_learn_something_else(tmp_path):
+def test_weights_by_signal_to_noise_learn_something_else(tmp_path, plain_run):
     found = load_file(train(tmp_path / "with", min_snr_gamma=5.0) / LORA_FILE)
-    plain = load_file(train(tmp_path / "without") / LORA_FILE)
+    plain = load_file(plain_run / LORA_FILE)
     assert not all(torch.allclose(found[name], weight) for name, weight in plain.items())
 
 
 def test_accumulated_batches_are_one_larger_batch(tmp_path, monkeypatch):
-    """Three batches of two rows: the step is that of their mean loss, as one batch of six would take it."""
-    real = trainer.Trajectories.at
+    """Three batches of two rows: the step is that of their mean loss, as of one batch of six."""
+    real = Trajectories.at
 
     def at(self, step, *, teaching):
         if self.seed[1] == 1:  # the judge's
@@ -238,7 +257,7 @@ def test_accumulated_batches_are_one_larger_batch(tmp_path, monkeypatch):
             return two[0]
         return one_batch(two)
 
-    monkeypatch.setattr(trainer.Trajectories, "at", at)
+    monkeypatch.setattr(Trajectories, "at", at)
     per = 1
     accumulated = load_file(
         train(tmp_path / "accumulated", accumulate=3, steps=1, warmup=0) / LORA_FILE
@@ -279,7 +298,7 @@ def test_lower_precision_trains_and_leaves_the_pipeline_as_it_was(tmp_path, meth
 def test_a_half_precision_base_learns_in_float32(tmp_path):
     pipe = tiny.stable_diffusion()
     pipe.to(torch.bfloat16)
-    found = load_file(train(tmp_path, pipe) / LORA_FILE)
+    found = load_file(train(tmp_path, pipe, **SHORT) / LORA_FILE)
     learnt = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["learnt"]
     assert {weight.dtype for weight in learnt.values()} == {torch.float32}
     assert {weight.dtype for weight in found.values()} == {torch.float16}  # of the file
@@ -289,25 +308,24 @@ def test_a_half_precision_base_learns_in_float32(tmp_path):
 
 
 def test_an_overwritten_run_keeps_nothing_of_the_older_one(tmp_path):
-    train(tmp_path, method="full")
-    folder = train(tmp_path, mode="overwrite")
+    train(tmp_path, method="full", **SHORT)
+    folder = train(tmp_path, mode="overwrite", **SHORT)
     assert {file.name for file in folder.iterdir()} == {LORA_FILE, CARD_FILE}
 
 
-def test_a_run_is_not_resumed_on_other_prompts(tmp_path):
-    train(tmp_path)
+def test_a_run_is_not_resumed_on_other_prompts(plain_run):
     with pytest.raises(ValueError, match="differs in learnt_from"):
         distill(
             tiny.stable_diffusion(),
             SETTINGS,
-            tmp_path,
+            plain_run.parent,
             **KNOWN | {"captions": ["a"]},
             mode="resume",
         )
 
 
-def test_the_card_says_what_made_the_student(tmp_path):
-    card = json.loads((train(tmp_path) / CARD_FILE).read_text())
+def test_the_card_says_what_made_the_student(plain_run):
+    card = json.loads((plain_run / CARD_FILE).read_text())
     assert (card["model"], card["method"], card["guidance_scale"], card["steps"]) == (
         "tiny",
         "lora",
@@ -359,7 +377,7 @@ def test_what_fails_while_the_student_is_made_leaves_the_pipeline_as_it_was(tmp_
 
 def test_the_card_names_what_was_learnt_from_and_not_what_else_was_there(tmp_path):
     both = KNOWN | {"captioned": captioned_scenes}
-    folder = distill(tiny.stable_diffusion(), SETTINGS, tmp_path, **both)
+    folder = distill(tiny.stable_diffusion(), replace(SETTINGS, **SHORT), tmp_path, **both)
     assert json.loads((folder / CARD_FILE).read_text())["learnt_from"] != "captioned_scenes"
 
 
@@ -382,17 +400,19 @@ def test_layers_are_found_by_what_they_are_part_of():
     assert not any("time_emb" in name for names in kinds.values() for name in names)
 
 
-def test_the_package_is_the_verb(tmp_path):
-    folder = sdbench.distill(tiny.stable_diffusion(), SETTINGS, tmp_path, **KNOWN)
-    assert (folder / LORA_FILE).exists()
+def test_the_package_is_the_verb(plain_run):
+    assert (plain_run / LORA_FILE).exists()
 
 
-COMMAND = "--model mini-sd --steps 40 --rows 2 --rank 2 --targets attention --num-steps 3 --save-every 1 --evaluate-every 40"
+COMMAND = (
+    "distill --model mini-sd --steps 40 --rows 2 --rank 2 --targets attention --num-steps 3"
+    " --save-every 1 --evaluate-every 40"
+)
 AS_OPENED = """
 import runpy
 from sdbench.models import registry
-registry._lay_out = lambda pipe: None  # which measures, so that two processes may choose otherwise
-runpy.run_module("sdbench.distill", run_name="__main__", alter_sys=True)
+registry.lay_out = lambda pipe: None  # which measures, so that two processes may choose otherwise
+runpy.run_module("sdbench.cli", run_name="__main__", alter_sys=True)
 """
 
 
@@ -445,7 +465,7 @@ def test_two_processes_take_the_steps_of_one_with_both_batches(tmp_path, monkeyp
         for name, value in changes.items()
         for text in (f"--{name.replace('_', '-')}", str(value))
     ]
-    launched = start(tmp_path / "two", *options, launch=[*launch, "-m", "sdbench.distill"])
+    launched = start(tmp_path / "two", *options, launch=[*launch, "-m", "sdbench.cli"])
     finish(launched)
     assert json.loads((tmp_path / "two" / "study.json").read_text())["processes"] == 2
 

@@ -5,23 +5,20 @@ import torch
 
 import sdbench
 from sdbench.analysis.sensitivity import evaluations
-from sdbench.experiments.sensitivity import SweepPlan, branches_of, sweep
+from sdbench.experiments.sensitivity import BranchChoice, branches_of, sweep
 from sdbench.records.store import read_sweep
-from sdbench.study.study import Study
+from sdbench.study.study import Generation
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
 
+GENERATION = Generation(
+    model="tiny", prompts=tiny.PROMPTS, seeds=[0, 1], num_steps=4, guidance_scale=7.5
+)
 
-def study(**changes):
-    fields = {
-        "prompts": tiny.PROMPTS,
-        "seeds": [0, 1],
-        "num_steps": 4,
-        "guidance_scale": 7.5,
-        "metrics": ["psnr"],
-    }
-    return Study(model="tiny", variants=["cfg"], **fields | changes)
+
+def psnr_sweep(pipe, choice, out=None, **how):
+    return sweep(pipe, GENERATION, choice, out, metrics=["psnr"], **how)
 
 
 @pytest.mark.parametrize(
@@ -48,29 +45,29 @@ def test_start_and_length_name_the_run_that_a_kind_moves():
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"),
+    ("choice", "message"),
     [
-        (SweepPlan("middle"), "unknown kind 'middle'; there are: single, window"),
-        (SweepPlan("last", length=2), "length is the window's"),
-        (SweepPlan("window", length=5), "length must be between 1 and 4"),
-        (SweepPlan("single", stride=0), "stride must be between 1 and 4"),
-        (SweepPlan(masks=("11",)), "has 2 steps but the loop runs 4"),
-        (SweepPlan(masks=("11x1",)), "only 0 and 1"),
-        (SweepPlan(masks=("1111",)), "that is the baseline"),
-        (SweepPlan(masks=("1101", "1101")), "a mask is there twice"),
-        (SweepPlan(max_rows=0), "max_rows must be at least 1"),
+        (BranchChoice("middle"), "unknown kind 'middle'; there are: single, window"),
+        (BranchChoice("last", length=2), "length is the window's"),
+        (BranchChoice("window", length=5), "length must be between 1 and 4"),
+        (BranchChoice("single", stride=0), "stride must be between 1 and 4"),
+        (BranchChoice(masks=("11",)), "has 2 steps but the loop runs 4"),
+        (BranchChoice(masks=("11x1",)), "only 0 and 1"),
+        (BranchChoice(masks=("1111",)), "that is the baseline"),
+        (BranchChoice(masks=("1101", "1101")), "a mask is there twice"),
+        (BranchChoice(max_rows=0), "max_rows must be at least 1"),
     ],
 )
-def test_a_plan_that_cannot_run_is_refused_before_the_folder_is_made(tmp_path, plan, message):
+def test_a_choice_that_cannot_run_is_refused_before_the_folder_is_made(tmp_path, choice, message):
     with pytest.raises(ValueError, match=message):
-        sweep(tiny.stable_diffusion(), study(), plan, tmp_path / "out")
+        psnr_sweep(tiny.stable_diffusion(), choice, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_too_little_memory_for_one_row_says_how_much_it_needs(monkeypatch):
     monkeypatch.setattr("sdbench.experiments.branching.free_bytes", lambda device: 1000)
     with pytest.raises(ValueError, match=r"one denoiser row needs 0\.0 GB"):
-        sweep(tiny.stable_diffusion(), study(), SweepPlan())
+        psnr_sweep(tiny.stable_diffusion(), BranchChoice())
 
 
 def test_every_row_is_what_its_mask_gives_alone():
@@ -132,7 +129,7 @@ def test_rows_stay_within_their_bound_however_many_masks_there_are():
             sdbench.sensitivity(
                 pipe,
                 tiny.PROMPTS,
-                [0, 1],
+                [0],
                 num_steps=5,
                 guidance_scale=7.5,
                 kind=kind,
@@ -157,7 +154,7 @@ def test_a_loop_of_another_length_than_its_steps_is_swept_whole():
 
 
 def test_growth_starts_where_the_branch_leaves_and_the_trunk_has_none(tmp_path):
-    found = sweep(tiny.stable_diffusion(), study(), SweepPlan("single", growth=True), tmp_path)
+    found = psnr_sweep(tiny.stable_diffusion(), BranchChoice("single", growth=True), tmp_path)
     growth = found.growth.set_index(["mask", "step"])["distance"].astype(float)
     assert (growth.loc["1111"] == 0).all()
     assert (growth.loc["1011"].loc[[0, 1]] == 0).all()
@@ -166,12 +163,17 @@ def test_growth_starts_where_the_branch_leaves_and_the_trunk_has_none(tmp_path):
     assert (growth.loc["1110"].loc[[4]] > 0).all()
 
 
-@pytest.mark.parametrize("rows", [4, 16])
-def test_a_killed_sweep_goes_on_without_repeating_what_was_finished(tmp_path, monkeypatch, rows):
-    whole = sweep(
-        tiny.stable_diffusion(), study(), SweepPlan(max_rows=4), tmp_path / "whole"
-    ).sensitivity
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A sweep that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("sweep") / "whole"
+    return psnr_sweep(tiny.stable_diffusion(), BranchChoice(max_rows=4), folder).sensitivity
 
+
+@pytest.mark.parametrize("rows", [4, 16])
+def test_a_killed_sweep_goes_on_without_repeating_what_was_finished(
+    tmp_path, monkeypatch, whole, rows
+):
     pipe = tiny.stable_diffusion()
     calls, plain = [], type(pipe).__call__
 
@@ -185,14 +187,14 @@ def test_a_killed_sweep_goes_on_without_repeating_what_was_finished(tmp_path, mo
     monkeypatch.setattr(type(pipe), "__call__", counted)
     kill = True
     with pytest.raises(KeyboardInterrupt):
-        sweep(pipe, study(), SweepPlan(max_rows=4), tmp_path / "killed")
+        psnr_sweep(pipe, BranchChoice(max_rows=4), tmp_path / "killed")
     assert (
         len(read_sweep(tmp_path / "killed").sensitivity) == 12
     )  # the trunk's call and two of four
     kill = False
     calls.clear()
-    resumed = sweep(
-        pipe, study(), SweepPlan(max_rows=rows), tmp_path / "killed", mode="resume"
+    resumed = psnr_sweep(
+        pipe, BranchChoice(max_rows=rows), tmp_path / "killed", mode="resume"
     ).sensitivity
     assert sum(calls) == 4 + 8  # the trunk again, and what was missing
     key = ["mask", "prompt_id", "seed"]
@@ -206,7 +208,6 @@ def test_a_killed_sweep_goes_on_without_repeating_what_was_finished(tmp_path, mo
     ("changes", "message"),
     [
         ({"metrics": ["likeness"]}, "unknown metric 'likeness'"),
-        ({"execution": "compile"}, "execution 'compile' is for studies of time"),
         ({"random_weights": True, "metrics": ["psnr"]}, "images of random weights have no content"),
     ],
 )
@@ -219,6 +220,18 @@ def test_what_a_sweep_cannot_do_is_refused(changes, message):
             num_steps=4,
             guidance_scale=7.5,
             **{"metrics": ["psnr"], **changes},
+        )
+
+
+def test_a_sweep_has_no_choice_of_execution():
+    with pytest.raises(TypeError, match="execution"):
+        sdbench.sensitivity(
+            tiny.stable_diffusion(),
+            tiny.PROMPTS,
+            [0],
+            num_steps=4,
+            guidance_scale=7.5,
+            execution="compile",
         )
 
 

@@ -8,12 +8,13 @@ import pytest
 
 from sdbench.analysis.frontier import plan_table
 from sdbench.analysis.tables import summarise
-from sdbench.experiments import planning
-from sdbench.experiments.planning import Target, controls, plan, steps_for
+from sdbench.experiments import judging, planning
+from sdbench.experiments.judging import controls, weaker
+from sdbench.experiments.planning import Target, plan, steps_for
 from sdbench.experiments.search import Tuner, _together, search, search_within, shapes, without
 from sdbench.instruments import quality
 from sdbench.study.runner import run
-from sdbench.study.study import Study
+from sdbench.study.study import Generation, Study
 from sdbench.study.units import units
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
@@ -21,23 +22,26 @@ from tests import tiny
 STEPS = 6
 
 
-def study(**changes):
+def generation(**changes):
     fields = {
         "prompts": tiny.PROMPTS[:1],
         "seeds": [0],
         "num_steps": STEPS,
         "guidance_scale": 7.5,
-        "metrics": ["ssim"],
     }
-    return Study(model="tiny", variants=["cfg"], **fields | changes)
+    return Generation(model="tiny", **fields | changes)
 
 
-HELD_OUT = study(prompts=["a small red star on a white background"], seeds=[1, 2])
+def study(settings, variant, **fields):
+    return Study(**settings | fields, variants=["cfg", variant], metrics=["ssim"])
+
+
+HELD_OUT = generation(prompts=["a small red star on a white background"], seeds=[1, 2])
 
 
 @pytest.fixture(scope="module")
 def tuner():
-    return Tuner(tiny.stable_diffusion(), study(), "ssim", steps=STEPS, max_rows=16)
+    return Tuner(tiny.stable_diffusion(), generation(), "ssim", steps=STEPS, max_rows=16)
 
 
 @pytest.mark.parametrize("unguided", [1, 3, 5])
@@ -107,16 +111,16 @@ def test_a_saving_becomes_the_fewest_steps_that_reach_it():
 def test_a_plan_has_the_constant_scale_that_is_nearest_to_it(monkeypatch):
     asked = []
 
-    def nearest(pipe, study, variants, pairs):
-        asked.append((study.batch, pairs, variants[0].rule(STEPS).mask))
+    def nearest(pipe, tuning, variants, pairs):
+        asked.append((tuning.batch, pairs, variants[0].rule(STEPS).mask))
         return {variants[0].name: 3.2}
 
-    monkeypatch.setattr(planning, "nearest_scales", nearest)
+    monkeypatch.setattr(judging, "nearest_scales", nearest)
     mask = GuidanceSchedule.last(STEPS, 2).mask
-    (found,) = planning._weaker(None, study(), mask)
+    (found,) = weaker(None, generation(), mask)
     assert found.guidance_scale == 3.2
     assert asked == [
-        (study().batch, tuple(study().pairs), mask)
+        (generation().batch, tuple(generation().pairs), mask)
     ]  # not the noise of what is held out
 
 
@@ -150,12 +154,12 @@ def test_a_plan_has_exactly_one_target(target):
     ("changes", "message"),
     [
         ({"target": Target((7,))}, "between 1 and 6 steps can be unguided, not 7"),
-        ({"held_out": study(seeds=[5])}, "is among the tuning and the held-out prompts"),
+        ({"held_out": generation(seeds=[5])}, "is among the tuning and the held-out prompts"),
         (
             {"held_out": replace(HELD_OUT, seeds=(0, 1))},
             "'0' is among the tuning and the held-out seeds",
         ),
-        ({"tuning": study(execution="compile")}, "execution 'compile' is for studies of time"),
+        ({"tuning": generation(random_weights=True)}, "images of random weights have no content"),
         ({"scales": [0.9]}, r"a guidance scale of 0\.9 is no guidance"),
         ({"metric": "beauty"}, "unknown metric 'beauty'"),
         ({"metric": "undirected"}, "metric 'undirected' has no direction"),
@@ -167,7 +171,7 @@ def test_what_cannot_be_planned_is_refused_before_the_folder_is_made(
     undirected = replace(quality.METRICS["ssim"], name="undirected", higher_is_better=None)
     monkeypatch.setitem(quality.METRICS, "undirected", undirected)
     given = {
-        "tuning": study(),
+        "tuning": generation(),
         "held_out": HELD_OUT,
         "target": Target((2,)),
         "metric": "ssim",
@@ -177,17 +181,33 @@ def test_what_cannot_be_planned_is_refused_before_the_folder_is_made(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "TIMING_REPEATS", 2)
-    monkeypatch.setattr(
-        planning, "nearest_scales", lambda pipe, study, variants, pairs: {"plan": 5.5}
-    )
-    pipe = tiny.stable_diffusion()
+@pytest.fixture(scope="module")
+def plans_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("planned") / "plans"
+
+
+@pytest.fixture(scope="module")
+def plans(plans_folder):
+    """Schedules of two and of three unguided steps, found and judged."""
     settings = {"metric": "ssim", "rounds": 1, "scales": [6.0, 9.0]}
-    plans = plan(pipe, study(), HELD_OUT, Target((2, 3)), tmp_path / "plans", **settings)
-    judged = plans.judged
-    assert set(judged["unguided"]) == {2, 3}
-    of_three = judged[judged["unguided"] == 3]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "TIMING_REPEATS", 2)
+        patch.setattr(judging, "nearest_scales", lambda *arguments: {"plan": 5.5})
+        pipe = tiny.stable_diffusion()
+        return plan(pipe, generation(), HELD_OUT, Target((2, 3)), plans_folder, **settings)
+
+
+@pytest.fixture(scope="module")
+def of_three(plans):
+    return plans.judged[plans.judged["unguided"] == 3]
+
+
+def written(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_a_plan_is_judged_against_its_controls(plans, of_three):
+    assert set(plans.judged["unguided"]) == {2, 3}
     nfe = of_three.groupby("variant")["nfe"].first()
     assert nfe["cfg"] == 12
     assert {
@@ -197,6 +217,8 @@ def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
     assert (nfe["steps:4"], nfe["steps:5"], nfe["scale:5.5"]) == (8, 10, 12)
     assert len(of_three) == 2 * len(nfe)
 
+
+def test_a_plan_is_timed_with_what_its_controls_take(plans):
     assert list(plans.timing.runs["variant"].unique()) == [
         "cfg",
         "last:2",
@@ -206,25 +228,29 @@ def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
     ]
     timed = plans.timing.runs[plans.timing.runs["phase"] == "measured"]
     assert timed.groupby("variant")["nfe"].unique().str[0].to_dict()["last:3"] == 9
-    assert set(timed.groupby("variant").size()) == {planning.TIMING_REPEATS}
-    plan_table(
-        judged, "ssim", higher_is_better=True, timing=summarise(plans.timing)
-    )  # every variant has its time
+    assert set(timed.groupby("variant").size()) == {2}
+    timing = summarise(plans.timing)
+    table = plan_table(plans.judged, "ssim", higher_is_better=True, timing=timing)
+    assert table["saving"].notna().all()
 
-    written = json.loads((tmp_path / "plans" / "plan-3.json").read_text())
-    assert written["mask"].count("0") == 3
-    assert written["evidence"]["tuning_pairs"] == 1
+
+def test_a_plan_is_written_with_its_evidence(plans_folder, of_three):
+    evidence = written(plans_folder, "plan-3")["evidence"]
+    assert written(plans_folder, "plan-3")["mask"].count("0") == 3
+    assert evidence["tuning_pairs"] == 1
     held_out = of_three.groupby("variant")["ssim"].mean()
-    assert written["evidence"]["held_out"] == pytest.approx(
+    assert evidence["held_out"] == pytest.approx(
         {n: v for n, v in held_out.items() if np.isfinite(v)}, nan_ok=True
     )
-    rescaled = json.loads((tmp_path / "plans" / "plan-3-rescaled.json").read_text())
+    rescaled = written(plans_folder, "plan-3-rescaled")
     assert rescaled["guided_scale"] in (6.0, 9.0)
-    assert rescaled["evidence"]["tuning_mean"] != written["evidence"]["tuning_mean"] > 0
-    file = f"plan:{tmp_path / 'plans' / 'plan-3.json'}"
-    results = run(
-        replace(HELD_OUT, variants=("cfg", file), repeats=1, batch=2), tmp_path / "run", pipe=pipe
-    )
+    assert rescaled["evidence"]["tuning_mean"] != evidence["tuning_mean"] > 0
+
+
+def test_a_plan_is_run_as_it_was_judged(tmp_path, plans_folder, of_three):
+    file = f"plan:{plans_folder / 'plan-3.json'}"
+    planned = study(HELD_OUT.settings, file, repeats=1, batch=2)
+    results = run(planned, tmp_path / "run", pipe=tiny.stable_diffusion())
     measured = results.runs[
         (results.runs["variant"] == file) & (results.runs["phase"] == "measured")
     ]
@@ -232,8 +258,12 @@ def test_a_plan_is_judged_written_and_run(tmp_path, monkeypatch):
     expected = of_three[of_three["variant"] == "plan"].set_index("seed")["ssim"].sort_index()
     found = results.images[results.images["variant"] == file].set_index("seed")["ssim"].sort_index()
     np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_a_folder_with_plans_is_not_written_over(plans, plans_folder):
+    pipe = tiny.stable_diffusion()
     with pytest.raises(ValueError, match="already holds a study"):
-        plan(pipe, study(), HELD_OUT, Target((2,)), tmp_path / "plans", metric="ssim")
+        plan(pipe, generation(), HELD_OUT, Target((2,)), plans_folder, metric="ssim")
 
 
 @pytest.mark.slow
@@ -241,13 +271,25 @@ def test_a_plan_for_a_bound_or_for_a_saving_is_one_schedule(tmp_path, monkeypatc
     monkeypatch.setattr(planning, "TIMING_REPEATS", 1)
     pipe = tiny.stable_diffusion()
     bounded = plan(
-        pipe, study(), HELD_OUT, Target(bound=-1.0), tmp_path / "bound", metric="ssim", rounds=0
+        pipe,
+        generation(),
+        HELD_OUT,
+        Target(bound=-1.0),
+        tmp_path / "bound",
+        metric="ssim",
+        rounds=0,
     )
     assert len(set(bounded.judged["unguided"])) == 1  # which every mask keeps
     monkeypatch.setattr(planning, "guidance_ratio", lambda results: 2.0)
     monkeypatch.setattr(planning, "denoise_share", lambda results: 1.0)
     saving = plan(
-        pipe, study(), HELD_OUT, Target(saving=0.25), tmp_path / "saving", metric="ssim", rounds=0
+        pipe,
+        generation(),
+        HELD_OUT,
+        Target(saving=0.25),
+        tmp_path / "saving",
+        metric="ssim",
+        rounds=0,
     )
     assert set(saving.judged["unguided"]) == {3}
 
@@ -259,7 +301,7 @@ def test_an_overwritten_folder_keeps_no_older_schedule(tmp_path, monkeypatch):
     for unguided, mode in ((2, "new"), (3, "overwrite")):
         plan(
             pipe,
-            study(),
+            generation(),
             HELD_OUT,
             Target((unguided,)),
             tmp_path,
@@ -274,14 +316,14 @@ def test_a_stored_call_depends_on_what_its_schedule_file_held(tmp_path):
     path, found = tmp_path / "plan.json", set()
     for mask in ("111000", "110100"):
         path.write_text(json.dumps({"mask": mask, "scheduler": "DDIMScheduler"}))
-        found |= {unit.id for unit in units(replace(study(), variants=("cfg", f"plan:{path}")))}
+        found |= {unit.id for unit in units(study(generation().settings, f"plan:{path}"))}
     assert len(found) == 9 + 2 * 9  # calls of the baseline are the same
 
 
 def test_what_has_no_value_cannot_be_tuned():
     tuner = Tuner(
         tiny.stable_diffusion(),
-        study(prompts=["a dream"], metrics=["alignment"]),
+        generation(prompts=["a dream"]),
         "alignment",
         steps=6,
         max_rows=4,
@@ -295,7 +337,7 @@ def test_a_schedule_of_another_length_is_refused(tmp_path):
     path.write_text(json.dumps({"mask": "110", "scheduler": "DDIMScheduler"}))
     with pytest.raises(ValueError, match="the schedule has 3 steps but the loop runs 6"):
         run(
-            replace(study(), variants=("cfg", f"plan:{path}")),
+            study(generation().settings, f"plan:{path}"),
             tmp_path / "run",
             pipe=tiny.stable_diffusion(),
         )

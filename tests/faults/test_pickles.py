@@ -19,7 +19,12 @@ from sdbench.variants.grammar import parse
 from tests import tiny
 
 PACKAGE = Path(sdbench.__file__).parent
-SOURCES = {file: ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")}
+BENCHMARKS = PACKAGE.parent / "benchmarks"
+SOURCES = {
+    file: ast.parse(file.read_text())
+    for folder in (PACKAGE, BENCHMARKS)
+    for file in folder.rglob("*.py")
+}
 
 
 class Payload:
@@ -118,7 +123,8 @@ def test_a_pickle_in_the_place_of_a_projection_is_refused(tmp_path, hostile, ran
 
 def test_a_checkpoint_that_runs_something_is_refused(tmp_path, hostile, ran):
     with pytest.raises(
-        ValueError, match=r"checkpoint\.pt' cannot be read: .*; --overwrite starts from the beginning"
+        ValueError,
+        match=r"checkpoint\.pt' cannot be read: .*; --overwrite starts from the beginning",
     ):
         read_checkpoint(hostile(tmp_path / "checkpoint.pt"))
     assert not ran.exists()
@@ -163,7 +169,7 @@ def test_every_loader_is_told_to_open_nothing_but_weights():
 
 def test_only_the_pinned_network_is_unpickled():
     imports = {
-        file.name: {
+        file.relative_to(PACKAGE.parent).as_posix(): {
             alias.name
             for node in ast.walk(tree)
             if isinstance(node, ast.Import)
@@ -172,7 +178,9 @@ def test_only_the_pinned_network_is_unpickled():
         for file, tree in SOURCES.items()
     }
     for module in ("pickle", "tarfile"):
-        assert [name for name, found in imports.items() if module in found] == ["weights.py"]
+        assert [name for name, found in imports.items() if module in found] == [
+            "sdbench/instruments/weights.py"
+        ]
     forbidden = {"joblib", "shelve", "marshal", "dill", "cloudpickle", "zipfile", "yaml"}
     assert not forbidden & set().union(*imports.values())
     assert [calls(name) for name in ("read_pickle", "extractall", "unpack_archive", "np.load")] == [

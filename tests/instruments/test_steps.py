@@ -11,8 +11,9 @@ from sdbench.instruments.clock import CpuClock
 from sdbench.instruments.memory import AllocatorTrace
 from sdbench.instruments.steps import MemoryProbe, StepProbe
 from sdbench.models.pipeline import denoiser_of
-from sdbench.variants.guidance import Step, guided_by
+from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.trace import Step
 from tests import tiny
 from tests.tiny import run
 

@@ -1,4 +1,4 @@
-"""What the workers of Ray do in `test_ray.py`: they note their calls, and come to harm where the test says so."""
+"""What the workers of Ray do in `test_ray.py`: they note their calls, and come to harm if told."""
 
 import os
 import time

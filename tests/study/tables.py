@@ -1,4 +1,4 @@
-"""Whether two runs of a study have the same tables, wherever and in whatever order their calls ran."""
+"""Whether two runs of a study have the same tables, wherever their calls ran."""
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ TIMED += ["foreign_load", "foreign_processes", "throttled"]
 
 
 def assert_same(found, expected, *, without=()):
-    """Equal tables but for times, load and memory of the machine, and further columns that differ by intent."""
+    """Equal tables but for times, load, memory, and columns that differ by intent."""
     for table, key in KEYS.items():
         frames = [
             getattr(results, table)

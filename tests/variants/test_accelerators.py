@@ -79,7 +79,7 @@ def test_a_cache_refreshed_in_every_step_changes_nothing(make):
 
 @every_unet
 def test_kept_features_follow_the_rows_of_a_schedule(make):
-    """With a refresh in every step, dropping and taking up guidance is what it is without a cache."""
+    """With a refresh in every step, guidance comes and goes as it does without a cache."""
     pipe = make()
     schedule = GuidanceSchedule.from_mask([True, False, True, True, False, False])
     found = []

@@ -20,8 +20,8 @@ def noise(images, masks):
 def repeated(pipe):
     """The same pipeline, told every prompt twice, and every image for each row.
 
-    Some pipelines repeat masks in another order than their prompts. Of a single image the first row's generator draws
-    the latents, which then differ from the others'.
+    Some pipelines repeat masks in another order than their prompts. Of a single image the first
+    row's generator draws the latents, which then differ from the others'.
     """
 
     def four(name, value):
@@ -68,7 +68,7 @@ def distance(latents, expected):
 
 
 def checked(pipe):
-    """Two calls of two masks each, the second on the trunk that the first has left, against every mask alone."""
+    """Two calls of two masks each, the second on the first's trunk, against every mask alone."""
     masks, trunk = masks_for(iterations(pipe)), Trunk()
     for chosen in (masks[:2], masks[2:]):
         with guided_by(pipe, Branches(chosen, 2, trunk, max_rows=3)):

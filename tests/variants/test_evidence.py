@@ -1,4 +1,4 @@
-"""Every variant does what it says, on mini-sd: counted at the denoiser, not taken from the variant's word."""
+"""Every variant does what it says, on mini-sd: counted at the denoiser, not taken on its word."""
 
 import json
 

@@ -1,6 +1,7 @@
-"""Every guided family of diffusers, every scheduler and every way of executing that a CPU has, under one set of checks.
+"""Every guided family of diffusers, every scheduler and every execution, under one set of checks.
 
-What differs between families stands in the tables of `tests/families`; the seam has no code for any of them.
+What differs between families stands in the tables of `tests/families`; the seam has no code for any
+of them.
 """
 
 import pytest
@@ -17,7 +18,7 @@ MASKS = {"on-off-on": [True, False, False, True], "none": [False] * 4}
 
 every_family = pytest.mark.parametrize("family", families.FAMILIES)
 OFTEN = {"sd", "sd3", "flux"}
-"""A UNet, a transformer and guidance by two calls: what is tried of every kind, not of every family."""
+"""A UNet, a transformer and guidance by two calls: for what is tried of every kind only."""
 
 
 def often(family, mask):
@@ -26,7 +27,7 @@ def often(family, mask):
 
 
 def checked(pipe, mask, *, two_calls=False, tolerance=1e-5):
-    """Run a mask; hold it against the oracle, and its trace against the rows at the denoiser's first inner layer."""
+    """Run a mask; hold it against the oracle, and its trace against its inner rows."""
     plain = run(pipe)
     with tiny.overwritten(pipe, mask, two_calls=two_calls):
         expected = run(pipe)

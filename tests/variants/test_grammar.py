@@ -110,11 +110,11 @@ def test_an_unknown_name_lists_what_exists(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "cfg:1", "cfg:", "unguided:50%", "last", "last:", "last:120%", "last:-1", "last:2.5", "last:x", "first:-5%",
-        "window:10", "window:10-3", "window:-1+3", "window:+3", "every", "every:0", "every:-2", "every:1.5",
-        "random:10", "random:@7", "random:10@", "random:10@x", "random:120%@1", "random:2.5@1", "mask", "mask:",
-        "steps:35%", "steps:", "mask:102", "scale", "scale:1", "scale:0.5", "scale:-3", "scale:nan", "steps:0",
-        "steps:-5",
+        "cfg:1", "cfg:", "unguided:50%", "last", "last:", "last:120%", "last:-1", "last:2.5",
+        "last:x", "first:-5%", "window:10", "window:10-3", "window:-1+3", "window:+3", "every",
+        "every:0", "every:-2", "every:1.5", "random:10", "random:@7", "random:10@", "random:10@x",
+        "random:120%@1", "random:2.5@1", "mask", "mask:", "steps:35%", "steps:", "mask:102",
+        "scale", "scale:1", "scale:0.5", "scale:-3", "scale:nan", "steps:0", "steps:-5",
     ],
 )  # fmt: skip
 def test_an_argument_that_does_not_fit_is_refused(text):

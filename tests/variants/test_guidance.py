@@ -76,7 +76,7 @@ def test_the_last_steps_are_bitwise_those_of_the_cutoff_callback(cutoff):
     plain = run(pipe, prompt=tiny.PROMPTS[0])
     callback = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=cutoff)
     cut = run(pipe, prompt=tiny.PROMPTS[0], callback_on_step_end=callback)
-    # The callback acts when the step of its index has run, so that step and those before it are guided.
+    # The callback acts when the step of its index has run: that step and those before are guided.
     with guided_by(pipe, GuidanceSchedule.last(4, 3 - cutoff)):
         assert torch.equal(run(pipe, prompt=tiny.PROMPTS[0]), cut)
     assert not torch.equal(cut, plain)

@@ -206,7 +206,7 @@ def test_an_image_is_guided_until_its_own_cosine_passes(make):
 
 
 def _cosines(pipe):
-    """Cosine of the two clean predictions per step and image, fully guided, by the policy's own listener."""
+    """Cosine of the two clean predictions per step and image, by the policy's own listener."""
     seen = []
 
     class Watching(Adaptive):

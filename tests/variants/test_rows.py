@@ -15,7 +15,7 @@ class Denoised(BaseOutput):
 
 
 class Nested(torch.nn.Module):
-    """A denoiser whose arguments with a batch dimension sit in lists, tuples and dicts; two of its own have none."""
+    """A denoiser whose batched arguments sit in lists, tuples and dicts; two have no batch."""
 
     def forward(self, sample, *, nested, image_rotary_emb, txt_ids):
         assert len(image_rotary_emb[0]) == len(txt_ids) == 4
@@ -24,7 +24,7 @@ class Nested(torch.nn.Module):
 
 
 class NestedPipeline:
-    """Two steps of concatenated guidance on two images, the unconditional half first unless told otherwise."""
+    """Two steps of concatenated guidance on two images, by default the unconditional half first."""
 
     def __init__(self, *, conditional_first=False):
         self.transformer, self.scheduler, self.outputs = Nested(), tiny.scheduler(), []
@@ -99,7 +99,7 @@ def test_equal_predictions_tell_no_scale():
 
 
 class CopyingPipeline(NestedPipeline):
-    """Steps a copy of its scheduler beside the scheduler, as pipelines do that make sound with the picture."""
+    """Steps a copy of its scheduler, too, as pipelines do that make sound with the picture."""
 
     def __call__(self):
         other = copy.deepcopy(self.scheduler)

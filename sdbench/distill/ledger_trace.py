@@ -1,0 +1,146 @@
+"""Memory of a method as torch's CPU allocator saw it, put down to parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdbench.distill.ledger_methods import Method, Setup
+from sdbench.distill.loss import distillation_loss, guided_prediction
+from sdbench.instruments.memory import AllocatorTrace, parts_held
+from sdbench.variants.rows import first_tensor, halves
+
+STEPS = 2  # the first makes the optimiser's state, in the second all parts are there
+SCALE = 7.5  # w of the target; memory does not depend on it
+
+
+class Traced(NamedTuple):
+    """What a trace of one method says.
+
+    Attributes:
+        at_peak: bytes of every part at the peak, which they sum to.
+        most: the most bytes of every part at any time.
+        step_s: seconds of one step more, without a trace.
+    """
+
+    at_peak: dict[str, int]
+    most: dict[str, int]
+    step_s: float
+
+
+def traced(setup: Setup, method: Method) -> Traced:
+    """Run a method on a fresh denoiser and trace its memory."""
+    return _trained(setup, method) if method.trains else _inferred(setup, method)
+
+
+def _trained(setup: Setup, method: Method) -> Traced:
+    """Trace steps of AdamW from before there is a denoiser, then time one more."""
+    with AllocatorTrace() as trace:
+        denoiser = setup.make()
+        trace.mark("weights")
+        call = setup.inputs_of(denoiser)
+        trace.mark("inputs")
+
+        setup.add_student(denoiser, method)
+        teacher = setup.teacher_of(denoiser, method)
+        trace.mark("student")
+
+        learnt = [weight for weight in denoiser.parameters() if weight.requires_grad]
+        if setup.checkpoint_gradients:
+            denoiser.enable_gradient_checkpointing()
+        # Fused, because otherwise AdamW takes scratch memory of the size of the weights.
+        optimiser = torch.optim.AdamW(learnt, lr=1e-5, fused=True)
+        for _ in range(STEPS):
+            _step(denoiser, teacher, call, optimiser, trace.mark)
+
+    started = time.perf_counter()
+    _step(denoiser, teacher, call, optimiser, lambda label: None)
+    step_s = time.perf_counter() - started
+    return Traced(*_parts(trace, method), step_s)
+
+
+def _step(
+    denoiser: Any,
+    teacher: Any,
+    call: Mapping[str, Any],
+    optimiser: torch.optim.Optimizer,
+    mark: Callable[[str], None],
+) -> None:
+    student_call = halves(call, len(first_tensor(call)))[1]
+    if teacher is None:
+        target = torch.zeros_like(first_tensor(student_call))
+    else:
+        target = _target(teacher, denoiser, call)
+    mark("target")
+
+    loss = distillation_loss(first_tensor(denoiser(**student_call)), target)
+    mark("forward")
+    loss.backward()
+    mark("backward")
+
+    optimiser.step()
+    mark("optimiser")
+    optimiser.zero_grad(set_to_none=True)
+    mark("cleared")
+
+
+@torch.no_grad()
+def _target(teacher: Any, denoiser: Any, call: Mapping[str, Any]) -> Float[Tensor, "rows ..."]:
+    shared = teacher is denoiser
+    if shared:
+        teacher.disable_adapters()
+    uncond, cond = first_tensor(teacher(**call)).chunk(2)
+    if shared:
+        teacher.enable_adapters()
+    return guided_prediction(cond, uncond, SCALE)
+
+
+def _inferred(setup: Setup, method: Method) -> Traced:
+    """Trace one step, then time another."""
+    with AllocatorTrace() as trace, torch.no_grad():
+        denoiser = setup.make()
+        trace.mark("weights")
+        call = method.rows_of(setup.inputs_of(denoiser))
+        trace.mark("inputs")
+
+        setup.add_student(denoiser, method)
+        if method.is_fused:
+            denoiser.fuse_lora()
+            denoiser.unload_lora()
+        trace.mark("student")
+        denoiser(**call)
+        trace.mark("forward")
+
+    started = time.perf_counter()
+    with torch.no_grad():
+        denoiser(**call)
+    step_s = time.perf_counter() - started
+    return Traced(*_parts(trace, method), step_s)
+
+
+def _parts(trace: AllocatorTrace, method: Method) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes of every part, at the peak and at most."""
+    kept = method.kept_part
+    return parts_held(trace.events, trace.labels, lambda taken, back: _part(taken, back, kept))
+
+
+def _part(taken: str, given_back: str | None, kept: str) -> str:
+    """What an allocation was for, by the intervals in which it was taken and given back."""
+    if taken == "target":
+        return "teacher's pass"
+    if taken == "forward":
+        return "activations"
+    if taken == "backward":
+        return "backward's scratch" if given_back == "backward" else "gradients"
+
+    # What else is given back was held for a moment only.
+    if given_back is not None:
+        return "scratch"
+    if taken in ("weights", "inputs"):
+        return taken
+    return kept if taken == "student" else "optimiser state"

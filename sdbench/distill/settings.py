@@ -1,0 +1,150 @@
+"""Everything that decides the outcome of a training run, and its check."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sdbench.distill.examples import Scales
+
+METHODS = ("lora", "full")
+DATA = ("images", "trajectories")
+PRECISIONS = ("no", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the outcome of a run.
+
+    Args:
+        guidance_scale: w of the teacher, above 1; where the student learns many, w of the images
+            that are judged.
+        w_range: learn all scales between these two, and give w to the student; None for
+            `guidance_scale` alone.
+        method: "lora" (low-rank layers on the teacher's own weights) or "full" (a trainable copy of
+            all of them).
+        data: "trajectories" (the teacher's own, from prompts) or "images" (captioned ones, through
+            the autoencoder).
+        steps: of the optimiser.
+        rows: (image, noise level) pairs of a batch, in each process.
+        learning_rate: its peak; it rises for `warmup` steps and falls along a cosine.
+        warmup: steps.
+        rank: of the low-rank layers.
+        alpha: their update is scaled by alpha / rank.
+        targets: which layers get them: attention, feed-forward, convolutions, timestep (what w runs
+            through where the student gets it).
+        num_steps: of a trajectory, and of the images that are judged.
+        min_snr_gamma: limit of a row's weight; every row counts the same where it is None.
+        accumulate: batches whose gradients are summed before a step.
+        precision: of the denoiser's layers: "no", "fp16" or "bf16".
+        checkpoint_gradients: compute activations again in the backward pass instead of keeping
+            them.
+        seed: of prompts, images, noise, order and the low-rank layers.
+        evaluate_every: steps between two rows of the curve.
+        save_every: steps between two checkpoints.
+
+    Raises:
+        ValueError: on construction, for anything that could not run.
+    """
+
+    guidance_scale: float
+    w_range: tuple[float, float] | None = None
+    method: str = "lora"
+    data: str = "trajectories"
+    steps: int = 2_000
+    rows: int = 8
+    learning_rate: float = 1e-4
+    warmup: int = 50
+    rank: int = 8
+    alpha: int = 8
+    targets: tuple[str, ...] = ("attention", "feed-forward")
+    num_steps: int = 50
+    min_snr_gamma: float | None = None
+    accumulate: int = 1
+    precision: str = "no"
+    checkpoint_gradients: bool = False
+    seed: int = 0
+    evaluate_every: int = 250
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        """Check every field that another part would not."""
+        self._check_scales()
+        self._check_choices()
+        self._check_numbers()
+        if not self.targets:
+            raise ValueError("there are no targets for the low-rank layers")
+
+    @property
+    def has_low_rank(self) -> bool:
+        """Whether low-rank layers are trained, not a copy of all weights."""
+        return self.method == "lora"
+
+    @property
+    def learns_from_images(self) -> bool:
+        """Whether the examples come from captioned images, not from trajectories."""
+        return self.data == "images"
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether layers of the denoiser run in a lower precision than float32."""
+        return self.precision != "no"
+
+    @property
+    def scales(self) -> Scales:
+        """The guidance scales that are learnt."""
+        lo, hi = self.w_range or (self.guidance_scale, self.guidance_scale)
+        return Scales(lo, hi)
+
+    def _check_scales(self) -> None:
+        """Refuse scales without guidance, and a range that does not fit the other fields."""
+        # At w = 1 the guided prediction is the conditional one, which the teacher has already.
+        scale = self.guidance_scale
+        if not 1 < scale < math.inf:
+            raise ValueError(
+                f"a guidance scale of {scale:g} is no guidance to learn: w must be above 1"
+            )
+        if self.w_range is None:
+            return
+
+        lo, hi = self.w_range
+        if not 1 <= lo < hi < math.inf:
+            raise ValueError(
+                f"a range of guidance scales goes up from 1 or more, not from {lo:g} to {hi:g}"
+            )
+
+        # The judged images are of one scale, which must be one that is learnt.
+        if not lo <= scale <= hi:
+            raise ValueError(
+                f"the student is judged at w = {scale:g}, out of its range {lo:g} to {hi:g}"
+            )
+
+        # Only low-rank layers can be made to count by w.
+        if not self.has_low_rank:
+            raise ValueError(
+                f"method '{self.method}' learns one guidance scale; a range is for lora"
+            )
+
+    def _check_choices(self) -> None:
+        """Refuse a word that is none of a field's own."""
+        choices = {"method": METHODS, "data": DATA, "precision": PRECISIONS}
+        for name, words in choices.items():
+            word = getattr(self, name)
+            if word not in words:
+                raise ValueError(f"unknown {name} '{word}'; there are: {', '.join(words)}")
+
+    def _check_numbers(self) -> None:
+        """Refuse counts below their least value, and what is not positive."""
+        counts = (
+            "steps", "rows", "rank", "num_steps", "accumulate", "evaluate_every", "save_every",
+        )  # fmt: skip
+        least_values = dict.fromkeys(counts, 1) | {"warmup": 0, "seed": 0}
+        for name, least in least_values.items():
+            count = getattr(self, name)
+            if count < least:
+                raise ValueError(f"{name} must be at least {least}, not {count}")
+
+        for name in ("learning_rate", "alpha", "min_snr_gamma"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a positive number, not {value}")
