@@ -20,10 +20,15 @@ from sdbench.records.store import read
 MASKS = {"cfg": [1, 1, 1, 1], "last:2": [1, 1, 0, 0], "unguided": [0, 0, 0, 0]}
 
 
+@pytest.fixture(scope="module")
+def made():
+    """Studies by their number of repeats; `run` changes copies of them."""
+    return {}
+
+
 @pytest.fixture
-def run(study):
+def run(study, made):
     """A run of one study; `slower` multiplies a variant's time, `seed` draws its repeats' noise."""
-    made = {}
 
     def build(*, seed=0, repeats=8, noise=0.01, slower=1.0, changed=lambda row: row, lpips=0.0):
         if repeats not in made:
@@ -139,9 +144,10 @@ def test_recorded_noise_raises_few_alarms(threshold):
 
 
 def test_nineteen_intervals_in_twenty_hold_the_true_change():
-    """Two runs of 12 repeats of unequal noise, 2,000 times."""
+    """Two runs of 12 repeats of unequal noise, 1,000 times."""
     generator = np.random.default_rng(0)
-    before, after = generator.normal(0, 0.02, (2000, 12)), generator.normal(0.05, 0.05, (2000, 12))
+    before = generator.normal(0, 0.02, (1000, 12))
+    after = generator.normal(0.05, 0.05, (1000, 12))
     tests = [TimeTest.of(*pair, Limits()) for pair in zip(before, after, strict=True)]
     assert 0.93 <= np.mean([test.lo <= 0.05 <= test.hi for test in tests]) <= 0.97
 
@@ -240,7 +246,6 @@ def test_tables_tell_times_and_what_changed(run):
 
 def test_stored_runs_compare_alike_from_the_columns_that_are_needed():
     folder = Path(__file__).parents[2] / "results" / "mini-sd" / "default"
-    some, whole = (
-        compare(*(read(folder, columns=columns) for _ in range(2))) for columns in (COMPARED, None)
-    )
+    runs = [read(folder, columns=columns) for columns in (COMPARED, None)]
+    some, whole = (compare(results, results) for results in runs)
     pd.testing.assert_frame_equal(some, whole, check_exact=True)
