@@ -50,8 +50,7 @@ class Source:
 
 def read(root: Path) -> list[Source]:
     """The files below a root; of a folder that is missing, none."""
-    folders = (root / "benchmarks", root / "sdbench")
-    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    files = [f for part in ("benchmarks", "sdbench") for f in sorted((root / part).rglob("*.py"))]
     return [Source(file.relative_to(root).as_posix(), file.read_text("utf-8")) for file in files]
 
 
