@@ -15,7 +15,7 @@ from tests import tiny
 def points(tmp_path_factory):
     pipe, folder = tiny.stable_diffusion(), tmp_path_factory.mktemp("cost")
     pipe.vae.decode = lambda *_, **__: pytest.fail("latents were decoded")
-    study = cost_study("tiny", height=16, width=16, num_steps=5, guidance_scale=5.0, repeats=1)
+    study = cost_study("tiny", height=16, width=16, num_steps=10, guidance_scale=5.0, repeats=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost, "loaded", lambda study: pipe)
         return list(sweep(study, batches=[1, 2], sides=[(16, 16)], out=folder)), folder
