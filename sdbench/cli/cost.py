@@ -85,6 +85,7 @@ def _print_footprints(
 ) -> None:
     """Counted, not run: what a guided and an unguided step of the denoiser take."""
     from sdbench.experiments.cost import footprint_table
+    from sdbench.records.columns import GIGABYTES, TERAFLOP
 
     table = footprint_table([model], sides=sides, batches=batch_sizes, dtype=dtype)
     rows = [
@@ -93,14 +94,14 @@ def _print_footprints(
             f"{row['batch']}",
             row["step"],
             f"{row['rows']}",
-            f"{row['flop'] / 1e12:.3g}",
-            f"{row['weights_bytes'] / 1e9:.3g}",
-            f"{row['activation_peak_bytes'] / 1e9:.3g}",
+            TERAFLOP.text(row["flop"]),
+            GIGABYTES.text(row["weights_bytes"]),
+            GIGABYTES.text(row["activation_peak_bytes"]),
         )
         for _, row in table.iterrows()
     ]
-    headings = ("pixels", "batch", "step", "rows", "TFLOP", "weights GB", "peak activations GB")
-    print_table(headings, rows)
+    sizes = (f"{what} {GIGABYTES.unit}" for what in ("weights", "peak activations"))
+    print_table(("pixels", "batch", "step", "rows", TERAFLOP.unit, *sizes), rows)
 
 
 def _print_savings(

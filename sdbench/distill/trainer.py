@@ -196,7 +196,7 @@ def _folder(
                     environment=env,
                     mode=mode,
                     tables=TRAINING,
-                    beside=(CHECKPOINT, STUDENT),
+                    companions=(CHECKPOINT, STUDENT),
                 )
             )
         accelerator.wait_for_everyone()

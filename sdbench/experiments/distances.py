@@ -30,7 +30,7 @@ Distance = Callable[[Float[Tensor, "n width"], Float[Tensor, "m width"]], float]
 KINDS: dict[str, Distance] = {"frechet": frechet_distance, "kernel": kernel_distance}
 WARNING = (
     "A distance between distributions asks whether images look like the reference's, not whether "
-    "they show their prompts: it rewards weak guidance. Read it beside a metric that knows the "
+    "they show their prompts: it rewards weak guidance. Read it with a metric that knows the "
     "prompt."
 )
 

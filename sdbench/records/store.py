@@ -58,14 +58,14 @@ class StudyFolder:
         path: Path,
         lock: int,
         tables: tuple[str, ...],
-        beside: Sequence[str],
+        companions: Sequence[str],
         remote: Remote | None,
     ) -> None:
         """Use `create`."""
         self.path = path
         self._lock = lock
         self._tables = tables
-        self._beside = beside
+        self._companions = companions
         self._remote = remote
         self._part = max((int(part.name) for part in part_folders(path)), default=0)
 
@@ -78,7 +78,7 @@ class StudyFolder:
         environment: Mapping[str, Any],
         mode: Mode = "new",
         tables: tuple[str, ...] = STUDY,
-        beside: Sequence[str] = (),
+        companions: Sequence[str] = (),
     ) -> Self:
         """Lock a folder for a study, and start, continue or replace the study in it.
 
@@ -91,8 +91,8 @@ class StudyFolder:
                 `overwrite` removes the old study's files; all three start a study in an empty
                 folder.
             tables: what the folder holds; every unit has rows in the first of them.
-            beside: names of files and folders that the caller keeps in it, which go when the study
-                is replaced.
+            companions: names of files and folders that the caller keeps in it, which go when the
+                study is replaced.
 
         Raises:
             ValueError: the folder does not fit the mode, holds something else, is in use, or
@@ -106,7 +106,7 @@ class StudyFolder:
 
         # A folder that holds something else gets no lock file, either.
         existing_study(path)
-        folder = cls(path, _lock(path), tables, beside, remote)
+        folder = cls(path, _lock(path), tables, companions, remote)
         try:
             folder._open(wanted, dict(environment), mode)
         except BaseException:
@@ -287,7 +287,7 @@ class StudyFolder:
     def _remove(self) -> None:
         """Remove the study's own files and no others."""
         self._sweep()
-        for name in ("parts", *self._beside):
+        for name in ("parts", *self._companions):
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)
 
@@ -301,7 +301,7 @@ class StudyFolder:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
-        for name in [*map(table_file, TABLES), "environment.json", "study.json", *self._beside]:
+        for name in [*map(table_file, TABLES), "environment.json", "study.json", *self._companions]:
             (self.path / name).unlink(missing_ok=True)
         self._remove_there(is_own)
 

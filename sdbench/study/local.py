@@ -214,7 +214,7 @@ class _Probes:
 
     @property
     def listeners(self) -> list[Listener]:
-        """Those that are told of steps."""
+        """Those that get the events of steps."""
         memory = [] if self.memory is None else [MemoryProbe(self.memory)]
         return [self.steps, *memory, *([] if self.flop is None else [self.flop])]
 

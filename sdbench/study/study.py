@@ -320,7 +320,6 @@ class Study(Generation):
 def _read(variants: Any) -> tuple[Variant, ...]:
     """Variants from their texts; each is read once, and one that was read already stays."""
     values = listed("variants", variants)
-    require_texts("variants", [str(value) for value in values if isinstance(value, Variant)])
     require_texts("variants", [value for value in values if not isinstance(value, Variant)])
     read = [value if isinstance(value, Variant) else parse(value) for value in values]
     entries("variants", [variant.name for variant in read])

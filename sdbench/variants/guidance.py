@@ -32,7 +32,7 @@ def guided_by(
             as Wan 2.2 has).
         schedule: which steps are guided, or a rule that makes it from the number of iterations. A
             policy decides while the loop runs. None only observes.
-        listeners: told of every event, in order.
+        listeners: get every event, in order.
         sequential: evaluate the two halves of a guided step one after the other where the pipeline
             concatenates them.
 

@@ -58,7 +58,7 @@ class Seam:
     Args:
         pipe: a guided pipeline.
         policy: decides which rows are evaluated.
-        listeners: told of every event, in order.
+        listeners: get every event, in order.
         sequential: evaluate the two halves of a guided step one after the other.
     """
 

@@ -1,4 +1,4 @@
-"""What is told of a denoising loop while it runs, who may listen, and what keeps it all.
+"""The events of a denoising loop, who may listen to them, and the trace that keeps them.
 
 The events come from the seam in `guidance.py`; what listeners make of them (times, memory) is in
 `instruments`.
@@ -49,7 +49,7 @@ class Step:
 
 
 class Listener:
-    """What may be told of a run; the methods do nothing until overridden."""
+    """Gets the events of a run; the methods do nothing until overridden."""
 
     def loop_begins(self, call: int, iterations: int, images: int) -> None:
         """The first denoiser call of a pipeline call is about to run."""

@@ -228,7 +228,7 @@ def test_what_was_killed_while_it_started_is_no_study_and_starts_anew(path, part
     with pytest.raises(ValueError, match="study holds no study yet"):
         read(path)
     StudyFolder.create(
-        path, {"model": "other"}, environment={"cores": 2}, mode=mode, beside=("mine.bin",)
+        path, {"model": "other"}, environment={"cores": 2}, mode=mode, companions=("mine.bin",)
     ).close()
     assert (len(read(path).runs), read(path).study) == (0, {"model": "other"})
     assert {file.name for file in path.glob("*") if "parquet" not in file.name} == {

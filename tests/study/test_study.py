@@ -8,6 +8,8 @@ from sdbench.distill.captions import held_out_captions
 from sdbench.models.students import LORA_FILE
 from sdbench.study.study import PROTOCOLS, Study
 from sdbench.study.units import units
+from sdbench.variants.adapters import weights_file
+from sdbench.variants.methods import students
 
 FIELDS = {
     "model": "mini-sd",
@@ -253,3 +255,19 @@ def test_protocols_are_all_there_is():
 
 def test_the_held_out_captions_are_those_that_distillation_is_judged_on():
     assert list(Study.protocol("mini-sd-methods").prompts) == held_out_captions(256)
+
+
+def test_the_files_of_a_variant_are_read_once(tmp_path, monkeypatch):
+    (tmp_path / LORA_FILE).touch()
+    reads = []
+
+    def counted(*arguments, **settings):
+        reads.append(arguments)
+        return weights_file(*arguments, **settings)
+
+    monkeypatch.setattr(students, "weights_file", counted)
+    made = study(variants=["cfg", f"lora:{tmp_path}"], repeats=2, controls=True)
+    changed = dataclasses.replace(made, repeats=3)
+    assert {unit.variant.content for unit in units(changed)} != {""}
+    assert made.shared == changed.shared
+    assert len(reads) == 1
