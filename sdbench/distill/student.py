@@ -31,8 +31,8 @@ from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.models.student_layers import ADAPTER, low_rank
 from sdbench.models.students import DENOISER_FILE, EMBEDDING_FILE, LORA_FILE, strength
 from sdbench.records.files import write_whole
-from sdbench.variants.adapters import given_scale
 from sdbench.variants.hooks import replaced
+from sdbench.variants.student_weights import given_scale
 
 
 class Strength:

@@ -4,7 +4,7 @@ A student of one guidance scale is a LoRA, or a whole denoiser. One of a range o
 whose strength grows with w from nothing at w = 1, where the student is the conditional teacher. It
 is also given w: by the denoiser's own `guidance` input where it has one, and else by an embedding
 (`guidance_embedding.py`). A student's layers are in `student_layers.py`; how a student is put into
-a pipeline and taken out again is in `variants/adapters.py`.
+a pipeline and taken out again is in `variants/student_weights.py`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdbench.models.pipeline import Pipeline, guidance_arguments, invoke
 from sdbench.study.study import Generation, Pairs
-from sdbench.variants.applied import applied
+from sdbench.variants.adapters import applied
 from sdbench.variants.trace import Listener, Trace
 from sdbench.variants.variant import Variant
 

@@ -1,247 +1,71 @@
-"""A student in a pipeline: fused into the denoiser for a while, then restored bitwise.
-
-A student is what `sdbench.distill` writes: a folder with a LoRA in safetensors, or a whole
-denoiser, and a card. Any other LoRA file that the pipeline can load works too. Nothing is known of
-it, so nothing is checked.
-"""
+"""A variant on a pipeline: its student's weights, its accelerator and its guidance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
 
-import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor, nn
-
-from sdbench.models.guidance_embedding import embedded, load_projection, remove_projection
-from sdbench.models.pipeline import LoraPipeline, Pipeline, denoiser_of
-from sdbench.models.student_layers import (
-    ADAPTER,
-    KeptWeights,
-    fuse,
-    load_lora,
-    low_rank,
-    read_weights,
-)
-from sdbench.models.students import (
-    DENOISER_FILE,
-    EMBEDDING_FILE,
-    LORA_FILE,
-    check_base,
-    read_card,
-    strength_at,
-    uses_guidance_input,
-)
-from sdbench.records.files import first_line
-from sdbench.variants.hooks import call_replaced
-from sdbench.variants.rows import first_tensor
+from sdbench.models.pipeline import Pipeline, denoiser_of
+from sdbench.models.registry import own_adapter
+from sdbench.variants.accelerators import accelerated
+from sdbench.variants.guidance import guided_by
+from sdbench.variants.policy import Policy
 from sdbench.variants.schedule import ScheduleRule
-from sdbench.variants.trace import Listener, Step
-
-
-class Turns(Listener):
-    """Has the student's layers on in unguided steps only: it is the base that is guided.
-
-    Args:
-        denoiser: with the layers.
-        rule: says which steps are guided.
-    """
-
-    def __init__(self, denoiser: Any, rule: ScheduleRule) -> None:
-        """Start with the layers on, as they are loaded."""
-        self.denoiser = denoiser
-        self.rule = rule
-        self.mask: tuple[bool, ...] = ()
-        self.on = True
-
-    def loop_begins(self, call: int, iterations: int, images: int) -> None:
-        """Know which steps are guided."""
-        self.mask = self.rule(iterations).mask
-
-    def denoiser_begins(self, step: Step, rows: int) -> None:
-        """Switch where it has to."""
-        if self.on == self.mask[step.index]:
-            self.on = not self.on
-            self.denoiser.enable_adapters() if self.on else self.denoiser.disable_adapters()
+from sdbench.variants.student_weights import Turns, student_in, weights_file
+from sdbench.variants.trace import Listener, Trace
+from sdbench.variants.variant import Variant
 
 
 @contextmanager
-def student_in(
-    pipe: Pipeline, file: str | Path, *, guidance_scale: float, turns: Turns | None = None
-) -> Iterator[None]:
-    """Give a pipeline's denoiser a student's weights; afterwards every weight is bitwise as it was.
-
-    Args:
-        pipe: a diffusers pipeline.
-        file: the weights, as `weights_file` finds them; a card next to them is held against the
-            pipeline.
-        guidance_scale: w that is asked for. A student of another scale is refused; one of a range
-            is given w.
-        turns: switches the layers of a LoRA, which then stay next to the weights. Without it they
-            are added to the weights, so that a step costs what it costs without a LoRA; what they
-            change is kept on disk meanwhile.
-
-    Raises:
-        ValueError: weights for another base or another w, or that do not fit; a pipeline that has
-            adapters.
-    """
-    file = Path(file)
-    modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    if low_rank(modules):
-        raise ValueError(
-            f"{type(pipe).__name__} already has adapters loaded: fuse or unload them first"
-        )
-    strength = strength_at(file, read_card(file), guidance_scale)
-    check_base(denoiser_of(pipe), file)
-
-    with ExitStack() as undo:
-        if file.name == DENOISER_FILE:
-            undo.enter_context(_whole_denoiser(denoiser_of(pipe), file))
-        else:
-            lora_pipe = _lora_pipeline(pipe)
-            layers = undo.enter_context(_low_rank_layers(lora_pipe, modules, file))
-            undo.enter_context(_given_its_scale(pipe, file, guidance_scale, turns))
-            if turns is None:
-                undo.enter_context(_fused(lora_pipe, layers, strength))
-            else:
-                for layer in layers:
-                    layer.set_scale(ADAPTER, strength)
-        yield
-
-
-@contextmanager
-def _whole_denoiser(denoiser: nn.Module, file: Path) -> Iterator[None]:
-    """Every weight of a denoiser from a file."""
-    with _kept(list(denoiser.parameters())):
-        try:
-            denoiser.load_state_dict(read_weights(file))
-        except RuntimeError as error:
-            kind = type(denoiser).__name__
-            raise ValueError(f"'{file}' does not fit a {kind}: {first_line(error)}") from None
-        yield
-
-
-def _lora_pipeline(pipe: Pipeline) -> LoraPipeline:
-    if not hasattr(pipe, "load_lora_weights"):
-        raise ValueError(f"{type(pipe).__name__} takes no LoRA")
-    return cast(LoraPipeline, pipe)
-
-
-@contextmanager
-def _low_rank_layers(
-    pipe: LoraPipeline, modules: Sequence[nn.Module], file: Path
-) -> Iterator[list[Any]]:
-    """The layers of a LoRA, loaded next to a pipeline's weights."""
-    with ExitStack() as undo:
-        # peft freezes what it is put on
-        for weight in (weight for module in modules for weight in module.parameters()):
-            undo.callback(weight.requires_grad_, weight.requires_grad)
-        undo.callback(pipe.unload_lora_weights)
-
-        load_lora(pipe, file)
-        layers = low_rank(modules)
-        if not layers:
-            raise ValueError(f"the adapter '{file}' fits no layer of {type(pipe).__name__}")
-        yield layers
-
-
-@contextmanager
-def _fused(pipe: LoraPipeline, layers: Sequence[Any], strength: float) -> Iterator[None]:
-    """The layers of a LoRA added to the weights, and gone themselves."""
-    bases = [weight for layer in layers for weight in layer.get_base_layer().parameters()]
-    with _kept(bases):
-        fuse(layers, strength)
-        pipe.unload_lora_weights()
-        yield
-
-
-@contextmanager
-def _given_its_scale(
-    pipe: Pipeline, file: Path, guidance_scale: float, turns: Turns | None
-) -> Iterator[None]:
-    """Give w to a student of a range of scales: by its projection, or the denoiser's input."""
-    projection = file.with_name(EMBEDDING_FILE)
-    has_projection = projection.is_file()
-
-    def is_students_turn() -> bool:
-        return turns is None or turns.on
-
-    with ExitStack() as undo:
-        if has_projection:
-            load_projection(pipe, denoiser_of(pipe), projection)
-            undo.callback(remove_projection, denoiser_of(pipe))
-        if has_projection or uses_guidance_input(file):
-            given = given_scale(
-                pipe, guidance_scale, by_guidance=not has_projection, when=is_students_turn
-            )
-            undo.enter_context(given)
-        yield
-
-
-@contextmanager
-def given_scale(
+def applied(
     pipe: Pipeline,
-    guidance_scale: float,
+    variant: Variant,
     *,
-    by_guidance: bool = False,
-    when: Callable[[], bool] = lambda: True,
-) -> Iterator[None]:
-    """Give w to every call of a denoiser.
+    guidance_scale: float,
+    listeners: Sequence[Listener] = (),
+    sequential: bool = False,
+) -> Iterator[Trace]:
+    """Run a pipeline as a variant says; it is as before afterwards.
 
     Args:
-        pipe: of the denoiser; it knows nothing of this, and guides as before.
-        guidance_scale: w.
-        by_guidance: as the denoiser's own input; else as the embedding that it has a projection of.
-        when: whether a call is the student's.
-    """
-    # By number of rows, made once: otherwise a step would wait for it.
-    inputs: dict[int, Float[Tensor, "rows ..."]] = {}
+        pipe: a guided diffusers pipeline.
+        variant: what to carry out; its number of steps and its scale are the caller's to ask for.
+        guidance_scale: w that is asked for.
+        listeners: as `guided_by` takes them.
+        sequential: as `guided_by` takes it.
 
-    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if when():
-                sample = first_tensor((args, kwargs))
-                rows = len(sample)
-                if rows not in inputs:
-                    scale = torch.full((rows,), guidance_scale)
-                    inputs[rows] = (scale if by_guidance else embedded(pipe, scale)).to(sample)
-                kwargs["guidance" if by_guidance else "timestep_cond"] = inputs[rows]
-            return original(*args, **kwargs)
-
-        return call
-
-    with call_replaced(denoiser_of(pipe), wrap):
-        yield
-
-
-def weights_file(path: str | Path, *, of_lora: bool) -> Path:
-    """The file that holds a student's weights: in its folder, or a LoRA by itself.
+    Yields:
+        The trace of `guided_by`.
 
     Raises:
-        ValueError: there is none, or it is no safetensors file.
+        ValueError: as `student_in`, `accelerated` and `guided_by` say; an accelerator with halves
+            one after the other.
     """
-    path = Path(path)
-    name = LORA_FILE if of_lora else DENOISER_FILE
-    file = path if of_lora and path.is_file() else path / name
-    if file.suffix != ".safetensors":
-        raise ValueError(
-            f"'{file}' is no safetensors file; others can run code when they are opened, "
-            "so they are not"
-        )
-    if not file.is_file():
-        raise ValueError(
-            f"'{path}' holds no {'LoRA' if of_lora else 'whole denoiser'}: {file.name} is missing"
-        )
-    return file
+    listeners = list(listeners)
+    with ExitStack() as undo:
+        if variant.student is not None:
+            turns = None if variant.guides_none else Turns(denoiser_of(pipe), variant.rule)
+            file = Path(variant.student or weights_file(own_adapter(pipe), of_lora=True))
+            undo.enter_context(student_in(pipe, file, guidance_scale=guidance_scale, turns=turns))
+            if turns is not None:
+                listeners.insert(0, turns)
+
+        if variant.accelerator is not None:
+            if sequential:
+                name = variant.accelerator.name
+                raise ValueError(
+                    f"{name} keeps what one call computed, so both halves must be in it"
+                )
+            undo.enter_context(accelerated(pipe, variant.accelerator))
+
+        schedule = schedule_of(variant, guidance_scale)
+        guided = guided_by(pipe, schedule, listeners=listeners, sequential=sequential)
+        yield undo.enter_context(guided)
 
 
-@contextmanager
-def _kept(weights: Sequence[Shaped[Tensor, "*shape"]]) -> Iterator[None]:
-    kept = KeptWeights(weights)
-    try:
-        yield
-    finally:
-        kept.restore()
+def schedule_of(variant: Variant, guidance_scale: float) -> ScheduleRule | Policy | None:
+    """What decides a variant's steps; None where its accelerator does so itself."""
+    if variant.accelerator is not None and variant.accelerator.guides:
+        return None
+    return variant.rule if variant.policy is None else variant.policy(guidance_scale)

@@ -14,8 +14,8 @@ from sdbench.distill.checkpoint import read_checkpoint
 from sdbench.distill.student import lora_student
 from sdbench.instruments import weights
 from sdbench.models.students import CARD_FILE, DENOISER_FILE, EMBEDDING_FILE, LORA_FILE
-from sdbench.variants.adapters import student_in
 from sdbench.variants.grammar import parse
+from sdbench.variants.student_weights import student_in
 from tests import tiny
 
 PACKAGE = Path(sdbench.__file__).parent

@@ -36,9 +36,9 @@ from sdbench.records.files import read_image, read_prompts
 from sdbench.records.schema import STUDY
 from sdbench.study import runner
 from sdbench.study.study import Study
-from sdbench.variants.adapters import student_in
 from sdbench.variants.grammar import VARIANTS, parse
 from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.student_weights import student_in
 from tests import tiny
 from tests.faults import broken
 

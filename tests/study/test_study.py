@@ -8,8 +8,8 @@ from sdbench.distill.captions import held_out_captions
 from sdbench.models.students import LORA_FILE
 from sdbench.study.study import PROTOCOLS, Study
 from sdbench.study.units import units
-from sdbench.variants.adapters import weights_file
 from sdbench.variants.methods import students
+from sdbench.variants.student_weights import weights_file
 
 FIELDS = {
     "model": "mini-sd",

@@ -6,7 +6,7 @@ import torch
 from sdbench.distill.student import full_student, lora_student
 from sdbench.models.students import CARD_FILE, DENOISER_FILE, LORA_FILE, base_record
 from sdbench.records.files import write_json
-from sdbench.variants.adapters import student_in
+from sdbench.variants.student_weights import student_in
 from tests import tiny
 
 SCALE = 7.5

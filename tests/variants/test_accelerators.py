@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdbench.models.pipeline import denoiser_of
 from sdbench.variants.accelerators import accelerated
-from sdbench.variants.applied import applied
+from sdbench.variants.adapters import applied
 from sdbench.variants.grammar import parse
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.methods.deepcache import deepcache

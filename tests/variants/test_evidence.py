@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 import sdbench
 from sdbench.models.students import DENOISER_FILE
 from sdbench.testing import VariantContract
-from sdbench.variants.applied import applied
+from sdbench.variants.adapters import applied
 from sdbench.variants.grammar import VARIANTS, methods_of, parse
 from sdbench.variants.trace import Unsupported
 

@@ -11,7 +11,7 @@ from sdbench.distill.captions import held_out_captions
 from sdbench.models.registry import MINI_SD, MODELS
 from sdbench.study.runner import run
 from sdbench.study.study import Study
-from sdbench.variants.applied import applied
+from sdbench.variants.adapters import applied
 from sdbench.variants.grammar import parse
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule

@@ -11,11 +11,11 @@ from sdbench.distill.examples import Examples
 from sdbench.distill.student import lora_student
 from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, LORA_FILE, base_record
 from sdbench.records.files import write_json
-from sdbench.variants.adapters import student_in
-from sdbench.variants.applied import applied
+from sdbench.variants.adapters import applied
 from sdbench.variants.grammar import parse
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.student_weights import student_in
 from tests import tiny
 from tests.variants.students import SCALE, assert_same, refused, saved, state
 

@@ -12,8 +12,8 @@ import hashlib
 from dataclasses import replace
 
 from sdbench.models.students import EMBEDDING_FILE
-from sdbench.variants.adapters import weights_file
 from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.student_weights import weights_file
 from sdbench.variants.variant import Method, Variant
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sdbench.distill.student import lora_student
 from sdbench.models.students import CARD_FILE, LORA_FILE
-from sdbench.variants.adapters import student_in
+from sdbench.variants.student_weights import student_in
 from tests import tiny
 from tests.variants.students import FILES, SCALE, assert_same, refused, saved, state
 
