@@ -137,7 +137,7 @@ def guidance_arguments(
         rows: images of the call.
         negative_prompt: of every image.
     """
-    has_true_scale = "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters
+    has_true_scale = "true_cfg_scale" in call_parameters(pipe)
     if negative_prompt is None and has_true_scale:
         negative_prompt = ""
 
@@ -146,6 +146,40 @@ def guidance_arguments(
     if negative_prompt is not None:
         arguments["negative_prompt"] = [negative_prompt] * rows
     return arguments
+
+
+def call_parameters(pipe: Pipeline) -> set[str]:
+    """Names of the arguments that a pipeline's call takes."""
+    return {
+        parameter.name
+        for parameter in method_parameters(type(pipe), "__call__")
+        if parameter.kind is not inspect.Parameter.POSITIONAL_ONLY
+    }
+
+
+def method_parameters(kind: type, method: str) -> list[inspect.Parameter]:
+    """What a method takes, `self` left out, its positional parameters in their order.
+
+    A subclass that takes `**kwargs` hands on what it does not name, so its ancestors' parameters
+    are its own as well, up to the first ancestor that takes no `**kwargs`.
+
+    Args:
+        kind: a class.
+        method: a method of it.
+    """
+    parameters: dict[str, inspect.Parameter] = {}
+    for ancestor in kind.__mro__:
+        if method not in vars(ancestor):
+            continue
+
+        _, *taken = inspect.signature(getattr(ancestor, method)).parameters.values()
+        kinds = {parameter.kind for parameter in taken}
+        for parameter in taken:
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                parameters.setdefault(parameter.name, parameter)
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return list(parameters.values())
 
 
 def invoke(pipe: Pipeline, arguments: Mapping[str, Any]) -> Any:

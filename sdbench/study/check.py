@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,7 @@ from sdbench.instruments.cost import denoiser_flop, flop_per_row
 from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import weights_bytes
 from sdbench.models.layout import set_layout
-from sdbench.models.pipeline import Pipeline, denoiser_of
+from sdbench.models.pipeline import Pipeline, call_parameters, denoiser_of
 from sdbench.models.registry import load
 from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
@@ -144,7 +143,7 @@ def _require_arguments(pipe: Pipeline, call: Call) -> None:
 
 def _unknown_arguments(pipe: Pipeline, arguments: Any) -> list[str]:
     """Names that a pipeline's call does not take."""
-    return sorted(set(arguments) - set(inspect.signature(type(pipe).__call__).parameters))
+    return sorted(set(arguments) - call_parameters(pipe))
 
 
 def _try_accelerator(pipe: Pipeline, call: Call) -> None:
