@@ -7,6 +7,7 @@ which names the file. Which files make a study is in `store.py`.
 import json
 import os
 import reprlib
+import struct
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from sdbench.records.pictures import as_rgb
 from sdbench.records.schema import YOUNGER, columns
 
 PREFIX = ".sdbench-"
@@ -29,6 +31,7 @@ _DTYPES = {
     pa.large_string(): pd.StringDtype(),
 }
 _TYPES = (*_DTYPES, pa.float64())
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)  # what Pillow raises
 
 
 def read_table(folder: Path, table: str, asked: Collection[str] | None = None) -> pd.DataFrame:
@@ -196,15 +199,15 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image in RGB.
+    """An image in RGB, upright, on white where it is transparent; see `as_rgb`.
 
     Raises:
         ValueError: it is missing, or not readable as an image.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            return as_rgb(image)
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(f"image '{path}' cannot be read: {first_line(error)}") from None
 
 
