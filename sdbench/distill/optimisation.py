@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from jaxtyping import Float
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from sdbench.distill.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, write_checkpoint
@@ -25,6 +24,7 @@ from sdbench.distill.student import Student
 from sdbench.records.schema import frame
 from sdbench.records.store import StudyFolder
 from sdbench.variants.hooks import call_replaced
+from sdbench.study.progress import progress_bar
 from sdbench.variants.rows import first_tensor, map_tensors
 
 GRADIENT_LIMIT = 1.0  # of the gradient's norm, above which it is scaled down
@@ -136,9 +136,9 @@ class Optimisation:
         seconds_before = self.seconds
         started = time.perf_counter()
 
-        with _progress(disable=not self.accelerator.is_main_process) as progress:
+        with progress_bar(disable=not self.accelerator.is_main_process) as progress:
             task = progress.add_task(
-                "distilling", total=settings.steps, completed=self.done, loss=""
+                "distilling", total=settings.steps, completed=self.done, what=""
             )
             if self.done == 0:
                 self._add_to_curve(evaluation, folder)
@@ -148,7 +148,7 @@ class Optimisation:
                 self.done = step + 1
                 self.seconds = seconds_before + time.perf_counter() - started
                 shown = f"loss {np.mean(self.losses[-SHOWN_LOSSES:]):.4g}"
-                progress.update(task, completed=self.done, loss=shown)
+                progress.update(task, completed=self.done, what=shown)
 
                 # The last step ends with both, whatever their intervals.
                 is_last = self.done == settings.steps
@@ -238,15 +238,3 @@ class Optimisation:
         if self.accelerator.scaler is not None:
             checkpoint["scaler"] = self.accelerator.scaler.state_dict()
         write_checkpoint(self.path, checkpoint)
-
-
-def _progress(*, disable: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-        disable=disable,
-        refresh_per_second=2,
-    )

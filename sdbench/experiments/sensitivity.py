@@ -25,6 +25,7 @@ from sdbench.experiments.branching import (
     judgeable,
 )
 from sdbench.instruments.quality import provenance
+from sdbench.models.identity import identity
 from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline
 from sdbench.models.random_weights import has_random_weights
@@ -32,7 +33,7 @@ from sdbench.records.environment import environment
 from sdbench.records.schema import SWEEP, frame
 from sdbench.records.store import Mode, StudyFolder, Sweep, read_sweep
 from sdbench.study.check import loop_length
-from sdbench.study.runner import progress_bar
+from sdbench.study.progress import progress_bar
 from sdbench.study.study import Generation
 from sdbench.variants.schedule import Mask, mask_of
 
@@ -247,6 +248,7 @@ def sweep(
     names = ("kind", "length", "stride", "masks", "growth")
     settings = {name: getattr(choice, name) for name in names}
     record = generation.as_json() | {"metrics": metrics, "quality": quality, "sweep": settings}
+    record["pipeline"] = identity(pipe, full=generation.full_hash)
     machine = environment() | layout(pipe)
 
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
@@ -276,16 +278,19 @@ def _follow_missing(
     done = read_sweep(folder.path).sensitivity
     finished = set(zip(done["prompt_id"], done["seed"], done["mask"], strict=True))
     every = [baseline(len(branches[0].mask)), *branches]
+    wanted = [
+        (prompt_id, seed, branch.text)
+        for prompt_id, _, seed in generation.pairs
+        for branch in every
+    ]
+    already = sum(call in finished for call in wanted)
 
     with progress_bar() as progress:
-        total = len(generation.pairs) * len(every)
-        task = progress.add_task("branching", total=total, completed=0, what="")
+        task = progress.add_task("branching", total=len(wanted), completed=already, what="")
         for group in groups:
             # A call runs for all pairs of a group, so the first stands for them.
             prompt_id, _, seed = group.pairs[0]
             left = [branch for branch in every if (prompt_id, seed, branch.text) not in finished]
-            progress.advance(task, len(group.pairs) * (len(every) - len(left)))
-
             for call in group.calls(left):
                 progress.update(task, what=f"{len(group.pairs)} x {len(call)} branches")
                 _record(folder, group, call, growth=growth)

@@ -16,14 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from sdbench.instruments.quality import provenance
 from sdbench.instruments.steps import GUIDANCE_SPACE
@@ -36,6 +28,7 @@ from sdbench.records.store import Mode, Results, StudyFolder, existing_study, re
 from sdbench.study.check import loaded, prepare
 from sdbench.study.images import save, scored
 from sdbench.study.local import Outcome, Worker, observe
+from sdbench.study.progress import progress_bar
 from sdbench.study.study import Study
 from sdbench.study.tuning import constant_scales, tunable, tuning_rows, with_scales
 from sdbench.study.units import Unit, parse_shard, units
@@ -286,16 +279,3 @@ def estimate(study: Study, *, pipe: Pipeline | None = None, steps: int = 4) -> E
         nfe = unit.variant.rule(unit.call.num_steps).nfe
         seconds += len(unit.pairs) * (nfe * row_s + other_s)
     return Estimate(len(calls) + len(to_be_found), seconds, measured["rss_peak_bytes"])
-
-
-def progress_bar() -> Progress:
-    """A bar with the time taken and left, and a field `what` for what is running."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[what]}", markup=False),  # a variant may name a file in brackets
-        refresh_per_second=2,  # in a notebook each refresh is a message
-    )
