@@ -172,7 +172,7 @@ def _sources(
 
     # A file goes before what the model brings.
     if prompts_file is not None:
-        sources["captions"] = read_prompts(prompts_file)
+        sources["captions"] = read_prompts(prompts_file, distinct=False)
     if images is not None:
         sources["captioned"] = captions.image_folder(images, side=own_side(pipe))
     if held_out_file is not None:

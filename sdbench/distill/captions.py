@@ -14,6 +14,7 @@ from PIL import ImageOps
 
 from sdbench.models.mini_sd import scenes
 from sdbench.records.files import inside, parsed, read_image
+from sdbench.records.texts import lines_of, read_text
 
 Captions = Callable[[np.random.Generator, int], Sequence[str]]
 """Draws this many prompts."""
@@ -95,8 +96,8 @@ def image_folder(folder: Path, *, side: int) -> ImageFolder:
     """
     metadata = folder / "metadata.jsonl"
     try:
-        content = metadata.read_text(encoding="utf-8")
-        lines = [parsed(json.loads, line) for line in content.splitlines() if line.strip()]
+        content = read_text(metadata)
+        lines = [parsed(json.loads, line) for line in lines_of(content) if line.strip()]
         listed = [(inside(folder, line["file_name"]), str(line["text"])) for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -8,6 +8,7 @@ import json
 import os
 import reprlib
 import struct
+import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,9 +20,11 @@ from PIL import Image
 
 from sdbench.records.pictures import as_rgb
 from sdbench.records.schema import YOUNGER, columns
+from sdbench.records.texts import lines_of, read_text
 
 PREFIX = ".sdbench-"
 """Begins the names of the lock and of whatever is not finished; readers pass over them."""
+SHOWN = 60  # characters of a prompt in an error
 NUMBER = (int, float)
 NONE = type(None)
 _DTYPES = {
@@ -123,17 +126,40 @@ def write_table(folder: Path, table: str, table_frame: pd.DataFrame) -> None:
     write_whole(folder / f"{table}.parquet", lambda file: pq.write_table(arrow, file))
 
 
-def read_prompts(file: Path) -> tuple[str, ...]:
-    """The prompts of a text file, one per line.
+def read_prompts(file: Path, *, distinct: bool = True) -> tuple[str, ...]:
+    """The prompts of a text file, one per line, without the blanks around them.
+
+    Args:
+        file: in UTF-8, or with a byte order mark.
+        distinct: refuse a prompt that stands there twice.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: the file cannot be read, or holds no prompt or the same one twice.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        stripped = [line.lstrip("\ufeff").strip() for line in lines_of(read_text(file))]
     except (OSError, ValueError) as error:
         raise ValueError(f"prompts file '{file}' cannot be read: {error}") from None
-    return tuple(line.strip() for line in lines if line.strip())
+
+    numbered = [(number, prompt) for number, prompt in enumerate(stripped, start=1) if prompt]
+    if not numbered:
+        raise ValueError(f"prompts file '{file}' holds no prompt")
+    if distinct:
+        _require_distinct(numbered, file)
+    return tuple(prompt for _, prompt in numbered)
+
+
+def _require_distinct(numbered: Collection[tuple[int, str]], file: Path) -> None:
+    """Refuse a prompt that stands on two lines."""
+    first: dict[str, int] = {}
+    for number, prompt in numbered:
+        earlier = first.setdefault(prompt, number)
+        if earlier != number:
+            shown = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}..."
+            raise ValueError(
+                f"prompts file '{file}' holds a prompt twice, on lines {earlier} and {number}: "
+                f"{shown!r}"
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -143,7 +169,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: the file is missing or holds something else.
     """
     try:
-        content = parsed(json.loads, path.read_text(encoding="utf-8"))
+        content = parsed(json.loads, read_text(path))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except ValueError as error:
@@ -151,6 +177,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected an object")
     return content
+
+
+def read_toml(path: Path, *, source: str) -> dict[str, Any]:
+    """Read a TOML file; errors begin with the source.
+
+    Raises:
+        ValueError: the file cannot be read, or is not TOML.
+    """
+    try:
+        return parsed(tomllib.loads, read_text(path))
+    except OSError as error:
+        raise ValueError(f"{source} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{source} is not TOML: {error}") from None
 
 
 def parsed(parse: Callable[[str], Any], text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,8 +30,15 @@ def entries(name: str, value: Any) -> tuple[Any, ...]:
     values = listed(name, value)
     if not values:
         raise ValueError(f"{name} must not be empty")
-    if len(set(map(repr, values))) < len(values):
-        raise ValueError(f"{name} holds an entry twice")
+
+    first: dict[str, int] = {}
+    for number, shown in enumerate(map(repr, values), start=1):
+        earlier = first.setdefault(shown, number)
+        if earlier != number:
+            raise ValueError(
+                f"{name} holds an entry twice: {reprlib.repr(values[number - 1])}, "
+                f"the {earlier}. and the {number}."
+            )
     return values
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.instruments.quality import find_metric
-from sdbench.records.files import parsed, read_prompts
+from sdbench.records.files import read_prompts, read_toml
 from sdbench.records.names import BASELINE
 from sdbench.study.fields import (
     LARGEST,
@@ -256,7 +255,8 @@ class Study(Generation):
             ValueError: a file that is missing or not TOML, an unknown or a missing key.
         """
         path = Path(path)
-        values = _parsed_toml(path)
+        source = f"study file '{path}'"
+        values = read_toml(path, source=source)
         values.setdefault("name", path.stem)
         if isinstance(values.get("prompts_file"), str):
             values["prompts_file"] = str(path.parent / values["prompts_file"])
@@ -266,7 +266,6 @@ class Study(Generation):
         if "variants" in changes:
             values.pop("controls", None)
 
-        source = f"study file '{path}'"
         try:
             return cls.from_fields({**values, **changes}, source=source)
         except ValueError as error:
@@ -324,15 +323,6 @@ def _read(variants: Any) -> tuple[Variant, ...]:
     read = [value if isinstance(value, Variant) else parse(value) for value in values]
     entries("variants", [variant.name for variant in read])
     return tuple(read)
-
-
-def _parsed_toml(path: Path) -> dict[str, Any]:
-    try:
-        return parsed(tomllib.loads, path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"study file '{path}' cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"study file '{path}' is not TOML: {error}") from None
 
 
 def digest(values: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sdbench.records.files import NONE, NUMBER, parsed, require
+from sdbench.records.texts import read_text
 
 Mask = tuple[bool, ...]
 
@@ -135,11 +136,11 @@ def read_schedule(path: str | Path) -> dict[str, Any]:
         ValueError: the file cannot be read or is no schedule file.
     """
     try:
-        content = parsed(json.loads, Path(path).read_text(encoding="utf-8"))
+        content = parsed(json.loads, read_text(Path(path)))
     except OSError as error:
         raise ValueError(f"schedule file '{path}' cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise ValueError(f"schedule file '{path}' is not JSON") from None
+    except ValueError as error:
+        raise ValueError(f"schedule file '{path}' is not JSON: {error}") from None
     settings = content if isinstance(content, dict) else {}
     if not _is_mask(settings.get("mask")) or not isinstance(settings.get("scheduler"), str):
         raise ValueError(

@@ -166,6 +166,24 @@ def test_a_study_file_holds_the_fields_of_a_study(tmp_path):
     )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_study_file_may_begin_with_a_byte_order_mark(tmp_path, encoding):
+    text = TOML + 'prompts = ["a"]\n'
+    (tmp_path / "mine.toml").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert Study.from_toml(tmp_path / "mine.toml").prompts == ("a",)
+
+
+def test_a_study_file_that_is_not_utf_8_says_where(tmp_path):
+    (tmp_path / "mine.toml").write_bytes('name = "a"\nprompts = ["café"]'.encode("cp1252"))
+    with pytest.raises(ValueError, match=r"mine.toml' is not TOML: line 2: byte 0xe9 at offset 26"):
+        Study.from_toml(tmp_path / "mine.toml")
+
+
+def test_a_prompt_that_is_there_twice_is_named():
+    with pytest.raises(ValueError, match=r"prompts holds an entry twice: 'a', the 1. and the 3."):
+        study(prompts=["a", "b", "a"])
+
+
 def test_prompts_given_beside_a_file_replace_its_own(tmp_path):
     (tmp_path / "mine.toml").write_text(TOML + 'prompts_file = "missing.txt"\n')
     assert Study.from_toml(tmp_path / "mine.toml", prompts=["other"]).prompts == ("other",)

@@ -1,10 +1,11 @@
+import json
 from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdbench.variants.schedule import GuidanceSchedule, StepCount
+from sdbench.variants.schedule import GuidanceSchedule, StepCount, read_schedule
 
 steps_and_count = st.integers(1, 120).flatmap(
     lambda steps: st.tuples(st.just(steps), st.integers(0, steps))
@@ -182,3 +183,10 @@ def test_a_share_is_rounded_exactly(hundredths, steps):
 def test_a_text_that_is_no_count_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         StepCount.parse(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_schedule_file_is_read_past_its_byte_order_mark(tmp_path, encoding):
+    file = tmp_path / "plan.json"
+    file.write_bytes(json.dumps({"mask": "10", "scheduler": "DDIMScheduler"}).encode(encoding))
+    assert read_schedule(file)["mask"] == "10"
