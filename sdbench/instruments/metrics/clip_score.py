@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -20,15 +20,29 @@ Features = Float[Tensor, "rows width"]
 def clip_score(images: Pixels, prompts: list[str], model: str) -> Scores:
     """100 times the cosine between each image and its prompt, at least 0.
 
+    A prompt that is longer than the model reads loses its last words, but keeps the end-of-text
+    token: from that one CLIP takes the features of the text.
+
     Source: Hessel et al. 2021, arXiv 2104.08718.
     """
-    clip = _clip(model)
+    network, processor = _clip(model)
+
+    # torchmetrics 1.9 by itself would cut the end-of-text token off.
+    read = partial(processor, truncation=True, max_length=_longest(network, processor.tokenizer))
+
     # The processor takes values of 0 to 255.
     pairs = zip((images * 255).round().to(torch.uint8), prompts, strict=True)
     # One image at a time, since torchmetrics gives a mean.
     return torch.stack(
-        [multimodal.clip_score(image, prompt, lambda: clip) for image, prompt in pairs]
+        [multimodal.clip_score(image, prompt, lambda: (network, read)) for image, prompt in pairs]
     )
+
+
+def _longest(network: Any, tokenizer: Any) -> int:
+    """Tokens of the longest text that a CLIP model reads, both ends included."""
+    # A tokenizer that was saved without its length gives a huge number.
+    positions: int = network.config.text_config.max_position_embeddings
+    return min(positions, tokenizer.model_max_length)
 
 
 @cache

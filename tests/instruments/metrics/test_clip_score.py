@@ -1,9 +1,13 @@
+import copy
+
 import pytest
 import torch
 from torchvision.transforms.functional import to_pil_image
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from sdbench.instruments import weights
 from sdbench.instruments.quality import provenance, score
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,65 @@ def test_clip_score_is_100_times_the_cosine_or_zero(pair, small_clip):
     torch.testing.assert_close(opposite, (-100 * cosines).clamp(min=0), rtol=1e-3, atol=1e-3)
     model.visual_projection.weight.data.neg_()
     assert (scores + opposite > 0).all()
+
+
+def saved(folder, small_clip, *, positions, length):
+    """A small model that tells texts apart, beside its opposite, and its processor."""
+    _, model, processor = small_clip
+    words = copy.deepcopy(tiny._tokenizer())
+    words.model_max_length = length
+    processor = type(processor)(image_processor=processor.image_processor, tokenizer=words)
+
+    config = copy.deepcopy(model.config)
+    text = config.text_config
+    text.vocab_size, text.max_position_embeddings = len(words), positions
+    text.bos_token_id, text.eos_token_id = words.bos_token_id, words.eos_token_id
+    torch.manual_seed(0)
+    sharp = type(model)(config).eval()
+    for weight in sharp.parameters():
+        weight.data.mul_(10 if weight.ndim > 1 else 1)
+
+    for part in (folder, folder / "opposite"):
+        sharp.save_pretrained(part)
+        processor.save_pretrained(part)
+        sharp.visual_projection.weight.data.neg_()
+    return sharp, processor
+
+
+def cosines(model, processor, images, prompts, *, tokens):
+    """As a user of transformers would take them, times 100."""
+    inputs = processor(
+        text=prompts,
+        images=[to_pil_image(image) for image in images],
+        return_tensors="pt",
+        padding=True,
+        truncation=True,
+        max_length=tokens,
+    )
+    with torch.no_grad():
+        return 100 * model(**inputs).logits_per_image.diag() / model.logit_scale.exp()
+
+
+@pytest.mark.parametrize(
+    ("positions", "length", "tokens"),
+    [(77, 77, 77), (77, VERY_LARGE_INTEGER, 77), (12, VERY_LARGE_INTEGER, 12), (77, 12, 12)],
+)
+def test_a_long_prompt_keeps_its_end_as_the_tokenizer_cuts_it(
+    pair, small_clip, tmp_path, positions, length, tokens
+):
+    model, processor = saved(tmp_path, small_clip, positions=positions, length=length)
+    words = [0, 1, tokens - 3, tokens - 2, tokens - 1, tokens, 3 * tokens]
+    prompts = [" ".join((["red", "blue", "star"] * count)[:count]) for count in words]
+    images = pair[0][:1].expand(len(prompts), -1, -1, -1)
+    expected = cosines(model, processor, images, prompts, tokens=tokens)
+    assert len(set(expected.tolist())) > 3
+
+    # A score is at least 0, and so is that of the opposite.
+    found, opposite = (
+        score(f"clip_score:{folder}", images, prompts)
+        for folder in (tmp_path, tmp_path / "opposite")
+    )
+    torch.testing.assert_close(found - opposite, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_clip_provenance_changes_with_the_weights(small_clip):
