@@ -105,8 +105,10 @@ def distill(
     _require_sources(model, data, prompts_file, images, held_out_file)
 
     from sdbench.distill.trainer import distill as train
-    from sdbench.models.registry import load
+    from sdbench.models.registry import default_device, load
 
+    # Before a large model is opened for nothing.
+    settings.check_base(dtype, on_cpu=(device or default_device()) == "cpu")
     with resumable(out):
         pipe = load(model, dtype=dtype, device=device)
         sources = _sources(pipe, model, prompts_file, images, held_out_file)

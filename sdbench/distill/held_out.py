@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdbench.distill.examples import Examples, Teaching
-from sdbench.distill.pipeline_call import call_pipeline
+from sdbench.distill.pipeline_call import call_pipeline, output_as_given
 from sdbench.distill.settings import Settings
 from sdbench.distill.student import Student
 from sdbench.distill.trajectories import Trajectories
@@ -63,7 +63,8 @@ class Evaluation:
         columns = {"held_out_loss": float(losses.mean())}
 
         if self._reference is not None:
-            with self.student.in_place(self.settings.guidance_scale):
+            in_place = self.student.in_place(self.settings.guidance_scale)
+            with in_place, output_as_given(self.student.denoiser):
                 images = self._images(GuidanceSchedule.none)
             columns["lpips"] = float(score("lpips", images, self._reference).mean())
         return columns

@@ -19,13 +19,14 @@ from sdbench.distill.checkpoint import CHECKPOINT, Checkpoint, read_checkpoint, 
 from sdbench.distill.examples import Examples, Source
 from sdbench.distill.held_out import Evaluation
 from sdbench.distill.loss import distillation_loss, min_snr_weights
+from sdbench.distill.pipeline_call import output_as_given
 from sdbench.distill.settings import Settings
 from sdbench.distill.student import Student
 from sdbench.records.schema import frame
 from sdbench.records.store import StudyFolder
-from sdbench.variants.hooks import call_replaced
 from sdbench.study.progress import progress_bar
-from sdbench.variants.rows import first_tensor, map_tensors
+from sdbench.variants.hooks import call_replaced
+from sdbench.variants.rows import first_tensor
 
 GRADIENT_LIMIT = 1.0  # of the gradient's norm, above which it is scaled down
 SHOWN_LOSSES = 50  # steps whose mean loss the progress bar shows
@@ -113,14 +114,14 @@ class Optimisation:
         def lower(original: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
                 with self.accelerator.autocast():
-                    out = original(*args, **kwargs)
-                return map_tensors(out, Tensor.float)
+                    return original(*args, **kwargs)
 
             return call
 
         with ExitStack() as undo:
             if self.settings.is_mixed:
                 undo.enter_context(call_replaced(self.student.teacher, lower))
+                undo.enter_context(output_as_given(self.student.teacher))
             undo.enter_context(self.student.teaching())
             yield
 

@@ -5,16 +5,37 @@ What a call is recorded for is in `trajectories.py` and `noised_images.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import nn
 
 from sdbench.models.pipeline import Pipeline, guidance_arguments, invoke
+from sdbench.variants.hooks import call_replaced
+from sdbench.variants.rows import first_tensor, map_tensors
 
 
 class EnoughSeen(Exception):
     """Ends a pipeline call of which enough was seen."""
+
+
+def output_as_given(denoiser: nn.Module) -> AbstractContextManager[None]:
+    """While it holds, a denoiser's output has the dtype of the latents that it is given.
+
+    accelerate makes it float32, and the autoencoder of a pipeline in half precision does not take
+    what the loop makes of that.
+    """
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            dtype = first_tensor((args, kwargs)).dtype
+            return map_tensors(original(*args, **kwargs), lambda tensor: tensor.to(dtype))
+
+        return call
+
+    return call_replaced(denoiser, wrap)
 
 
 def call_pipeline(

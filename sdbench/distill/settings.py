@@ -10,6 +10,18 @@ from sdbench.distill.examples import Scales
 METHODS = ("lora", "full")
 DATA = ("images", "trajectories")
 PRECISIONS = ("no", "fp16", "bf16")
+_OWN_PRECISIONS = {"float16": "fp16", "bfloat16": "bf16"}
+"""The precision of layers that a base in half precision has already."""
+
+
+def float32_only(*, whole: bool) -> str:
+    """Why a base in another dtype is refused.
+
+    Args:
+        whole: the student is a whole denoiser; else it is one of many scales.
+    """
+    student = "a whole denoiser" if whole else "a student of many scales"
+    return f"{student} trains in float32 only; give a lower precision to its layers instead"
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,30 @@ class Settings:
         """The guidance scales that are learnt."""
         lo, hi = self.w_range or (self.guidance_scale, self.guidance_scale)
         return Scales(lo, hi)
+
+    def check_base(self, dtype: str, *, on_cpu: bool) -> None:
+        """Refuse a base that the student cannot be trained on.
+
+        Args:
+            dtype: of its weights, such as "float32".
+            on_cpu: it is on a CPU.
+
+        Raises:
+            ValueError: the first thing that does not fit.
+        """
+        if dtype != "float32" and (not self.has_low_rank or self.w_range is not None):
+            raise ValueError(float32_only(whole=not self.has_low_rank))
+
+        # What is computed in one half precision does not go into weights in the other.
+        own = _OWN_PRECISIONS.get(dtype)
+        if own is not None and self.precision not in ("no", own):
+            raise ValueError(
+                f"a base in {dtype} does not train in precision '{self.precision}'; "
+                f"its precisions are: no, {own}"
+            )
+        if on_cpu and self.precision == "fp16":
+            trains = "bf16" if own is None else "no"
+            raise ValueError(f"precision 'fp16' does not train on a CPU; '{trains}' does")
 
     def _check_scales(self) -> None:
         """Refuse scales without guidance, and a range that does not fit the other fields."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sdbench.distill.examples import Examples
 from sdbench.distill.low_rank_layers import add_lora
+from sdbench.distill.settings import float32_only
 from sdbench.models.guidance_embedding import (
     add_projection,
     embedded,
@@ -181,10 +182,7 @@ def lora_student(
         return Student(pipe, denoiser, denoiser, alpha / rank)
 
     if denoiser.dtype != torch.float32:
-        raise ValueError(
-            "a student of many scales trains in float32 only; "
-            "give a lower precision to its layers instead"
-        )
+        raise ValueError(float32_only(whole=False))
     by_guidance = takes_guidance(denoiser)
     if not by_guidance:
         place_of_projection(pipe, denoiser)  # refuses before anything is changed
@@ -199,9 +197,7 @@ def full_student(pipe: Pipeline) -> Student:
     """Copy the denoiser whole, next to a frozen teacher: what conventional distillation trains."""
     denoiser = _only_denoiser(pipe)
     if any(weight.dtype != torch.float32 for weight in denoiser.parameters()):
-        raise ValueError(
-            "a whole denoiser trains in float32 only; give a lower precision to its layers instead"
-        )
+        raise ValueError(float32_only(whole=True))
     denoiser.requires_grad_(False)
     return Student(pipe, copy.deepcopy(denoiser).requires_grad_(True), denoiser)
 

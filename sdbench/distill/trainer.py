@@ -115,12 +115,12 @@ def _accelerator(pipe: Pipeline, settings: Settings) -> Accelerator:
     """What drives the run, with the pipeline on its device.
 
     Raises:
-        ValueError: a precision that the device lacks, or another kind of device than the
-            pipeline's.
+        ValueError: a precision that the device lacks or that the base does not train in, or
+            another kind of device than the pipeline's.
     """
     on_cpu = pipe.device.type == "cpu"
-    if on_cpu and settings.precision == "fp16":
-        raise ValueError("precision 'fp16' does not train on a CPU; 'bf16' does")
+    denoiser: Any = denoiser_of(pipe)
+    settings.check_base(str(denoiser.dtype).removeprefix("torch."), on_cpu=on_cpu)
 
     # Another run in this process may have had another precision.
     AcceleratorState._reset_state()

@@ -90,7 +90,7 @@ def load(
         raise ValueError(f"unknown dtype '{dtype}'; there are: {', '.join(DTYPES)}")
 
     # Where a folder holds a student of a range of scales, its base is opened.
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     student = Path(model) / LORA_FILE
     ranged = has_projection(student) or uses_guidance_input(student)
 
@@ -107,6 +107,11 @@ def load(
     if ranged:
         open_student(pipe, student.parent)
     return pipe
+
+
+def default_device() -> str:
+    """Where a pipeline runs that is given no device."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _settle(pipe: LatentPipeline, device: str) -> None:

@@ -2,6 +2,7 @@ import pytest
 
 from sdbench.distill import trainer
 from sdbench.distill.settings import Settings
+from sdbench.models import registry
 from tests.cli.commands import invoke, words
 
 
@@ -18,6 +19,26 @@ from tests.cli.commands import invoke, words
     ],
 )
 def test_what_cannot_be_distilled_is_one_line_and_nothing_is_written(tmp_path, arguments, message):
+    done = invoke("distill", "--out", tmp_path / "out", *arguments)
+    assert done.exit_code == 2
+    assert message in words(done)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dtype", "float16", "--precision", "bf16"], "its precisions are: no, fp16"),
+        (["--dtype", "bfloat16", "--precision", "fp16"], "its precisions are: no, bf16"),
+        (["--precision", "fp16", "--device", "cpu"], "'fp16' does not train on a CPU; 'bf16' does"),
+        (["--dtype", "bfloat16", "--method", "full"], "trains in float32 only"),
+        (["--dtype", "float16", "--w-range", "2", "8"], "trains in float32 only"),
+    ],
+)
+def test_what_does_not_train_is_refused_before_the_model_is_opened(
+    tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.setattr(registry, "load", lambda *given, **options: pytest.fail("opened"))
     done = invoke("distill", "--out", tmp_path / "out", *arguments)
     assert done.exit_code == 2
     assert message in words(done)

@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from sdbench.distill import held_out, optimisation, trainer
 from sdbench.distill.captions import captioned_scenes, held_out_captions, scene_captions
 from sdbench.distill.examples import Examples
 from sdbench.distill.low_rank_layers import layers
-from sdbench.distill.settings import Settings
+from sdbench.distill.settings import PRECISIONS, Settings
 from sdbench.distill.student import lora_student
 from sdbench.distill.trainer import distill
 from sdbench.distill.trajectories import Trajectories
@@ -306,6 +307,66 @@ def test_a_half_precision_base_learns_in_float32(tmp_path):
     assert any(weight.abs().max() > 0 for name, weight in found.items() if "lora_B" in name)
     with pytest.raises(ValueError, match="trains in float32 only"):
         train(tmp_path / "full", pipe, method="full")
+
+
+PAIRS = [(dtype, precision) for dtype in registry.DTYPES for precision in PRECISIONS]
+ON_CPU = "precision 'fp16' does not train on a CPU; '{}' does"
+IN_OTHER = "a base in {} does not train in precision '{}'; its precisions are: no, {}"
+REFUSED = {
+    ("float32", "fp16"): ON_CPU.format("bf16"),
+    ("float16", "bf16"): IN_OTHER.format("float16", "bf16", "fp16"),
+    ("float16", "fp16"): ON_CPU.format("no"),
+    ("bfloat16", "fp16"): IN_OTHER.format("bfloat16", "fp16", "bf16"),
+}
+
+
+@pytest.mark.parametrize(("dtype", "precision"), PAIRS)
+def test_every_dtype_trains_in_every_precision_or_says_why_not(tmp_path, dtype, precision):
+    pipe = tiny.stable_diffusion()
+    pipe.to(registry.DTYPES[dtype])
+    plain = tiny.run(pipe)
+    if (dtype, precision) in REFUSED:
+        with pytest.raises(ValueError, match=f"^{re.escape(REFUSED[dtype, precision])}$"):
+            train(tmp_path / "out", pipe, precision=precision, **SHORT)
+        assert not (tmp_path / "out").exists()
+        return
+
+    folder = train(tmp_path / "out", pipe, precision=precision, **SHORT)
+    assert all(weight.isfinite().all() for weight in load_file(folder / LORA_FILE).values())
+    assert np.isfinite(json.loads((folder / CARD_FILE).read_text())["lpips"])
+    assert torch.equal(tiny.run(pipe), plain)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"method": "full"}, "a whole denoiser"), ({"w_range": (2.0, 10.0)}, "a student of many")],
+)
+def test_what_trains_in_float32_only_says_so(tmp_path, dtype, precision, changes, what):
+    pipe = tiny.stable_diffusion()
+    pipe.to(getattr(torch, dtype))
+    with pytest.raises(ValueError, match=f"^{what}.* trains in float32 only"):
+        train(tmp_path / "out", pipe, precision=precision, **changes)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("changes", [{"method": "full"}, {"w_range": (2.0, 10.0)}])
+def test_what_trains_in_float32_only_trains_in_each_precision(tmp_path, precision, changes):
+    folder = train(tmp_path, precision=precision, **SHORT | changes)
+    assert np.isfinite(json.loads((folder / CARD_FILE).read_text())["held_out_loss"])
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_images_teach_a_base_in_half_precision(tmp_path, precision):
+    pipe = tiny.stable_diffusion()
+    pipe.to(torch.bfloat16)
+    images = np.full((2, 16, 16, 3), 200, np.uint8)
+    given = KNOWN | {"captioned": lambda rng, count: (tiny.PROMPTS[:count], images[:count])}
+    settings = replace(SETTINGS, data="images", precision=precision, **SHORT)
+    folder = distill(pipe, settings, tmp_path, **given)
+    assert np.isfinite(json.loads((folder / CARD_FILE).read_text())["held_out_loss"])
 
 
 def test_an_overwritten_run_keeps_nothing_of_the_older_one(tmp_path):
