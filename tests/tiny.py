@@ -3,6 +3,7 @@
 All make 2 images of 8 x 8 latents from 2 prompts; the seam must treat every one alike.
 """
 
+import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
 
 from sdbench.models.mini_sd import networks
 from sdbench.models.pipeline import denoisers_of
@@ -136,6 +144,33 @@ def stable_diffusion(kind=DDIMScheduler, **settings):
     pipe = StableDiffusionPipeline(**sd_parts())
     pipe.scheduler = kind.from_config(pipe.scheduler.config, **settings)
     return ready(pipe, prompt=PROMPTS, guidance_scale=7.5)
+
+
+def with_safety_checker(pipe):
+    """A Stable Diffusion pipeline with a checker that flags every image."""
+    small = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
+    vision = small | {"image_size": 32, "patch_size": 16}
+    config = CLIPConfig(text_config=small, vision_config=vision, projection_dim=8)
+    checker = StableDiffusionSafetyChecker(config)
+    checker.concept_embeds_weights.data.fill_(-10.0)
+
+    side = {"height": 32, "width": 32}
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=side)
+    parts = pipe.components | {"safety_checker": checker, "feature_extractor": processor}
+    return ready(type(pipe)(**parts))
+
+
+def sharing(pipe):
+    """Another pipeline of the same networks, with its own scheduler."""
+    parts = {**pipe.components, "scheduler": copy.deepcopy(pipe.scheduler)}
+    if "safety_checker" in parts:
+        parts["requires_safety_checker"] = False
+    return ready(type(pipe)(**parts), **pipe.call)
 
 
 def image_to_image():

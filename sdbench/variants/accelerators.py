@@ -15,6 +15,8 @@ from typing import Any
 
 from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.variants.arguments import matched
+from sdbench.variants.holds import held
+from sdbench.variants.hooks import MODULE_CALL
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import MissingPackage, Unsupported
 from sdbench.variants.variant import Accelerator, Variant
@@ -85,17 +87,29 @@ def accelerated(pipe: Pipeline, method: Accelerator) -> Iterator[None]:
     Raises:
         MissingPackage: its package is not installed.
         Unsupported: it does not work on this pipeline.
+        ValueError: a denoiser that another pipeline uses for now.
     """
+    with held(pipe, "accelerator"), _attributes_kept(pipe), method.attach(pipe):
+        yield
+
+
+@contextmanager
+def _attributes_kept(pipe: Pipeline) -> Iterator[None]:
+    """Put back what a package leaves on the modules of a pipeline's denoisers."""
     modules = [module for denoiser in denoisers_of(pipe) for module in denoiser.modules()]
-    before = [dict(vars(module)) for module in modules]
+    before = [_attributes(module) for module in modules]
     try:
-        with method.attach(pipe):
-            yield
+        yield
     finally:
         for module, attributes in zip(modules, before, strict=True):
-            for attribute in set(vars(module)) - set(attributes):
+            for attribute in set(_attributes(module)) - set(attributes):
                 delattr(module, attribute)
             vars(module).update(attributes)
+
+
+def _attributes(module: Any) -> dict[str, Any]:
+    """Those of a module itself, without the wrappers of its call, which take care of themselves."""
+    return {name: value for name, value in vars(module).items() if name != MODULE_CALL}
 
 
 def import_package(name: str) -> Any:

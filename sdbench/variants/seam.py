@@ -13,43 +13,28 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import nn
 
 from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.variants.evaluation import DenoiserCall, answer
 from sdbench.variants.fitted_scale import fitted_scale, require_order
-from sdbench.variants.hooks import bare_copy, call_replaced, replaced
+from sdbench.variants.holds import held
+from sdbench.variants.hooks import bare_copy, call_replaced, replaced, wrapped
+from sdbench.variants.loops import Run, Turn, random_state, running
 from sdbench.variants.noise import noise_levels, noise_to_signal
 from sdbench.variants.policy import HALVES, Half, Loop, Policy
+from sdbench.variants.refusals import (
+    require_guidance,
+    require_halves,
+    require_no_noise_drawn,
+    require_own_noise,
+    require_unconditional_first,
+)
 from sdbench.variants.rows import doubled, first_tensor, halves
 from sdbench.variants.trace import Listener, Step
-
-CONDITIONAL_FIRST = frozenset({"LuminaPipeline"})
-"""Pipelines known to put the conditional rows first; others show it at their first guided step."""
-OWN_NOISE = (
-    "draws noise that is not the rows' own, so rows of one image would not stay the same: "
-    "it cannot branch"
-)
-
-
-@dataclass
-class _Run:
-    """One loop of one pipeline call, from `set_timesteps` on.
-
-    `fitted_scale` is that of the first guided step, `random_state` that of the global generator at
-    the start.
-    """
-
-    iterations: int = 0
-    index: int = 0
-    step: Step | None = None
-    fitted_scale: Float[Tensor, ""] | None = None
-    random_state: UInt8[Tensor, " bytes"] | None = None
 
 
 class Seam:
@@ -67,6 +52,7 @@ class Seam:
     ) -> None:
         """Wrap nothing yet."""
         self.pipe = pipe
+        self.kind = type(pipe).__name__
         self.policy = policy
         self.listeners = list(listeners)
         self.sequential = sequential
@@ -76,7 +62,8 @@ class Seam:
         self.latents: tuple[int, ...] = ()
         self.device = torch.device("cpu")
         self.calls = 0
-        self.run: _Run | None = None
+        self.run: Run | None = None
+        self.turn = Turn()
 
     @property
     def images(self) -> int:
@@ -90,22 +77,22 @@ class Seam:
         Raises:
             ValueError: the pipeline is wrapped already, or does not prepare latents.
         """
-        scheduler = self.scheduler
-        if hasattr(vars(scheduler).get("step"), "sdbench_seam"):
-            raise ValueError("this pipeline already runs under a guidance schedule")
         if not hasattr(self.pipe, "prepare_latents"):
             raise ValueError(
-                f"{type(self.pipe).__name__} has no prepare_latents: "
-                "not a pipeline that makes latents"
+                f"{self.kind} has no prepare_latents: not a pipeline that makes latents"
             )
 
+        scheduler = self.scheduler
         with ExitStack() as undo:
+            undo.enter_context(held(self.pipe, "guidance schedule"))
             for owner, name, wrap in (
                 (self.pipe, "prepare_latents", self._prepare_latents),
+                (self.pipe, "progress_bar", self._progress_bar),
                 (scheduler, "set_timesteps", self._set_timesteps),
                 (scheduler, "step", self._scheduler_step),
             ):
-                undo.enter_context(replaced(owner, name, wrap(getattr(owner, name))))
+                if hasattr(owner, name):
+                    undo.enter_context(wrapped(owner, name, wrap))
 
             # A pipeline may copy its scheduler; the copy must not act on the original.
             copying = functools.partial(bare_copy, scheduler)
@@ -115,7 +102,14 @@ class Seam:
                 undo.enter_context(call_replaced(denoiser, self._denoise))
             if isinstance(controlnet := getattr(self.pipe, "controlnet", None), nn.Module):
                 undo.enter_context(call_replaced(controlnet, self._accompany))
+
+            undo.callback(self._close)
+            self.turn.is_open = True
             yield
+
+    def _close(self) -> None:
+        self.turn.end()
+        self.turn.is_open = False
 
     def finish(self) -> None:
         """Check, when nothing has failed, that the last call went as its schedule says."""
@@ -139,6 +133,7 @@ class Seam:
             latents = first_tensor(out)
             self.latents = tuple(latents.shape)
             self.device = latents.device
+            self.turn.begin()
             return out
 
         return prepare_latents
@@ -148,20 +143,40 @@ class Seam:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             self._check_order()
             out = original(*args, **kwargs)
-            self.run = _Run()
+            self.run = Run()
+            self.turn.begin()
             return out
 
         return set_timesteps
 
-    def _begin_loop(self, run: _Run, timestep: Any) -> None:
+    def _progress_bar(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """The bar of a loop is closed where the loop ends, also by an exception."""
+
+        @functools.wraps(original)
+        def progress_bar(*args: Any, **kwargs: Any) -> Any:
+            bar = original(*args, **kwargs)
+            run = self.run
+            if not hasattr(bar, "close"):
+                return bar
+
+            def closing() -> None:
+                del bar.close  # once: a bar is closed again when it is collected
+                bar.close()
+                if run is not None and run is self.run:
+                    self._end_loop(run)
+
+            bar.close = closing
+            return bar
+
+        return progress_bar
+
+    def _begin_loop(self, run: Run, timestep: Any) -> None:
         """Settle the loop's length, which is known only now, and tell the policy of it."""
-        kind = type(self.pipe).__name__
         # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`.
         shortened = getattr(self.pipe, "_num_timesteps", None)
         run.iterations = shortened or len(self.scheduler.timesteps)
 
-        if self.policy.changes and kind in CONDITIONAL_FIRST:
-            raise ValueError(f"{kind} puts its conditional rows first: not supported")
+        require_unconditional_first(self.kind, self.policy)
         timesteps: list[float] = []
         sigmas: list[float] = []
         if not self.policy.plain:
@@ -171,9 +186,8 @@ class Seam:
         self.policy.begins(loop)
 
         if self.policy.isolated:
-            if "SDE" in type(self.scheduler).__name__:
-                raise ValueError(f"{type(self.scheduler).__name__} {OWN_NOISE}")
-            run.random_state = _random_state(self.device)
+            require_own_noise(self.scheduler)
+            run.random_state = random_state(self.device)
         for listener in self.listeners:
             listener.loop_begins(self.calls, run.iterations, self.images)
         self.calls += 1
@@ -181,7 +195,7 @@ class Seam:
     def _current_step(self, args: Any, kwargs: Any) -> Step:
         """The step that a call of a network belongs to: the one in progress, or the next one."""
         run = self.run
-        if run is None or not self.latents:
+        if running() is None or run is None or not self.latents:
             raise RuntimeError(
                 "the denoiser ran outside the loop of the pipeline that is observed, "
                 "or the pipeline was given latents that it does not prepare"
@@ -196,6 +210,8 @@ class Seam:
 
     def _denoise(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def denoise(*args: Any, **kwargs: Any) -> Any:
+            if running() not in (self.turn, None):
+                return original(*args, **kwargs)  # another pipeline's, which shares the denoiser
             step = self._current_step(args, kwargs)
             rows = len(first_tensor((args, kwargs)))
             step.requested += rows
@@ -214,17 +230,7 @@ class Seam:
 
     def _asked(self, step: Step, rows: int) -> tuple[Half, ...]:
         """The halves that a call of the denoiser is for; none where both were answered before."""
-        if rows not in (self.images, 2 * self.images):
-            raise ValueError(
-                f"{type(self.pipe).__name__} evaluates {rows} rows for {self.images} latents: "
-                "guidance of its own kind (perturbed attention, or an image next to the text), "
-                "which cannot be dropped by halves"
-            )
-        if step.given is not None and not self.policy.plain:
-            raise ValueError(
-                f"{type(self.pipe).__name__} evaluates its rows a third time, "
-                "which its policy has no answer for"
-            )
+        require_halves(self.kind, step, self.policy, rows=rows, images=self.images)
         if rows == 2 * self.images:
             return HALVES
         if step.cond is None:
@@ -247,6 +253,8 @@ class Seam:
         """A network that feeds the denoiser evaluates no more rows than the denoiser needs."""
 
         def accompany(*args: Any, **kwargs: Any) -> Any:
+            if running() not in (self.turn, None):
+                return original(*args, **kwargs)
             step = self._current_step(args, kwargs)
             rows = len(first_tensor((args, kwargs)))
             if self.policy.evaluated(step.index) == [] and rows == 2 * self.images:
@@ -282,18 +290,13 @@ class Seam:
             self._end_step(run, step)
             return out
 
-        scheduler_step.sdbench_seam = True  # type: ignore[attr-defined]
         return scheduler_step
 
-    def _check_guidance(self, run: _Run, step: Step, arguments: dict[str, Any]) -> None:
+    def _check_guidance(self, run: Run, step: Step, arguments: dict[str, Any]) -> None:
         """Refuse a pipeline without guidance; keep the scale that the first guided step shows."""
         if not self.policy.changes:
             return
-        if step.index == 0 and step.requested < 2 * self.images:
-            raise ValueError(
-                f"{type(self.pipe).__name__} runs without guidance here, so there is none to drop "
-                "(guidance_scale of 1 or less, or a model whose guidance is distilled or embedded)"
-            )
+        require_guidance(self.kind, step, images=self.images)
         # A third evaluation (skip-layer guidance) adds another term: it tells nothing of the rows.
         plainly_guided = step.guided and step.requested == 2 * self.images
         if run.fitted_scale is None and plainly_guided:
@@ -301,7 +304,7 @@ class Seam:
             assert step.given is not None
             run.fitted_scale = fitted_scale(arguments["model_output"], step.cond, step.given)
 
-    def _end_step(self, run: _Run, step: Step) -> None:
+    def _end_step(self, run: Run, step: Step) -> None:
         """Tell of a step that is over, and let go of its tensors."""
         self._name_noise(step)
         for listener in self.listeners:
@@ -310,11 +313,15 @@ class Seam:
 
         run.index += 1
         if run.index == run.iterations:
+            self._end_loop(run)
+            require_no_noise_drawn(self.kind, self.scheduler, run, self.device)
+
+    def _end_loop(self, run: Run) -> None:
+        """No call of a network belongs to this loop any more."""
+        if not run.is_over:
+            run.is_over = True
             self.latents = ()  # every call prepares its own
-            before = run.random_state
-            if before is not None and not torch.equal(before, _random_state(self.device)):
-                kind = type(self.pipe).__name__
-                raise ValueError(f"{kind} with {type(self.scheduler).__name__} {OWN_NOISE}")
+            self.turn.end()
 
     def _check_order(self) -> None:
         """Refuse a pipeline whose conditional rows come first.
@@ -322,15 +329,10 @@ class Seam:
         It is checked after the loop, which must not wait for the device.
         """
         if self.run is not None and self.run.fitted_scale is not None:
-            require_order(type(self.pipe).__name__, float(self.run.fitted_scale))
+            require_order(self.kind, float(self.run.fitted_scale))
 
     def _name_noise(self, step: Step) -> None:
         assert step.cond is not None
         after = getattr(self.scheduler, "step_index", None)
         index = None if after is None else after - 1
         step.sigma = noise_to_signal(self.scheduler, step.timestep, index, step.cond.device)
-
-
-def _random_state(device: torch.device) -> UInt8[Tensor, " bytes"]:
-    """State of the global generator of a device."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

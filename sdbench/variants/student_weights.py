@@ -36,6 +36,7 @@ from sdbench.models.students import (
     uses_guidance_input,
 )
 from sdbench.records.files import first_line
+from sdbench.variants.holds import held
 from sdbench.variants.hooks import call_replaced
 from sdbench.variants.rows import first_tensor
 from sdbench.variants.schedule import ScheduleRule
@@ -86,18 +87,19 @@ def student_in(
 
     Raises:
         ValueError: weights for another base or another w, or that do not fit; a pipeline that has
-            adapters.
+            adapters; a denoiser that another pipeline uses for now.
     """
     file = Path(file)
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    if low_rank(modules):
-        raise ValueError(
-            f"{type(pipe).__name__} already has adapters loaded: fuse or unload them first"
-        )
-    strength = strength_at(file, read_card(file), guidance_scale)
-    check_base(denoiser_of(pipe), file)
-
     with ExitStack() as undo:
+        undo.enter_context(held(pipe, "student"))
+        if low_rank(modules):
+            raise ValueError(
+                f"{type(pipe).__name__} already has adapters loaded: fuse or unload them first"
+            )
+        strength = strength_at(file, read_card(file), guidance_scale)
+        check_base(denoiser_of(pipe), file)
+
         if file.name == DENOISER_FILE:
             undo.enter_context(_whole_denoiser(denoiser_of(pipe), file))
         else:

@@ -6,14 +6,14 @@ Source: Ma et al. 2023, arXiv 2312.00858; the package DeepCache.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sdbench.models.pipeline import Pipeline
 from sdbench.variants.accelerators import accelerator, add_accelerator, import_package, unet_of
 from sdbench.variants.arguments import PERIOD
-from sdbench.variants.hooks import replaced
+from sdbench.variants.hooks import wrapped
 from sdbench.variants.rows import first_tensor, halves
 from sdbench.variants.variant import Method
 
@@ -32,17 +32,19 @@ def deepcache(pipe: Pipeline, interval: float) -> Iterator[None]:
     helper.set_params(cache_interval=int(interval), cache_branch_id=0)
     helper.enable()
     inner = helper.function_dict["unet_forward"]
-    set_timesteps = pipe.scheduler.set_timesteps
     kept = 0  # rows of the features that are kept
 
-    @functools.wraps(set_timesteps)
-    def begin(*args: Any, **kwargs: Any) -> Any:
-        nonlocal kept
-        kept = 0
-        helper.cur_timestep = -1
-        helper.start_timestep = None
-        helper.cached_output = {}
-        return set_timesteps(*args, **kwargs)
+    def beginning(set_timesteps: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(set_timesteps)
+        def begin(*args: Any, **kwargs: Any) -> Any:
+            nonlocal kept
+            kept = 0
+            helper.cur_timestep = -1
+            helper.start_timestep = None
+            helper.cached_output = {}
+            return set_timesteps(*args, **kwargs)
+
+        return begin
 
     @functools.wraps(inner)
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -57,7 +59,7 @@ def deepcache(pipe: Pipeline, interval: float) -> Iterator[None]:
         return inner(*args, **kwargs)
 
     unet.forward = forward
-    with replaced(pipe.scheduler, "set_timesteps", begin):
+    with wrapped(pipe.scheduler, "set_timesteps", beginning):
         yield
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sdbench.models.pipeline import Pipeline, TransformerPipeline, denoisers_of
 from sdbench.variants.accelerators import Attach, accelerator, add_accelerator
 from sdbench.variants.arguments import NUMBER, PERIOD
-from sdbench.variants.hooks import replaced
+from sdbench.variants.hooks import wrapped
 from sdbench.variants.trace import Unsupported
 from sdbench.variants.variant import Method
 
@@ -93,17 +93,18 @@ def _mag_cache(pipe: TransformerPipeline, threshold: float) -> Iterator[None]:
             threshold=threshold, num_inference_steps=steps, mag_ratios=FLUX_MAG_RATIOS
         )
 
-    set_timesteps = pipe.scheduler.set_timesteps
+    def beginning(set_timesteps: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(set_timesteps)
+        def begin(*args: Any, **kwargs: Any) -> None:
+            set_timesteps(*args, **kwargs)
+            pipe.transformer.disable_cache()
+            pipe.transformer.enable_cache(configure(pipe, threshold, len(pipe.scheduler.timesteps)))
 
-    @functools.wraps(set_timesteps)
-    def begin(*args: Any, **kwargs: Any) -> None:
-        set_timesteps(*args, **kwargs)
-        pipe.transformer.disable_cache()
-        pipe.transformer.enable_cache(configure(pipe, threshold, len(pipe.scheduler.timesteps)))
+        return begin
 
     with (
         _of_diffusers(configure)(pipe, threshold),
-        replaced(pipe.scheduler, "set_timesteps", begin),
+        wrapped(pipe.scheduler, "set_timesteps", beginning),
     ):
         yield
 

@@ -1,0 +1,69 @@
+"""What a schedule or a policy cannot work with, and what is said then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sdbench.variants.loops import Run, random_state
+from sdbench.variants.policy import Policy
+from sdbench.variants.trace import Step
+
+CONDITIONAL_FIRST = frozenset({"LuminaPipeline"})
+"""Pipelines known to put the conditional rows first; others show it at their first guided step."""
+OWN_NOISE = (
+    "draws noise that is not the rows' own, so rows of one image would not stay the same: "
+    "it cannot branch"
+)
+
+
+def require_unconditional_first(kind: str, policy: Policy) -> None:
+    """Refuse a pipeline that is known to have its conditional rows first, given its class."""
+    if policy.changes and kind in CONDITIONAL_FIRST:
+        raise ValueError(f"{kind} puts its conditional rows first: not supported")
+
+
+def require_halves(kind: str, step: Step, policy: Policy, *, rows: int, images: int) -> None:
+    """Refuse guidance of another kind than by two predictions.
+
+    Args:
+        kind: class of the pipeline.
+        step: in progress.
+        policy: which may allow a third evaluation.
+        rows: of the call.
+        images: rows of the latents.
+    """
+    if rows not in (images, 2 * images):
+        raise ValueError(
+            f"{kind} evaluates {rows} rows for {images} latents: "
+            "guidance of its own kind (perturbed attention, or an image next to the text), "
+            "which cannot be dropped by halves"
+        )
+    if step.given is not None and not policy.plain:
+        raise ValueError(
+            f"{kind} evaluates its rows a third time, which its policy has no answer for"
+        )
+
+
+def require_guidance(kind: str, step: Step, *, images: int) -> None:
+    """Refuse a pipeline without guidance, which its first step shows."""
+    if step.index == 0 and step.requested < 2 * images:
+        raise ValueError(
+            f"{kind} runs without guidance here, so there is none to drop "
+            "(guidance_scale of 1 or less, or a model whose guidance is distilled or embedded)"
+        )
+
+
+def require_own_noise(scheduler: Any) -> None:
+    """Refuse a scheduler that is known to draw noise for all rows at once."""
+    kind = type(scheduler).__name__
+    if "SDE" in kind:
+        raise ValueError(f"{kind} {OWN_NOISE}")
+
+
+def require_no_noise_drawn(kind: str, scheduler: Any, run: Run, device: torch.device) -> None:
+    """Refuse a pipeline in whose loop the global generator moved on, where that is kept."""
+    before = run.random_state
+    if before is not None and not torch.equal(before, random_state(device)):
+        raise ValueError(f"{kind} with {type(scheduler).__name__} {OWN_NOISE}")
