@@ -17,7 +17,7 @@ from sdbench.analysis.stability import disturbances
 from sdbench.analysis.tables import SUMMARY, summarise
 from sdbench.analysis.timing import USUAL, TimeTest, holm, log_ratios, log_times
 from sdbench.analysis.timing import Limits as Limits
-from sdbench.records.store import Results
+from sdbench.records.store import Results, differing
 
 EXACT = ("nfe", "rows", "forwards", "flop")
 COMPARED = SUMMARY | {
@@ -29,7 +29,7 @@ METRIC_BOUND = 0.002  # of any other metric, absolute
 MEMORY_BOUND = 0.01  # relative
 UNSTABLE = 0.05  # spread of the ratios of one run
 BAD = ("regression", "changed", "missing")
-FREE = {"repeats", "name", "schema_version", "device"}
+FREE = {"repeats", "name", "schema_version", "device", "pipeline"}
 """Fields in which two runs of one study may differ."""
 
 
@@ -61,14 +61,18 @@ def compare(
             differs.
     """
     # Other studies, or times of other machines, differ whatever the code does.
-    fields = _differing(baseline.study, current.study, ignore=FREE)
+    bound = [
+        {field: value for field, value in results.study.items() if field not in FREE}
+        for results in (baseline, current)
+    ]
+    fields = sorted(differing(*bound))
     if fields:
         raise NotComparable(f"the studies differ in {', '.join(fields)}")
     keys = differing_environment(baseline, current)
     if absolute and keys:
-        differing = ", ".join(keys)
         raise NotComparable(
-            f"absolute times need one machine and the same versions; these differ: {differing}"
+            "absolute times need one machine and the same versions; these differ: "
+            f"{', '.join(keys)}"
         )
 
     before = summarise(baseline).set_index("variant")
@@ -96,8 +100,11 @@ def differing_environment(baseline: Results, current: Results) -> list[str]:
         for results in (baseline, current)
     )
     pairs = [(one, other) for one in first for other in second]
+    own = {"commit", "packages.sdbench"}
     return sorted(
-        {key for pair in pairs for key in _differing(*pair, ignore={"commit", "packages.sdbench"})}
+        key
+        for key in {key for env in (*first, *second) for key in env} - own
+        if any(one.get(key) != other.get(key) for one, other in pairs)
     )
 
 
@@ -110,12 +117,6 @@ def _flat(env: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def _differing(
-    first: Mapping[str, Any], second: Mapping[str, Any], *, ignore: set[str]
-) -> list[str]:
-    return sorted(key for key in {*first, *second} - ignore if first.get(key) != second.get(key))
 
 
 def _counts(

@@ -24,6 +24,7 @@ from sdbench.cli.options import (
     Repeats,
     Resume,
     Seeds,
+    WeightsVariant,
     compared,
     generated,
     running,
@@ -115,6 +116,7 @@ def run(
     warmups: _Warmups = None,
     dtype: Dtype[str | None] = None,
     device: Device = None,
+    weights_variant: WeightsVariant = None,
     execution: Execution[str | None] = None,
     guidance_execution: GuidanceExecution = None,
     memory_format: _MemoryFormat = None,
@@ -134,10 +136,13 @@ def run(
     if dry_run:
         _print_estimate(chosen)
         return
+    _run_and_report(chosen, out, mode=mode, engine=engine, workers=workers, shard=shard)
 
-    folder = out or str(new_folder(chosen.name))
-    results = run_study(chosen, folder, mode=mode, engine=engine, workers=workers, shard=shard)
-    _report(results, folder)
+
+def _run_and_report(study: Study, out: str | None, **how: Any) -> None:
+    """Run a study into the folder asked for, or a new one, and show what came out."""
+    folder = out or str(new_folder(study.name))
+    _report(run_study(study, folder, **how), folder)
 
 
 def _study(file: Path | None, protocol: str | None, fields: dict[str, Any]) -> Study:
@@ -185,15 +190,21 @@ def _report(results: Results, place: str) -> None:
 
 
 def _print_summary(results: Results) -> pd.DataFrame:
-    """The table with its legend, and why a variant could not run."""
+    """The table with its legend, why a variant could not run, and what is to be noted."""
+    from sdbench.analysis.calls import uncounted
     from sdbench.analysis.tables import summarise
-    from sdbench.report.tables import legend, summary_table
+    from sdbench.report.tables import legend, remarks, summary_table
 
     summary = summarise(results)
     console.print(summary_table(summary, width=console.width))
+    for reason in uncounted(results):
+        console.print(f"work not counted: {reason}", markup=False, highlight=False)
     unsupported = summary.loc[summary["unsupported"] != "", ["variant", "unsupported"]]
     for variant, reason in unsupported.itertuples(index=False):
         console.print(f"unsupported: {variant}: {reason}", markup=False, highlight=False)
+    runs = results.runs
+    for line in remarks(runs[runs["status"] == "ok"]):
+        console.print(line, markup=False, highlight=False)
     console.print(legend(summary), markup=False, highlight=False)
     return summary
 
@@ -238,3 +249,5 @@ def _print_estimate(study: Study) -> None:
         f"peak memory of the process about {expected.rss_peak_bytes / 1e9:.1f} GB "
         "(not counting image metrics)"
     )
+    if expected.uncounted:
+        console.print(f"work not counted: {expected.uncounted}", markup=False, highlight=False)

@@ -85,7 +85,9 @@ def judgeable(generation: Generation, metrics: Sequence[str]) -> tuple[str, ...]
     return study.metrics or ()
 
 
-def allowed_rows(pipe: Pipeline, generation: Generation, asked: int | None) -> int:
+def allowed_rows(
+    pipe: Pipeline, generation: Generation, asked: int | None, *, metrics: Sequence[str]
+) -> int:
     """Rows of one denoiser evaluation.
 
     Args:
@@ -93,9 +95,11 @@ def allowed_rows(pipe: Pipeline, generation: Generation, asked: int | None) -> i
         generation: what will run.
         asked: the number that is asked for. None for what fits in half of the free memory, at most
             64.
+        metrics: names in `METRICS`, by which the images will be judged.
 
     Raises:
-        ValueError: less than one is asked for or fits; a pipeline that cannot run the generation.
+        ValueError: less than one is asked for or fits; a pipeline that cannot run the generation;
+            images of a size that a metric does not take.
     """
     if asked is not None and asked < 1:
         raise ValueError(f"max_rows must be at least 1, not {asked}")
@@ -103,7 +107,7 @@ def allowed_rows(pipe: Pipeline, generation: Generation, asked: int | None) -> i
     # One pair is enough to learn what a row takes.
     free = free_bytes(pipe.device)
     single = replace(generation, batch=1)
-    study = Study(**single.settings, variants=(parse(BASELINE),), metrics=())
+    study = Study(**single.settings, variants=(parse(BASELINE),), metrics=tuple(metrics))
     try:
         row_bytes = prepare(pipe, study).row_peak_bytes
     except torch.OutOfMemoryError:
@@ -212,7 +216,7 @@ class Brancher:
         evaluated = 0
         for pairs in batches(self.pairs, max(1, self.max_rows // 2)):
             with ready(self.pipe, Call(self.generation, variant, pairs)) as run:
-                parts.append(run())
+                parts.append(run.judgeable())
             evaluated += int(run.trace.steps["rows"].sum())
 
         images = eight_bit(torch.cat(parts))

@@ -20,6 +20,7 @@ from sdbench.experiments.branching import Row, allowed_rows, judgeable
 from sdbench.experiments.judging import Version, comparison, judge
 from sdbench.experiments.search import ROUNDS, Planned, Tuner, search, search_within
 from sdbench.instruments.quality import provenance
+from sdbench.models.identity import identity
 from sdbench.models.layout import layout
 from sdbench.models.mini_sd import scenes
 from sdbench.models.pipeline import Pipeline
@@ -196,11 +197,12 @@ def plan(
     # Everything that can be refused is refused before the search.
     _check(tuning, held_out, scales)
     metrics = judgeable(held_out, list(dict.fromkeys([metric, *metrics])))
-    rows = allowed_rows(pipe, tuning, max_rows)
+    rows = allowed_rows(pipe, tuning, max_rows, metrics=metrics)
     tuner = Tuner(pipe, tuning, metric, steps=loop_length(pipe, tuning), max_rows=rows)
     _require_steps(target.unguided, tuner.steps)
     searched = {"target": asdict(target), "rounds": rounds, "scales": list(scales)}
     record = searched | _judged_on(tuner, held_out, metrics)
+    record["pipeline"] = identity(pipe, full=tuning.full_hash)
     machine = environment() | layout(pipe)
 
     # A plan is kept as soon as it was judged: the next search takes as long again.

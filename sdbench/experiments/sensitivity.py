@@ -242,7 +242,7 @@ def sweep(
 
     # Everything that can be refused is refused before the folder is made.
     quality = provenance(metrics)
-    max_rows = allowed_rows(pipe, generation, choice.max_rows)
+    max_rows = allowed_rows(pipe, generation, choice.max_rows, metrics=metrics)
     branches = choice.branches(loop_length(pipe, generation))
 
     names = ("kind", "length", "stride", "masks", "growth")

@@ -41,6 +41,7 @@ __all__ = [
     "Results",
     "StudyFolder",
     "Sweep",
+    "differing",
     "existing_study",
     "read",
     "read_sweep",
@@ -125,9 +126,9 @@ class StudyFolder:
             self._start(study, environment)
             return
 
-        differing = _differing(existing, study)
-        if differing:
-            raise ValueError(f"{place} holds another study; it differs in {', '.join(differing)}")
+        fields = differing(existing, study)
+        if fields:
+            raise ValueError(f"{place} holds another study; it differs in {', '.join(fields)}")
         self._sweep()
         self.add_environment(environment)
 
@@ -306,16 +307,25 @@ class StudyFolder:
         self._remove_there(is_own)
 
 
-def _differing(existing: Mapping[str, Any], study: Mapping[str, Any]) -> list[str]:
-    """Fields in which two studies differ.
+def differing(existing: Mapping[str, Any], study: Mapping[str, Any]) -> list[str]:
+    """Fields in which two studies differ; of a pipeline, the components with both values.
 
     A field younger than the stored study is absent there, and was empty or off.
     """
-    return [
+    fields = [
         field
         for field in {**existing, **study}
         if (existing.get(field) or None) != (study.get(field) or None)
     ]
+    there, here = existing.get("pipeline"), study.get("pipeline")
+    if "pipeline" in fields and there and here:
+        fields.remove("pipeline")
+        fields += [
+            f"its pipeline's {name} ({there.get(name)}, now {here.get(name)})"
+            for name in {**there, **here}
+            if there.get(name) != here.get(name)
+        ]
+    return fields
 
 
 def _working_copy(remote: Remote, mode: str, tables: tuple[str, ...]) -> Path:

@@ -28,7 +28,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "unit": text("identifier of the pipeline call"),
         "model": text("model that ran"),
         "variant": text("way of running the pipeline; the baseline is `cfg`"),
-        "num_steps": count("steps", "denoising steps asked of the pipeline"),
+        "num_steps": count("steps", "denoising steps asked of the pipeline, by number or by list"),
         "guidance_scale": real("1", "guidance scale w asked of the pipeline"),
         "batch": count("images", "images made by the call"),
         "height": count("px", "image height", nullable=True),
@@ -48,7 +48,13 @@ TABLES: dict[str, dict[str, Column]] = {
         "nfe": real("rows/image", "denoiser rows evaluated per image", nullable=True, minimum=0),
         "forwards": count("calls", "denoiser calls", nullable=True),
         "rows": count("rows", "denoiser rows evaluated", nullable=True),
-        "flop": count("flop", "work of the denoiser, 2 per multiply-add", nullable=True),
+        "flop": count(
+            "flop",
+            "work of the denoiser, 2 per multiply-add; missing where an operation has no formula "
+            "(quantised layers: `uncounted` in environment.json names it), and in measured calls "
+            "of an accelerator, whose warm-up is counted",
+            nullable=True,
+        ),
         "peak_bytes": size("peak of allocated device memory", nullable=True),
         "reserved_bytes": size("peak of memory that the allocator reserved", nullable=True),
         "rss_peak_bytes": size("peak resident memory of the process", nullable=True),
@@ -68,7 +74,10 @@ TABLES: dict[str, dict[str, Column]] = {
         "status": text(
             "whether the call finished, or why not", choices=("ok", "failed", "unsupported")
         ),
-        "message": text("why the call failed, or cannot run at all", nullable=True),
+        "message": text(
+            "why the call failed or cannot run at all, or what must be known of its figures",
+            nullable=True,
+        ),
     },
     "steps": {
         "unit": text("identifier of the pipeline call"),
@@ -95,6 +104,10 @@ TABLES: dict[str, dict[str, Column]] = {
         **PAIR,
         "path": text("image file, relative to the study folder", nullable=True),
         "sha256": text("hash of the pixels", nullable=True),
+        "flagged": flag(
+            "whether a safety checker put a placeholder in its place, which has no scores",
+            nullable=True,
+        ),
         "reference_variant": text(
             "variant whose image of the same pair is the reference", nullable=True
         ),
@@ -179,7 +192,10 @@ TABLES: dict[str, dict[str, Column]] = {
         "step_s": seconds("wall time of one step, without tracing"),
     },
 }
-YOUNGER = {"runs": ("foreign_load", "foreign_processes", "throttled", "exclusive", "sha256")}
+YOUNGER = {
+    "runs": ("foreign_load", "foreign_processes", "throttled", "exclusive", "sha256"),
+    "images": ("flagged",),
+}
 """Columns that tables stored before them lack."""
 STUDY = ("runs", "steps", "images")
 """The tables of a study; every unit has one row in the first."""

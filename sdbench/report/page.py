@@ -20,6 +20,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from sdbench.analysis.calls import uncounted
 from sdbench.analysis.tables import step_profile, summarise
 from sdbench.records.computed import SUMMARY
 from sdbench.records.files import NUMBER, inside, read_image, require
@@ -27,7 +28,7 @@ from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
 from sdbench.records.store import Results
 from sdbench.report.figures.style import BASELINE_COLOUR, colour_at, dash_at
-from sdbench.report.tables import Cell, failures, legend, summary_cells
+from sdbench.report.tables import Cell, legend, remarks, summary_cells
 
 FORMS = ((256, 85), (256, 60), (192, 60), (128, 60), (64, 60))
 """Most pixels of a side, and WebP's quality."""
@@ -72,7 +73,7 @@ def page(results: Results) -> str:
         head=head,
         rows=[[_sortable(cell) for cell in row] for row in rows],
         legend=legend(summary),
-        failures=failures(results.runs),
+        remarks=remarks(results.runs),
         figures=_figures(summary, results),
         pictures=_pictures(results),
         plotly=get_plotlyjs(),
@@ -105,7 +106,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         source = f"{results.folder / 'environment.json'}, {key!r}"
         require(env, {"gpus": (list,), "packages": (dict,)}, source=source)
         facts.append((f"machine {key}", _machine(env)))
-    return facts
+    return facts + [("work not counted", reason) for reason in uncounted(results)]
 
 
 def _machine(env: dict[str, Any]) -> str:

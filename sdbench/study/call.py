@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdbench.instruments.finite import FiniteProbe
 from sdbench.models.pipeline import Pipeline, guidance_arguments, invoke
+from sdbench.models.safety import flags_of, safety_checker
 from sdbench.study.study import Generation, Pairs
 from sdbench.variants.adapters import applied
 from sdbench.variants.trace import Listener, Trace
@@ -37,7 +39,7 @@ class Call:
 
     @property
     def num_steps(self) -> int:
-        """Steps asked of the pipeline."""
+        """Steps asked of the pipeline, which passes over them where they are listed."""
         return self.variant.num_steps or self.generation.num_steps
 
     @property
@@ -70,6 +72,19 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Made:
+    """What a call made.
+
+    Attributes:
+        images: in [0, 1], (n, 3, height, width), or the latents.
+        flagged: for each image whether a safety checker put a placeholder in its place.
+    """
+
+    images: Float[Tensor, "n ..."]
+    flagged: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
 class Ready:
     """A pipeline under a variant, with its arguments at hand: calling it calls the pipeline.
 
@@ -77,15 +92,44 @@ class Ready:
         pipe: of the call.
         arguments: of the call; the generators in them are used up by it.
         trace: what ran.
+        finite: counts what is not finite in it.
     """
 
     pipe: Pipeline
     arguments: Mapping[str, Any]
     trace: Trace
+    finite: FiniteProbe
 
-    def __call__(self) -> Float[Tensor, "n ..."]:
-        """The images in [0, 1], (n, 3, height, width), or the latents."""
-        return invoke(self.pipe, self.arguments).images
+    def __call__(self) -> Made:
+        """Call the pipeline; what comes back was not looked at yet."""
+        output = invoke(self.pipe, self.arguments)
+        self.trace.require_complete()
+        return Made(output.images, flags_of(output))
+
+    def require_finite(self, made: Made) -> None:
+        """Refuse what a call made, unless its latents and its images are finite.
+
+        Raises:
+            NotFinite: they are not.
+        """
+        kind = "latent" if self.arguments["output_type"] == OUTPUT_TYPES["latent"] else "image"
+        self.finite.require(made.images, kind=kind)
+
+    def judgeable(self) -> Float[Tensor, "n ..."]:
+        """The images or latents of a call, of which each can be judged.
+
+        Raises:
+            NotFinite: as `require_finite` says.
+            ValueError: a safety checker put a placeholder in the place of an image.
+        """
+        made = self()
+        self.require_finite(made)
+        if any(made.flagged):
+            raise ValueError(
+                f"the safety checker replaced {sum(made.flagged)} of {len(made.flagged)} images: "
+                "a placeholder cannot be judged (safety_checker = false leaves the checker out)"
+            )
+        return made.images
 
 
 @contextmanager
@@ -113,17 +157,26 @@ def ready(
         ValueError: as `applied` says.
     """
     arguments = call.arguments(pipe) | {"output_type": OUTPUT_TYPES[output]}
-    with applied(
-        pipe,
-        call.variant,
-        guidance_scale=call.guidance_scale,
-        listeners=listeners,
-        sequential=sequential,
-    ) as trace:
-        yield Ready(pipe, arguments, trace)
+    # It comes first: what it takes must not count as a part of a step.
+    finite = FiniteProbe()
+    with (
+        safety_checker(pipe, on=call.generation.safety_checker),
+        applied(
+            pipe,
+            call.variant,
+            guidance_scale=call.guidance_scale,
+            listeners=[finite, *listeners],
+            sequential=sequential,
+        ) as trace,
+    ):
+        yield Ready(pipe, arguments, trace, finite)
 
 
 def generate(pipe: Pipeline, call: Call, **how: Any) -> Float[Tensor, "n ..."]:
-    """The images or latents of a call; further arguments as `ready` takes them."""
+    """The images or latents of a call; further arguments as `ready` takes them.
+
+    Raises:
+        NotFinite, ValueError: they cannot be judged, as `Ready.judgeable` says.
+    """
     with ready(pipe, call, **how) as run:
-        return run()
+        return run.judgeable()

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from sdbench.instruments.cost import denoiser_flop, flop_per_row
+from sdbench.instruments.cost import NoFormula, denoiser_flop, flop_per_row
 from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import weights_bytes
 from sdbench.models.layout import set_layout
@@ -17,7 +19,8 @@ from sdbench.models.pipeline import Pipeline, call_parameters, denoiser_of
 from sdbench.models.registry import load
 from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
-from sdbench.study.call import Call, generate
+from sdbench.study.call import Call, ready
+from sdbench.study.sizes import require_judgeable
 from sdbench.study.study import Generation, Study
 from sdbench.study.units import units
 from sdbench.variants.grammar import parse
@@ -27,6 +30,17 @@ from sdbench.variants.trace import Listener, MissingPackage, Unsupported
 from sdbench.variants.variant import Variant
 
 NO_GUIDANCE = Variant("no guidance", GuidanceSchedule.none)
+FIXED_ARGUMENTS = {
+    "height",
+    "latents",
+    "negative_prompt",
+    "num_images_per_prompt",
+    "num_videos_per_prompt",
+    "output_type",
+    "return_dict",
+    "width",
+}
+"""Of a pipeline's call: a study decides them, whether or not it gives them."""
 
 
 class _Stopped(Exception):
@@ -38,16 +52,18 @@ class Workload:
     """What is known of a study's calls before the first one.
 
     Attributes:
-        flop_per_row: work of a denoiser row.
+        flop_per_row: work of a denoiser row; None where it cannot be counted.
         row_peak_bytes: memory of a denoiser row.
         weights_bytes: of the pipeline.
         unsupported: why a variant cannot run here, by its name.
+        uncounted: why the work cannot be counted; empty where it is.
     """
 
-    flop_per_row: float
+    flop_per_row: float | None
     row_peak_bytes: float
     weights_bytes: int
     unsupported: dict[str, str] = field(default_factory=dict)
+    uncounted: str = ""
 
 
 def loaded(generation: Generation) -> Pipeline:
@@ -57,6 +73,7 @@ def loaded(generation: Generation) -> Pipeline:
         dtype=generation.dtype,
         device=generation.device,
         random_weights=generation.random_weights,
+        weights_variant=generation.weights_variant,
     )
     set_layout(pipe, memory_format=generation.memory_format, threads=generation.threads)
     return pipe
@@ -65,11 +82,11 @@ def loaded(generation: Generation) -> Pipeline:
 def prepare(pipe: Pipeline, study: Study) -> Workload:
     """Check that a pipeline can run a study, and count the work of a denoiser row.
 
-    No image is generated.
+    No image is generated, except where only an image tells its size.
 
     Raises:
-        ValueError: a pipeline without guidance, a schedule that does not fit the loop, or arguments
-            that the pipeline does not take.
+        ValueError: a pipeline without guidance, a schedule that does not fit the loop, arguments
+            that the pipeline does not take, or images of a size that a metric does not take.
     """
     try:
         return _checked(pipe, study)
@@ -99,8 +116,8 @@ def _checked(pipe: Pipeline, study: Study) -> Workload:
             raise ValueError(f"variant '{variant.name}': {error}") from None
 
     # A whole call of one step: what fails after the loop fails now.
-    one_step = replace(study.generation, num_steps=1)
-    generate(pipe, Call(one_step, NO_GUIDANCE, first.pairs), output="latent")
+    one_step = Call(replace(study.generation, num_steps=1), NO_GUIDANCE, first.pairs)
+    require_judgeable(pipe, study, one_step, _run(pipe, one_step))
     return _workload(pipe, study, first.call, unsupported)
 
 
@@ -122,6 +139,9 @@ def _try_variant(pipe: Pipeline, call: Call) -> None:
     unknown = _unknown_arguments(pipe, call.variant.arguments)
     if unknown:
         raise Unsupported(f"{type(pipe).__name__} takes no {unknown[0]}")
+    asked = call.variant.num_steps
+    if asked is not None and call.generation.lists_steps:
+        raise Unsupported(f"it asks for {asked} steps, but the arguments list them")
     if call.variant.accelerator is not None:
         _try_accelerator(pipe, call)
     _start(pipe, call, _StopAtLoop())
@@ -135,7 +155,7 @@ def _require_arguments(pipe: Pipeline, call: Call) -> None:
         raise ValueError(f"{type(pipe).__name__} takes no argument '{unknown[0]}'")
 
     bare = replace(call, generation=replace(call.generation, arguments={}))
-    own = {*bare.arguments(pipe), "output_type", "return_dict"}
+    own = FIXED_ARGUMENTS | bare.arguments(pipe).keys()
     taken = sorted(own & set(arguments))
     if taken:
         raise ValueError(f"argument '{taken[0]}' is the study's own: give it as a field, if at all")
@@ -157,7 +177,7 @@ def _try_accelerator(pipe: Pipeline, call: Call) -> None:
         call.variant, rule=GuidanceSchedule.full, policy=None, student=None, num_steps=2
     )
     try:
-        generate(pipe, replace(call, variant=alone), output="latent")
+        _run(pipe, replace(call, variant=alone))
     except (MissingPackage, Unsupported, OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -174,10 +194,14 @@ def _workload(pipe: Pipeline, study: Study, first: Call, unsupported: dict[str, 
 
     denoiser = denoiser_of(pipe)
     there_before = [list(denoiser.parameters()), list(denoiser.buffers()), (args, kwargs)]
+    row_flop, uncounted = None, ""
     with LiveBytes(tree_leaves(there_before)) as live:
-        flop = denoiser_flop(denoiser, *args, **kwargs)
+        try:
+            row_flop = flop_per_row(denoiser_flop(denoiser, *args, **kwargs), rows)
+        except NoFormula as error:  # quantised layers mostly have none
+            uncounted = str(error)
     peak = live.cpu_peak_bytes if pipe.device.type == "cpu" else live.peak_bytes
-    return Workload(flop_per_row(flop, rows), peak / rows, weights_bytes(pipe), unsupported)
+    return Workload(row_flop, peak / rows, weights_bytes(pipe), unsupported, uncounted)
 
 
 def _denoiser_arguments(pipe: Pipeline, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -216,4 +240,10 @@ class _StopAtLoop(Listener):
 def _start(pipe: Pipeline, call: Call, *listeners: Listener) -> None:
     """Run a call that something ends before its first evaluation."""
     with suppress(_Stopped):
-        generate(pipe, call, output="latent", listeners=listeners)
+        _run(pipe, call, *listeners)
+
+
+def _run(pipe: Pipeline, call: Call, *listeners: Listener) -> Float[Tensor, "n ..."]:
+    """The latents of a call, which nobody will judge."""
+    with ready(pipe, call, output="latent", listeners=listeners) as run:
+        return run().images

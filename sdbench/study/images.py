@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,14 @@ def stored_pixels(images: Float[Tensor, "n 3 height width"]) -> NDArray[np.uint8
     return pixels
 
 
-def save(folder: Path, unit: Unit, pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
+def save(
+    folder: Path, unit: Unit, pixels: NDArray[np.uint8], flagged: Sequence[bool]
+) -> list[dict[str, Any]]:
     """Store the images of a call; returns their rows of the table `images`."""
     (folder / "images").mkdir(exist_ok=True)
+    flags = flagged or [False] * len(pixels)
     rows = []
-    for (prompt_id, prompt, seed), image in zip(unit.pairs, pixels, strict=True):
+    for (prompt_id, prompt, seed), image, flag in zip(unit.pairs, pixels, flags, strict=True):
         path = Path("images") / f"{unit.id}-{prompt_id}-{seed}.png"
         Image.fromarray(image).save(folder / path)
         rows.append(
@@ -51,6 +54,7 @@ def save(folder: Path, unit: Unit, pixels: NDArray[np.uint8]) -> list[dict[str, 
                 "seed": seed,
                 "path": str(path),
                 "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+                "flagged": flag,
             }
         )
     return rows
@@ -70,18 +74,20 @@ def scored(
     At most `2 * chunk` images are open at a time.
 
     Each image is compared with the one that the baseline's first repeat made of the same prompt and
-    seed; the baseline's second repeat, compared like any other, is the noise floor.
+    seed; the baseline's second repeat, compared like any other, is the noise floor. A placeholder
+    of a safety checker is neither scored nor compared with.
     """
     images = images.merge(runs[["unit", "repeat"]], on="unit")
-    is_reference = (images["variant"] == BASELINE) & (images["repeat"] == 0)
+    is_image = ~images["flagged"].fillna(False)
+    is_reference = (images["variant"] == BASELINE) & (images["repeat"] == 0) & is_image
     reference = images[is_reference].set_index(["prompt_id", "seed"])["path"]
     images = images.drop(columns="repeat")
     against = images[["prompt_id", "seed"]].join(reference, on=["prompt_id", "seed"])["path"]
-    comparable = ~is_reference & against.notna()
+    comparable = is_image & ~is_reference & against.notna()
     images.loc[comparable, "reference_variant"] = BASELINE
     for name in study.metrics or ():
         metric, _ = find_metric(name)
-        rows = images.index if metric.needs == "prompt" else images.index[comparable]
+        rows = images.index[is_image if metric.needs == "prompt" else comparable]
         values = np.full(len(images), np.nan)
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]

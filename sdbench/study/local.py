@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sdbench.instruments.clock import clock_for
 from sdbench.instruments.cost import FlopProbe
 from sdbench.instruments.disturbance import Disturbance
+from sdbench.instruments.finite import NotFinite, not_numbers
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace, check_order
 from sdbench.instruments.rss import PeakRss
 from sdbench.instruments.steps import CallRecord, MemoryProbe, StepProbe
+from sdbench.models.identity import identity
 from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline, denoiser_of
+from sdbench.models.safety import safety_checker
 from sdbench.records.environment import environment
-from sdbench.study.call import Ready, ready
-from sdbench.study.check import Workload, loaded, prepare
+from sdbench.study.call import Made, Ready, ready
+from sdbench.study.check import Workload, loaded, loop_length, prepare
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.images import digest, stored_pixels
 from sdbench.study.study import Study
@@ -42,12 +43,14 @@ class Outcome:
         run: columns of its run, without those that the unit decides.
         steps: the same of its steps.
         images: pixels (n, height, width, 3), where the unit keeps its images.
+        flagged: for each of them whether it is a safety checker's placeholder; empty without one.
     """
 
     environment: dict[str, Any]
     run: dict[str, Any]
     steps: list[dict[str, Any]] = field(default_factory=list)
     images: NDArray[np.uint8] | None = None
+    flagged: tuple[bool, ...] = ()
 
 
 class Worker:
@@ -77,6 +80,8 @@ class Worker:
         """
         self._pipe = loaded(study) if pipe is None else pipe
         self._work = prepare(self._pipe, study)
+        with safety_checker(self._pipe, on=study.safety_checker):
+            self.pipeline = identity(self._pipe, full=study.full_hash)
         self.study = study
         if tune and tunable(study):
             self.study = with_tuned_scales(study, self._pipe)
@@ -85,11 +90,15 @@ class Worker:
         self._timed = study.repeats > 1 or study.execution != "eager"
         self._warm: set[tuple[str, int]] = set()
         self.environment = environment() | layout(self._pipe)
+        if self._work.uncounted:
+            self.environment["uncounted"] = self._work.uncounted
         self.columns = {
             "dtype": str(denoiser_of(self._pipe).dtype).removeprefix("torch."),
             "scheduler": type(self._pipe.scheduler).__name__,
             "exclusive": exclusive,
         }
+        if study.lists_steps:  # a list of sigmas may hold the end, which is no step
+            self.columns["num_steps"] = loop_length(self._pipe, study)
 
     def __enter__(self) -> Self:
         """Execute the denoiser as the study says."""
@@ -112,23 +121,27 @@ class Worker:
         """Run one call; that it fails is an outcome, too."""
         steps: list[dict[str, Any]] = []
         images = None
+        flagged: tuple[bool, ...] = ()
         try:
             if unit.variant.name in self._work.unsupported:
                 raise Unsupported(self._work.unsupported[unit.variant.name])
             self._warm_up(unit)
-            measured, steps, output = observe(self._pipe, unit, self._work)
-            ended = measured | {"status": "ok", "sha256": digest(output, unit.study.output)}
+            measured, steps, made = observe(self._pipe, unit, self._work)
+            ended = measured | {"status": "ok", "sha256": digest(made.images, unit.study.output)}
+            ended["message"] = _remark(made, steps)
             if unit.keeps_images and unit.study.output == "image":
-                images = stored_pixels(output)
+                images, flagged = stored_pixels(made.images), made.flagged
         except Unsupported as error:
             ended = {"status": "unsupported", "message": str(error)}
+        except NotFinite as error:
+            ended = {"status": "failed", "message": str(error)}
         except OSError:
             raise  # no space or no permission: the machine's trouble, not the unit's
         except Exception as error:  # noqa: BLE001 - what a pipeline raises is the outcome
             at = traceback.extract_tb(error.__traceback__)[-1]
             message = f"{type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
             ended = {"status": "failed", "message": message}
-        return Outcome(self.environment, self.columns | ended, steps, images)
+        return Outcome(self.environment, self.columns | ended, steps, images, flagged)
 
     def _warm_up(self, unit: Unit) -> None:
         """Run a call once before it counts, where this process saw no warm-up of its kind.
@@ -143,7 +156,7 @@ class Worker:
 
 def observe(
     pipe: Pipeline, unit: Unit, work: Workload
-) -> tuple[dict[str, Any], list[dict[str, Any]], Float[Tensor, "n ..."]]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], Made]:
     """Run one pipeline call under its variant and its probes.
 
     CUDA's counters are free to read, so every call has its memory peaks. On the CPU the allocator
@@ -151,8 +164,10 @@ def observe(
     that measures memory.
 
     Returns:
-        The measured columns of the unit's run, those of its steps, and the images in [0, 1], or the
-        latents where the study stops there.
+        The measured columns of the unit's run, those of its steps, and what the call made.
+
+    Raises:
+        NotFinite: the latents or the images are not finite.
     """
     study = unit.study
     is_warmup = unit.phase == "warmup"
@@ -169,8 +184,10 @@ def observe(
         probes.memory or nullcontext(),
         probes.steps.call() as record,
     ):
-        images = run()
+        made = run()
 
+    # Outside of the clock: on a device this waits.
+    run.require_finite(made)
     measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes} | disturbance.columns
     if unit.variant.accelerator is not None:
         # Its rows differ in work, which only the untimed warm-up can count.
@@ -179,10 +196,10 @@ def observe(
         measured["compile_s"] = compile_s
     measured |= {"height": study.height, "width": study.width}
     if study.output == "image":
-        measured |= {"height": images.shape[2], "width": images.shape[3]}
+        measured |= {"height": made.images.shape[2], "width": made.images.shape[3]}
     if probes.memory is not None:
         measured |= _memory(probes.memory, work, record)
-    return measured, record.steps, images
+    return measured, record.steps, made
 
 
 @dataclass(frozen=True)
@@ -260,6 +277,15 @@ def _first_call(pipe: Pipeline, unit: Unit) -> float:
     return compiler.seconds
 
 
+def _remark(made: Made, steps: list[dict[str, Any]]) -> str | None:
+    """What must be known of a call that ended well."""
+    placeholders = sum(made.flagged)
+    said = [not_numbers(steps)]
+    if placeholders:
+        said.append(f"the safety checker replaced {placeholders} of {len(made.flagged)} images")
+    return "; ".join(filter(None, said)) or None
+
+
 def _measured(record: CallRecord, work: Workload) -> dict[str, Any]:
     return {
         "latency_s": record.latency_s,
@@ -269,5 +295,5 @@ def _measured(record: CallRecord, work: Workload) -> dict[str, Any]:
         "nfe": record.rows / record.images,
         "forwards": record.forwards,
         "rows": record.rows,
-        "flop": round(work.flop_per_row * record.rows),
+        "flop": None if work.flop_per_row is None else round(work.flop_per_row * record.rows),
     }

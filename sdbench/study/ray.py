@@ -22,7 +22,7 @@ import torch
 
 from sdbench.study.check import loaded, prepare
 from sdbench.study.local import Outcome, Worker
-from sdbench.study.study import Study
+from sdbench.study.study import Study, digest
 from sdbench.study.tuning import constant_scales, tunable, with_scales, with_tuned_scales
 from sdbench.study.units import Unit, units
 from sdbench.variants.trace import MissingPackage
@@ -138,6 +138,21 @@ def _tuned(study: Study, shares: _Shares) -> Study:
     return with_scales(study, constant_scales(names))
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a worker is ready.
+
+    Attributes:
+        environment: of its calls.
+        columns: of every run there.
+        pipeline: what `identity` says of the one that it opened.
+    """
+
+    environment: dict[str, Any]
+    columns: dict[str, Any]
+    pipeline: dict[str, str]
+
+
 class _Actor:
     """What runs in a worker's process."""
 
@@ -146,20 +161,22 @@ class _Actor:
         self._threads = threads
         self._exclusive = exclusive
 
-    def start(self) -> Outcome:
+    def start(self) -> _Place:
         """Open the model; what every call's outcome will say of this place."""
         torch.set_num_threads(self._threads)
         # Read here, so that files which variants name are this worker's own.
         study = Study.from_fields(self._settings, source=DRIVER)
-        self._units = {unit.id: unit for unit in units(study)}
         self._worker = Worker(study, exclusive=self._exclusive).__enter__()
-        return Outcome(self._worker.environment, self._worker.columns)
+        pipeline = self._worker.pipeline
+        self._units = {unit.id: unit for unit in units(study, pipeline=digest(pipeline))}
+        return _Place(self._worker.environment, self._worker.columns, pipeline)
 
     def run(self, unit: str) -> Outcome:
         """Run a call, named by its identifier: its code and files are then the driver's."""
         if unit not in self._units:
             raise ValueError(
-                "a worker has another version of sdbench than the driver, or other files"
+                "a worker has another version of sdbench than the driver, other weights than the "
+                "first worker, or other files"
             )
         return self._worker.outcome(self._units[unit])
 
@@ -169,7 +186,7 @@ class _Seat:
     """A worker as the driver sees it."""
 
     actor: Any
-    place: Outcome | None = None
+    place: _Place | None = None
     rest: list[Unit] = field(default_factory=list)
     """Calls that it runs before it takes others."""
 
@@ -200,6 +217,7 @@ class Cluster:
         first = self._idle[0].place
         assert first is not None
         self.environment = first.environment
+        self.pipeline = first.pipeline
 
     def close(self) -> None:
         """End the workers, whatever they do."""
@@ -240,7 +258,7 @@ class Cluster:
         reference = ray.wait(list(self._busy))[0][0]
         seat, unit = self._busy.pop(reference)
         try:
-            outcome: Outcome = ray.get(reference)
+            outcome: Any = ray.get(reference)
         except RayTaskError as error:
             ray.kill(seat.actor)
             raise error.cause from None
@@ -277,7 +295,7 @@ class Cluster:
         if given_up:
             assert seat.place is not None
             failed = {"status": "failed", "message": reason}
-            yield unit, Outcome(seat.place.environment, seat.place.run | failed)
+            yield unit, Outcome(seat.place.environment, seat.place.columns | failed)
 
 
 def _together(planned: Iterable[Unit]) -> Iterator[list[Unit]]:

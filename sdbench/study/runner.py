@@ -25,11 +25,11 @@ from sdbench.records.names import BASELINE
 from sdbench.records.remote import Remote
 from sdbench.records.schema import frame
 from sdbench.records.store import Mode, Results, StudyFolder, existing_study, read
-from sdbench.study.check import loaded, prepare
+from sdbench.study.check import loaded, loop_length, prepare
 from sdbench.study.images import save, scored
 from sdbench.study.local import Outcome, Worker, observe
 from sdbench.study.progress import progress_bar
-from sdbench.study.study import Study
+from sdbench.study.study import Study, digest
 from sdbench.study.tuning import constant_scales, tunable, tuning_rows, with_scales
 from sdbench.study.units import Unit, parse_shard, units
 from sdbench.variants.grammar import parse
@@ -42,6 +42,8 @@ class Engine(Protocol):
     """With all its controls."""
     environment: dict[str, Any]
     """Of the first place that was ready."""
+    pipeline: dict[str, str]
+    """What `identity` says of the pipeline."""
 
     def outcomes(
         self, calls: Sequence[Unit], begun: Callable[[Unit], None]
@@ -116,8 +118,8 @@ def record(
     with ExitStack() as open_:
         # The engine comes before the folder, as it may refuse.
         opened = open_.enter_context(_opened(engine, study, pipe, workers, tune=not stored))
-        calls = units(opened.study, part)
-        settings = opened.study.as_json()
+        calls = units(opened.study, part, pipeline=digest(opened.pipeline))
+        settings = opened.study.as_json() | {"pipeline": opened.pipeline}
         settings |= {"quality": quality, "guidance_space": GUIDANCE_SPACE}
         if part is not None:
             settings["shard"] = str(part)
@@ -212,7 +214,9 @@ def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:
         "batch": len(unit.pairs),
         "environment": folder.add_environment(outcome.environment),
     }
-    images = [] if outcome.images is None else save(folder.path, unit, outcome.images)
+    images = (
+        [] if outcome.images is None else save(folder.path, unit, outcome.images, outcome.flagged)
+    )
     tables = {
         "runs": [identity | settings | outcome.run],
         "steps": [identity | row for row in outcome.steps],
@@ -242,11 +246,15 @@ def inactive_failed(runs: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a study will take: calls, seconds of computing, and the peak memory of a trial."""
+    """What a study will take: calls, seconds of computing, and the peak memory of a trial.
+
+    `uncounted` says why its work cannot be counted; it is empty where it can.
+    """
 
     calls: int
     seconds: float
     rss_peak_bytes: int
+    uncounted: str = ""
 
 
 def estimate(study: Study, *, pipe: Pipeline | None = None, steps: int = 4) -> Estimate:
@@ -275,7 +283,9 @@ def estimate(study: Study, *, pipe: Pipeline | None = None, steps: int = 4) -> E
     # Controls that will be found by tuning cost what the baseline costs.
     to_be_found = [unit for unit in calls if unit.variant.is_baseline] * len(tunable(study))
     seconds = tuning_rows(study) * row_s
+    listed = loop_length(pipe, study) if study.lists_steps else None
     for unit in (*calls, *to_be_found):
-        nfe = unit.variant.rule(unit.call.num_steps).nfe
+        nfe = unit.variant.rule(listed or unit.call.num_steps).nfe
         seconds += len(unit.pairs) * (nfe * row_s + other_s)
-    return Estimate(len(calls) + len(to_be_found), seconds, measured["rss_peak_bytes"])
+    peak_bytes = measured["rss_peak_bytes"]
+    return Estimate(len(calls) + len(to_be_found), seconds, peak_bytes, work.uncounted)

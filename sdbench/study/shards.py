@@ -11,7 +11,7 @@ import pandas as pd
 
 from sdbench.records.files import inside
 from sdbench.records.schema import STUDY
-from sdbench.records.store import Mode, Results, StudyFolder, read
+from sdbench.records.store import Mode, Results, StudyFolder, differing, read
 from sdbench.study.runner import inactive_failed
 from sdbench.study.units import Shard, parse_shard
 
@@ -76,11 +76,11 @@ def _one_study(parts: list[Results]) -> dict[str, Any]:
     """
     first, *others = ({**part.study, "shard": None} for part in parts)
     for part, study in zip(parts[1:], others, strict=True):
-        keys = [key for key in study | first if study.get(key) != first.get(key)]
-        if keys:
+        fields = differing(first, study)
+        if fields:
             raise ValueError(
-                f"{part.folder} and {parts[0].folder} hold different studies: "
-                f"{', '.join(keys)} differ"
+                f"{part.folder} and {parts[0].folder} hold different studies: they differ in "
+                f"{', '.join(fields)}"
             )
     del first["shard"]
     return first

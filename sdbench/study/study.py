@@ -64,11 +64,15 @@ class Generation:
         dtype: number format of the weights.
         device: where to run; CUDA where there is one, else the CPU.
         random_weights: `model` is an architecture, built without its weights.
+        weights_variant: of the model's files, such as "fp16"; as `sdbench.load` takes it.
         negative_prompt: of every image.
         arguments: further arguments of the pipeline's call, such as `guidance_rescale`.
         memory_format: of the denoiser's kernels: "contiguous" or "channels_last"; on the CPU by
             default the faster.
         threads: of torch on the CPU; by default the fastest number.
+        safety_checker: leave a pipeline's safety checker on. It replaces images by placeholders,
+            which are not judged.
+        full_hash: name calls by SHA-256 of the weights instead of by sums of their bytes.
 
     Raises:
         ValueError: on construction, for anything that could not run.
@@ -85,10 +89,13 @@ class Generation:
     dtype: str = "float32"
     device: str | None = None
     random_weights: bool = False
+    weights_variant: str | None = None
     negative_prompt: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     memory_format: str | None = None
     threads: int | None = None
+    safety_checker: bool = False
+    full_hash: bool = False
 
     def __post_init__(self) -> None:
         """Make sequences immutable and check every field."""
@@ -97,9 +104,10 @@ class Generation:
         require_texts("prompts", self.prompts)
         for name in ("model", "dtype"):
             require_text(name, getattr(self, name))
-        for name in ("device", "negative_prompt"):
+        for name in ("device", "negative_prompt", "weights_variant"):
             require_optional_text(name, getattr(self, name))
-        require_truth("random_weights", self.random_weights)
+        for name in ("random_weights", "safety_checker", "full_hash"):
+            require_truth(name, getattr(self, name))
         require_json("arguments", self.arguments)
 
         for name in ("num_steps", "batch"):
@@ -125,6 +133,11 @@ class Generation:
             for index, prompt in enumerate(self.prompts)
             for seed in self.seeds
         ]
+
+    @property
+    def lists_steps(self) -> bool:
+        """Whether `arguments` list the steps, as timesteps or sigmas, instead of `num_steps`."""
+        return any(self.arguments.get(name) is not None for name in ("timesteps", "sigmas"))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -209,7 +222,7 @@ class Study(Generation):
 
         if self.metrics is None:
             default: tuple[str, ...] = ("lpips", "flip", "ssim", "psnr")
-            if self.model == "mini-sd":
+            if self.model == "mini-sd" and self._is_readable():
                 default = (*default, "alignment")
             return default if reason is None else ()
         if reason is not None and self.metrics:
@@ -218,6 +231,13 @@ class Study(Generation):
         for metric in self.metrics:
             find_metric(metric)
         return tuple(self.metrics)
+
+    def _is_readable(self) -> bool:
+        """Whether mini-sd's reader reads images of the size that is asked for."""
+        height, width = self.height, self.width
+        if height is None or width is None:
+            return True  # the pipeline's own size
+        return not find_metric("alignment")[0].misfit(height, width)
 
     @property
     def generation(self) -> Generation:

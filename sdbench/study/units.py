@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from typing import NamedTuple
@@ -17,19 +17,23 @@ from sdbench.variants.variant import Variant
 
 @dataclass(frozen=True)
 class Unit:
-    """Exactly one pipeline call: a variant on one batch of pairs, in one repeat."""
+    """Exactly one pipeline call: a variant on one batch of pairs, in one repeat.
+
+    `pipeline` is a digest of what `identity` says of the pipeline that it runs on.
+    """
 
     study: Study
     variant: Variant
     pairs: Pairs
     repeat: int
     phase: str
+    pipeline: str = ""
 
     @property
     def id(self) -> str:
         """Short hash of everything that decides what the call computes and how it is stored."""
         name = " ".join(filter(None, (self.variant.name, self.variant.content)))
-        call = [self.study.shared, name, self.pairs, self.repeat, self.phase]
+        call = [self.study.shared, self.pipeline, name, self.pairs, self.repeat, self.phase]
         return digest([_code_version(), SCHEMA_VERSION, *call])[:16]
 
     @property
@@ -76,7 +80,7 @@ def parse_shard(text: str) -> Shard:
     return shard
 
 
-def units(study: Study, shard: Shard | None = None) -> list[Unit]:
+def units(study: Study, shard: Shard | None = None, *, pipeline: str = "") -> list[Unit]:
     """All calls in the order in which they run.
 
     Variants are interleaved within a repeat, and their order is rotated from repeat to repeat. So
@@ -88,6 +92,7 @@ def units(study: Study, shard: Shard | None = None) -> list[Unit]:
         shard: only this part: of n, every n-th batch with all its calls, so that what is compared
             stays together. Every shard warms up by the study's own warm-ups, which are then the
             same calls in each.
+        pipeline: as in `Unit`.
 
     Raises:
         ValueError: more shards than batches.
@@ -106,8 +111,11 @@ def units(study: Study, shard: Shard | None = None) -> list[Unit]:
     sizes = dict.fromkeys(map(len, batches))
     warmups = [first_of_size[size] for size in sizes]
     return [
-        *_in_turns(study, warmups, "warmup", study.warmups),
-        *_in_turns(study, batches, "measured", study.repeats),
+        replace(unit, pipeline=pipeline)
+        for unit in (
+            *_in_turns(study, warmups, "warmup", study.warmups),
+            *_in_turns(study, batches, "measured", study.repeats),
+        )
     ]
 
 

@@ -405,8 +405,8 @@ def test_the_images_of_a_call_are_gone_before_the_next_is_done(quick, tmp_path, 
     opened, observe = Open(), local.observe
 
     def watched(*arguments):
-        measured, steps, images = observe(*arguments)
-        return measured, steps, opened.track(images)
+        measured, steps, made = observe(*arguments)
+        return measured, steps, dataclasses.replace(made, images=opened.track(made.images))
 
     monkeypatch.setattr(local, "observe", watched)
     runner.run(

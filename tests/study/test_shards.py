@@ -109,7 +109,7 @@ def test_what_is_no_whole_set_of_shards_is_refused(shards, tmp_path):
     sets = {
         "shard 2/2 is missing": [first],
         "shard 1/2 is given twice": [first, first, second],
-        "hold different studies: num_steps differ": [
+        "hold different studies: they differ in num_steps": [
             first,
             edited(second, tmp_path / "other", num_steps=9),
         ],

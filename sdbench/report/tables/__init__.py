@@ -11,10 +11,10 @@ from sdbench.report.tables.plan import plan_text
 from sdbench.report.tables.ranking import ranking_text
 from sdbench.report.tables.summary import (
     Cell,
-    failures,
     latex,
     legend,
     markdown,
+    remarks,
     summary_cells,
     summary_table,
 )
@@ -26,13 +26,13 @@ __all__ = [
     "cost_heading",
     "cost_table",
     "distances_text",
-    "failures",
     "frontier_markdown",
     "latex",
     "legend",
     "markdown",
     "plan_text",
     "ranking_text",
+    "remarks",
     "summary_cells",
     "summary_table",
 ]

@@ -71,12 +71,12 @@ def summary_cells(summary: pd.DataFrame) -> tuple[list[str], list[list[Cell]]]:
     return _head(columns), rows
 
 
-def failures(runs: pd.DataFrame) -> list[str]:
-    """What failed or could not run, one line per variant and reason."""
-    bad = runs[runs["status"] != "ok"].drop_duplicates(["variant", "status", "message"])
+def remarks(runs: pd.DataFrame) -> list[str]:
+    """What failed, could not run or is to be noted, one line per variant and reason."""
+    told = runs[runs["message"].notna()].drop_duplicates(["variant", "status", "message"])
     return [
-        f"{status}: {variant}: {message}"
-        for status, variant, message in bad[["status", "variant", "message"]].to_numpy()
+        f"{'note' if status == 'ok' else status}: {variant}: {message}"
+        for status, variant, message in told[["status", "variant", "message"]].to_numpy()
     ]
 
 

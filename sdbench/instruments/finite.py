@@ -1,0 +1,96 @@
+"""Whether a call's numbers are numbers: where latents, or pixels, stopped being finite.
+
+NaN latents decode to NaN pixels, which are stored as black: an image like any other, and equal to
+every other image that failed. So a call is asked before anything judges it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from sdbench.variants.trace import Listener, Step
+
+
+class NotFinite(ArithmeticError):
+    """A call whose latents or pixels are NaN or infinite: the message says where, and how many."""
+
+
+class FiniteProbe(Listener):
+    """Counts what is not finite in the predictions and in the latents of every step.
+
+    The counts stay on the device until they are asked for.
+    """
+
+    def __init__(self) -> None:
+        """Start without counts."""
+        self._counts: list[tuple[int, list[Int64[Tensor, ""]], Int64[Tensor, ""], int]] = []
+
+    def loop_begins(self, call: int, iterations: int, images: int) -> None:
+        """Forget the last call."""
+        self._counts = []
+
+    def step_ends(self, step: Step) -> None:
+        """Count."""
+        assert step.result is not None
+        predictions = [part for part in (step.cond, step.given) if part is not None]
+        self._counts.append(
+            (
+                step.index,
+                [_not_finite(part) for part in predictions],
+                _not_finite(step.result),
+                step.result.numel(),
+            )
+        )
+
+    def require(self, output: Float[Tensor, "n ..."], *, kind: str) -> None:
+        """Refuse what a call returned, unless all of it is finite.
+
+        Args:
+            output: images or latents.
+            kind: "image" or "latent".
+
+        Raises:
+            NotFinite: it is not, or the latents of a step were not.
+        """
+        for index, predictions, latents, values in self._counts:
+            if int(latents):
+                culprit = "denoiser" if any(map(int, predictions)) else "scheduler"
+                raise NotFinite(
+                    f"not finite: {int(latents)} of {values} values of the latents after step "
+                    f"{index}, by the {culprit}"
+                )
+
+        broken = int(_not_finite(output))
+        if broken:
+            images = int((~output.isfinite()).flatten(1).any(dim=1).sum())
+            where = "pixels, by the decoder" if kind == "image" else "returned latents"
+            raise NotFinite(
+                f"not finite: {broken} of {output.numel()} values of the {where}, in {images} of "
+                f"{len(output)} images"
+            )
+
+
+def not_numbers(steps: list[dict[str, Any]]) -> str | None:
+    """Which figures of which steps are not numbers although the call's images are; None for none.
+
+    Args:
+        steps: rows of the table `steps`; a missing figure is None.
+    """
+    found: dict[str, list[int]] = {}
+    for row in steps:
+        for name, value in row.items():
+            if isinstance(value, float) and math.isnan(value):
+                found.setdefault(name, []).append(row["step"])
+    said = [
+        f"{name} at {len(places)} of {len(steps)} steps, the first of them {places[0]}"
+        for name, places in found.items()
+    ]
+    return f"not a number: {'; '.join(said)}" if said else None
+
+
+def _not_finite(tensor: Float[Tensor, "n ..."]) -> Int64[Tensor, ""]:
+    return (~tensor.isfinite()).sum()
