@@ -29,6 +29,12 @@ def _beside(runs: pd.DataFrame) -> "pd.Series[bool]":
     return ~runs["exclusive"].fillna(True).astype(bool)
 
 
+def uncounted(results: Results) -> list[str]:
+    """Why the work of the calls is not counted; nothing where it is."""
+    reasons = {env.get("uncounted") for env in results.environment.values()}
+    return sorted(str(reason) for reason in reasons if reason)
+
+
 def by_unit(runs: pd.DataFrame) -> pd.DataFrame:
     """Calls by their identifier."""
     return runs.astype({"unit": "string"}).set_index("unit")

@@ -46,19 +46,29 @@ _LIGHT = frozenset(f"aten::{name}" for name in _LIGHT_OPS.split()) | {"prim::dev
 _LIGHT_TAGS = {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.view_copy}
 
 
+class NoFormula(ValueError):
+    """Work that cannot be counted: an operation ran that has no FLOP formula."""
+
+
 class _EveryOpKnown(TorchDispatchMode):
-    """Refuses an operation that the FLOP counter would silently count as zero."""
+    """Finds an operation that the FLOP counter would silently count as zero.
+
+    Attributes:
+        unknown: the first one that ran, empty where there was none.
+    """
 
     supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        """Know of none yet."""
+        super().__init__()
+        self.unknown = ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         has_formula = getattr(func, "_overloadpacket", func) in flop_registry
-        if not has_formula and not _is_light(func, args, kwargs):
-            raise ValueError(
-                f"no FLOP formula for {func}, so the count would be too low; "
-                "give it one with torch.utils.flop_counter.register_flop_formula"
-            )
+        if not self.unknown and not has_formula and not _is_light(func, args, kwargs):
+            self.unknown = str(func)
         return func(*args, **kwargs)
 
 
@@ -86,12 +96,19 @@ def denoiser_flop(module: nn.Module, *args: Any, **kwargs: Any) -> int:
         **kwargs: Its own keyword arguments.
 
     Raises:
-        ValueError: Naming an executed operation that has no formula and is not known to be light.
+        NoFormula: After the call, naming an executed operation that has no formula and is not known
+            to be light.
     """
     # The counter is entered last, so it decomposes an operation first, and the check sees what is
     # really executed.
-    with torch.no_grad(), _EveryOpKnown(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _EveryOpKnown() as seen, FlopCounterMode(display=False) as counter:
         module(*args, **kwargs)
+
+    if seen.unknown:
+        raise NoFormula(
+            f"no FLOP formula for {seen.unknown}, so the count would be too low; "
+            "give it one with torch.utils.flop_counter.register_flop_formula"
+        )
     return counter.get_total_flops()
 
 
@@ -99,12 +116,12 @@ class FlopProbe(Listener):
     """Counts the work of every evaluation of a call as it runs, which makes the call slow.
 
     Attributes:
-        flop: 2 per multiply-add.
+        flop: 2 per multiply-add; None once an operation ran that has no formula.
     """
 
     def __init__(self) -> None:
         """Start at zero."""
-        self.flop = 0
+        self.flop: int | None = 0
         self._counting = ExitStack()
 
     def __enter__(self) -> Self:
@@ -117,13 +134,16 @@ class FlopProbe(Listener):
 
     def denoiser_begins(self, step: Step, rows: int) -> None:
         """Count from here on."""
-        self._counting.enter_context(_EveryOpKnown())
+        self._seen = self._counting.enter_context(_EveryOpKnown())
         self._counter = self._counting.enter_context(FlopCounterMode(display=False))
 
     def denoiser_ends(self, step: Step) -> None:
         """Add what was counted."""
         self._counting.close()
-        self.flop += self._counter.get_total_flops()
+        if self._seen.unknown:
+            self.flop = None
+        if self.flop is not None:
+            self.flop += self._counter.get_total_flops()
 
 
 def flop_per_row(flop: int, rows: int) -> float:

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from sdbench.instruments.cost import denoiser_flop
 from sdbench.instruments.denoiser_arguments import arguments
+from sdbench.instruments.memory import stored_tensors
 from sdbench.models.architectures import Architecture
 
 
@@ -115,15 +116,12 @@ class LiveBytes(TorchDispatchMode):
         self.live_bytes = 0
         self.peak_bytes = 0
         self.cpu_peak_bytes = 0
-        self._known = {
-            tensor.untyped_storage()._cdata for tensor in outside if isinstance(tensor, Tensor)
-        }
+        self._known = {tensor.untyped_storage()._cdata for tensor in stored_tensors(outside)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor):
-                self._follow(leaf.untyped_storage())
+        for tensor in stored_tensors(tree_leaves(made)):
+            self._follow(tensor.untyped_storage())
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         self.cpu_peak_bytes = max(
             self.cpu_peak_bytes, self.live_bytes + _scratch_bytes(func, args, made)

@@ -4,7 +4,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 
-from sdbench.instruments.cost import FlopProbe, denoiser_flop, flop_per_row
+from sdbench.instruments.cost import FlopProbe, NoFormula, denoiser_flop, flop_per_row
 
 
 def test_linear():
@@ -70,6 +70,11 @@ def opaque_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(a.numpy() @ b.numpy())
 
 
+class Opaque(nn.Module):
+    def forward(self, x):
+        return opaque_product(x, x)
+
+
 @pytest.mark.parametrize(
     ("operation", "name"),
     [
@@ -83,6 +88,25 @@ def test_unknown_heavy_operation_is_refused_by_name(operation, name):
     module.forward = operation
     with pytest.raises(ValueError, match=f"no FLOP formula for {name}"):
         denoiser_flop(module, torch.ones(4, 4))
+
+
+def test_a_denoiser_runs_to_its_end_before_its_count_is_refused():
+    ends = []
+    module = nn.Sequential(Opaque(), nn.Identity())
+    module[1].register_forward_hook(lambda *_: ends.append(True))
+    with pytest.raises(NoFormula):
+        denoiser_flop(module, torch.ones(4, 4))
+    assert ends == [True]
+
+
+@pytest.mark.parametrize("places", [[0], [1], [0, 2]])
+def test_a_probe_that_saw_an_unknown_operation_has_no_count(places):
+    with FlopProbe() as probe:
+        for place in range(3):
+            probe.denoiser_begins(None, 1)
+            (Opaque() if place in places else nn.Linear(4, 4))(torch.ones(4, 4))
+            probe.denoiser_ends(None)
+    assert probe.flop is None
 
 
 def test_light_operations_count_as_zero():
