@@ -71,12 +71,16 @@ class StepProbe(Listener):
         self._marks: list[_StepMarks] = []
         self._images = 0
         self._loops = 0
+        self._iterations = 0
 
     @contextmanager
     def call(self) -> Iterator[CallRecord]:
         """Observe exactly one pipeline call.
 
         The record is filled when the block ends, and stays empty if it fails.
+
+        Raises:
+            RuntimeError: none or several loops ran, or one that ended early.
         """
         record = CallRecord()
         self._marks = []
@@ -93,12 +97,16 @@ class StepProbe(Listener):
             raise RuntimeError(
                 f"a record is of one pipeline call, but {self._loops} denoising loops ran"
             )
+        steps = len(self._marks) - 1
+        if steps != self._iterations:
+            raise RuntimeError(f"the loop ended after {steps} of {self._iterations} steps")
         self._fill(record, started, ended)
 
     def loop_begins(self, call: int, iterations: int, images: int) -> None:
         """Start the first step."""
         # A pipeline of several stages may run two loops in a call; `call` refuses that.
         self._images = images
+        self._iterations = iterations
         self._loops += 1
         self._marks = [_StepMarks(self._clock.mark())]
 

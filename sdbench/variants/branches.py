@@ -79,6 +79,7 @@ class Branches(Policy):
                 "the trunk is not known: the mask that guides every step must be among the masks"
             )
         self.rows = [0] * len(masks)
+        self._has_begun = False
         # Of the step in progress: masks whose rows were asked for, and predictions by the first
         # mask of each group.
         self._step = -1
@@ -100,13 +101,16 @@ class Branches(Policy):
         """Hold the masks against the loop.
 
         Raises:
-            ValueError: masks of another length, or a call with other rows than one for each image
-                and mask.
+            ValueError: masks of another length, a call with other rows than one for each image and
+                mask, or a second call.
         """
+        if self._has_begun:
+            raise ValueError("these branches have run: each call needs its own")
         super().begins(loop)
         require_length(self.length, loop)
         if loop.images != self.images * len(self.masks):
             raise ValueError(f"the call has {loop.images} rows, not one for each image and mask")
+        self._has_begun = True
 
     def is_guided(self, step: int) -> bool:
         """Whether any branch is guided at a step."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sdbench.models.pipeline import Pipeline
+from sdbench.variants.course import Course
 from sdbench.variants.policy import Policy, policy_of
 from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule
 from sdbench.variants.seam import Seam
@@ -25,7 +27,8 @@ def guided_by(
     On an unguided step only the conditional rows are evaluated, so the pipeline's own `u + w (c -
     u)` gives exactly `c`. A schedule counts the iterations that the loop really runs (51 for PNDM
     at 50 steps). A step that the pipeline itself leaves unguided (Lumina 2's `cfg_trunc_ratio`)
-    stays so; the trace says what ran.
+    stays so; the trace says what ran. A loop may end early, because somebody asks the pipeline for
+    that or because the call fails: the next call is as if it had not been.
 
     Args:
         pipe: a guided diffusers pipeline with a `unet` or a `transformer` (and a `transformer_2`,
@@ -37,7 +40,11 @@ def guided_by(
             concatenates them.
 
     Yields:
-        A trace whose `steps` frame holds one row per step that ran.
+        A trace: `steps` holds one row per step that ran, `calls` one per pipeline call.
+
+    Warns:
+        RuntimeWarning: when the block is left, if a schedule held in a loop that ended early though
+            nobody had set the pipeline's `_interrupt`.
 
     Raises:
         ValueError: a schedule of another length than the loop, before its first evaluation; a
@@ -45,7 +52,9 @@ def guided_by(
     """
     trace = Trace()
     policy = policy_of(schedule)
-    seam = Seam(pipe, policy, [trace, policy, *listeners], sequential=sequential)
-    with seam.installed():
+    course = Course(pipe, policy, trace, listeners)
+    with Seam(pipe, policy, course, sequential=sequential).installed():
         yield trace
-        seam.finish()
+        course.finish()
+    if policy.changes and course.broken_off:
+        warnings.warn(", ".join(course.broken_off), RuntimeWarning, stacklevel=3)

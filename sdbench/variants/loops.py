@@ -22,7 +22,8 @@ class Run:
     """One loop of one pipeline call, from `set_timesteps` on.
 
     `fitted_scale` is that of the first guided step, `random_state` that of the global generator at
-    the start. A loop is over after its last step, or where its pipeline left it before.
+    the start. A loop is known of once its trace is. It is over after its last step, or where its
+    pipeline left it before.
     """
 
     iterations: int = 0
@@ -30,6 +31,7 @@ class Run:
     step: Step | None = None
     fitted_scale: Float[Tensor, ""] | None = None
     random_state: UInt8[Tensor, " bytes"] | None = None
+    is_known: bool = False
     is_over: bool = False
 
 

@@ -6,6 +6,7 @@ The events come from the seam in `guidance.py`; what listeners make of them (tim
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +76,12 @@ class Trace(Listener):
 
     def __init__(self) -> None:
         """Start without rows."""
+        self._iterations: list[int] = []
         self._steps: list[Step] = []
+
+    def loop_begins(self, call: int, iterations: int, images: int) -> None:
+        """Keep the length of the loop."""
+        self._iterations.append(iterations)
 
     def step_ends(self, step: Step) -> None:
         """Keep the step."""
@@ -102,3 +108,31 @@ class Trace(Listener):
         return pd.DataFrame(
             rows, columns=["call", "step", "timestep", "sigma", "guided", "rows", "forwards"]
         )
+
+    @property
+    def calls(self) -> pd.DataFrame:
+        """One row per pipeline call: call, iterations of its loop, steps that ran, complete.
+
+        A call is not complete while its loop runs, and where the loop ended early.
+        """
+        ran = Counter(step.call for step in self._steps)
+        rows = [
+            {
+                "call": call,
+                "iterations": iterations,
+                "steps": ran[call],
+                "complete": ran[call] == iterations,
+            }
+            for call, iterations in enumerate(self._iterations)
+        ]
+        return pd.DataFrame(rows, columns=["call", "iterations", "steps", "complete"])
+
+    def require_complete(self) -> None:
+        """Refuse calls whose loop ended early: what they made is not what was asked for.
+
+        Raises:
+            RuntimeError: the first of them.
+        """
+        for row in self.calls.itertuples():
+            if not row.complete:
+                raise RuntimeError(f"the loop ended after {row.steps} of {row.iterations} steps")

@@ -335,3 +335,21 @@ def test_the_memory_probe_closes_an_interval_per_step():
         ("1", 4),
     ]
     assert before.nbytes == trace.live_bytes
+
+
+@pytest.mark.parametrize("last", [0, 2])
+def test_a_loop_that_ended_early_gives_no_record(last):
+    def interrupt(pipe, step, timestep, tensors):
+        pipe._interrupt = step >= last
+        return tensors
+
+    pipe = tiny.stable_diffusion()
+    probe = StepProbe(pipe.scheduler, FakeClock())
+    ended = pytest.raises(RuntimeError, match=f"the loop ended after {last + 1} of 4 steps")
+    with guided_by(pipe, None, listeners=[probe]):
+        with ended, probe.call() as record:
+            run(pipe, callback_on_step_end=interrupt)
+        assert record.steps == []
+        with probe.call() as record:
+            run(pipe)
+    assert column(record, "step") == [0, 1, 2, 3]

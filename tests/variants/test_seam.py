@@ -132,6 +132,16 @@ def test_a_failure_in_one_leaves_the_other_at_work(first):
     assert own_attributes(pipes) == before
 
 
+def test_after_a_failed_call_a_plain_pipeline_is_still_refused():
+    pipes = pipelines()
+    with guided_by(pipes["a"], None) as trace:
+        with pytest.raises(Broken):
+            run(pipes["a"], callback_on_step_end=broken)
+        with pytest.raises(RuntimeError, match="the denoiser ran outside the loop"):
+            run(pipes["b"])
+    assert len(trace.steps) == 1
+
+
 def at_once(works):
     """Run each in its own thread, all from the same moment on; what they return."""
     together, results = threading.Barrier(len(works)), {}

@@ -1,0 +1,169 @@
+"""The course of a pipeline's calls: where each loop begins, which step it is at, where it ends.
+
+What is done within a step is in `seam.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdbench.models.pipeline import Pipeline, denoisers_of
+from sdbench.variants.fitted_scale import require_order
+from sdbench.variants.loops import Run, Turn, random_state, running
+from sdbench.variants.noise import noise_levels
+from sdbench.variants.policy import Loop, Policy
+from sdbench.variants.refusals import (
+    require_no_noise_drawn,
+    require_own_noise,
+    require_unconditional_first,
+)
+from sdbench.variants.trace import Listener, Step, Trace
+
+
+class Course:
+    """The loops of one pipeline, one after another.
+
+    Args:
+        pipe: a guided pipeline.
+        policy: is told where a loop begins.
+        trace: keeps what ran.
+        listeners: get every event, in order, after the trace and the policy.
+
+    Attributes:
+        latents: shape of the latents that the call in progress prepared.
+        run: the loop in progress, or the last one.
+        turn: when the pipeline is the one whose loop runs in this thread.
+        broken_off: the calls whose loop ended early, and not because somebody asked for that.
+    """
+
+    def __init__(
+        self, pipe: Pipeline, policy: Policy, trace: Trace, listeners: Sequence[Listener]
+    ) -> None:
+        """Nothing runs yet."""
+        self.pipe = pipe
+        self.kind = type(pipe).__name__
+        self.denoisers = denoisers_of(pipe)
+        self.scheduler: Any = pipe.scheduler
+        self.policy = policy
+        self.trace = trace
+        self.listeners = [trace, policy, *listeners]
+        self.latents: tuple[int, ...] = ()
+        self.device = torch.device("cpu")
+        self.run: Run | None = None
+        self.turn = Turn()
+        self.broken_off: list[str] = []
+        self._calls = 0
+
+    @property
+    def images(self) -> int:
+        """Rows of the latents in progress; 0 where there are none yet."""
+        return self.latents[0] if self.latents else 0
+
+    def latents_prepared(self, latents: Float[Tensor, "images ..."]) -> None:
+        """The pipeline has made the latents of a call."""
+        self.latents = tuple(latents.shape)
+        self.device = latents.device
+        self.turn.begin()
+
+    def timesteps_set(self) -> None:
+        """The scheduler is ready for a loop."""
+        if self.run is not None:
+            self._end(self.run)  # a call before this one may have failed
+        self.run = Run()
+        self.turn.begin()
+
+    def step(self, timestep: Any) -> Step:
+        """The step that a call of a network belongs to: the one in progress, or the next one.
+
+        Args:
+            timestep: that the network gets.
+
+        Raises:
+            RuntimeError: no loop is in progress.
+        """
+        run = self.run
+        if running() is None or run is None or not self.latents:
+            raise RuntimeError(
+                "the denoiser ran outside the loop of the pipeline that is observed, "
+                "or the pipeline was given latents that it does not prepare"
+            )
+        if run.step is None:
+            if run.index == 0:
+                self._begin(run, timestep)
+            if run.index >= run.iterations:
+                raise RuntimeError(f"the loop runs on after its {run.iterations} steps")
+            run.step = Step(self._calls - 1, run.index)
+        return run.step
+
+    def _begin(self, run: Run, timestep: Any) -> None:
+        """Settle the loop's length, which is known only now, and tell the policy of it."""
+        run.iterations = self._length()
+        require_unconditional_first(self.kind, self.policy)
+        timesteps: list[float] = []
+        sigmas: list[float] = []
+        if not self.policy.plain:
+            timesteps, sigmas = noise_levels(self.scheduler, timestep, run.iterations)
+        on_cuda = self.device.type == "cuda"
+        loop = Loop(run.iterations, self.latents, timesteps, sigmas, self.scheduler, on_cuda)
+        self.policy.begins(loop)
+
+        if self.policy.isolated:
+            require_own_noise(self.scheduler)
+            run.random_state = random_state(self.device)
+        self._tell_of(run, self.listeners)
+
+    def _length(self) -> int:
+        # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`.
+        return getattr(self.pipe, "_num_timesteps", None) or len(self.scheduler.timesteps)
+
+    def _tell_of(self, run: Run, listeners: Sequence[Listener]) -> None:
+        run.is_known = True
+        self._calls += 1
+        for listener in listeners:
+            listener.loop_begins(self._calls - 1, run.iterations, self.images)
+
+    def step_taken(self, run: Run) -> None:
+        """A step of a loop is over."""
+        run.index += 1
+        if run.index == run.iterations:
+            self.left(run)
+            require_no_noise_drawn(self.kind, self.scheduler, run, self.device)
+
+    def left(self, run: Run) -> None:
+        """The pipeline has left its loop, by an exception or not."""
+        self._end(run)
+        if not run.is_known and self.latents:  # it was refused or left before its first step
+            run.iterations = self._length()
+            self._tell_of(run, [self.trace])
+        self.latents = ()  # every call prepares its own
+
+    def _end(self, run: Run) -> None:
+        """No call of a network belongs to this loop any more."""
+        if run.is_over:
+            return
+        run.is_over = True
+        self.turn.end()
+
+        was_asked_for = any(getattr(self.pipe, name, False) for name in ("interrupt", "_interrupt"))
+        if run.is_known and run.index < run.iterations and not was_asked_for:
+            steps = f"{run.index} of {run.iterations} steps"
+            self.broken_off.append(f"call {self._calls - 1} ended after {steps}")
+
+    def finish(self) -> None:
+        """Nothing has failed, and no call follows."""
+        self.check_order()
+        if self.run is not None:
+            self._end(self.run)
+
+    def check_order(self) -> None:
+        """Refuse a pipeline whose conditional rows come first.
+
+        It is checked after the loop, which must not wait for the device.
+        """
+        if self.run is not None and self.run.fitted_scale is not None:
+            require_order(self.kind, float(self.run.fitted_scale))
