@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdbench.cli.console import command, resumable
-from sdbench.cli.options import Device, Dtype, Overwrite, Resume, running, written
+from sdbench.cli.options import (
+    Device,
+    Dtype,
+    Overwrite,
+    Resume,
+    WeightsVariant,
+    running,
+    written,
+)
 from sdbench.cli.values import given_fields, write_mode
 
 if TYPE_CHECKING:
@@ -91,6 +99,7 @@ def distill(
     checkpoint_gradients: _CheckpointGradients = False,
     dtype: Dtype[str] = "float32",
     device: Device = None,
+    weights_variant: WeightsVariant = None,
     evaluate_every: _EvaluateEvery = 250,
     save_every: _SaveEvery = 100,
     resume: Resume = False,
@@ -105,16 +114,24 @@ def distill(
     _require_sources(model, data, prompts_file, images, held_out_file)
 
     from sdbench.distill.trainer import distill as train
-    from sdbench.models.registry import default_device, load
 
-    # Before a large model is opened for nothing.
-    settings.check_base(dtype, on_cpu=(device or default_device()) == "cpu")
     with resumable(out):
-        pipe = load(model, dtype=dtype, device=device)
+        pipe = _teacher(settings, model, dtype, device, weights_variant)
         sources = _sources(pipe, model, prompts_file, images, held_out_file)
         folder = train(pipe, settings, out, model=model, mode=mode, **sources)
     tried = f"--model {model} --variants cfg,{method}:{folder}"
     typer.echo(f"The student is in {folder}; try it with: sdbench run {tried}")
+
+
+def _teacher(
+    settings: Settings, model: str, dtype: str, device: str | None, weights_variant: str | None
+) -> Pipeline:
+    """The teacher's pipeline; what it could not be used for is refused before it is opened."""
+    from sdbench.models.registry import default_device, load
+
+    settings.check_base(dtype, on_cpu=(device or default_device()) == "cpu")
+    pipe: Pipeline = load(model, dtype=dtype, device=device, weights_variant=weights_variant)
+    return pipe
 
 
 def _settings(options: dict[str, Any]) -> Settings:

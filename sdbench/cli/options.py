@@ -45,6 +45,9 @@ Repeats = Annotated[T, running(help="measured calls per variant; at least 6 for 
 MaxRows = Annotated[int | None, running(help="of one evaluation; from the free memory by default")]
 Dtype = Annotated[T, running(help="float32, float16 or bfloat16")]
 Device = Annotated[str | None, running(help="cpu or cuda")]
+WeightsVariant = Annotated[
+    str | None, running(help="of the model's files, such as fp16; by default those without one")
+]
 Execution = Annotated[T, running(help="of the denoiser: eager, compile or cudagraph")]
 GuidanceExecution = Annotated[str | None, running(help="of a guided step: batched or sequential")]
 

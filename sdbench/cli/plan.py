@@ -17,11 +17,13 @@ from sdbench.cli.options import (
     Overwrite,
     Seeds,
     SharedBatch,
+    WeightsVariant,
     compared,
     generated,
     running,
 )
 from sdbench.cli.values import new_folder, positive, share, split, study_fields, whole, write_mode
+from sdbench.records.names import BASELINE
 
 if TYPE_CHECKING:
     from sdbench.experiments.planning import Plans, Target
@@ -71,6 +73,7 @@ def plan(
     max_rows: MaxRows = None,
     dtype: Dtype[str | None] = None,
     device: Device = None,
+    weights_variant: WeightsVariant = None,
     out: Out = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -80,7 +83,6 @@ def plan(
     """
     target = _target(unguided, max_lpips, saving, metric)
     from sdbench.experiments import planning
-    from sdbench.records.names import BASELINE
     from sdbench.study.check import loaded
     from sdbench.study.study import Study
 

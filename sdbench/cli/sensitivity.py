@@ -21,6 +21,7 @@ from sdbench.cli.options import (
     Resume,
     Seeds,
     SharedBatch,
+    WeightsVariant,
     compared,
     written,
 )
@@ -58,6 +59,7 @@ def sensitivity(
     max_rows: MaxRows = None,
     dtype: Dtype[str | None] = None,
     device: Device = None,
+    weights_variant: WeightsVariant = None,
     growth: _Growth = False,
     out: Out = None,
     resume: Resume = False,

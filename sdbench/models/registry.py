@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.layout import lay_out
+from sdbench.models.opening import INDEX, PICKLES, open_pipeline, refuse_file
 from sdbench.models.pipeline import LatentPipeline, Pipeline, denoiser_of
 from sdbench.models.random_weights import build
 from sdbench.models.student_pipeline import open_student
@@ -58,7 +58,12 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def load(
-    model: Any, *, dtype: str = "float32", device: str | None = None, random_weights: bool = False
+    model: Any,
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    random_weights: bool = False,
+    weights_variant: str | None = None,
 ) -> Any:
     """Open a model as a stock diffusers pipeline.
 
@@ -70,6 +75,9 @@ def load(
         device: where it runs; CUDA where there is one, else the CPU.
         random_weights: `model` is a name in `ARCHITECTURES`; build it with random weights, for
             measuring what it costs.
+        weights_variant: which of several files with the same weights is read, such as "fp16". By
+            default it is the one without a variant, and of a folder that has none of these the
+            only variant that is there.
 
     Returns:
         The pipeline, its progress bar off. On the CPU, memory format and threads are those that
@@ -77,13 +85,16 @@ def load(
         one: see `choose_layout`.
 
     Raises:
-        ValueError: an unknown name, folder or dtype, a hub id that cannot be opened, a device that
-            is missing or lacks the dtype, or an architecture whose weights do not fit into memory.
+        ValueError: an unknown name, folder or dtype, a hub id that cannot be opened, weights that
+            are not there in the variant, a device that is missing or lacks the dtype, or an
+            architecture whose weights do not fit into memory.
     """
     if random_weights and str(model) not in ARCHITECTURES:
         raise ValueError(
             f"random_weights needs an architecture: {', '.join(ARCHITECTURES)}; not '{model}'"
         )
+    if random_weights and weights_variant is not None:
+        raise ValueError(f"random weights have no variant '{weights_variant}' to read")
     if not isinstance(model, str | Path):
         return model
     if dtype not in DTYPES:
@@ -100,7 +111,7 @@ def load(
     else:
         source = _source(_base_of(student) if ranged else str(model))
         _require_dtype(dtype, device)
-        pipe = _open(source, dtype)
+        pipe = open_pipeline(source, DTYPES[dtype], weights_variant)
     _settle(pipe, device)
 
     # Last, since from here on the pipeline takes only the student's scales.
@@ -164,28 +175,6 @@ def _require_dtype(dtype: str, device: str) -> None:
         ) from None
 
 
-def _open(source: str, dtype: str) -> Any:
-    _refuse_pickles(Path(source))
-    try:
-        return DiffusionPipeline.from_pretrained(source, dtype=DTYPES[dtype], use_safetensors=True)
-    except Exception as error:
-        raise ValueError(
-            f"model '{source}' cannot be opened: {type(error).__name__}: {first_line(error)}"
-        ) from error
-
-
-def _refuse_pickles(folder: Path) -> None:
-    """Say of a local pipeline that its weights are there, in a form that is not opened."""
-    # The loader would say that there are none.
-    for file in sorted(folder.glob("*/*.bin")):
-        if not any(file.parent.glob("*.safetensors")):
-            raise ValueError(
-                f"model '{folder}' cannot be opened: {file.parent.name}/{file.name} is a pickle, "
-                "which can run code when it is opened; only safetensors are, as `save_pretrained` "
-                "writes them"
-            )
-
-
 def _source(model: str) -> str:
     if model in MODELS:
         return MODELS[model].source
@@ -195,11 +184,11 @@ def _source(model: str) -> str:
             f"what it costs, or load the trained model '{ARCHITECTURES[model].source}'"
         )
     if Path(model).is_dir():
-        if not (Path(model) / "model_index.json").exists():
-            raise ValueError(
-                f"folder '{model}' holds no diffusers pipeline: it has no model_index.json"
-            )
+        if not (Path(model) / INDEX).exists():
+            raise ValueError(f"folder '{model}' holds no diffusers pipeline: it has no {INDEX}")
         return model
+    if Path(model).is_file() or Path(model).suffix in {*PICKLES, ".safetensors"}:
+        refuse_file(Path(model))
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return model
     raise ValueError(

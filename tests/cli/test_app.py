@@ -39,6 +39,11 @@ def test_every_option_stands_in_a_named_panel(command):
     assert [option.name for option in options if option.rich_help_panel is None] == []
 
 
+@pytest.mark.parametrize("command", ["run", "sensitivity", "plan", "cost", "distill"])
+def test_every_command_that_opens_a_model_takes_a_variant_of_its_weights(command):
+    assert "weights_variant" in names(command)
+
+
 def test_help_shows_the_panels():
     printed = invoke("run", "--help").output
     panels = ("What is compared", "What is generated", "How it runs", "Output")

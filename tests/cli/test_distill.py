@@ -45,6 +45,12 @@ def test_what_does_not_train_is_refused_before_the_model_is_opened(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_teacher_is_opened_in_the_variant_that_is_asked_for(tmp_path):
+    done = invoke("distill", "--out", tmp_path / "out", "--weights-variant", "fp16")
+    assert done.exit_code == 2
+    assert "has no weights of variant 'fp16'" in words(done)
+
+
 def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt

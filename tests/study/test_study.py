@@ -118,6 +118,7 @@ def test_alignment_is_measured_on_mini_sd_only():
         ({"seeds": [-1]}, "each of seeds must be a whole number of at least 0, not -1"),
         ({"num_steps": 0}, "num_steps must be a whole number of at least 1, not 0"),
         ({"num_steps": -3}, "num_steps must be a whole number of at least 1, not -3"),
+        ({"weights_variant": 16}, "weights_variant must be"),
         ({"batch": 1.5}, "batch must be a whole number of at least 1, not 1.5"),
         ({"guidance_scale": 1.0}, "guidance_scale must be above 1"),
         ({"metrics": ["lpip"]}, "unknown metric 'lpip'; there are: lpips"),
