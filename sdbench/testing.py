@@ -20,9 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdbench.instruments.metric import Metric
 from sdbench.instruments.quality import find_metric, score
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.registry import load
+from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
 from sdbench.study.call import Call, generate
 from sdbench.study.study import Generation, Pairs
@@ -190,11 +192,13 @@ def check_metric(
 
     It gives one number per image. Repeated, it gives the same numbers. A number does not depend on
     the batch. Of a metric with a reference and a direction, no image is nearer to the reference
-    than itself. Its provenance can be stored.
+    than itself. It judges the smallest images that it says it takes, and those of which one side
+    alone is so small. Its provenance can be stored.
 
     Args:
         name: in `METRICS`, with its option where it takes one.
-        images: to be judged, in [0, 1], two at least; noise of 64 pixels by default.
+        images: to be judged, in [0, 1], two at least; by default noise of 64 pixels a side, or of
+            the sides that it takes.
         prompts: one per image, for a metric that needs them.
 
     Raises:
@@ -203,7 +207,8 @@ def check_metric(
     """
     metric, options = find_metric(name)
     if images is None:
-        images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        side = metric.only_side or max(64, metric.smallest_side)
+        images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     other = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
     against: Any = list(prompts[: len(images)]) if metric.needs == "prompt" else other
 
@@ -223,10 +228,28 @@ def check_metric(
         is_best = bool((sign * itself >= sign * values).all()) or bool(itself.isinf().all())
         _require(is_best, f"{name} puts another image nearer to the reference than itself")
 
+    _check_sizes(name, metric, prompts)
+
     try:
         json.dumps(metric.provenance(*options), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise AssertionError(f"the provenance of {name} cannot be stored: {error}") from None
+
+
+def _check_sizes(name: str, metric: Metric, prompts: Sequence[str]) -> None:
+    """A metric judges the smallest images that it says it takes."""
+    small = metric.only_side or metric.smallest_side
+    longer = metric.only_side or 2 * small + 32
+    for height, width in {(small, small), (small, longer), (longer, small)}:
+        noise = torch.rand(2, 1, 3, height, width, generator=torch.Generator().manual_seed(2))
+        images, reference = noise
+        try:
+            score(name, images, list(prompts[:1]) if metric.needs == "prompt" else reference)
+        except Exception as error:
+            raise AssertionError(
+                f"{name} says that it takes images of {small} pixels a side, but fails on "
+                f"{height} x {width}: {type(error).__name__}: {first_line(error)}"
+            ) from error
 
 
 def _same(

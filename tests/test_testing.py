@@ -88,8 +88,32 @@ def test_our_metrics_keep_their_contract(name):
     check_metric(name)
 
 
+def test_the_contract_is_tried_on_images_of_the_one_size_that_a_metric_reads():
+    check_metric("alignment")
+
+
 def distance(images, reference):
     return (images - reference).square().mean(dim=(1, 2, 3))
+
+
+def blurred(images, reference):
+    """A distance that takes 8 pixels a side."""
+    kernel = torch.full((3, 1, 8, 8), 1 / 64)
+    smooth = [torch.nn.functional.conv2d(part, kernel, groups=3) for part in (images, reference)]
+    return distance(*smooth)
+
+
+def tall(images, reference):
+    if images.shape[3] > images.shape[2]:
+        raise ValueError("too wide")
+    return distance(images, reference)
+
+
+@pytest.mark.parametrize("smallest", [8, 100])
+def test_a_metric_that_states_the_sizes_it_takes_passes(monkeypatch, smallest):
+    metric = Metric("mine", blurred, "reference", False, dict, smallest_side=smallest)
+    monkeypatch.setitem(METRICS, "mine", metric)
+    check_metric("mine")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +130,9 @@ def distance(images, reference):
         ),
         ({"higher_is_better": True}, "nearer to the reference than itself"),
         ({"provenance": lambda: {"version": object()}}, "cannot be stored"),
+        ({"compute": blurred}, "takes images of 1 pixels a side, but fails on"),
+        ({"compute": blurred, "smallest_side": 7}, "takes images of 7 pixels a side, but fails on"),
+        ({"compute": tall}, "takes images of 1 pixels a side, but fails on 1 x 34: ValueError"),
     ],
 )
 def test_a_broken_metric_is_seen(monkeypatch, changes, reason):

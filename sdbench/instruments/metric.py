@@ -30,6 +30,8 @@ class Metric:
             and `provenance` as a last argument; empty if nothing.
         meaning: One line.
         place: Where it stands among the metrics of `metrics/`, lowest first.
+        smallest_side: Pixels along the shorter side of the smallest images that it takes.
+        only_side: Pixels along each side, where it reads images of one size alone.
     """
 
     name: str
@@ -40,6 +42,20 @@ class Metric:
     option: str = ""
     meaning: str = ""
     place: int = 100
+    smallest_side: int = 1
+    only_side: int | None = None
+
+    def misfit(self, height: int, width: int) -> str:
+        """Why it does not take images of a size in pixels, in one line; empty where it does."""
+        size = f"{height} x {width} pixels (height x width)"
+        if self.only_side is not None and {height, width} != {self.only_side}:
+            return f"{self.name} reads images of {self.only_side} pixels a side alone, not {size}"
+        if min(height, width) < self.smallest_side:
+            return (
+                f"{self.name} needs images of at least {self.smallest_side} pixels a side, "
+                f"not {size}"
+            )
+        return ""
 
 
 def of_package(package: str, **settings: str) -> Callable[[], dict[str, str]]:

@@ -24,6 +24,7 @@ from sdbench.instruments.metric import Pixels, Scores
 Images: TypeAlias = Pixels | Sequence[Image.Image]
 
 METRICS: dict[str, Metric] = {}
+LISTED = 4  # images that an error names
 
 
 def register_metric(metric: Metric) -> None:
@@ -55,7 +56,8 @@ def score(name: str, images: Images, against: Images | Sequence[str], *, batch: 
         identical images, alignment with a prompt outside mini-sd's grammar.
 
     Raises:
-        ValueError: For an unknown metric, or images or prompts that are not as above.
+        ValueError: For an unknown metric, for images or prompts that are not as above, or for
+            images smaller than the metric takes.
     """
     metric, options = find_metric(name)
 
@@ -75,6 +77,9 @@ def score(name: str, images: Images, against: Images | Sequence[str], *, batch: 
         raise ValueError(
             f"{name}: image sizes differ: {tuple(pixels.shape)} against {tuple(other.shape)}"
         )
+    # Where it reads one size alone, it says so itself once a prompt makes it read.
+    if metric.only_side is None:
+        require_size([name], *pixels.shape[2:])
 
     # A metric sees a few images at a time: LPIPS of a thousand would not fit in memory.
     with torch.no_grad():
@@ -100,6 +105,17 @@ def find_metric(name: str) -> tuple[Metric, tuple[str, ...]]:
         expected = f"{key}:{metric.option}" if metric.option else key
         raise ValueError(f"metric {name!r} should read {expected!r}")
     return metric, (option,) if option else ()
+
+
+def require_size(names: Iterable[str], height: int, width: int) -> None:
+    """Refuse metrics that do not take images of a size in pixels.
+
+    Raises:
+        ValueError: What each of them takes.
+    """
+    misfits = [find_metric(name)[0].misfit(height, width) for name in names]
+    if any(misfits):
+        raise ValueError("; ".join(filter(None, misfits)))
 
 
 def provenance(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -129,8 +145,19 @@ def _pixels(images: Any, what: str) -> Pixels:
     if not (low >= 0 and high <= 1):  # also false for NaN
         raise ValueError(
             f"{what} must lie in [0, 1], got values from {low.item():g} to {high.item():g}"
+            f"{_not_finite(images)}"
         )
     return images.detach().float()
+
+
+def _not_finite(images: Pixels) -> str:
+    """How many values of which images are not finite, as the end of a sentence."""
+    counts = (~images.isfinite()).flatten(1).sum(dim=1).tolist()
+    found = [f"{count} of image {index}" for index, count in enumerate(counts) if count]
+    if not found:
+        return ""
+    more = f" and of {len(found) - LISTED} more images" if len(found) > LISTED else ""
+    return f"; of {images[0].numel()} values each, not finite are {', '.join(found[:LISTED])}{more}"
 
 
 def _from_pil(images: list[Any], what: str) -> Pixels:

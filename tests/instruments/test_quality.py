@@ -10,6 +10,7 @@ from sdbench.instruments.quality import (
     find_metric,
     provenance,
     register_metric,
+    require_size,
     score,
 )
 
@@ -48,6 +49,57 @@ GREY = torch.full((2, 3, 16, 16), 0.5)
 def test_bad_images_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         score("psnr", images, GREY)
+
+
+def spoilt(value, *images):
+    """Grey images of which some have a value or two that are not finite."""
+    pixels = torch.full((6, 3, 16, 16), 0.5)
+    for count, image in enumerate(images, start=1):
+        pixels[image].view(-1)[:count] = value
+    return pixels
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["lpips", "flip", "ssim", "psnr", "alignment", "clip_score:none"])
+def test_every_metric_refuses_images_that_are_not_finite(name, value):
+    against = ["a"] * 6 if METRICS[name.partition(":")[0]].needs == "prompt" else spoilt(0.5)
+    with pytest.raises(
+        ValueError,
+        match=r"^images .* of 768 values each, not finite are 1 of image 2, 2 of image 4$",
+    ):
+        score(name, spoilt(value, 2, 4), against)
+
+
+def test_reference_images_that_are_not_finite_are_named():
+    with pytest.raises(ValueError, match=r"^reference images .* not finite are 1 of image 0$"):
+        score("psnr", spoilt(0.5), spoilt(torch.nan, 0))
+
+
+def test_of_many_images_that_are_not_finite_some_are_named():
+    with pytest.raises(ValueError, match=r"1 of image 0, .* 4 of image 3 and of 2 more images$"):
+        score("psnr", spoilt(torch.nan, *range(6)), spoilt(0.5))
+
+
+def test_finite_images_out_of_range_are_not_called_otherwise():
+    with pytest.raises(ValueError, match=r"got values from 127.5 to 127.5$"):
+        score("psnr", GREY * 255, GREY)
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 30), (30, 64), (64, 30), (1, 1)])
+def test_images_smaller_than_a_metric_takes_are_refused_at_once(height, width):
+    images = torch.full((1, 3, height, width), 0.5)
+    message = f"lpips needs images of at least 31 pixels a side, not {height} x {width} pixels"
+    with pytest.raises(ValueError, match=message):
+        score("lpips", images, images)
+
+
+def test_every_metric_that_does_not_take_a_size_is_named():
+    require_size(["lpips", "ssim", "alignment"], 64, 64)
+    with pytest.raises(
+        ValueError,
+        match=r"lpips .* least 31 .*; ssim .* least 11 .*; alignment .* 64 pixels a side",
+    ):
+        require_size(["lpips", "flip", "ssim", "psnr", "alignment"], 8, 64)
 
 
 @pytest.mark.parametrize("prompts", ["ab", GREY, [1, 2]])

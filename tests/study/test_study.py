@@ -185,6 +185,14 @@ def test_a_prompt_that_is_there_twice_is_named():
         study(prompts=["a", "b", "a"])
 
 
+@pytest.mark.parametrize(
+    ("size", "reads"),
+    [({}, True), ({"height": 64, "width": 64}, True), ({"height": 128, "width": 64}, False)],
+)
+def test_alignment_is_measured_by_default_where_its_reader_reads_the_size(size, reads):
+    assert ("alignment" in study(model="mini-sd", metrics=None, **size).metrics) is reads
+
+
 def test_prompts_given_beside_a_file_replace_its_own(tmp_path):
     (tmp_path / "mine.toml").write_text(TOML + 'prompts_file = "missing.txt"\n')
     assert Study.from_toml(tmp_path / "mine.toml", prompts=["other"]).prompts == ("other",)

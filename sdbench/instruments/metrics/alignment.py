@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from sdbench.instruments.metric import Metric, Pixels, Scores
+from sdbench.models.mini_sd.scenes import SIDE
 
 
 def alignment(images: Pixels, prompts: list[str]) -> Scores:
@@ -31,4 +32,5 @@ METRIC = Metric(
         "share of the caption's attributes that the image shows (mini-sd, read by its own reader)"
     ),
     place=5,
+    only_side=SIDE,
 )

@@ -12,15 +12,8 @@ WINDOW = 11  # pixels, of a Gaussian of sigma 1.5
 def ssim(images: Pixels, reference: Pixels) -> Scores:
     """Mean similarity over the windows that lie wholly inside each image; 1 is identical.
 
-    Raises:
-        ValueError: Images smaller than a window.
-
     Source: Wang et al. 2004, doi 10.1109/TIP.2003.819861.
     """
-    if min(images.shape[2:]) < WINDOW:
-        raise ValueError(
-            f"ssim needs images of at least {WINDOW} pixels a side, got {tuple(images.shape)}"
-        )
     _, similarity = structural_similarity_index_measure(
         images,
         reference.to(images.device),
@@ -43,4 +36,5 @@ METRIC = Metric(
     ),
     meaning="structural similarity; 1 is identical",
     place=3,
+    smallest_side=WINDOW,
 )

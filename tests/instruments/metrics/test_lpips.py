@@ -1,19 +1,20 @@
+import pytest
 import torch
 import torchvision
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 
 from sdbench.instruments import weights
-from sdbench.instruments.metrics.lpips import lpips_network
+from sdbench.instruments.metrics.lpips import lpips, lpips_network
 from sdbench.instruments.quality import provenance, score
 
 
 def test_lpips_is_the_package_s_own_result_with_torchvisions_alexnet(
     pair, random_alexnet, monkeypatch
 ):
-    import lpips
+    import lpips as package
 
     monkeypatch.setattr(torchvision.models, "alexnet", lambda **_: random_alexnet)
-    official = lpips.LPIPS(net="alex", verbose=False)
+    official = package.LPIPS(net="alex", verbose=False)
     with torch.no_grad():
         expected = official(*pair, normalize=True).flatten()
     assert torch.equal(score("lpips", *pair), expected)
@@ -35,6 +36,17 @@ def test_lpips_is_built_once_and_leaves_the_global_generator_alone(pair, random_
     score("lpips", *pair)
     assert torch.equal(torch.get_rng_state(), before)
     assert lpips_network("cpu") is lpips_network("cpu")
+
+
+@pytest.mark.parametrize(("height", "width"), [(31, 31), (31, 64), (64, 31)])
+def test_the_smallest_images_that_lpips_states_are_the_smallest_that_alexnet_takes(
+    random_alexnet, height, width
+):
+    images = torch.zeros(1, 3, height, width)
+    assert score("lpips", images, images).item() == 0
+    smaller = images[:, :, : height - 1] if height == 31 else images[..., : width - 1]
+    with pytest.raises(RuntimeError, match="Output size is too small"):
+        lpips(smaller, smaller)
 
 
 def test_lpips_takes_64_pixels(random_alexnet):
