@@ -26,7 +26,7 @@ from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.registry import load
 from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
-from sdbench.study.call import Call, generate
+from sdbench.study.call import Call, ready
 from sdbench.study.study import Generation, Pairs
 from sdbench.variants.grammar import methods_of, parse
 from sdbench.variants.hooks import call_replaced
@@ -153,8 +153,13 @@ class VariantContract:
 
         # Rows are counted at the denoiser, not taken from the trace's word.
         counter = FlopCounterMode(display=False) if counted else nullcontext()
-        with call_replaced(denoiser_of(self.pipe), counting), counter as work:
-            images = generate(self.pipe, Call(self._generation, parse(text), pairs))
+        call = Call(self._generation, parse(text), pairs)
+        with (
+            call_replaced(denoiser_of(self.pipe), counting),
+            counter as work,
+            ready(self.pipe, call) as run,
+        ):
+            images = run().images  # what is not finite is for the contract to see
         return _Made(images, sum(rows), work.get_total_flops() if work is not None else 0)
 
 
