@@ -19,7 +19,7 @@ from sdbench.instruments.clock import Clock, Mark
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace
 from sdbench.models.pipeline import Scheduler
 from sdbench.variants.noise import clean_latent
-from sdbench.variants.trace import Listener, Step
+from sdbench.variants.trace import Listener, Step, number
 
 GUIDANCE_SPACE = "x0"
 """The cosine is taken between the clean latents that both predictions imply."""
@@ -153,8 +153,8 @@ class StepProbe(Listener):
             record.rows += row["rows"]
             record.forwards += row.pop("forwards")
             # Tensors were kept as they are, since reading one waits for the device.
-            row["timestep"] = float(row["timestep"])
-            row["sigma"] = float(row["sigma"])
+            row["timestep"] = number(row["timestep"])
+            row["sigma"] = number(row["sigma"])
             row["latency_s"] = seconds(marks.start, marks.end)
             row["denoiser_s"] = sum(seconds(begin, end) for begin, end in marks.denoiser)
             row["scheduler_s"] = seconds(marks.scheduler, marks.end)

@@ -20,6 +20,7 @@ from sdbench.variants.policy import Loop, Policy
 from sdbench.variants.refusals import (
     require_no_noise_drawn,
     require_own_noise,
+    require_sigmas,
     require_unconditional_first,
 )
 from sdbench.variants.trace import Listener, Step, Trace
@@ -108,6 +109,7 @@ class Course:
         sigmas: list[float] = []
         if not self.policy.plain:
             timesteps, sigmas = noise_levels(self.scheduler, timestep, run.iterations)
+            require_sigmas(self.scheduler, self.policy, sigmas)
         on_cuda = self.device.type == "cuda"
         loop = Loop(run.iterations, self.latents, timesteps, sigmas, self.scheduler, on_cuda)
         self.policy.begins(loop)

@@ -12,16 +12,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+FLOW_CLASSES = ("FlowMatch", "FlowMap", "LTXEulerAncestralRF", "MiniMaxH3", "Piflow")
+"""How the names of diffusers' flow schedulers begin; those derived from them have any name."""
+TOWARDS_DATA = frozenset({"MiniMaxH3Scheduler"})
+"""Flow schedulers whose networks predict the velocity towards the data, not towards the noise."""
+
 
 def is_flow(scheduler: Any) -> bool:
-    """Whether the scheduler interpolates between data and noise (flow matching)."""
+    """Whether the scheduler interpolates between data and noise (flow matching).
+
+    Its ancestors and its settings say so. A class of somebody's own is known by what it holds: its
+    sigmas are shares of noise, from 0 to 1, and there is no schedule of another kind.
+    """
     config = scheduler.config
-    flow_sigmas = config.get("use_flow_sigmas", False)
-    return (
-        type(scheduler).__name__.startswith("FlowMatch")
-        or flow_sigmas
-        or config.get("prediction_type") == "flow_prediction"
-    )
+    if config.get("use_flow_sigmas", False) or config.get("prediction_type") == "flow_prediction":
+        return True
+    if any(ancestor.__name__.startswith(FLOW_CLASSES) for ancestor in type(scheduler).__mro__):
+        return True
+
+    # Variance-exploding ones are set up with the range of their sigmas, or with betas.
+    has_other = hasattr(scheduler, "alphas_cumprod") or "sigma_max" in config
+    if has_other and not hasattr(scheduler, "scale_noise"):
+        return False
+    sigmas = getattr(scheduler, "sigmas", None)
+    if not isinstance(sigmas, Tensor) or sigmas.numel() == 0:
+        return False
+    return bool(sigmas.min() >= 0) and bool(sigmas.max() <= 1)
 
 
 def noise_to_signal(
@@ -31,28 +47,66 @@ def noise_to_signal(
 
     Args:
         scheduler: a diffusers scheduler in its loop.
-        timestep: the timestep given to `scheduler.step`, a number or a scalar tensor.
+        timestep: the timestep given to `scheduler.step`, a number or a tensor; None where it takes
+            none.
         index: position in `scheduler.sigmas`, where the scheduler counts its steps.
         device: where the result lives.
+
+    Returns:
+        NaN where the scheduler does not say.
     """
-    sigmas = getattr(scheduler, "sigmas", None)
-    if index is not None and isinstance(sigmas, Tensor) and len(sigmas) >= len(scheduler.timesteps):
-        # Most schedulers keep sigmas on the host, flow matching on the device; neither way waits.
-        on_device = sigmas.device == device
-        sigma = (
-            sigmas[index].float()
-            if on_device
-            else torch.full((), float(sigmas[index]), device=device)
-        )
+    unknown = torch.full((), torch.nan, device=device)
+    if index is not None and _lists_sigmas(scheduler):
+        sigma = _placed(_listed(scheduler, index), device)
         return sigma / (1 - sigma) if is_flow(scheduler) else sigma
-    position = torch.as_tensor(timestep, device=device).reshape(1).long()
-    kept = (
-        scheduler.alphas_cumprod.to(device, non_blocking=True)
-        .index_select(0, position)
-        .squeeze(0)
-        .float()
-    )
+    if index is not None and _lists_angles(scheduler):
+        return _placed(scheduler.betas[index] / scheduler.alphas[index], device)
+    if timestep is None:
+        return unknown
+
+    time = torch.as_tensor(timestep, device=device).flatten()[:1]
+    if hasattr(scheduler, "alphas_cumprod"):
+        kept = (
+            scheduler.alphas_cumprod.to(device, non_blocking=True)
+            .index_select(0, time.long())
+            .squeeze(0)
+            .float()
+        )
+    elif hasattr(scheduler, "_alpha_cumprod"):  # Wuerstchen's: a function of a time in [0, 1]
+        kept = scheduler._alpha_cumprod(time, device).squeeze(0).float()
+    else:
+        return unknown
     return ((1 - kept) / kept).sqrt()
+
+
+def _lists_sigmas(scheduler: Any) -> bool:
+    """Whether it holds the sigmas of its steps, and perhaps of the end."""
+    sigmas = getattr(scheduler, "sigmas", None)
+    if not isinstance(sigmas, Tensor) or scheduler.timesteps is None:
+        return False
+    return 0 <= len(sigmas) - len(scheduler.timesteps) <= 3
+
+
+def _listed(scheduler: Any, index: int) -> Float[Tensor, ""]:
+    """The scheduler's own sigma of a step."""
+    # Every second step of these begins at a point between two of the listed sigmas.
+    if index % 2 == 1:
+        if hasattr(scheduler, "sigmas_interpol"):
+            place = index - 1 if hasattr(scheduler, "sigmas_down") else index
+            return scheduler.sigmas_interpol[place].float()
+        if hasattr(scheduler, "mid_point_sigma"):
+            return (scheduler.sigmas[index - 1] * scheduler.sigmas[index]).sqrt().float()
+    return scheduler.sigmas[index].float()
+
+
+def _lists_angles(scheduler: Any) -> bool:
+    """Whether a latent is `alphas * x0 + betas * noise`, as in IPNDM."""
+    return hasattr(scheduler, "ets") and not hasattr(scheduler, "alphas_cumprod")
+
+
+def _placed(sigma: Float[Tensor, ""], device: torch.device) -> Float[Tensor, ""]:
+    # Most schedulers keep sigmas on the host, flow matching on the device; neither way waits.
+    return sigma if sigma.device == device else torch.full((), float(sigma), device=device)
 
 
 def noise_levels(scheduler: Any, timestep: Any, iterations: int) -> tuple[list[float], list[float]]:
@@ -66,7 +120,7 @@ def noise_levels(scheduler: Any, timestep: Any, iterations: int) -> tuple[list[f
         timestep: with which the denoiser begins, a number or a tensor.
         iterations: of the loop.
     """
-    timesteps = scheduler.timesteps.tolist()
+    timesteps = torch.as_tensor(scheduler.timesteps).tolist()
     begin = getattr(scheduler, "begin_index", None)
     if begin is None:
         first = float(torch.as_tensor(timestep).flatten()[0])
@@ -90,13 +144,17 @@ def clean_latent(
     + sigma)`) and, for v and flow prediction, the slope are fixed by the kind of prediction.
     """
     if is_flow(scheduler):
-        return sample - prediction / (1 + 1 / sigma)
+        towards_data = any(kind.__name__ in TOWARDS_DATA for kind in type(scheduler).__mro__)
+        return sample - (-prediction if towards_data else prediction) / (1 + 1 / sigma)
+    if hasattr(scheduler, "precondition_outputs"):  # EDM's, which know how
+        return scheduler.precondition_outputs(sample, prediction, sigma)
     variance_preserving = getattr(scheduler, "init_noise_sigma", 1.0) == 1.0
     # Both are finite where there is only noise: sigma = inf.
     signal = (1 + sigma**2).rsqrt()
     noise = (1 + sigma**-2).rsqrt()
 
-    kind = scheduler.config.get("prediction_type", "epsilon")
+    usual = "v_prediction" if _lists_angles(scheduler) else "epsilon"
+    kind = scheduler.config.get("prediction_type", usual)
     if kind == "epsilon":
         return sample - prediction * (noise if variance_preserving else sigma)
     if kind == "v_prediction":

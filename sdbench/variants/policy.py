@@ -33,7 +33,8 @@ class Loop:
         iterations: of the loop.
         shape: of the latents, images first.
         timesteps: of every iteration, in the scheduler's unit.
-        sigmas: noise-to-signal ratio at the start of every iteration.
+        sigmas: noise-to-signal ratio at the start of every iteration; NaN where the scheduler does
+            not say.
         scheduler: of the pipeline.
         on_cuda: whether the host runs ahead of the device.
     """
@@ -63,6 +64,7 @@ class Policy(Listener):
             tensors.
         isolated: whether rows of one image must stay the same, so that no noise may be drawn for
             all.
+        needs_sigma: whether it decides by the noise-to-signal ratio, which not all schedulers tell.
         shrinks: whether it evaluates other numbers of rows than those of one and of both halves.
         max_rows: the most rows of one evaluation; None for no limit.
     """
@@ -70,6 +72,7 @@ class Policy(Listener):
     changes = True
     plain = False
     isolated = False
+    needs_sigma = False
     shrinks = False
     max_rows: int | None = None
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from sdbench.variants.loops import Run, random_state
 from sdbench.variants.policy import Policy
-from sdbench.variants.trace import Step
+from sdbench.variants.trace import Step, Unsupported
 
 CONDITIONAL_FIRST = frozenset({"LuminaPipeline"})
 """Pipelines known to put the conditional rows first; others show it at their first guided step."""
@@ -52,6 +54,15 @@ def require_guidance(kind: str, step: Step, *, images: int) -> None:
         raise ValueError(
             f"{kind} runs without guidance here, so there is none to drop "
             "(guidance_scale of 1 or less, or a model whose guidance is distilled or embedded)"
+        )
+
+
+def require_sigmas(scheduler: Any, policy: Policy, sigmas: Sequence[float]) -> None:
+    """Refuse a scheduler that says nothing of the noise, by which a policy decides."""
+    if policy.needs_sigma and any(map(math.isnan, sigmas)):
+        raise Unsupported(
+            f"{type(scheduler).__name__} does not say how noisy its steps are, "
+            "which this method decides by"
         )
 
 

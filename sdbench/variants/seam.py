@@ -247,7 +247,7 @@ class Seam:
     def _name_noise(self, step: Step) -> None:
         assert step.cond is not None
         after = getattr(self.scheduler, "step_index", None)
-        index = None if after is None else after - 1
+        index = after - 1 if after else None
         step.sigma = noise_to_signal(self.scheduler, step.timestep, index, step.cond.device)
 
 

@@ -14,13 +14,11 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from sdbench.models.causes import MissingPackage as MissingPackage
+
 
 class Unsupported(ValueError):
     """A method that cannot run on this pipeline or with these versions: a fact to report."""
-
-
-class MissingPackage(ValueError):
-    """A method whose package is not installed: the message names the extra that brings it."""
 
 
 @dataclass
@@ -47,6 +45,13 @@ class Step:
     timestep: Any = None
     sigma: Float[Tensor, ""] | None = None
     output: Any = field(default=None, repr=False)
+
+
+def number(value: Any) -> float:
+    """A number or a tensor that holds one (or one per row, all the same); NaN for None."""
+    if value is None:
+        return float("nan")
+    return float(value.flatten()[0]) if isinstance(value, Tensor) else float(value)
 
 
 class Listener:
@@ -97,8 +102,8 @@ class Trace(Listener):
             {
                 "call": step.call,
                 "step": step.index,
-                "timestep": float(step.timestep),
-                "sigma": float(step.sigma) if step.sigma is not None else float("nan"),
+                "timestep": number(step.timestep),
+                "sigma": number(step.sigma),
                 "guided": step.guided,
                 "rows": step.rows,
                 "forwards": step.forwards,

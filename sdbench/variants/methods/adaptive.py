@@ -31,6 +31,7 @@ class Adaptive(Policy):
     which in noise prediction are nearly parallel from the start.
     """
 
+    needs_sigma = True
     shrinks = True
 
     def __init__(self, threshold: float) -> None:

@@ -17,6 +17,8 @@ class Interval(Policy):
     Source: Kynkäänniemi et al. 2024, arXiv 2404.07724.
     """
 
+    needs_sigma = True
+
     def __init__(self, lo: float, hi: float) -> None:
         """Take bounds of sigma, the noise-to-signal ratio."""
         self.lo = lo
