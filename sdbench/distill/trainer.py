@@ -34,6 +34,7 @@ from sdbench.distill.student import Student
 from sdbench.distill.temporary_student import temporary_student
 from sdbench.distill.trajectories import Trajectories
 from sdbench.instruments.quality import provenance
+from sdbench.models.identity import identity
 from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.random_weights import has_random_weights
@@ -86,6 +87,7 @@ def distill(
     record: dict[str, Any] = {"model": model, "settings": json.loads(json.dumps(asdict(settings)))}
     record["held_out"] = list(held_out)
     record["quality"] = provenance(["lpips"] if with_images else [])
+    record["pipeline"] = identity(pipe)
     record["base"] = base_record(denoiser_of(pipe))
     record["learnt_from"] = _named(captioned if settings.learns_from_images else captions)
 

@@ -375,6 +375,18 @@ def test_an_overwritten_run_keeps_nothing_of_the_older_one(tmp_path):
     assert {file.name for file in folder.iterdir()} == {LORA_FILE, CARD_FILE}
 
 
+@pytest.mark.parametrize("part", ["scheduler", "text_encoder"])
+def test_a_run_is_not_resumed_on_another_pipeline(tmp_path, part):
+    train(tmp_path, steps=1, evaluate_every=1)
+    other = tiny.stable_diffusion()
+    if part == "scheduler":
+        other.scheduler.register_to_config(timestep_spacing="trailing")
+    else:
+        next(other.text_encoder.parameters()).data[0] += 1
+    with pytest.raises(ValueError, match=f"it differs in its pipeline's {part}"):
+        train(tmp_path, other, mode="resume", steps=1, evaluate_every=1)
+
+
 def test_a_run_is_not_resumed_on_other_prompts(plain_run):
     with pytest.raises(ValueError, match="differs in learnt_from"):
         distill(
