@@ -39,7 +39,8 @@ class Course:
         latents: shape of the latents that the call in progress prepared.
         run: the loop in progress, or the last one.
         turn: when the pipeline is the one whose loop runs in this thread.
-        broken_off: the calls whose loop ended early, and not because somebody asked for that.
+        broken_off: the calls whose loop ended early, and not because somebody asked for that. A
+            call that failed is among them if no other one followed: its caller knows of it.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Course:
     def timesteps_set(self) -> None:
         """The scheduler is ready for a loop."""
         if self.run is not None:
-            self._end(self.run)  # a call before this one may have failed
+            self._end(self.run, failed=True)  # where nothing told when it was left
         self.run = Run()
         self.turn.begin()
 
@@ -136,15 +137,15 @@ class Course:
             self.left(run)
             require_no_noise_drawn(self.kind, self.scheduler, run, self.device)
 
-    def left(self, run: Run) -> None:
-        """The pipeline has left its loop, by an exception or not."""
-        self._end(run)
+    def left(self, run: Run, *, failed: bool = False) -> None:
+        """The pipeline has left its loop, by an exception where it failed."""
+        self._end(run, failed=failed)
         if not run.is_known and self.latents:  # it was refused or left before its first step
             run.iterations = self._length()
             self._tell_of(run, [self.trace])
         self.latents = ()  # every call prepares its own
 
-    def _end(self, run: Run) -> None:
+    def _end(self, run: Run, *, failed: bool) -> None:
         """No call of a network belongs to this loop any more."""
         if run.is_over:
             return
@@ -152,15 +153,22 @@ class Course:
         self.turn.end()
 
         was_asked_for = any(getattr(self.pipe, name, False) for name in ("interrupt", "_interrupt"))
-        if run.is_known and run.index < run.iterations and not was_asked_for:
-            steps = f"{run.index} of {run.iterations} steps"
-            self.broken_off.append(f"call {self._calls - 1} ended after {steps}")
+        run.is_broken = run.is_known and run.index < run.iterations and not was_asked_for
+        if run.is_broken and not failed:
+            self._note(run)
+
+    def _note(self, run: Run) -> None:
+        steps = f"{run.index} of {run.iterations} steps"
+        self.broken_off.append(f"call {self._calls - 1} ended after {steps}")
+        run.is_broken = False
 
     def finish(self) -> None:
-        """Nothing has failed, and no call follows."""
+        """Nothing has failed that was not caught, and no call follows."""
         self.check_order()
         if self.run is not None:
-            self._end(self.run)
+            self._end(self.run, failed=True)
+            if self.run.is_broken:
+                self._note(self.run)
 
     def check_order(self) -> None:
         """Refuse a pipeline whose conditional rows come first.

@@ -44,7 +44,7 @@ def guided_by(
 
     Warns:
         RuntimeWarning: when the block is left, if a schedule held in a loop that ended early though
-            nobody had set the pipeline's `_interrupt`.
+            nobody had set the pipeline's `_interrupt`; not of a failed call with another after it.
 
     Raises:
         ValueError: a schedule of another length than the loop, before its first evaluation; a

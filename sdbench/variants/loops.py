@@ -23,7 +23,7 @@ class Run:
 
     `fitted_scale` is that of the first guided step, `random_state` that of the global generator at
     the start. A loop is known of once its trace is. It is over after its last step, or where its
-    pipeline left it before.
+    pipeline left it before; it is broken where that is still to be told.
     """
 
     iterations: int = 0
@@ -33,6 +33,7 @@ class Run:
     random_state: UInt8[Tensor, " bytes"] | None = None
     is_known: bool = False
     is_over: bool = False
+    is_broken: bool = False
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -125,6 +126,7 @@ class Seam:
         def progress_bar(*args: Any, **kwargs: Any) -> Any:
             bar = original(*args, **kwargs)
             run = self.course.run
+            handled = sys.exc_info()[1]  # of the caller's, which may be about another call
             if not hasattr(bar, "close"):
                 return bar
 
@@ -132,7 +134,7 @@ class Seam:
                 del bar.close  # once: a bar is closed again when it is collected
                 bar.close()
                 if run is not None and run is self.course.run:
-                    self.course.left(run)
+                    self.course.left(run, failed=sys.exc_info()[1] is not handled)
 
             bar.close = closing
             return bar
