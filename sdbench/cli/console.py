@@ -36,7 +36,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         function: the command. Typer reads its signature through this decorator.
 
     Raises:
-        typer.Exit: code 2 for bad input and for a disk without space, code 130 after Ctrl-C.
+        typer.Exit: code 2 for bad input and for a lack of disk space or memory, code 130 after
+            Ctrl-C.
     """
 
     @wraps(function)
@@ -46,6 +47,15 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             function(*args, **options)
         except (ValueError, OSError) as error:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from None
+        except typer.Exit:
+            raise
+        except (MemoryError, RuntimeError) as error:
+            from sdbench.models.causes import is_machines
+
+            if not is_machines(error):
+                raise
+            typer.echo(f"error: out of memory: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt as interruption:
             console.print("\nInterrupted.", *getattr(interruption, "__notes__", ()), soft_wrap=True)

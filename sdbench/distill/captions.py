@@ -99,7 +99,9 @@ def image_folder(folder: Path, *, side: int) -> ImageFolder:
         content = read_text(metadata)
         lines = [parsed(json.loads, line) for line in lines_of(content) if line.strip()]
         listed = [(inside(folder, line["file_name"]), str(line["text"])) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise ValueError(f"'{metadata}' cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"'{metadata}' does not list images with their captions: {error!r}"
         ) from None

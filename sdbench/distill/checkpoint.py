@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from sdbench.models.causes import is_machines
 from sdbench.records.files import first_line, write_whole
 
 CHECKPOINT = "checkpoint.pt"
@@ -51,7 +52,9 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
     try:
         checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     # torch does not list the ways in which a file that it did not write fails.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
+        if isinstance(error, OSError) and is_machines(error):
+            raise  # to start again would not help
         raise ValueError(
             f"the checkpoint '{path}' cannot be read: {first_line(error)}; "
             "--overwrite starts from the beginning"

@@ -8,7 +8,7 @@ from typing import Any
 from peft import LoraConfig
 from torch import nn
 
-from sdbench.models.student_layers import ADAPTER, low_rank
+from sdbench.models.student_layers import ADAPTER, refuse_adapters
 
 TARGETS = ("attention", "feed-forward", "convolutions", "timestep")
 _HOLDERS = {
@@ -47,10 +47,7 @@ def add_lora(denoiser: Any, *, rank: int, alpha: int, targets: Sequence[str]) ->
 
 def require_bare(denoiser: nn.Module) -> None:
     """Refuse a denoiser that has adapters already."""
-    if low_rank([denoiser]):
-        raise ValueError(
-            f"{type(denoiser).__name__} already has adapters loaded: fuse or unload them first"
-        )
+    refuse_adapters(denoiser, [denoiser])
 
 
 def layers(denoiser: nn.Module, target: str) -> list[str]:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from sdbench.models.causes import require_own
+
 FEATURES = {
     "reader": "the last hidden layer of mini-sd's scene reader, 160 values",
     "inception": (
@@ -64,6 +66,7 @@ def _inception() -> Any:
             "InceptionV3 comes with torch-fidelity: pip install torch-fidelity"
         ) from None
     except OSError as error:
+        require_own(error, "InceptionV3's weights cannot be kept")
         raise ValueError(f"InceptionV3's weights cannot be downloaded: {error}") from None
 
 

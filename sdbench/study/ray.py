@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from sdbench.models.causes import missing_module
 from sdbench.study.check import loaded, prepare
 from sdbench.study.local import Outcome, Worker
 from sdbench.study.study import Study, digest
@@ -30,8 +31,10 @@ from sdbench.variants.trace import MissingPackage
 try:
     import ray
     from ray.exceptions import RayError, RayTaskError
-except ModuleNotFoundError:
-    raise MissingPackage("ray is not installed: pip install 'sdbench[ray]'") from None
+except ModuleNotFoundError as error:
+    if error.name == "ray":
+        raise MissingPackage("ray is not installed: pip install 'sdbench[ray]'") from None
+    raise MissingPackage(f"ray does not import: {missing_module(error) or error}") from None
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # otherwise Ray reports to its makers

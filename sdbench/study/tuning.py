@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from sdbench.models.causes import require_own
 from sdbench.models.pipeline import Pipeline
 from sdbench.records.files import first_line
 from sdbench.records.names import split_name
@@ -44,9 +45,10 @@ def with_tuned_scales(study: Study, pipe: Pipeline) -> Study:
             _other_pairs(study),
             sequential=study.guidance_execution == "sequential",
         )
-    except (ValueError, OSError, MemoryError, torch.OutOfMemoryError):
+    except (ValueError, OSError):
         raise
     except Exception as error:
+        require_own(error, "no control could be tuned")
         raise ValueError(
             f"no control could be tuned: {type(error).__name__}: {first_line(error)}"
         ) from error

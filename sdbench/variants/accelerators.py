@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from sdbench.models.causes import missing_module
 from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.variants.arguments import matched
 from sdbench.variants.holds import held
@@ -116,20 +117,18 @@ def import_package(name: str) -> Any:
     """A method's package.
 
     Raises:
-        MissingPackage: it is not installed.
+        MissingPackage: it is not installed, or something that it needs is not.
         Unsupported: it does not import with the versions that are.
     """
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise Unsupported(
-                f"{name} does not import with the installed packages: {error}"
-            ) from None
-        raise MissingPackage(
-            f"{name} is not installed: pip install 'sdbench[accelerators]'"
-        ) from None
     except ImportError as error:
+        if error.name == name and isinstance(error, ModuleNotFoundError):
+            raise MissingPackage(
+                f"{name} is not installed: pip install 'sdbench[accelerators]'"
+            ) from None
+        if missing := missing_module(error):
+            raise MissingPackage(f"{name} does not import: {missing}") from None
         raise Unsupported(f"{name} does not import with the installed packages: {error}") from None
 
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from sdbench.models.causes import require_own
 from sdbench.models.guidance_embedding import embedded, load_projection, remove_projection
 from sdbench.models.pipeline import LoraPipeline, Pipeline, denoiser_of
 from sdbench.models.student_layers import (
@@ -25,6 +26,7 @@ from sdbench.models.student_layers import (
     load_lora,
     low_rank,
     read_weights,
+    refuse_adapters,
 )
 from sdbench.models.students import (
     DENOISER_FILE,
@@ -93,10 +95,7 @@ def student_in(
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     with ExitStack() as undo:
         undo.enter_context(held(pipe, "student"))
-        if low_rank(modules):
-            raise ValueError(
-                f"{type(pipe).__name__} already has adapters loaded: fuse or unload them first"
-            )
+        refuse_adapters(pipe, modules)
         strength = strength_at(file, read_card(file), guidance_scale)
         check_base(denoiser_of(pipe), file)
 
@@ -121,6 +120,7 @@ def _whole_denoiser(denoiser: nn.Module, file: Path) -> Iterator[None]:
         try:
             denoiser.load_state_dict(read_weights(file))
         except RuntimeError as error:
+            require_own(error, f"'{file}' cannot be loaded")
             kind = type(denoiser).__name__
             raise ValueError(f"'{file}' does not fit a {kind}: {first_line(error)}") from None
         yield
@@ -226,6 +226,10 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
         ValueError: there is none, or it is no safetensors file.
     """
     path = Path(path)
+    if not path.exists():
+        raise ValueError(f"there is no file or folder '{path}'")
+    if path.is_file() and not of_lora:
+        raise ValueError(f"'{path}' is a file: give the folder with the whole denoiser")
     name = LORA_FILE if of_lora else DENOISER_FILE
     file = path if of_lora and path.is_file() else path / name
     if file.suffix != ".safetensors":

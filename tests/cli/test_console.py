@@ -1,6 +1,7 @@
 import inspect
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -27,6 +28,30 @@ def test_bad_input_is_one_line(error):
     done = ended(error)
     assert done.exit_code == 2
     assert done.stderr == "error: no such\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError("Unable to allocate\n 2 GiB"), "Unable to allocate 2 GiB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "DefaultCPUAllocator: can't"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "CUDA out of memory. Tried"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line(error, line):
+    done = ended(error)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: out of memory: {line}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_exit_keeps_its_code():
+    assert ended(typer.Exit(1)).exit_code == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the loop runs on"), ZeroDivisionError()])
+def test_another_error_is_not_taken_for_a_lack_of_memory(error):
+    assert ended(error).exception is error
 
 
 def test_our_own_mistakes_are_not_hidden():

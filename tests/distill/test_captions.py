@@ -27,3 +27,8 @@ def test_a_list_that_is_not_utf_8_says_where(tmp_path):
     (tmp_path / "metadata.jsonl").write_bytes('{"text": "café"}'.encode("cp1252"))
     with pytest.raises(ValueError, match="line 1: byte 0xe9 at offset 13"):
         image_folder(tmp_path, side=4)
+
+
+def test_a_list_that_is_missing_is_not_called_malformed(tmp_path):
+    with pytest.raises(ValueError, match=r"metadata.jsonl' cannot be read: No such file"):
+        image_folder(tmp_path, side=4)

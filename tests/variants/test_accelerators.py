@@ -3,17 +3,17 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from diffusers import HeunDiscreteScheduler
+from diffusers import FirstBlockCacheConfig, HeunDiscreteScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdbench.models.pipeline import denoiser_of
-from sdbench.variants.accelerators import accelerated
+from sdbench.variants.accelerators import accelerated, import_package
 from sdbench.variants.adapters import applied
 from sdbench.variants.grammar import parse
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.methods.deepcache import deepcache
 from sdbench.variants.schedule import GuidanceSchedule
-from sdbench.variants.trace import Unsupported
+from sdbench.variants.trace import MissingPackage, Unsupported
 from sdbench.variants.variant import Accelerator
 from tests import tiny
 from tests.families import concatenated
@@ -186,6 +186,32 @@ def test_a_missing_package_names_the_extra(monkeypatch, text, package):
         running,
     ):
         pass
+
+
+def test_a_package_that_an_accelerator_needs_is_named(monkeypatch, tmp_path):
+    (tmp_path / "halfthere.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingPackage, match="halfthere does not import: no_such_package is not"):
+        import_package("halfthere")
+
+
+def test_an_accelerator_for_other_versions_is_unsupported(monkeypatch, tmp_path):
+    (tmp_path / "outdated.py").write_text("from diffusers import NoSuchPipeline")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Unsupported, match="outdated does not import with the installed packages"):
+        import_package("outdated")
+
+
+def test_a_cache_that_is_on_already_is_no_unknown_transformer():
+    pipe = tiny.flux()
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    running = applied(pipe, parse("firstblock:0.05"), guidance_scale=4.0)
+    with (
+        pytest.raises(ValueError, match=r"already has a cache enabled: disable_cache\(\)"),
+        running,
+    ):
+        pass
+    assert pipe.transformer.is_cache_enabled
 
 
 def test_two_calls_for_one_step_are_refused():

@@ -9,7 +9,8 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
 
 from sdbench.distill.student import lora_student
-from sdbench.models.students import CARD_FILE, LORA_FILE
+from sdbench.models.students import CARD_FILE, DENOISER_FILE, LORA_FILE
+from sdbench.variants.grammar import parse
 from sdbench.variants.student_weights import student_in
 from tests import tiny
 from tests.variants.students import FILES, SCALE, assert_same, refused, saved, state
@@ -149,6 +150,85 @@ def test_a_pipeline_with_adapters_of_its_own_is_refused(tmp_path):
     ):
         pass
     assert pipe.get_list_adapters()
+
+
+LOADED = "already has adapters loaded: 'default_0', "
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda pipe: None,
+            LOADED + r"not fused: unload_lora_weights\(\) takes them off; after fuse",
+        ),
+        (lambda pipe: pipe.disable_lora(), LOADED + "not fused"),
+        (
+            lambda pipe: pipe.fuse_lora(),
+            LOADED + r"fused, and still loaded: unload_lora_weights\(\) takes them off and leaves",
+        ),
+        (lambda pipe: (pipe.fuse_lora(), pipe.unfuse_lora()), LOADED + "not fused"),
+    ],
+    ids=["loaded", "disabled", "fused", "unfused"],
+)
+def test_adapters_of_its_own_are_refused_by_their_state(tmp_path, change, message):
+    saved(tmp_path)
+    pipe = tiny.stable_diffusion()
+    pipe.load_lora_weights(tmp_path)
+    change(pipe)
+    refused(pipe, tmp_path, message)
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+def test_one_fused_adapter_of_two_is_named(tmp_path):
+    saved(tmp_path)
+    pipe = tiny.stable_diffusion()
+    for name in ("first", "second"):
+        pipe.load_lora_weights(tmp_path, adapter_name=name)
+    pipe.fuse_lora(adapter_names=["second"])
+    refused(pipe, tmp_path, "loaded: 'first', 'second', of which only 'second' is fused: unload")
+
+
+def test_a_fused_adapter_that_is_unloaded_stays_in_the_weights_and_is_no_obstacle(tmp_path):
+    saved(tmp_path, card=False)
+    pipe = tiny.stable_diffusion()
+    plain = state(pipe)
+    pipe.load_lora_weights(tmp_path)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+
+    fused = state(pipe)
+    assert any(not torch.equal(fused[name], weight) for name, weight in plain.items())
+    with student_in(pipe, tmp_path / LORA_FILE, guidance_scale=SCALE):
+        pass
+    assert_same(state(pipe), fused)
+
+
+def test_a_lack_of_memory_is_no_misfit_of_a_whole_denoiser(tmp_path, monkeypatch):
+    saved(tmp_path, method="full")
+    pipe = tiny.stable_diffusion()
+
+    def fails(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pipe.unet, "load_state_dict", fails)
+    with (
+        pytest.raises(torch.OutOfMemoryError),
+        student_in(pipe, tmp_path / DENOISER_FILE, guidance_scale=SCALE),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("variant", ["lora", "full"])
+def test_a_path_that_is_not_there_is_called_so(tmp_path, variant):
+    with pytest.raises(ValueError, match=r"there is no file or folder '.*none'"):
+        parse(f"{variant}:{tmp_path / 'none'}")
+
+
+def test_a_file_is_no_folder_of_a_whole_denoiser(tmp_path):
+    saved(tmp_path, method="full")
+    with pytest.raises(ValueError, match="is a file: give the folder with the whole denoiser"):
+        parse(f"full:{tmp_path / DENOISER_FILE}")
 
 
 def test_the_alpha_is_in_the_saved_weights(tmp_path):

@@ -13,6 +13,7 @@ from torchmetrics.functional import multimodal
 
 from sdbench.instruments import weights
 from sdbench.instruments.metric import Metric, Pixels, Scores
+from sdbench.models.causes import require_own
 
 Features = Float[Tensor, "rows width"]
 
@@ -65,6 +66,7 @@ def _clip(model: str) -> tuple[Any, Any]:
         clip = Clip.from_pretrained(model, use_safetensors=True).eval()
         return clip, CLIPProcessor.from_pretrained(model)
     except OSError as error:
+        require_own(error, "clip_score's model cannot be read")
         raise ValueError(f"no CLIP model at {model!r}: {str(error).splitlines()[0]}") from error
 
 

@@ -12,6 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from sdbench.instruments import weights
 from sdbench.instruments.metric import Metric, Pixels, Scores
+from sdbench.models.causes import require_own
 
 
 def image_reward(images: Pixels, prompts: list[str], model: str) -> Scores:
@@ -44,6 +45,7 @@ def reward_network(model: str) -> Any:
     try:
         return package.load(model).eval()
     except (OSError, RuntimeError) as error:
+        require_own(error, "image_reward's model cannot be read")
         raise ValueError(
             f"no ImageReward model at {model!r}: {str(error).splitlines()[0]}"
         ) from None

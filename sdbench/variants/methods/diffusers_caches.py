@@ -26,6 +26,10 @@ def _of_diffusers(
         denoiser, *others = denoisers
         if others or not hasattr(denoiser, "enable_cache"):
             raise Unsupported(f"diffusers has no caches for {type(denoiser).__name__}")
+        if denoiser.is_cache_enabled:
+            raise ValueError(
+                f"{type(denoiser).__name__} already has a cache enabled: disable_cache() it first"
+            )
         try:
             denoiser.enable_cache(configure(pipe, number))
         except (ValueError, KeyError, AttributeError, StopIteration) as error:
