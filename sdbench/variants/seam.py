@@ -10,7 +10,6 @@ is the policy's to say (`policy.py`).
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from sdbench.models.pipeline import Pipeline, denoisers_of
+from sdbench.models.pipeline import Pipeline, denoisers_of, method_parameters
 from sdbench.variants.course import Course
 from sdbench.variants.evaluation import DenoiserCall, answer
 from sdbench.variants.fitted_scale import fitted_scale
@@ -198,7 +197,9 @@ class Seam:
         return accompany
 
     def _scheduler_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(original)
+        # A scheduler of one's own may hand on what it does not name.
+        parameters = method_parameters(type(self.scheduler), "step")
+        names = [own.name for own in parameters if own.kind is not own.KEYWORD_ONLY]
 
         @functools.wraps(original)
         def scheduler_step(*args: Any, **kwargs: Any) -> Any:
@@ -209,7 +210,7 @@ class Seam:
             run.step = None
 
             # Bound by name: CogVideoX's scheduler takes other arguments than most.
-            arguments = signature.bind(*args, **kwargs).arguments
+            arguments = dict(zip(names, args, strict=False)) | kwargs
             step.timestep = arguments.get("timestep")
             step.sample = arguments.get("sample")
             self._check_guidance(run, step, arguments)
