@@ -11,6 +11,7 @@ import torch
 from sdbench.distill.low_rank_layers import require_bare
 from sdbench.distill.settings import Settings
 from sdbench.distill.student import Student, full_student, lora_student
+from sdbench.models.bare_weights import require_own_weights, uncovered
 from sdbench.models.guidance_embedding import remove_projection
 from sdbench.models.pipeline import Pipeline, denoiser_of
 
@@ -27,13 +28,16 @@ def temporary_student(pipe: Pipeline, settings: Settings) -> Iterator[Student]:
         The student; afterwards the pipeline's denoiser is as it was, without the student's layers.
 
     Raises:
-        ValueError: a denoiser that has adapters already, or as `lora_student` and `full_student`
-            say.
+        ValueError: a denoiser that has adapters already, or whose weights a student does not
+            reach; or as `lora_student` and `full_student` say.
     """
-    base: Any = denoiser_of(pipe)
-    require_bare(base)
-
     with ExitStack() as undo:
+        # Without a compiled module around it, which accelerate and diffusers pass over.
+        undo.enter_context(uncovered(pipe))
+        base: Any = denoiser_of(pipe)
+        require_bare(base)
+        require_own_weights(base)
+
         undo.enter_context(_as_before(base))
         # Before the layers are made, since some may be there when making others fails.
         if settings.has_low_rank:

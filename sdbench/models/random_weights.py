@@ -64,7 +64,9 @@ def build(
 def has_random_weights(pipe: Pipeline) -> bool:
     """Whether a pipeline's denoiser was built here."""
     # Its configuration says so, and that is copied and saved with it.
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    # A compiled network is asked for its length when it is asked whether it is true.
+    candidates = [getattr(pipe, name, None) for name in ("unet", "transformer")]
+    denoiser = next((part for part in candidates if part is not None), None)
     return bool(getattr(getattr(denoiser, "config", None), MARK, False))
 
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sdbench.models.bare_weights import uncovered
 from sdbench.models.causes import require_own
 from sdbench.models.pipeline import LoraPipeline
 from sdbench.records.files import first_line
@@ -47,7 +48,7 @@ def load_lora(pipe: LoraPipeline, file: Path) -> None:
         MissingPackage: a package that loading needs is missing.
     """
     try:
-        with of_denoiser_alone():
+        with of_denoiser_alone(), uncovered(pipe):
             pipe.load_lora_weights(
                 str(file.parent), weight_name=file.name, adapter_name=ADAPTER, use_safetensors=True
             )
@@ -64,6 +65,12 @@ def load_lora(pipe: LoraPipeline, file: Path) -> None:
             f"'{file}' is no whole adapter for {type(pipe).__name__}: "
             "of a layer it holds one factor alone"
         )
+
+
+def unload_lora(pipe: LoraPipeline) -> None:
+    """Take the layers of all LoRAs off a pipeline."""
+    with uncovered(pipe):
+        pipe.unload_lora_weights()
 
 
 @contextmanager

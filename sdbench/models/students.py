@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from sdbench.models.bare_weights import WRAPPERS, bare_module, bare_name, bare_weights
 from sdbench.records.files import NONE, NUMBER, read_json, require
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -38,14 +39,12 @@ SAMPLED = 8  # weights, and values of each, that distinguish one base from anoth
 def base_record(denoiser: nn.Module) -> dict[str, Any]:
     """What distinguishes one base from another: its class, its size and a few values."""
     # Weights from all over the network: a digest would change with the dtype.
-    weights = dict(denoiser.named_parameters())
+    weights = bare_weights(denoiser)
     names = list(weights)[:: max(1, len(weights) // SAMPLED)]
     return {
-        "denoiser": type(denoiser).__name__,
+        "denoiser": type(bare_module(denoiser)).__name__,
         "parameters": sum(weight.numel() for weight in weights.values()),
-        "values": {
-            name: weights[name].detach().flatten()[:SAMPLED].float().tolist() for name in names
-        },
+        "values": {name: _first_values(weights[name], SAMPLED) for name in names},
     }
 
 
@@ -60,21 +59,33 @@ def check_base(denoiser: nn.Module, file: Path) -> None:
         ValueError: another base.
     """
     card = read_card(file)
-    if card.get("base") is not None and not _same_base(base_record(denoiser), card["base"]):
+    if card.get("base") is not None and not _is_base(denoiser, card["base"]):
         base = f"{card['base']['denoiser']} of {card.get('model')}"
         raise ValueError(f"the student '{file}' is made for another base: {base}")
 
 
-def _same_base(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Equal but for the rounding of a dtype."""
-    if any(base[name] != wanted[name] for name in ("denoiser", "parameters")):
+def _is_base(denoiser: nn.Module, wanted: Mapping[str, Any]) -> bool:
+    """Whether a network is the one of a record, but for the rounding of a dtype."""
+    weights = bare_weights(denoiser)
+    # A card may be made of a network with something around it.
+    if wanted["denoiser"] not in {type(bare_module(denoiser)).__name__, *WRAPPERS}:
         return False
-    own = base["values"]
-    return all(
-        len(own.get(name, ())) == len(values) > 0
-        and np.allclose(own[name], values, rtol=4e-3, atol=1e-5)  # bfloat16's 2^-9
-        for name, values in wanted["values"].items()
-    )
+    if wanted["parameters"] != sum(weight.numel() for weight in weights.values()):
+        return False
+
+    for name, values in wanted["values"].items():
+        own = weights.get(bare_name(name))
+        if own is None or not 0 < len(values) == min(own.numel(), SAMPLED):
+            return False
+        found = _first_values(own, len(values))
+        if not np.allclose(found, values, rtol=4e-3, atol=1e-5):  # bfloat16's 2^-9
+            return False
+    return True
+
+
+def _first_values(weight: Shaped[Tensor, "*shape"], count: int) -> list[float]:
+    values: list[float] = weight.detach().flatten()[:count].float().tolist()
+    return values
 
 
 def strength_at(file: Path, card: Mapping[str, Any], guidance_scale: float) -> float:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from sdbench.models.bare_weights import bare_module, copied_weights, require_own_weights
 from sdbench.models.causes import require_own
 from sdbench.models.guidance_embedding import embedded, load_projection, remove_projection
 from sdbench.models.pipeline import LoraPipeline, Pipeline, denoiser_of
@@ -27,6 +28,7 @@ from sdbench.models.student_layers import (
     low_rank,
     read_weights,
     refuse_adapters,
+    unload_lora,
 )
 from sdbench.models.students import (
     DENOISER_FILE,
@@ -98,9 +100,10 @@ def student_in(
         refuse_adapters(pipe, modules)
         strength = strength_at(file, read_card(file), guidance_scale)
         check_base(denoiser_of(pipe), file)
+        require_own_weights(denoiser_of(pipe))
 
         if file.name == DENOISER_FILE:
-            undo.enter_context(_whole_denoiser(denoiser_of(pipe), file))
+            undo.enter_context(_whole_denoiser(bare_module(denoiser_of(pipe)), file))
         else:
             lora_pipe = _lora_pipeline(pipe)
             layers = undo.enter_context(_low_rank_layers(lora_pipe, modules, file))
@@ -118,7 +121,7 @@ def _whole_denoiser(denoiser: nn.Module, file: Path) -> Iterator[None]:
     """Every weight of a denoiser from a file."""
     with _kept(list(denoiser.parameters())):
         try:
-            denoiser.load_state_dict(read_weights(file))
+            denoiser.load_state_dict(copied_weights(denoiser) | read_weights(file))
         except RuntimeError as error:
             require_own(error, f"'{file}' cannot be loaded")
             kind = type(denoiser).__name__
@@ -141,7 +144,7 @@ def _low_rank_layers(
         # peft freezes what it is put on
         for weight in (weight for module in modules for weight in module.parameters()):
             undo.callback(weight.requires_grad_, weight.requires_grad)
-        undo.callback(pipe.unload_lora_weights)
+        undo.callback(unload_lora, pipe)
 
         load_lora(pipe, file)
         layers = low_rank(modules)
@@ -156,7 +159,7 @@ def _fused(pipe: LoraPipeline, layers: Sequence[Any], strength: float) -> Iterat
     bases = [weight for layer in layers for weight in layer.get_base_layer().parameters()]
     with _kept(bases):
         fuse(layers, strength)
-        pipe.unload_lora_weights()
+        unload_lora(pipe)
         yield
 
 

@@ -309,6 +309,33 @@ def test_a_half_precision_base_learns_in_float32(tmp_path):
         train(tmp_path / "full", pipe, method="full")
 
 
+@pytest.mark.parametrize("changes", [{}, {"method": "full"}, {"w_range": (2.0, 10.0)}])
+def test_a_compiled_network_is_trained_as_the_plain_one(tmp_path, changes):
+    plain = train(tmp_path / "plain", **SHORT | changes)
+    pipe = tiny.stable_diffusion()
+    pipe.unet = network = torch.compile(pipe.unet, backend="eager")
+    folder = train(tmp_path / "compiled", pipe, **SHORT | changes)
+    assert pipe.unet is network
+    for file in plain.glob("*.safetensors"):
+        assert_equal(load_file(folder / file.name), load_file(file))
+    cards = [json.loads((place / CARD_FILE).read_text()) for place in (folder, plain)]
+    assert cards[0]["base"] == cards[1]["base"]
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_fused_projections_are_not_trained_in_vain(tmp_path, method):
+    pipe = tiny.stable_diffusion()
+    pipe.fuse_qkv_projections()
+    with pytest.raises(ValueError, match=r"undo .* with `unfuse_qkv_projections\(\)` first"):
+        train(tmp_path / "out", pipe, method=method)
+    assert not (tmp_path / "out").exists()
+
+
 PAIRS = [(dtype, precision) for dtype in registry.DTYPES for precision in PRECISIONS]
 ON_CPU = "precision 'fp16' does not train on a CPU; '{}' does"
 IN_OTHER = "a base in {} does not train in precision '{}'; its precisions are: no, {}"
