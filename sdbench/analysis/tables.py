@@ -44,6 +44,7 @@ SUMMARY = {
         "denoise_s",
         "nfe",
         "flop",
+        "accelerated",
         "peak_bytes",
         "exclusive",
     ),
@@ -143,10 +144,9 @@ def step_medians(results: Results) -> pd.DataFrame:
     guided. No row where no call is left.
     """
     units, runs = units_of(results), by_unit(timed(results))
-    counted = runs["flop"].notna()
-    plain = (
-        runs[counted] if counted.any() else runs
-    )  # an accelerator's work is counted in its warm-up alone
+    # A table that does not name accelerators counts their work in the warm-up alone.
+    uncounted = runs["flop"].isna() & runs["flop"].notna().any()
+    plain = runs[~runs["accelerated"].fillna(uncounted).astype(bool)]
     batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int32")
     timed_units = plain.index.get_indexer(units.categories) >= 0
 

@@ -55,6 +55,9 @@ TABLES: dict[str, dict[str, Column]] = {
             "of an accelerator, whose warm-up is counted",
             nullable=True,
         ),
+        "accelerated": flag(
+            "whether an accelerator ran, whose steps differ in work", nullable=True
+        ),
         "peak_bytes": size("peak of allocated device memory", nullable=True),
         "reserved_bytes": size("peak of memory that the allocator reserved", nullable=True),
         "rss_peak_bytes": size("peak resident memory of the process", nullable=True),
@@ -193,7 +196,14 @@ TABLES: dict[str, dict[str, Column]] = {
     },
 }
 YOUNGER = {
-    "runs": ("foreign_load", "foreign_processes", "throttled", "exclusive", "sha256"),
+    "runs": (
+        "accelerated",
+        "foreign_load",
+        "foreign_processes",
+        "throttled",
+        "exclusive",
+        "sha256",
+    ),
     "images": ("flagged",),
 }
 """Columns that tables stored before them lack."""

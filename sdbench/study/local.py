@@ -189,7 +189,8 @@ def observe(
     # Outside of the clock: on a device this waits.
     run.require_finite(made)
     measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes} | disturbance.columns
-    if unit.variant.accelerator is not None:
+    measured["accelerated"] = unit.variant.accelerator is not None
+    if measured["accelerated"]:
         # Its rows differ in work, which only the untimed warm-up can count.
         measured["flop"] = probes.flop.flop if probes.flop else None
     if is_compiled:

@@ -143,3 +143,13 @@ def test_what_is_counted_says_nothing(tmp_path):
     results = runner.run(study, tmp_path / "study", pipe=tiny.stable_diffusion())
     assert uncounted(results) == []
     assert results.runs["flop"].notna().all()
+
+
+def test_an_accelerator_is_named_where_nothing_is_counted(tmp_path):
+    study = dataclasses.replace(STUDY, variants=["cfg", "deepcache:2"], repeats=1)
+    pipe = PIPELINES["sdbench_test.product"]()
+    runs = runner.run(study, tmp_path / "study", pipe=pipe).runs
+    assert (runs["status"] == "ok").all()
+    assert runs["flop"].isna().all()
+    named = runs.drop_duplicates("variant").set_index("variant")["accelerated"]
+    assert named.to_dict() == {"cfg": False, "deepcache:2": True}
