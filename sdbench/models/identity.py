@@ -100,18 +100,21 @@ def _weights(module: nn.Module, *, full: bool) -> list[Any]:
     """Name, form and digest of every tensor of a module."""
     named = [(name, part) for key, value in _state(module) for name, part in _parts(key, value)]
     forms = [[name, str(part.dtype), list(part.shape)] for name, part in named]
-    if full:
-        contents = (_bytes(part).cpu().numpy().tobytes() for _, part in named if not part.is_meta)
-        return [forms, [hashlib.sha256(content).hexdigest() for content in contents]]
-
-    sums = [_sums(part) for _, part in named if not part.is_meta]
-    # One transfer for each device: a thousand small ones would wait a thousand times.
-    by_device = {device: [s for s in sums if s.device == device] for device in _devices(sums)}
-    return [forms, [torch.stack(of).cpu().tolist() for of in by_device.values()]]
+    here = [part for _, part in named if not part.is_meta]
+    return [forms, _hashes(here) if full else _read(list(map(_sums, here)))]
 
 
-def _devices(tensors: list[Int64[Tensor, " blocks"]]) -> list[torch.device]:
-    return list(dict.fromkeys(tensor.device for tensor in tensors))
+def _hashes(tensors: list[Shaped[Tensor, "*shape"]]) -> list[str]:
+    contents = (_bytes(tensor).cpu().numpy().tobytes() for tensor in tensors)
+    return [hashlib.sha256(content).hexdigest() for content in contents]
+
+
+def _read(sums: list[Int64[Tensor, " blocks"]]) -> list[list[int]]:
+    """The sums as numbers, with one transfer for each device: a thousand small ones would wait."""
+    by_device: dict[torch.device, list[Int64[Tensor, " blocks"]]] = {}
+    for tensor in sums:
+        by_device.setdefault(tensor.device, []).append(tensor)
+    return [row for part in by_device.values() for row in torch.stack(part).cpu().tolist()]
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Any]]:

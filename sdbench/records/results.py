@@ -3,6 +3,7 @@
 Which rows of a folder count is in `parts.py`; a folder is written in `store.py`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,24 @@ def existing_study(folder: Path) -> dict[str, Any] | None:
     if any(not entry.name.startswith(PREFIX) for entry in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no study; choose another folder")
     return None
+
+
+def differing(existing: Mapping[str, Any], study: Mapping[str, Any]) -> list[str]:
+    """Fields in which two studies differ; of a pipeline, the components with both values.
+
+    A field younger than the stored study is absent there, and was empty or off.
+    """
+    fields = [
+        field
+        for field in {**existing, **study}
+        if (existing.get(field) or None) != (study.get(field) or None)
+    ]
+    there, here = existing.get("pipeline"), study.get("pipeline")
+    if "pipeline" in fields and there and here:
+        fields.remove("pipeline")
+        fields += [
+            f"its pipeline's {name} ({there.get(name)}, now {here.get(name)})"
+            for name in {**there, **here}
+            if there.get(name) != here.get(name)
+        ]
+    return fields

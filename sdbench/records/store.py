@@ -27,6 +27,7 @@ from sdbench.records.results import (
     STARTING,
     Results,
     Sweep,
+    differing,
     existing_study,
     read,
     read_sweep,
@@ -305,27 +306,6 @@ class StudyFolder:
         for name in [*map(table_file, TABLES), "environment.json", "study.json", *self._companions]:
             (self.path / name).unlink(missing_ok=True)
         self._remove_there(is_own)
-
-
-def differing(existing: Mapping[str, Any], study: Mapping[str, Any]) -> list[str]:
-    """Fields in which two studies differ; of a pipeline, the components with both values.
-
-    A field younger than the stored study is absent there, and was empty or off.
-    """
-    fields = [
-        field
-        for field in {**existing, **study}
-        if (existing.get(field) or None) != (study.get(field) or None)
-    ]
-    there, here = existing.get("pipeline"), study.get("pipeline")
-    if "pipeline" in fields and there and here:
-        fields.remove("pipeline")
-        fields += [
-            f"its pipeline's {name} ({there.get(name)}, now {here.get(name)})"
-            for name in {**there, **here}
-            if there.get(name) != here.get(name)
-        ]
-    return fields
 
 
 def _working_copy(remote: Remote, mode: str, tables: tuple[str, ...]) -> Path:

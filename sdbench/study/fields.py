@@ -1,7 +1,8 @@
-"""Checks of a study's fields: whatever a file or a caller gave, one line says what is wrong."""
+"""Checks of a study's fields, and their digest: whatever was given, one line says what is wrong."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -87,3 +88,30 @@ def require_whole(name: str, value: Any, *, minimum: int, maximum: int = LARGEST
         raise ValueError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
     if value > maximum:
         raise ValueError(f"{name} must be a whole number of at most {maximum}, not {value!r}")
+
+
+def require_optional_whole(name: str, value: Any) -> None:
+    """Refuse anything but a whole number above 0, or None.
+
+    Raises:
+        ValueError: what it is instead.
+    """
+    if value is not None:
+        require_whole(name, value, minimum=1)
+
+
+def require_size(height: Any, width: Any) -> None:
+    """Refuse an image size of which one side is missing.
+
+    Raises:
+        ValueError: it is, or a side is no whole number.
+    """
+    require_optional_whole("height", height)
+    require_optional_whole("width", width)
+    if (height is None) != (width is None):
+        raise ValueError("give height and width both, or neither: many pipelines pass over one")
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

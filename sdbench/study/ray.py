@@ -22,8 +22,9 @@ import torch
 
 from sdbench.models.causes import missing_module
 from sdbench.study.check import loaded, prepare
+from sdbench.study.fields import digest
 from sdbench.study.local import Outcome, Worker
-from sdbench.study.study import Study, digest
+from sdbench.study.study import Study
 from sdbench.study.tuning import constant_scales, tunable, with_scales, with_tuned_scales
 from sdbench.study.units import Unit, units
 from sdbench.variants.trace import MissingPackage

@@ -26,10 +26,11 @@ from sdbench.records.remote import Remote
 from sdbench.records.schema import frame
 from sdbench.records.store import Mode, Results, StudyFolder, existing_study, read
 from sdbench.study.check import loaded, loop_length, prepare
+from sdbench.study.fields import digest
 from sdbench.study.images import save, scored
 from sdbench.study.local import Outcome, Worker, observe
 from sdbench.study.progress import progress_bar
-from sdbench.study.study import Study, digest
+from sdbench.study.study import Study
 from sdbench.study.tuning import constant_scales, tunable, tuning_rows, with_scales
 from sdbench.study.units import Unit, parse_shard, units
 from sdbench.variants.grammar import parse

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -16,11 +15,14 @@ from sdbench.records.files import read_prompts, read_toml
 from sdbench.records.names import BASELINE
 from sdbench.study.fields import (
     LARGEST,
+    digest,
     entries,
     listed,
     require_choice,
     require_json,
     require_optional_text,
+    require_optional_whole,
+    require_size,
     require_text,
     require_texts,
     require_truth,
@@ -112,9 +114,8 @@ class Generation:
 
         for name in ("num_steps", "batch"):
             require_whole(name, getattr(self, name), minimum=1)
-        for name in ("height", "width", "threads"):
-            if getattr(self, name) is not None:
-                require_whole(name, getattr(self, name), minimum=1)
+        require_optional_whole("threads", self.threads)
+        require_size(self.height, self.width)
         for seed in self.seeds:
             require_whole("each of seeds", seed, minimum=0, maximum=2**63 - 1)
 
@@ -343,8 +344,3 @@ def _read(variants: Any) -> tuple[Variant, ...]:
     read = [value if isinstance(value, Variant) else parse(value) for value in values]
     entries("variants", [variant.name for variant in read])
     return tuple(read)
-
-
-def digest(values: Any) -> str:
-    """SHA-256 of JSON values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from sdbench.records.store import SCHEMA_VERSION
 from sdbench.study.call import Call
-from sdbench.study.study import Pairs, Study, digest
+from sdbench.study.fields import digest
+from sdbench.study.study import Pairs, Study
 from sdbench.variants.variant import Variant
 
 

@@ -136,6 +136,8 @@ def test_alignment_is_measured_on_mini_sd_only():
         ({"name": "../mine"}, "name must be fit for the name of a folder"),
         ({"arguments": {"eta": float("nan")}}, "arguments must be an object of JSON values"),
         ({"arguments": [1]}, "arguments must be an object of JSON values"),
+        ({"height": 64}, "give height and width both"),
+        ({"width": 64}, "give height and width both"),
     ],
 )
 def test_what_could_not_run_is_refused_at_once(changes, message):
