@@ -28,6 +28,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from diffusers.utils import BaseOutput
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -345,7 +346,10 @@ def overwritten(pipe, mask, *, two_calls=False):
         conditional.append(output if two_calls else output[0].chunk(2)[1])
         if two_calls:
             return conditional[-2] if len(conditional) % 2 == 0 and not guided else output
-        return output if guided else (torch.cat([conditional[-1]] * 2),)
+        both = torch.cat([conditional[-1]] * 2)
+        if guided:
+            return output
+        return type(output)(sample=both) if isinstance(output, BaseOutput) else (both,)
 
     handles = [denoiser.register_forward_hook(hook) for denoiser in denoisers_of(pipe)]
     try:

@@ -18,6 +18,7 @@ from torch import Tensor
 from sdbench.instruments.clock import Clock, Mark
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace
 from sdbench.models.pipeline import Scheduler
+from sdbench.variants.fitted_scale import is_laid_out_like
 from sdbench.variants.noise import clean_latent
 from sdbench.variants.trace import Listener, Step, number
 
@@ -173,17 +174,18 @@ def guidance_signal(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Cosine between the two predictions of the clean latent, and norm of the raw difference.
 
-    Both are means over the images of the batch and stay on the device.
+    Both are means over the images of the batch and stay on the device. The cosine is NaN where the
+    scheduler gets latents in another layout than the denoiser gives predictions in.
 
     Source: the cosine is the signal of adaptive guidance (arXiv 2312.12487), there on the raw
         predictions.
     """
-    assert (
-        step.cond is not None
-        and step.uncond is not None
-        and step.sample is not None
-        and step.sigma is not None
-    )
+    assert step.cond is not None
+    assert step.uncond is not None
+    assert step.sigma is not None
+    if step.sample is None or not is_laid_out_like(step.sample, step.cond):
+        return torch.full_like(step.sigma, torch.nan), _mean_norm(step.cond - step.uncond)
+
     channels = step.sample.shape[1]  # learned variances follow the prediction
     cond = step.cond[:, :channels].float()
     uncond = step.uncond[:, :channels].float()
@@ -191,7 +193,11 @@ def guidance_signal(
     with_guidance = clean_latent(scheduler, cond, sample, step.sigma).flatten(1)
     without = clean_latent(scheduler, uncond, sample, step.sigma).flatten(1)
     cosine = torch.nn.functional.cosine_similarity(with_guidance, without, dim=1).mean()
-    return cosine, torch.linalg.vector_norm((cond - uncond).flatten(1), dim=1).mean()
+    return cosine, _mean_norm(cond - uncond)
+
+
+def _mean_norm(difference: Float[Tensor, "images ..."]) -> Float[Tensor, ""]:
+    return torch.linalg.vector_norm(difference.float().flatten(1), dim=1).mean()
 
 
 class MemoryProbe(Listener):

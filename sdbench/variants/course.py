@@ -15,7 +15,7 @@ from torch import Tensor
 from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.variants.fitted_scale import require_order
 from sdbench.variants.loops import Run, Turn, random_state, running
-from sdbench.variants.noise import noise_levels
+from sdbench.variants.noise import first_step, noise_levels
 from sdbench.variants.policy import Loop, Policy
 from sdbench.variants.refusals import (
     require_no_noise_drawn,
@@ -104,7 +104,7 @@ class Course:
 
     def _begin(self, run: Run, timestep: Any) -> None:
         """Settle the loop's length, which is known only now, and tell the policy of it."""
-        run.iterations = self._length()
+        run.iterations = self._length(timestep)
         require_unconditional_first(self.kind, self.policy)
         timesteps: list[float] = []
         sigmas: list[float] = []
@@ -120,9 +120,10 @@ class Course:
             run.random_state = random_state(self.device)
         self._tell_of(run, self.listeners)
 
-    def _length(self) -> int:
+    def _length(self, timestep: Any) -> int:
         # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`.
-        return getattr(self.pipe, "_num_timesteps", None) or len(self.scheduler.timesteps)
+        shortened = getattr(self.pipe, "_num_timesteps", None)
+        return shortened or len(self.scheduler.timesteps) - first_step(self.scheduler, timestep)
 
     def _tell_of(self, run: Run, listeners: Sequence[Listener]) -> None:
         run.is_known = True
@@ -141,7 +142,7 @@ class Course:
         """The pipeline has left its loop, by an exception where it failed."""
         self._end(run, failed=failed)
         if not run.is_known and self.latents:  # it was refused or left before its first step
-            run.iterations = self._length()
+            run.iterations = self._length(None)
             self._tell_of(run, [self.trace])
         self.latents = ()  # every call prepares its own
 

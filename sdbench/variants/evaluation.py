@@ -38,12 +38,14 @@ class DenoiserCall:
         step: that it is part of.
         asked: the halves that it is for, in the order of their rows.
         images: rows of a half.
+        frames: of a row.
         arguments: args and kwargs, with the rows of all halves that are asked for.
     """
 
     step: Step
     asked: tuple[Half, ...]
     images: int
+    frames: int
     arguments: tuple[Any, Any]
 
 
@@ -131,10 +133,10 @@ def _rows_of(call: DenoiserCall, chosen: list[int]) -> Any:
     if chosen == list(range(rows)):
         return call.arguments
     if chosen == list(range(rows // 2)):
-        return halves(call.arguments, rows)[0]
+        return halves(call.arguments, rows, frames=call.frames)[0]
     if chosen == list(range(rows // 2, rows)):
-        return halves(call.arguments, rows)[1]
-    return select(call.arguments, rows, chosen)
+        return halves(call.arguments, rows, frames=call.frames)[1]
+    return select(call.arguments, rows, chosen, frames=call.frames)
 
 
 def _by_half(outputs: list[Any], wanted: dict[Half, list[int]]) -> Predictions:

@@ -109,23 +109,34 @@ def _placed(sigma: Float[Tensor, ""], device: torch.device) -> Float[Tensor, ""]
     return sigma if sigma.device == device else torch.full((), float(sigma), device=device)
 
 
-def noise_levels(scheduler: Any, timestep: Any, iterations: int) -> tuple[list[float], list[float]]:
-    """Timestep and sigma of every iteration of a loop.
+def first_step(scheduler: Any, timestep: Any) -> int:
+    """Where in the scheduler's steps a loop begins; it may be within them.
 
-    A loop may begin within the scheduler's steps. Schedulers that count say where; of others the
-    timestep does.
+    Schedulers that count say so. Of others the timestep does.
 
     Args:
         scheduler: a diffusers scheduler at the start of its loop.
-        timestep: with which the denoiser begins, a number or a tensor.
+        timestep: with which the denoiser begins, a number or a tensor; None where that is not
+            known.
+    """
+    begin = getattr(scheduler, "begin_index", None)
+    if begin is not None or timestep is None:
+        return begin or 0
+    timesteps = torch.as_tensor(scheduler.timesteps).tolist()
+    first = float(torch.as_tensor(timestep).flatten()[0])
+    return timesteps.index(first) if first in timesteps else 0
+
+
+def noise_levels(scheduler: Any, timestep: Any, iterations: int) -> tuple[list[float], list[float]]:
+    """Timestep and sigma of every iteration of a loop.
+
+    Args:
+        scheduler: a diffusers scheduler at the start of its loop.
+        timestep: as `first_step` takes it.
         iterations: of the loop.
     """
     timesteps = torch.as_tensor(scheduler.timesteps).tolist()
-    begin = getattr(scheduler, "begin_index", None)
-    if begin is None:
-        first = float(torch.as_tensor(timestep).flatten()[0])
-        begin = timesteps.index(first) if first in timesteps else 0
-
+    begin = first_step(scheduler, timestep)
     steps = range(begin, begin + iterations)
     host = torch.device("cpu")
     sigmas = [noise_to_signal(scheduler, timesteps[step], step, host) for step in steps]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 UNBATCHED = frozenset({"image_rotary_emb", "img_ids", "txt_ids"})
@@ -53,27 +53,71 @@ def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return tree
 
 
-def halves(tree: Any, rows: int) -> tuple[Any, Any]:
-    """Nested arguments with the first and with the second half of every tensor of rows."""
-
-    def half(part: slice) -> Any:
-        return map_tensors(
-            tree, lambda tensor: tensor[part] if tensor.ndim > 0 and len(tensor) == rows else tensor
-        )
-
-    return half(slice(rows // 2)), half(slice(rows // 2, None))
+def frames_of(shape: Sequence[int]) -> int:
+    """Frames of latents (rows, channels, frames, height, width); 1 for latents of other shapes."""
+    return shape[2] if len(shape) == 5 else 1
 
 
-def select(tree: Any, rows: int, index: list[int]) -> Any:
-    """Nested arguments with some rows of every tensor of rows, in the given order."""
+def halves(tree: Any, rows: int, *, frames: int = 1) -> tuple[Any, Any]:
+    """Nested arguments with the first and with the second half of every tensor of rows.
+
+    Args:
+        tree: of arguments.
+        rows: of both halves.
+        frames: of a row; what a denoiser gets for every frame stands row after row.
+    """
+
+    def half(second: bool) -> Any:
+        def cut(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+            if not _is_of_rows(tensor, rows, frames):
+                return tensor
+            middle = len(tensor) // 2
+            return tensor[middle:] if second else tensor[:middle]
+
+        return map_tensors(tree, cut)
+
+    return half(False), half(True)
+
+
+def select(tree: Any, rows: int, index: list[int], *, frames: int = 1) -> Any:
+    """Nested arguments with some rows of every tensor of rows, in the given order.
+
+    Args:
+        tree: of arguments.
+        rows: that there are.
+        index: of those that are wanted.
+        frames: of a row, which all go with it.
+    """
     chosen = tuple(index)
+    by_frame = tuple(row * frames + frame for row in index for frame in range(frames))
 
     def pick(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-        if tensor.ndim == 0 or len(tensor) != rows:
+        if not _is_of_rows(tensor, rows, frames):
             return tensor
-        return tensor.index_select(0, row_index(chosen, tensor.device))
+        places = chosen if len(tensor) == rows else by_frame
+        return tensor.index_select(0, row_index(places, tensor.device))
 
     return map_tensors(tree, pick)
+
+
+def _is_of_rows(tensor: Shaped[Tensor, "*shape"], rows: int, frames: int) -> bool:
+    """Whether the first dimension counts rows, or the frames of rows."""
+    if tensor.ndim == 0:
+        return False
+    return len(tensor) == rows or (tensor.ndim > 1 and len(tensor) == rows * frames)
+
+
+def as_rows(
+    tensor: Float[Tensor, "first ..."], like: Float[Tensor, "rows ..."]
+) -> Float[Tensor, "rows ..."]:
+    """Latents in the layout of a denoiser's output, where their frames stand as rows of their own.
+
+    So text-to-video pipelines give them to their schedulers. Others stay as they are.
+    """
+    rows, frames = like.shape[0], frames_of(like.shape)
+    if like.ndim != 5 or tensor.ndim != 4 or len(tensor) != rows * frames:
+        return tensor
+    return tensor.unflatten(0, (rows, frames)).transpose(1, 2)
 
 
 @lru_cache(maxsize=64)

@@ -27,7 +27,7 @@ from sdbench.variants.loops import Run, running
 from sdbench.variants.noise import noise_to_signal
 from sdbench.variants.policy import HALVES, Half, Policy
 from sdbench.variants.refusals import require_guidance, require_halves
-from sdbench.variants.rows import doubled, first_tensor, halves
+from sdbench.variants.rows import as_rows, doubled, first_tensor, frames_of, halves
 from sdbench.variants.trace import Step
 
 
@@ -151,7 +151,8 @@ class Seam:
             asked = self._asked(step, rows)
             evaluate = functools.partial(self._evaluate, original, step)
             if asked:
-                call = DenoiserCall(step, asked, self.course.images, (args, kwargs))
+                images, frames = self.course.images, frames_of(self.course.latents)
+                call = DenoiserCall(step, asked, images, frames, (args, kwargs))
                 return answer(call, self.policy, evaluate, sequential=self.sequential)
 
             # A third evaluation (skip-layer guidance) goes where guidance goes.
@@ -189,8 +190,9 @@ class Seam:
                 return original(*args, **kwargs)
             step = self.course.step(_timestep(args, kwargs))
             rows = len(first_tensor((args, kwargs)))
-            if self.policy.evaluated(step.index) == [] and rows == 2 * self.course.images:
-                args, kwargs = halves((args, kwargs), rows)[1]
+            both, frames = 2 * self.course.images, frames_of(self.course.latents)
+            if self.policy.evaluated(step.index) == [] and rows in (both, both * frames):
+                args, kwargs = halves((args, kwargs), both, frames=frames)[1]
                 return doubled(original(*args, **kwargs))
             return original(*args, **kwargs)
 
@@ -204,21 +206,22 @@ class Seam:
         @functools.wraps(original)
         def scheduler_step(*args: Any, **kwargs: Any) -> Any:
             run = self.course.run
-            if run is None or run.step is None:
+            step = None if run is None else run.step
+            if run is None or step is None or step.cond is None:
                 raise RuntimeError("a step ran in which the denoiser was not seen")
-            step = run.step
             run.step = None
 
             # Bound by name: CogVideoX's scheduler takes other arguments than most.
             arguments = dict(zip(names, args, strict=False)) | kwargs
             step.timestep = arguments.get("timestep")
-            step.sample = arguments.get("sample")
+            sample = arguments.get("sample")
+            step.sample = None if sample is None else as_rows(sample, step.cond)
             self._check_guidance(run, step, arguments)
 
             for listener in self.course.listeners:
                 listener.scheduler_begins(step)
             out = original(*args, **kwargs)
-            step.result = first_tensor(out)
+            step.result = as_rows(first_tensor(out), step.cond)
             for listener in self.course.listeners:
                 listener.scheduler_ends(step)
             self._end_step(run, step)
@@ -236,7 +239,8 @@ class Seam:
         if run.fitted_scale is None and plainly_guided:
             assert step.cond is not None
             assert step.given is not None
-            run.fitted_scale = fitted_scale(arguments["model_output"], step.cond, step.given)
+            guided = as_rows(arguments["model_output"], step.cond)
+            run.fitted_scale = fitted_scale(guided, step.cond, step.given)
 
     def _end_step(self, run: Run, step: Step) -> None:
         """Tell of a step that is over, and let go of its tensors."""

@@ -113,13 +113,18 @@ def xl_denoising_end():
     return tiny.ready(pipe, **tiny.embeddings(), **call)
 
 
-def _ip_adapter(unet):
+def ip_adapter_weights(unet):
     """An IP-Adapter with random weights: 4 tokens of an image, keys and values for every layer."""
-    layers = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
-    width = unet.config.block_out_channels[-1]  # of every block that has such layers
-    names = [
-        f"{2 * index + 1}.to_{part}_ip.weight" for index in range(len(layers)) for part in "kv"
+    layers = [
+        unet.get_submodule(name.removesuffix(".processor")).to_k
+        for name in unet.attn_processors
+        if name.endswith("attn2.processor") and "motion_modules" not in name
     ]
+    weights = {
+        f"{2 * index + 1}.to_{part}_ip.weight": torch.randn(layer.out_features, tiny.WIDTH)
+        for index, layer in enumerate(layers)
+        for part in "kv"
+    }
     projection = {
         "proj.weight": torch.randn(4 * tiny.WIDTH, tiny.WIDTH),
         "proj.bias": torch.zeros(4 * tiny.WIDTH),
@@ -127,7 +132,7 @@ def _ip_adapter(unet):
     norm = {"norm.weight": torch.ones(tiny.WIDTH), "norm.bias": torch.zeros(tiny.WIDTH)}
     return {
         "image_proj": projection | norm,
-        "ip_adapter": {name: torch.randn(width, tiny.WIDTH) for name in names},
+        "ip_adapter": weights,
     }
 
 
@@ -135,7 +140,7 @@ def ip_adapter():
     """A list of image embeddings in a dict, and attention with processors of its own."""
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline(**tiny.sd_parts())
-    pipe.unet._load_ip_adapter_weights([_ip_adapter(pipe.unet)])
+    pipe.unet._load_ip_adapter_weights([ip_adapter_weights(pipe.unet)])
     image = torch.randn(
         2, 1, tiny.WIDTH
     )  # the negative embedding and the positive one, for every prompt

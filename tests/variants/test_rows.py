@@ -6,6 +6,7 @@ from diffusers.utils import BaseOutput
 
 from sdbench.variants.fitted_scale import fitted_scale
 from sdbench.variants.guidance import guided_by
+from sdbench.variants.rows import as_rows, halves, select
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
 
@@ -96,6 +97,47 @@ def test_the_scale_is_found_whatever_the_prediction_is_rescaled_by(scale, factor
 def test_equal_predictions_tell_no_scale():
     u = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
     assert fitted_scale(u, u, u).isnan()
+
+
+def guided_video(seed, scale, factor=1.0):
+    """Both predictions of two videos, and the guided one with its frames as rows."""
+    u, c = torch.randn(2, 2, 4, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    guided = factor * (u + scale * (c - u))
+    return guided.transpose(1, 2).flatten(0, 1), c, u
+
+
+@pytest.mark.parametrize("scale", [7.5, -6.5])
+@pytest.mark.parametrize("factor", [1.0, 0.6])
+def test_the_scale_is_found_where_frames_have_become_rows(scale, factor):
+    guided, c, u = guided_video(0, scale, factor)
+    assert float(fitted_scale(as_rows(guided, c), c, u)) == pytest.approx(scale, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_another_layout_tells_no_scale(seed):
+    guided, c, u = guided_video(seed, 7.5)
+    shuffled = guided.flatten()[torch.randperm(guided.numel())]
+    assert fitted_scale(guided, c, u).isnan()
+    assert fitted_scale(guided.flatten(1), c, u).isnan()
+    assert fitted_scale(shuffled.reshape(c.shape), c, u).isnan()
+
+
+def test_fewer_frames_or_tokens_tell_no_scale():
+    u, c = torch.randn(2, 2, 16, 8, generator=torch.Generator().manual_seed(0))
+    assert fitted_scale(u[..., :4], c, u).isnan()
+    assert fitted_scale(u[:1], c, u).isnan()
+
+
+def test_frames_go_with_their_rows():
+    frames = torch.arange(12.0)[:, None]  # 4 rows of 3 frames
+    tree = {"text": frames, "video": torch.arange(4.0)[:, None], "scales": torch.arange(12.0)}
+    first, second = halves(tree, 4, frames=3)
+    assert second["text"].flatten().tolist() == list(range(6, 12))
+    assert first["video"].flatten().tolist() == [0, 1]
+    assert len(first["scales"]) == 12  # not of rows: what a frame gets has a shape
+    some = select(tree, 4, [3, 0], frames=3)
+    assert some["text"].flatten().tolist() == [9, 10, 11, 0, 1, 2]
+    assert some["video"].flatten().tolist() == [3, 0]
 
 
 class CopyingPipeline(NestedPipeline):

@@ -12,11 +12,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sdbench.variants.arguments import matched
+from sdbench.variants.fitted_scale import is_laid_out_like
 from sdbench.variants.noise import clean_latent
 from sdbench.variants.policy import Loop, Policy
 from sdbench.variants.rows import row_index
 from sdbench.variants.schedule import GuidanceSchedule
-from sdbench.variants.trace import Step
+from sdbench.variants.trace import Step, Unsupported
 from sdbench.variants.variant import Method, Variant
 
 
@@ -82,6 +83,10 @@ class Adaptive(Policy):
         if self._predictions is None:
             return
         assert step.sample is not None
+        if not is_laid_out_like(self._of_active(step.sample), self._predictions[0]):
+            raise Unsupported(
+                "the scheduler gets these latents in another layout than the denoiser gives them"
+            )
         sample = self._of_active(step.sample).float()
         channels = step.sample.shape[1]
         sigma = torch.full((), self.loop.sigmas[step.index], device=sample.device)
