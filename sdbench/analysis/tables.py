@@ -145,7 +145,7 @@ def step_medians(results: Results) -> pd.DataFrame:
     """
     units, runs = units_of(results), by_unit(timed(results))
     # A table that does not name accelerators counts their work in the warm-up alone.
-    uncounted = runs["flop"].isna() & runs["flop"].notna().any()
+    uncounted = runs["flop"].isna() & bool(runs["flop"].notna().any())
     plain = runs[~runs["accelerated"].fillna(uncounted).astype(bool)]
     batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int32")
     timed_units = plain.index.get_indexer(units.categories) >= 0
