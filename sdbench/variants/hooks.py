@@ -41,6 +41,7 @@ class _Replacement:
     before: Any
     default: Any
     value: Any = None
+    is_placed: bool = False
 
 
 _PLACED: list[_Replacement] = []
@@ -116,13 +117,14 @@ def _wrap(replacement: _Replacement, wrap: Wrap, named_as: Callable[..., Any]) -
     upper = wrap(named_as(below, lower()))
 
     def layer(*args: Any, **kwargs: Any) -> Any:
-        return (upper if replacement in _PLACED else below)(*args, **kwargs)
+        return (upper if replacement.is_placed else below)(*args, **kwargs)
 
     replacement.value = named_as(layer, upper)
 
 
 def _place(replacement: _Replacement) -> None:
     _PLACED.append(replacement)
+    replacement.is_placed = True
     setattr(replacement.owner, replacement.name, replacement.value)
 
 
@@ -131,6 +133,7 @@ def _take_off(replacement: _Replacement) -> None:
     owner, name = replacement.owner, replacement.name
     with _LOCK:
         _PLACED.remove(replacement)
+        replacement.is_placed = False
         for other in _PLACED:
             if (other.owner is owner and other.name == name) and other.before is replacement.value:
                 other.before = replacement.before

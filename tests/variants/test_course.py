@@ -9,10 +9,12 @@ import torch
 from diffusers import HeunDiscreteScheduler
 
 from sdbench.models.pipeline import denoiser_of
+from sdbench.variants.adapters import applied
 from sdbench.variants.branches import Branches, Trunk
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.methods.adaptive import Adaptive
 from sdbench.variants.methods.cached import CachedOffset
+from sdbench.variants.registry import parse
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
 from tests.tiny import run
@@ -174,6 +176,21 @@ def test_a_policy_forgets_the_loop_that_ended_early(family, policy, ending):
     assert trace.calls.complete.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("text", ["firstblock:0.05", "taylorseer:3", "pab:2", "fastercache:2"])
+@pytest.mark.parametrize("ending", [interrupting(2), raising(2)], ids=["asked for", "failed"])
+def test_a_cache_forgets_the_loop_that_ended_early(text, ending):
+    expected = None
+    for endings in ([], [ending]):
+        pipe = tiny.flux()
+        with applied(pipe, parse(text), guidance_scale=4.0):
+            for changes in endings:
+                with suppress(Broken):
+                    run(pipe, num_inference_steps=6, **changes)
+            latents = run(pipe, num_inference_steps=6)
+        expected = latents if expected is None else expected
+        assert torch.equal(latents, expected)
+
+
 def test_branches_of_a_loop_that_ended_early_are_refused_in_the_next():
     pipe = tiny.stable_diffusion()
     call = {"prompt": [tiny.PROMPTS[0]] * 2, "generator": None}
@@ -216,7 +233,9 @@ def test_a_loop_that_ends_early_of_itself_is_warned_of_whatever_follows():
     pipe.prepare_latents(2, 4, 16, 16, torch.float32, "cpu", None)
     with pipe.progress_bar(total=4):
         rows = torch.randn(4, 4, 8, 8)
-        pipe.unet(rows, 1, encoder_hidden_states=torch.zeros(4, 3, tiny.WIDTH))
+        pipe.unet(
+            rows, pipe.scheduler.timesteps[0], encoder_hidden_states=torch.zeros(4, 3, tiny.WIDTH)
+        )
         pipe.scheduler.step(rows[:2], pipe.scheduler.timesteps[0], rows[:2])
     run(pipe)
     with pytest.warns(RuntimeWarning, match="^call 0 ended after 1 of 4 steps$"):

@@ -36,8 +36,19 @@ def _of_diffusers(
             raise Unsupported(
                 f"this cache does not know {type(denoiser).__name__}: {error}"
             ) from None
+
+        def beginning(set_timesteps: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(set_timesteps)
+            def begin(*args: Any, **kwargs: Any) -> Any:
+                # A pipeline does so at the end of a call, but not of one that fails.
+                denoiser._reset_stateful_cache()
+                return set_timesteps(*args, **kwargs)
+
+            return begin
+
         try:
-            yield
+            with wrapped(pipe.scheduler, "set_timesteps", beginning):
+                yield
         finally:
             denoiser.disable_cache()
 
