@@ -167,8 +167,12 @@ def with_safety_checker(pipe):
 
 
 def sharing(pipe):
-    """Another pipeline of the same networks, with its own scheduler."""
-    parts = {**pipe.components, "scheduler": copy.deepcopy(pipe.scheduler)}
+    """Another pipeline of the same networks, with its own scheduler.
+
+    A tokenizer keeps the padding of its last call, so it is not for two threads either.
+    """
+    own = {name: copy.deepcopy(getattr(pipe, name)) for name in ("scheduler", "tokenizer")}
+    parts = {**pipe.components, **own}
     if "safety_checker" in parts:
         parts["requires_safety_checker"] = False
     return ready(type(pipe)(**parts), **pipe.call)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -29,6 +30,8 @@ from sdbench.variants.policy import HALVES, Half, Policy
 from sdbench.variants.refusals import require_guidance, require_halves
 from sdbench.variants.rows import as_rows, doubled, first_tensor, frames_of, halves
 from sdbench.variants.trace import Step
+
+_ENCODING = threading.RLock()
 
 
 class Seam:
@@ -66,6 +69,7 @@ class Seam:
         with ExitStack() as undo:
             undo.enter_context(held(self.pipe, "guidance schedule"))
             for owner, name, wrap in (
+                (self.pipe, "encode_prompt", _one_at_a_time),
                 (self.pipe, "prepare_latents", self._prepare_latents),
                 (self.pipe, "progress_bar", self._progress_bar),
                 (scheduler, "set_timesteps", self._set_timesteps),
@@ -261,3 +265,14 @@ class Seam:
 def _timestep(args: Any, kwargs: Any) -> Any:
     """What a network gets for the timestep."""
     return args[1] if len(args) > 1 else kwargs.get("timestep")
+
+
+def _one_at_a_time(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A tokenizer keeps the padding of its last call, so threads that share one take turns."""
+
+    @functools.wraps(original)
+    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        with _ENCODING:
+            return original(*args, **kwargs)
+
+    return encode_prompt
