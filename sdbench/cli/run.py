@@ -51,6 +51,10 @@ _RandomWeights = Annotated[
     bool | None,
     generated("--random-weights", help="build an architecture without its weights, for its cost"),
 ]
+_SafetyChecker = Annotated[
+    bool | None,
+    generated("--safety-checker", help="leave it on: what it replaces has no scores"),
+]
 
 # What is compared.
 _Protocol = Annotated[
@@ -73,6 +77,9 @@ _Batch = Annotated[int | None, running(help="(prompt, seed) pairs per call")]
 _Warmups = Annotated[int | None, running(help="calls before them, marked and not averaged")]
 _MemoryFormat = Annotated[str | None, running(help="of the denoiser: contiguous or channels_last")]
 _Threads = Annotated[int | None, running(help="of torch on the CPU")]
+_FullHash = Annotated[
+    bool | None, running("--full-hash", help="name calls by SHA-256 of the weights, not by sums")
+]
 _Engine = Annotated[
     str, running(help="local, or ray: workers with a GPU or a share of the CPU each")
 ]
@@ -111,12 +118,14 @@ def run(
     width: _Width = None,
     output: _Output = None,
     arguments: Arguments = None,
+    safety_checker: _SafetyChecker = None,
     batch: _Batch = None,
     repeats: Repeats[int | None] = None,
     warmups: _Warmups = None,
     dtype: Dtype[str | None] = None,
     device: Device = None,
     weights_variant: WeightsVariant = None,
+    full_hash: _FullHash = None,
     execution: Execution[str | None] = None,
     guidance_execution: GuidanceExecution = None,
     memory_format: _MemoryFormat = None,
@@ -133,10 +142,8 @@ def run(
     """Run a study: time every variant step by step, and compare its images with full guidance."""
     mode = write_mode(resume=resume, overwrite=overwrite, out=out)
     chosen = _study(study, protocol, study_fields(locals()))
-    if dry_run:
-        _print_estimate(chosen)
-        return
-    _run_and_report(chosen, out, mode=mode, engine=engine, workers=workers, shard=shard)
+    how: dict[str, Any] = {"mode": mode, "engine": engine, "workers": workers, "shard": shard}
+    _print_estimate(chosen) if dry_run else _run_and_report(chosen, out, **how)
 
 
 def _run_and_report(study: Study, out: str | None, **how: Any) -> None:

@@ -63,8 +63,10 @@ def test_a_student_does_not_fit_a_compiled_denoiser(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lora:nowhere", "'nowhere' holds no LoRA"),
-        ("full:nowhere", "'nowhere' holds no whole denoiser"),
+        ("lora:nowhere", "there is no file or folder 'nowhere'"),
+        ("full:nowhere", "there is no file or folder 'nowhere'"),
+        ("lora:sdbench", "'sdbench' holds no LoRA"),
+        ("full:sdbench", "'sdbench' holds no whole denoiser"),
         ("full", "expected full:PATH"),
     ],
 )
