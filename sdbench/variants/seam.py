@@ -64,8 +64,12 @@ class Seam:
             raise ValueError(
                 f"{self.course.kind} has no prepare_latents: not a pipeline that makes latents"
             )
-
         scheduler = self.scheduler
+        if not hasattr(scheduler, "step"):
+            raise ValueError(
+                f"{type(scheduler).__name__} has no step: it takes its steps in a way of its own"
+            )
+
         with ExitStack() as undo:
             undo.enter_context(held(self.pipe, "guidance schedule"))
             for owner, name, wrap in (

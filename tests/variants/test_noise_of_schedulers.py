@@ -134,6 +134,14 @@ def test_a_scheduler_that_does_not_say_gives_nan(name):
     )
 
 
+@pytest.mark.parametrize("name", ["ScoreSdeVeScheduler", "ScoreSdeVpScheduler"])
+def test_a_scheduler_without_a_step_is_refused(name):
+    pipe = tiny.stable_diffusion()
+    pipe.scheduler = made(name)
+    with pytest.raises(ValueError, match=f"{name} has no step"), guided_by(pipe, None):
+        pass
+
+
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_flow_is_known_of_every_scheduler(name):
     assert is_flow(made(name)) == (name in FLOW)
