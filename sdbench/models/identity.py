@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 
+from sdbench.models.bare_weights import bare_module, bare_name
 from sdbench.models.pipeline import Pipeline
 
 BLOCKS = 64  # that a tensor's words are summed by: what moves to another one is seen
 WORD = 8  # bytes
 
-_WRAPPERS = ("_orig_mod.", "module.", "base_layer.")
 _SCHEDULER_STATE = ("betas", "alphas_cumprod", "shift")
 
 
@@ -46,7 +46,7 @@ def identity(pipe: Pipeline, *, full: bool = False) -> dict[str, str]:
 
 def _named(component: Any, content: Any) -> str:
     text = json.dumps(content, sort_keys=True, default=repr)
-    kind = type(getattr(component, "_orig_mod", component)).__name__
+    kind = type(bare_module(component)).__name__
     return f"{kind} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -120,9 +120,7 @@ def _read(sums: list[Int64[Tensor, " blocks"]]) -> list[list[int]]:
 def _state(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """The module's state by names that no wrapper changes."""
     for key, value in module.state_dict().items():
-        for wrapper in _WRAPPERS:
-            key = key.replace(wrapper, "")
-        yield key, value
+        yield bare_name(key), value
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Shaped[Tensor, "*shape"]]]:
