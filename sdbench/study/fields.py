@@ -109,7 +109,7 @@ def require_size(height: Any, width: Any) -> None:
     require_optional_whole("height", height)
     require_optional_whole("width", width)
     if (height is None) != (width is None):
-        raise ValueError("give height and width both, or neither: many pipelines pass over one")
+        raise ValueError("give height and width both, or neither: some pipelines pass over one")
 
 
 def digest(values: Any) -> str:
