@@ -13,12 +13,12 @@
 # the copies in the UNet (Flux's transformer removes them).
 #
 # Output seen (largest change of the UNet's output against the one without the LoRA):
-#   LoRA of self attention's q, k, v: projections joined, then loaded 0.0, fused 0.0, unjoined 0.111;
+#   LoRA of self attention's q, k, v: projections joined, loaded 0.0, fused 0.0, unjoined 0.111;
 #     loaded 0.111, fused 0.111, projections joined 0.111, LoRA unloaded 0.111, unjoined 0.0
 #   LoRA of cross attention's k, v: the same with 0.143
-#   LoRA of cross attention's q: projections joined, then loaded 0.047, fused 0.047, unjoined 0.047;
+#   LoRA of cross attention's q: projections joined, loaded 0.047, fused 0.047, unjoined 0.047;
 #     loaded 0.047, fused 0.047, projections joined 0.047, LoRA unloaded 0.0, unjoined 0.0
-#   parameters: UNet 249268, joined 265652, unjoined 265652; Flux 68240, joined 77744, unjoined 68240
+#   weights: UNet 249268, joined 265652, unjoined 265652; Flux 68240, joined 77744, unjoined 68240
 #
 # What to do: fuse the LoRA into the weights first, then join the projections. Before a change of
 # LoRA call unfuse_qkv_projections, and join again afterwards (it copies anew). To get the memory
