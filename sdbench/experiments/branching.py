@@ -202,7 +202,7 @@ class Brancher:
         identities = [_pair(pair) | _mask(branch) for pair in self.pairs for branch in branches]
         costs = self._costs(branches, masks.rows) * len(self.pairs)
         parts = zip(identities, costs, self.quality(images), strict=True)
-        about = self._about()
+        about = self._about(len(branches[0].mask))
         rows = [about | identity | cost | quality for identity, cost, quality in parts]
         return Followed(rows, distances.rows(identities))
 
@@ -250,12 +250,13 @@ class Brancher:
         with decoding_in_pieces(self.pipe, self.generation.batch):
             return eight_bit(generate(self.pipe, call, listeners=listeners))
 
-    def _about(self) -> Row:
-        """What all rows have in common."""
+    def _about(self, steps: int) -> Row:
+        """What all rows have in common, given the steps of the loop."""
+        listed = self.generation.lists_steps
         return {
             "model": self.generation.model,
             "scheduler": type(self.pipe.scheduler).__name__,
-            "num_steps": self.generation.num_steps,
+            "num_steps": steps if listed else self.generation.num_steps,
             "guidance_scale": self.generation.guidance_scale,
         }
 

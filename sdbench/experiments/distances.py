@@ -88,9 +88,14 @@ def distances(
 
 
 def _first_images(results: Results, fewest: int) -> dict[str, pd.DataFrame]:
-    """The images of the first repeat by variant, each in the order of its pairs."""
+    """The images of the first repeat by variant, each in the order of its pairs.
+
+    A pair of which any variant has a placeholder is left out of all.
+    """
     repeats = results.images["unit"].map(results.runs.set_index("unit")["repeat"])
     images = results.images[repeats == 0]
+    pairs = pd.MultiIndex.from_frame(images[["prompt_id", "seed"]])
+    images = images[~pairs.isin(pairs[images["flagged"].fillna(False).astype(bool)])]
 
     counts = images["variant"].value_counts()
     for variant in dict.fromkeys([BASELINE, *counts.index]):

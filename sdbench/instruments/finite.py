@@ -15,7 +15,7 @@ from torch import Tensor
 from sdbench.variants.trace import Listener, Step
 
 
-class NotFinite(ArithmeticError):
+class NotFinite(ValueError):
     """A call whose latents or pixels are NaN or infinite: the message says where, and how many."""
 
 
@@ -27,11 +27,13 @@ class FiniteProbe(Listener):
 
     def __init__(self) -> None:
         """Start without counts."""
+        self._decoded: list[tuple[Int64[Tensor, ""], int]] = []
         self._counts: list[tuple[int, list[Int64[Tensor, ""]], Int64[Tensor, ""], int]] = []
 
     def loop_begins(self, call: int, iterations: int, images: int) -> None:
         """Forget the last call."""
         self._counts = []
+        self._decoded = []
 
     def step_ends(self, step: Step) -> None:
         """Count."""
@@ -45,6 +47,10 @@ class FiniteProbe(Listener):
                 step.result.numel(),
             )
         )
+
+    def decoded(self, pixels: Float[Tensor, "n ..."]) -> None:
+        """Count what is not finite in what the decoder gave, before it is cut to [0, 1]."""
+        self._decoded.append((_not_finite(pixels), pixels.numel()))
 
     def require(self, output: Float[Tensor, "n ..."], *, kind: str) -> None:
         """Refuse what a call returned, unless all of it is finite.
@@ -64,10 +70,16 @@ class FiniteProbe(Listener):
                     f"{index}, by the {culprit}"
                 )
 
+        # Infinite pixels are gone once they are cut to [0, 1].
+        cut = sum(int(count) for count, _ in self._decoded)
+        if cut:
+            values = sum(count for _, count in self._decoded)
+            raise NotFinite(f"not finite: {cut} of {values} values of the pixels, by the decoder")
+
         broken = int(_not_finite(output))
         if broken:
             images = int((~output.isfinite()).flatten(1).any(dim=1).sum())
-            where = "pixels, by the decoder" if kind == "image" else "returned latents"
+            where = "pixels" if kind == "image" else "returned latents"
             raise NotFinite(
                 f"not finite: {broken} of {output.numel()} values of the {where}, in {images} of "
                 f"{len(output)} images"

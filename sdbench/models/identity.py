@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from sdbench.models.bare_weights import bare_module, bare_name
 from sdbench.models.pipeline import Pipeline
 
-BLOCKS = 64  # that a tensor's words are summed by: what moves to another one is seen
+PLACES = 4093  # of a row; prime, so that no layer's rows fall on each other
 WORD = 8  # bytes
 
+_PROCESSORS = ("image_processor", "video_processor")
+_TOKENIZER_SETTINGS = ("model_max_length", "padding_side", "truncation_side")
 _SCHEDULER_STATE = ("betas", "alphas_cumprod", "shift")
 
 
@@ -31,13 +33,15 @@ def identity(pipe: Pipeline, *, full: bool = False) -> dict[str, str]:
     Args:
         pipe: as its calls will find it: a LoRA that is loaded or fused counts.
         full: take SHA-256 of the weights, at about 0.3 GB a second on a CPU. The sums that are
-            taken otherwise see every bit at 6 GB a second, but could be matched on purpose.
+            taken otherwise need a tenth of the time and see every bit, but could be matched on
+            purpose.
 
     Returns:
         By the component's name; `pipeline` is the class with its own settings.
     """
     settings = {name: value for name, value in _config(pipe).items() if not _is_component(value)}
-    found = {"pipeline": _named(pipe, settings)}
+    processors = [_config(getattr(pipe, name, None)) for name in _PROCESSORS]
+    found = {"pipeline": _named(pipe, [settings, processors])}
     for name, component in sorted(pipe.components.items()):
         if component is not None:
             found[name] = _named(component, _content(component, full=full))
@@ -53,13 +57,14 @@ def _named(component: Any, content: Any) -> str:
 def _content(component: Any, *, full: bool) -> Any:
     """What decides what a component computes."""
     if isinstance(component, nn.Module):
-        tiling = getattr(component, "use_tiling", False)
-        return [_config(component), tiling, _adapters(component), _weights(component, full=full)]
+        switches = [_config(component), _switches(component), _adapters(component)]
+        return [switches, _weights(component, full=full)]
     if hasattr(component, "set_timesteps"):
         return [_config(component), [_plain(component, name) for name in _SCHEDULER_STATE]]
     if hasattr(component, "get_vocab"):
         vocabulary = sorted(component.get_vocab().items())
-        return [vocabulary, component.special_tokens_map, component.model_max_length]
+        settings = [_plain(component, name) for name in _TOKENIZER_SETTINGS]
+        return [vocabulary, component.special_tokens_map, settings]
     return _config(component)
 
 
@@ -70,7 +75,7 @@ def _config(component: Any) -> dict[str, Any]:
         config = config.to_dict()
     if not isinstance(config, Mapping):
         return {}
-    origin = {"transformers_version", "torch_dtype", "dtype"}
+    origin = {"architectures", "dtype", "torch_dtype", "transformers_version"}
     return {
         name: value
         for name, value in config.items()
@@ -89,32 +94,42 @@ def _plain(component: Any, name: str) -> Any:
     return value.tolist() if isinstance(value, Tensor) else value
 
 
+def _switches(module: nn.Module) -> list[Any]:
+    """What diffusers' modules were set to: FreeU's factors, tiles, how attention is computed."""
+    found: list[Any] = []
+    for name, part in module.named_modules():
+        # Others may keep there what a call left behind.
+        if type(part).__module__.startswith("diffusers."):
+            plain = {key: value for key, value in vars(part).items() if _is_switch(key, value)}
+            processor = type(getattr(part, "processor", None)).__name__
+            found.append([bare_name(name), type(part).__name__, processor, plain])
+    return found
+
+
+def _is_switch(name: str, value: Any) -> bool:
+    # A network made by hand is in training, a loaded one is not: without dropout that is the same.
+    is_own = not name.startswith("_") and name != "training"
+    return is_own and isinstance(value, bool | int | float | str)
+
+
 def _adapters(module: nn.Module) -> list[Any]:
     """Which LoRAs are on, and how strongly: no weight says so."""
     layers = [part for part in module.modules() if hasattr(part, "active_adapters")]
     scaled = [part for part in layers if isinstance(getattr(part, "scaling", None), dict)]
-    return [[part.active_adapters, part.scaling] for part in scaled]
+    return [[part.active_adapters, part.scaling, part.disable_adapters] for part in scaled]
 
 
 def _weights(module: nn.Module, *, full: bool) -> list[Any]:
-    """Name, form and digest of every tensor of a module."""
+    """Name and form of every tensor of a module, and a digest of all their contents."""
     named = [(name, part) for key, value in _state(module) for name, part in _parts(key, value)]
     forms = [[name, str(part.dtype), list(part.shape)] for name, part in named]
-    here = [part for _, part in named if not part.is_meta]
-    return [forms, _hashes(here) if full else _read(list(map(_sums, here)))]
 
-
-def _hashes(tensors: list[Shaped[Tensor, "*shape"]]) -> list[str]:
-    contents = (_bytes(tensor).cpu().numpy().tobytes() for tensor in tensors)
-    return [hashlib.sha256(content).hexdigest() for content in contents]
-
-
-def _read(sums: list[Int64[Tensor, " blocks"]]) -> list[list[int]]:
-    """The sums as numbers, with one transfer for each device: a thousand small ones would wait."""
-    by_device: dict[torch.device, list[Int64[Tensor, " blocks"]]] = {}
-    for tensor in sums:
-        by_device.setdefault(tensor.device, []).append(tensor)
-    return [row for part in by_device.values() for row in torch.stack(part).cpu().tolist()]
+    found = hashlib.sha256()
+    for _, part in named:
+        if not part.is_meta:
+            content = _bytes(part) if full else _sums(part)
+            found.update(content.cpu().numpy().tobytes())
+    return [forms, found.hexdigest()]
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -142,12 +157,19 @@ def _bytes(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, " bytes"]:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-def _sums(tensor: Shaped[Tensor, "*shape"]) -> Int64[Tensor, " blocks"]:
-    """Sums of a tensor's words by blocks; a change of any bit changes one of them."""
-    flat = _bytes(tensor)
-    whole = len(flat) // (WORD * BLOCKS) * (WORD * BLOCKS)
-    sums = flat[:whole].view(torch.int64).view(BLOCKS, -1).sum(dim=1)
+def _sums(tensor: Shaped[Tensor, "*shape"]) -> Int64[Tensor, " places"]:
+    """Sums of a tensor's words by their places in rows; a small tensor is its own sums.
 
-    # What is left has at most one word for each block.
-    rest = nn.functional.pad(flat[whole:], (0, WORD * BLOCKS - (len(flat) - whole)))
-    return sums + rest.view(torch.int64)
+    A change of any bit changes a sum. So does an exchange, unless it is by whole rows.
+    """
+    flat = _bytes(tensor)
+    if flat.storage_offset() % WORD:
+        flat = flat.clone()
+    flat = nn.functional.pad(flat, (0, -len(flat) % WORD)) if len(flat) % WORD else flat
+
+    words = flat.view(torch.int64)
+    whole = len(words) // PLACES * PLACES
+    if not whole:
+        return words
+    sums = words[:whole].view(-1, PLACES).sum(dim=0)
+    return torch.cat([sums, words[whole:]])

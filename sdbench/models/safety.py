@@ -51,4 +51,4 @@ def _replaces_images(checker: Any) -> bool:
     """Whether it is one of those that get images with what CLIP sees in them."""
     if not isinstance(checker, nn.Module):
         return False
-    return {"images", "clip_input"} <= inspect.signature(checker.forward).parameters.keys()
+    return {"images", "clip_input"} <= inspect.signature(type(checker).forward).parameters.keys()

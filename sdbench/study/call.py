@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,8 @@ from sdbench.models.pipeline import Pipeline, guidance_arguments, invoke
 from sdbench.models.safety import flags_of, safety_checker
 from sdbench.study.study import Generation, Pairs
 from sdbench.variants.adapters import applied
+from sdbench.variants.hooks import wrapped
+from sdbench.variants.rows import first_tensor
 from sdbench.variants.trace import Listener, Trace
 from sdbench.variants.variant import Variant
 
@@ -160,6 +162,7 @@ def ready(
     # It comes first: what it takes must not count as a part of a step.
     finite = FiniteProbe()
     with (
+        _decoding_watched(pipe, finite),
         safety_checker(pipe, on=call.generation.safety_checker),
         applied(
             pipe,
@@ -170,6 +173,26 @@ def ready(
         ) as trace,
     ):
         yield Ready(pipe, arguments, trace, finite)
+
+
+@contextmanager
+def _decoding_watched(pipe: Pipeline, finite: FiniteProbe) -> Iterator[None]:
+    """Let a probe see what the autoencoder decodes, where there is one."""
+    vae: Any = getattr(pipe, "vae", None)
+    if not hasattr(vae, "decode"):
+        yield
+        return
+
+    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
+        def decode(*args: Any, **kwargs: Any) -> Any:
+            out = original(*args, **kwargs)
+            finite.decoded(first_tensor(out))
+            return out
+
+        return decode
+
+    with wrapped(vae, "decode", watched):
+        yield
 
 
 def generate(pipe: Pipeline, call: Call, **how: Any) -> Float[Tensor, "n ..."]:

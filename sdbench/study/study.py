@@ -211,6 +211,10 @@ class Study(Generation):
             raise ValueError(f"variants must include the baseline '{BASELINE}'")
         if not self.controls:
             return variants
+        if self.lists_steps:
+            raise ValueError(
+                "controls count steps, which the arguments list: give them as variants, by name"
+            )
         return (*variants, *controls_of(variants, num_steps=self.num_steps))
 
     def _known_metrics(self) -> tuple[str, ...]:

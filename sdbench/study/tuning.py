@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from sdbench.instruments.finite import NotFinite
 from sdbench.models.causes import require_own
 from sdbench.models.pipeline import Pipeline
 from sdbench.records.files import first_line
@@ -45,6 +46,8 @@ def with_tuned_scales(study: Study, pipe: Pipeline) -> Study:
             _other_pairs(study),
             sequential=study.guidance_execution == "sequential",
         )
+    except NotFinite as error:
+        raise ValueError(f"no control could be tuned: {error}") from error
     except (ValueError, OSError):
         raise
     except Exception as error:

@@ -92,7 +92,8 @@ class Course:
         if running() is None or run is None or not self.latents:
             raise RuntimeError(
                 "the denoiser ran outside the loop of the pipeline that is observed, "
-                "or the pipeline was given latents that it does not prepare"
+                "or the pipeline was given latents that it does not prepare, or another pipeline "
+                "shares the denoiser (observe it, too: guided_by(other, None))"
             )
         if run.step is None:
             if run.index == 0:

@@ -47,10 +47,18 @@ def test_latents_that_recover_are_told_all_the_same():
         probed((ONES, ONES, broken(1)), (ONES, ONES, ONES)).require(ONES, kind="image")
 
 
-def test_broken_pixels_of_whole_latents_are_the_decoders():
-    said = "5 of 512 values of the pixels, by the decoder, in 1 of 2 images"
+def test_broken_pixels_are_counted_by_image():
+    said = "5 of 512 values of the pixels, in 1 of 2 images"
     with pytest.raises(NotFinite, match=said):
         probed((ONES, ONES, ONES)).require(broken(5), kind="image")
+
+
+def test_pixels_that_are_cut_later_are_seen_at_the_decoder():
+    probe = probed((ONES, ONES, ONES))
+    probe.decoded(broken(5, float("inf")))
+    probe.decoded(ONES)
+    with pytest.raises(NotFinite, match="5 of 1024 values of the pixels, by the decoder"):
+        probe.require(ONES, kind="image")
 
 
 def test_a_probe_forgets_the_call_before():

@@ -8,7 +8,7 @@ from diffusers import EulerDiscreteScheduler
 from peft import LoraConfig
 from torch import nn
 
-from sdbench.models.identity import identity
+from sdbench.models.identity import _sums, identity
 from tests import tiny
 
 
@@ -54,6 +54,33 @@ def tiles(pipe):
     pipe.vae.enable_tiling()
 
 
+def freeu(pipe):
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+
+
+def sliced_attention(pipe):
+    pipe.enable_attention_slicing(1)
+
+
+def two_words_of_a_block(pipe):
+    words = pipe.unet.conv_in.weight.data.view(-1).view(torch.int64)
+    words[[0, 1]] = words[[1, 0]]
+
+
+def exchanged_tokens(pipe):
+    words = pipe.text_encoder.get_input_embeddings().weight.data
+    words[[3, 4]] = words[[4, 3]]
+
+
+def other_padding(pipe):
+    pipe.tokenizer = copy.deepcopy(pipe.tokenizer)
+    pipe.tokenizer.padding_side = "left"
+
+
+def pixels_as_they_are(pipe):
+    pipe.image_processor.register_to_config(do_normalize=False)
+
+
 def text_weights(pipe):
     next(pipe.text_encoder.parameters()).data[0] += 1
 
@@ -72,6 +99,12 @@ CHANGES = {
     a_swap: "unet",
     half_precision: "unet",
     a_lora: "unet",
+    freeu: "unet",
+    exchanged_tokens: "text_encoder",
+    other_padding: "tokenizer",
+    pixels_as_they_are: "pipeline",
+    sliced_attention: "unet",
+    two_words_of_a_block: "unet",
     another_scheduler: "scheduler",
     another_spacing: "scheduler",
     own_noise_levels: "scheduler",
@@ -129,11 +162,26 @@ def test_a_pipeline_that_is_saved_and_opened_is_the_same(pipe, tmp_path):
     assert identity(opened, full=True) == identity(pipe, full=True)
 
 
-def test_how_strong_a_lora_is_counts(pipe):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda unet: unet.set_adapters(["default"], [0.5]),
+        lambda unet: unet.disable_adapters(),
+    ],
+    ids=["weaker", "off"],
+)
+def test_how_strong_a_lora_is_counts(pipe, change):
     a_lora(pipe)
     before = identity(pipe)
-    pipe.unet.set_adapters(["default"], [0.5])
+    change(pipe.unet)
     assert identity(pipe)["unet"] != before["unet"]
+
+
+def test_rows_of_a_large_layer_do_not_fall_on_each_other():
+    layer = nn.Linear(768, 1000, bias=False)
+    before = _sums(layer.weight.data)
+    layer.weight.data[[10, 11]] = layer.weight.data[[11, 10]]
+    assert not torch.equal(before, _sums(layer.weight.data))
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from sdbench.analysis.tables import summarise
+from sdbench.experiments.distances import _first_images
 from sdbench.experiments.sensitivity import sensitivity
 from sdbench.report.tables import remarks
 from sdbench.study import runner
@@ -54,11 +55,17 @@ def broken_decoder(pipe):
     pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
 
 
+def infinite_pixels(pipe):
+    """They are cut to white before the pipeline returns them."""
+    pipe.vae.decoder.conv_out.bias.data.fill_(float("inf"))
+
+
 FAULTS = {
     no_signal: "of the latents after step 0, by the scheduler",
     broken_weights: DENOISER,
     overflow: DENOISER,
-    broken_decoder: "of the pixels, by the decoder, in 2 of 2 images",
+    broken_decoder: "of the pixels, by the decoder",
+    infinite_pixels: "of the pixels, by the decoder",
 }
 
 
@@ -98,13 +105,13 @@ def test_latents_that_are_not_finite_fail_where_a_study_stops_there(pipe):
 @pytest.mark.parametrize("fault", [broken_weights, broken_decoder])
 def test_a_sweep_does_not_judge_what_is_not_finite(pipe, fault):
     fault(pipe)
-    with pytest.raises(ArithmeticError, match="not finite"):
+    with pytest.raises(ValueError, match="not finite"):
         sensitivity(pipe, tiny.PROMPTS, [0], num_steps=4, guidance_scale=5.0, metrics=["psnr"])
 
 
 def test_controls_are_not_tuned_on_what_is_not_finite(pipe):
     broken_weights(pipe)
-    with pytest.raises(ValueError, match="no control could be tuned: NotFinite"):
+    with pytest.raises(ValueError, match="no control could be tuned: not finite"):
         runner.run(dataclasses.replace(STUDY, controls=True), pipe=pipe)
 
 
@@ -213,3 +220,44 @@ def test_another_number_of_steps_cannot_run_where_they_are_listed(pipe):
     runs = runner.run(study, pipe=euler(pipe)).runs.set_index("variant")
     assert set(runs.loc["steps:2", "status"]) == {"unsupported"}
     assert "asks for 2 steps, but the arguments list them" in runs.loc["steps:2", "message"].iloc[0]
+
+
+def test_a_sweep_says_how_many_steps_were_listed(pipe):
+    found = sensitivity(
+        euler(pipe),
+        tiny.PROMPTS,
+        [0],
+        num_steps=50,
+        guidance_scale=5.0,
+        kind="last",
+        metrics=["psnr"],
+        arguments={"timesteps": [900, 500, 200]},
+    )
+    assert set(found["num_steps"]) == {3}
+
+
+def test_controls_are_not_made_up_for_listed_steps():
+    with pytest.raises(ValueError, match="controls count steps, which the arguments list"):
+        dataclasses.replace(STUDY, controls=True, arguments={"timesteps": [900, 500, 200]})
+
+
+def test_a_dry_run_of_what_is_not_finite_is_refused(pipe):
+    broken_weights(pipe)
+    with pytest.raises(ValueError, match="not finite"):
+        runner.estimate(STUDY, pipe=pipe)
+
+
+def test_a_distance_is_not_taken_to_placeholders(pipe):
+    asked = dataclasses.replace(STUDY, safety_checker=True, seeds=[0, 1], batch=1, repeats=1)
+    checked = tiny.with_safety_checker(pipe)
+    flags = iter([[False]] * 2 + [[True], [False]] * 8)  # of warm-ups, then of every second call
+    checked.safety_checker.forward = lambda images, clip_input: (images, next(flags))
+    found = runner.run(asked, pipe=checked)
+    kept = _first_images(found, fewest=0)
+    flagged = found.images[found.images["flagged"]]
+    assert len(flagged) > 0
+    gone = set(zip(flagged["prompt_id"], flagged["seed"], strict=True))
+    left = {
+        pair for rows in kept.values() for pair in zip(rows["prompt_id"], rows["seed"], strict=True)
+    }
+    assert not gone & left

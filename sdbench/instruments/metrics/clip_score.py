@@ -64,10 +64,16 @@ def _clip(model: str) -> tuple[Any, Any]:
 
     try:
         clip = Clip.from_pretrained(model, use_safetensors=True).eval()
-        return clip, CLIPProcessor.from_pretrained(model)
+        processor = CLIPProcessor.from_pretrained(model)
     except OSError as error:
         require_own(error, "clip_score's model cannot be read")
         raise ValueError(f"no CLIP model at {model!r}: {str(error).splitlines()[0]}") from error
+
+    # torchmetrics asks for padding, of which a single text needs none.
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return clip, processor
 
 
 def _provenance(model: str) -> dict[str, str]:
