@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -98,7 +99,7 @@ def image_folder(folder: Path, *, side: int) -> ImageFolder:
     try:
         content = read_text(metadata)
         lines = [parsed(json.loads, line) for line in lines_of(content) if line.strip()]
-        listed = [(inside(folder, line["file_name"]), str(line["text"])) for line in lines]
+        listed = [(inside(folder, line["file_name"]), _caption(line["text"])) for line in lines]
     except OSError as error:
         raise ValueError(f"'{metadata}' cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -113,3 +114,9 @@ def image_folder(folder: Path, *, side: int) -> ImageFolder:
             f"'{metadata}' names {missing[0].name if missing else 'no image'}, which is not there"
         )
     return ImageFolder(listed, side, hashlib.sha256(content.encode()).hexdigest()[:16])
+
+
+def _caption(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"a caption must be a text, not {text!r}")
+    return text

@@ -51,8 +51,9 @@ def _can_redraw(console: Console) -> bool:
         return True
     if not console.is_terminal or console.is_dumb_terminal:
         return False
-    # FORCE_COLOR passes a log off as a terminal, since it is to have colours.
-    return console.file.isatty() or not os.environ.get("FORCE_COLOR")
+    # These pass a log off as a terminal, since it is to have colours.
+    is_forced = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    return console.file.isatty() or not is_forced
 
 
 class _Lines(Progress):

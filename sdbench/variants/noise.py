@@ -58,7 +58,9 @@ def noise_to_signal(
     unknown = torch.full((), torch.nan, device=device)
     if index is not None and _lists_sigmas(scheduler):
         sigma = _placed(_listed(scheduler, index), device)
-        return sigma / (1 - sigma) if is_flow(scheduler) else sigma
+        if not is_flow(scheduler):
+            return sigma
+        return (1 - sigma) / sigma if _is_inverted(scheduler) else sigma / (1 - sigma)
     if index is not None and _lists_angles(scheduler):
         return _placed(scheduler.betas[index] / scheduler.alphas[index], device)
     if timestep is None:
@@ -77,6 +79,11 @@ def noise_to_signal(
     else:
         return unknown
     return ((1 - kept) / kept).sqrt()
+
+
+def _is_inverted(scheduler: Any) -> bool:
+    """Whether a flow scheduler lists shares of data instead of noise, as Mochi's does."""
+    return bool(scheduler.config.get("invert_sigmas", False))
 
 
 def _lists_sigmas(scheduler: Any) -> bool:
@@ -155,7 +162,8 @@ def clean_latent(
     + sigma)`) and, for v and flow prediction, the slope are fixed by the kind of prediction.
     """
     if is_flow(scheduler):
-        towards_data = any(kind.__name__ in TOWARDS_DATA for kind in type(scheduler).__mro__)
+        kinds = {kind.__name__ for kind in type(scheduler).__mro__}
+        towards_data = bool(kinds & TOWARDS_DATA) or _is_inverted(scheduler)
         return sample - (-prediction if towards_data else prediction) / (1 + 1 / sigma)
     if hasattr(scheduler, "precondition_outputs"):  # EDM's, which know how
         return scheduler.precondition_outputs(sample, prediction, sigma)

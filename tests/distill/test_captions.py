@@ -32,3 +32,10 @@ def test_a_list_that_is_not_utf_8_says_where(tmp_path):
 def test_a_list_that_is_missing_is_not_called_malformed(tmp_path):
     with pytest.raises(ValueError, match=r"metadata.jsonl' cannot be read: No such file"):
         image_folder(tmp_path, side=4)
+
+
+@pytest.mark.parametrize("text", ["null", "3", '["a", "b"]', "NaN"])
+def test_a_caption_that_is_no_text_is_refused(tmp_path, text):
+    (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "a.png", "text": {text}}}')
+    with pytest.raises(ValueError, match="a caption must be a text, not"):
+        image_folder(tmp_path, side=8)

@@ -16,6 +16,7 @@ from sdbench.models import registry
 from sdbench.study import local as local_engine
 from sdbench.study import ray as engine
 from sdbench.study import runner
+from sdbench.study.fields import digest
 from sdbench.study.study import Study
 from sdbench.study.units import units
 from tests.study import in_workers
@@ -101,7 +102,8 @@ def test_times_of_calls_side_by_side_do_not_count(local, harm, tmp_path):
 def test_timed_calls_have_the_machine_to_themselves(harm, folder, tmp_path):
     study = dataclasses.replace(QUALITY, repeats=2)
     found = runner.run(study, tmp_path / "study", engine="ray", workers=2)
-    assert set(found.runs["unit"]) == {unit.id for unit in units(study)}
+    planned = units(study, pipeline=digest(found.study["pipeline"]))
+    assert set(found.runs["unit"]) == {unit.id for unit in planned}
     assert (found.runs["status"] == "ok").all()
     assert found.runs["exclusive"].all()
     assert len(list(folder.glob("calls-*"))) == 1

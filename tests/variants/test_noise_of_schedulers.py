@@ -348,3 +348,18 @@ def test_others_run_and_their_sigmas_are_unknown(variant):
     with applied(pipe, parse(variant), guidance_scale=7.5) as trace:
         tiny.run(pipe)
     assert trace.steps.sigma.isna().all()
+
+
+def test_listed_shares_of_data_are_turned_into_noise():
+    """Mochi's scheduler lists them, and its network predicts the velocity towards the data."""
+
+    def sigmas(**settings):
+        pipe = tiny.stable_diffusion_3()
+        config = dict(pipe.scheduler.config) | settings
+        pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+        with guided_by(pipe, None) as trace:
+            tiny.run(pipe)
+        return trace.steps["sigma"].tolist()
+
+    assert sigmas(invert_sigmas=True)[1:3] == pytest.approx(sigmas()[1:3], rel=0.01)
+    assert sigmas(invert_sigmas=True)[0] == float("inf")
