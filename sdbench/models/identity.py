@@ -42,16 +42,26 @@ def identity(pipe: Pipeline, *, full: bool = False) -> dict[str, str]:
     settings = {name: value for name, value in _config(pipe).items() if not _is_component(value)}
     processors = [_config(getattr(pipe, name, None)) for name in _PROCESSORS]
     found = {"pipeline": _named(pipe, [settings, processors])}
-    for name, component in sorted(pipe.components.items()):
-        if component is not None:
+    for name, covered in sorted(pipe.components.items()):
+        if covered is not None:
+            component = bare_module(covered)
             found[name] = _named(component, _content(component, full=full))
     return found
 
 
 def _named(component: Any, content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, default=repr)
-    kind = type(bare_module(component)).__name__
-    return f"{kind} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    text = json.dumps(content, sort_keys=True, default=_in_words)
+    return f"{type(component).__name__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _in_words(value: Any) -> Any:
+    """A setting that JSON has no form for, the same in every process."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    # An object without words of its own says where it lies in memory.
+    return type(value).__name__ if " at 0x" in repr(value) else repr(value)
 
 
 def _content(component: Any, *, full: bool) -> Any:
@@ -107,9 +117,10 @@ def _switches(module: nn.Module) -> list[Any]:
 
 
 def _is_switch(name: str, value: Any) -> bool:
-    # A network made by hand is in training, a loaded one is not: without dropout that is the same.
-    is_own = not name.startswith("_") and name != "training"
-    return is_own and isinstance(value, bool | int | float | str)
+    # What is only for training; a network made by hand is in it, a loaded one is not.
+    if name.startswith("_") or name in ("training", "gradient_checkpointing"):
+        return False
+    return isinstance(value, bool | int | float | str)
 
 
 def _adapters(module: nn.Module) -> list[Any]:

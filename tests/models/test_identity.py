@@ -135,6 +135,14 @@ def after_a_call(pipe):
     tiny.run(pipe)
 
 
+def in_parallel(pipe):
+    pipe.unet = nn.DataParallel(pipe.unet)
+
+
+def ready_to_train(pipe):
+    pipe.unet.train().enable_gradient_checkpointing()
+
+
 def a_hook(pipe):
     pipe.unet.register_forward_pre_hook(lambda module, args: None)
 
@@ -146,7 +154,15 @@ def a_lora_that_is_gone(pipe):
 
 @pytest.mark.parametrize(
     "change",
-    [channels_last, compiled, after_a_call, a_hook, a_lora_that_is_gone],
+    [
+        channels_last,
+        compiled,
+        in_parallel,
+        ready_to_train,
+        after_a_call,
+        a_hook,
+        a_lora_that_is_gone,
+    ],
     ids=lambda change: change.__name__,
 )
 def test_how_it_lies_and_what_wraps_it_do_not_count(pipe, change):
@@ -212,3 +228,12 @@ def test_weights_of_a_few_bytes_are_told_apart(pipe):
         bias[place] += 1
         seen.add(identity(pipe)["vae"])
     assert len(seen) == 1 + len(bias)
+
+
+def test_settings_without_words_are_the_same_in_every_process(pipe):
+    before = identity(pipe)["unet"]
+    names = set()
+    for setting in (object(), object(), {"b", "a"}, {"a", "b"}):
+        pipe.unet.register_to_config(own=setting)
+        names.add(identity(pipe)["unet"])
+    assert len(names | {before}) == 3
