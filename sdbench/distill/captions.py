@@ -98,14 +98,19 @@ def image_folder(folder: Path, *, side: int) -> ImageFolder:
     metadata = folder / "metadata.jsonl"
     try:
         content = read_text(metadata)
-        lines = [parsed(json.loads, line) for line in lines_of(content) if line.strip()]
-        listed = [(inside(folder, line["file_name"]), _caption(line["text"])) for line in lines]
     except OSError as error:
         raise ValueError(f"'{metadata}' cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"'{metadata}' does not list images with their captions: {error!r}"
-        ) from None
+    except ValueError as error:
+        raise ValueError(f"'{metadata}' cannot be read: {error}") from None
+
+    listed = []
+    for number, line in enumerate(lines_of(content), 1):
+        # Files that were put together may have marks within.
+        text = line.removeprefix("\ufeff").strip()
+        try:
+            listed += [_entry(folder, parsed(json.loads, text))] if text else []
+        except ValueError as error:
+            raise ValueError(f"'{metadata}', line {number}: {error}") from None
 
     # Now, since a run would otherwise end when it draws the missing image.
     missing = [path for path, _ in listed if not path.is_file()]
@@ -116,7 +121,11 @@ def image_folder(folder: Path, *, side: int) -> ImageFolder:
     return ImageFolder(listed, side, hashlib.sha256(content.encode()).hexdigest()[:16])
 
 
-def _caption(text: Any) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"a caption must be a text, not {text!r}")
-    return text
+def _entry(folder: Path, entry: Any) -> tuple[Path, str]:
+    """An image and its caption."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"an image is named by an object, not by {entry!r}")
+    for name in ("file_name", "text"):
+        if not isinstance(entry.get(name), str):
+            raise ValueError(f"{name} must be a text, not {entry.get(name)!r}")
+    return inside(folder, entry["file_name"]), entry["text"]

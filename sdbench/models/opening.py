@@ -76,8 +76,14 @@ def refuse_file(file: Path) -> None:
     """
     if not file.is_file():
         raise ValueError(f"there is no file '{file}'")
+    if file.name == INDEX:
+        raise ValueError(f"model '{file}' is a file of a pipeline's folder: give the folder")
     if file.suffix in PICKLES:
-        raise ValueError(f"model '{file}' cannot be opened: it {_PICKLED}")
+        raise ValueError(
+            f"model '{file}' cannot be opened: it {_PICKLED}; if you trust it, open it with "
+            "`from_single_file` of its pipeline's class, and give the folder that "
+            "`save_pretrained` writes"
+        )
     # Their parts are named as elsewhere, and the settings to open them with are not in them.
     raise ValueError(
         f"model '{file}' is a single file, not a folder: open it with `from_single_file` of its "

@@ -128,12 +128,11 @@ def refuse_adapters(owner: object, modules: Sequence[nn.Module]) -> None:
     way_out = "unload_lora_weights() takes them off"
     if fused == loaded:
         state = "fused, and still loaded"
-        way_out += " and leaves the weights fused"
+        way_out += " and leaves their effect in the weights; unfuse_lora() before it ends that, too"
     elif fused:
         state = f"of which only {_listed(fused)} is fused"
     else:
         state = "not fused"
-        way_out += "; after fuse_lora() they keep their effect"
     raise ValueError(
         f"{type(owner).__name__} already has adapters loaded: {_listed(loaded)}, {state}: {way_out}"
     )

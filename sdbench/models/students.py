@@ -61,7 +61,10 @@ def check_base(denoiser: nn.Module, file: Path) -> None:
     card = read_card(file)
     if card.get("base") is not None and not _is_base(denoiser, card["base"]):
         base = f"{card['base']['denoiser']} of {card.get('model')}"
-        raise ValueError(f"the student '{file}' is made for another base: {base}")
+        raise ValueError(
+            f"the student '{file}' is made for another base: {base}; the weights here differ from "
+            "it, as those of another training or of a fused LoRA do"
+        )
 
 
 def _is_base(denoiser: nn.Module, wanted: Mapping[str, Any]) -> bool:

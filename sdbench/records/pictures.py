@@ -65,7 +65,9 @@ def _of_wide_greys(
 ) -> Image.Image:
     """Greys of 16 bits, in whatever type Pillow keeps them."""
     lowest, highest = int(values.min()), int(values.max())
-    if lowest < 0 or highest > 0xFFFF:
+    # In 32 bits small numbers may be of 8 bits: of 16 all of them would be black.
+    is_unclear = form.startswith("I;32") and highest <= 0xFF
+    if lowest < 0 or highest > 0xFFFF or is_unclear:
         raise ValueError(
             f"its pixels are whole numbers from {lowest} to {highest}, whose white is not known; "
             "save it with 8 or 16 bits"

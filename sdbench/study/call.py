@@ -105,6 +105,11 @@ class Ready:
     def __call__(self) -> Made:
         """Call the pipeline; what comes back was not looked at yet."""
         output = invoke(self.pipe, self.arguments)
+        if not hasattr(output, "images"):
+            made = ", ".join(output) if isinstance(output, dict) else type(output).__name__
+            raise ValueError(
+                f"{type(self.pipe).__name__} makes {made}, not images: a study judges images"
+            )
         self.trace.require_complete()
         return Made(output.images, flags_of(output))
 

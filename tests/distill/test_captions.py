@@ -34,8 +34,28 @@ def test_a_list_that_is_missing_is_not_called_malformed(tmp_path):
         image_folder(tmp_path, side=4)
 
 
-@pytest.mark.parametrize("text", ["null", "3", '["a", "b"]', "NaN"])
-def test_a_caption_that_is_no_text_is_refused(tmp_path, text):
-    (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "a.png", "text": {text}}}')
-    with pytest.raises(ValueError, match="a caption must be a text, not"):
+GOOD = '{"file_name": "a.png", "text": "a ring"}'
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"file_name": "a.png", "text": null}', "text must be a text, not None"),
+        ('{"file_name": "a.png", "text": ["a", "b"]}', "text must be a text, not"),
+        ('{"file_name": "a.png", "text": NaN}', "text must be a text, not nan"),
+        ('{"file_name": "a.png"}', "text must be a text, not None"),
+        ('{"file_name": 3, "text": "a ring"}', "file_name must be a text, not 3"),
+        ('["a.png", "a ring"]', "an image is named by an object"),
+        ('{"file_name": "a.png"', "Expecting"),
+    ],
+)
+def test_a_line_that_names_no_image_is_refused_with_its_number(tmp_path, line, message):
+    (tmp_path / "metadata.jsonl").write_text(f"{GOOD}\n\n{line}\n")
+    with pytest.raises(ValueError, match=f"line 3: {message}"):
         image_folder(tmp_path, side=8)
+
+
+def test_lists_that_were_put_together_may_have_marks_within(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(f"\ufeff{GOOD}\n\ufeff{GOOD}\n", encoding="utf-8")
+    assert len(image_folder(tmp_path, side=8).listed) == 2

@@ -160,7 +160,8 @@ def test_what_a_pipeline_leaves_out_counts_for_nothing(pipe, saved):
     ("name", "message"),
     [
         ("model.safetensors", "is a single file, not a folder: open it with `from_single_file`"),
-        ("model.ckpt", "it is a pickle"),
+        ("model.ckpt", "it is a pickle, .* `from_single_file` of its pipeline's class"),
+        ("model_index.json", "is a file of a pipeline's folder: give the folder"),
         ("model.pt", "it is a pickle"),
         ("model.bin", "it is a pickle"),
         ("model.gguf", "is a single file, not a folder"),

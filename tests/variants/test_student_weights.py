@@ -160,7 +160,7 @@ LOADED = "already has adapters loaded: 'default_0', "
     [
         (
             lambda pipe: None,
-            LOADED + r"not fused: unload_lora_weights\(\) takes them off; after fuse",
+            LOADED + r"not fused: unload_lora_weights\(\) takes them off$",
         ),
         (lambda pipe: pipe.disable_lora(), LOADED + "not fused"),
         (
