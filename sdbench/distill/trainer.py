@@ -33,11 +33,12 @@ from sdbench.distill.settings import Settings
 from sdbench.distill.student import Student
 from sdbench.distill.temporary_student import temporary_student
 from sdbench.distill.trajectories import Trajectories
-from sdbench.instruments.quality import provenance
+from sdbench.instruments.quality import provenance, require_size
 from sdbench.models.identity import identity
 from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.random_weights import has_random_weights
+from sdbench.models.registry import own_side
 from sdbench.models.students import CARD_FILE, base_record
 from sdbench.records.environment import environment
 from sdbench.records.files import read_table, write_json
@@ -81,7 +82,7 @@ def distill(
     out = Path(out)
     if not held_out:
         raise ValueError("there are no held-out prompts to judge the student on")
-    with_images = not has_random_weights(pipe)
+    with_images = _makes_images(pipe)
 
     # What a resumed run must agree with.
     record: dict[str, Any] = {"model": model, "settings": json.loads(json.dumps(asdict(settings)))}
@@ -168,6 +169,22 @@ def _source(
         rows=settings.rows,
         seed=seed,
     )
+
+
+def _makes_images(pipe: Pipeline) -> bool:
+    """Whether a student is judged by its images, too.
+
+    Raises:
+        ValueError: they are too small for LPIPS.
+    """
+    if has_random_weights(pipe):
+        return False
+    denoiser: Any = denoiser_of(pipe)
+    if isinstance(
+        getattr(denoiser.config, "sample_size", None), int
+    ):  # else nothing says how large
+        require_size(["lpips"], own_side(pipe), own_side(pipe))
+    return True
 
 
 def _named(draw: Captions | Sequence[str] | Captioned | None) -> str:

@@ -24,6 +24,7 @@ from sdbench.distill.settings import PRECISIONS, Settings
 from sdbench.distill.student import lora_student
 from sdbench.distill.trainer import distill
 from sdbench.distill.trajectories import Trajectories
+from sdbench.instruments.quality import require_size
 from sdbench.models import registry
 from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, LORA_FILE
 from sdbench.records.files import read_table
@@ -46,6 +47,7 @@ SHORT = {"steps": 2, "evaluate_every": 2}
 
 def leave_out_lpips(patch):
     patch.setattr(trainer, "provenance", lambda metrics: {})
+    patch.setattr(trainer, "require_size", lambda *size: None)
     patch.setattr(held_out, "score", lambda name, a, b: (a - b).abs().flatten(1).mean(dim=1))
 
 
@@ -400,6 +402,13 @@ def test_an_overwritten_run_keeps_nothing_of_the_older_one(tmp_path):
     train(tmp_path, method="full", **SHORT)
     folder = train(tmp_path, mode="overwrite", **SHORT)
     assert {file.name for file in folder.iterdir()} == {LORA_FILE, CARD_FILE}
+
+
+def test_images_too_small_to_be_judged_are_refused_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "require_size", require_size)
+    with pytest.raises(ValueError, match="lpips needs images of at least 31 pixels a side, not 16"):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("part", ["scheduler", "text_encoder"])
