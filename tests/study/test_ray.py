@@ -93,9 +93,9 @@ def test_times_of_calls_side_by_side_do_not_count(local, harm, tmp_path):
     summary = sdbench.summarise(found).set_index("variant")
     assert summary["latency_s"].isna().all()
     assert np.isnan(summary["saving"]["unguided"])
-    assert (
-        summary["ssim"].dropna() == sdbench.summarise(local).set_index("variant")["ssim"].dropna()
-    ).all()
+    # Calls are recorded as they end, so the variants may stand in another order.
+    alone = sdbench.summarise(local).set_index("variant")
+    assert summary["ssim"].dropna().to_dict() == alone["ssim"].dropna().to_dict()
 
 
 @pytest.mark.slow
