@@ -9,13 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 FLOW_CLASSES = ("FlowMatch", "FlowMap", "LTXEulerAncestralRF", "MiniMaxH3", "Piflow")
 """How the names of diffusers' flow schedulers begin; those derived from them have any name."""
 TOWARDS_DATA = frozenset({"MiniMaxH3Scheduler"})
 """Flow schedulers whose networks predict the velocity towards the data, not towards the noise."""
+PREDICTIONS = frozenset({"epsilon", "v_prediction", "flow_prediction", "sample", "original_sample"})
+"""Kinds of predictions of which the clean latent is known; the last two are it."""
+OTHER_PREDICTIONS = frozenset({"PiflowScheduler"})
+"""Schedulers whose networks predict something else: a course of velocities."""
+STEPS_BACK = frozenset({"DDIMInverseScheduler"})
+"""Schedulers that go from data to noise and name a step by where it ends, not by where it begins.
+"""
 
 
 def is_flow(scheduler: Any) -> bool:
@@ -68,17 +75,24 @@ def noise_to_signal(
 
     time = torch.as_tensor(timestep, device=device).flatten()[:1]
     if hasattr(scheduler, "alphas_cumprod"):
-        kept = (
-            scheduler.alphas_cumprod.to(device, non_blocking=True)
-            .index_select(0, time.long())
-            .squeeze(0)
-            .float()
-        )
+        kept = _kept_signal(scheduler, time.long(), device)
     elif hasattr(scheduler, "_alpha_cumprod"):  # Wuerstchen's: a function of a time in [0, 1]
         kept = scheduler._alpha_cumprod(time, device).squeeze(0).float()
     else:
         return unknown
     return ((1 - kept) / kept).sqrt()
+
+
+def _kept_signal(
+    scheduler: Any, time: Int[Tensor, " step"], device: torch.device
+) -> Float[Tensor, ""]:
+    """Share of the signal's variance in the latent with which a step begins, abar."""
+    abar = scheduler.alphas_cumprod.to(device, non_blocking=True)
+    if not {kind.__name__ for kind in type(scheduler).__mro__} & STEPS_BACK:
+        return abar.index_select(0, time).squeeze(0).float()
+    begin = time - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    kept = abar.index_select(0, begin.clamp(min=0)).squeeze(0)
+    return torch.where(begin.squeeze(0) < 0, float(scheduler.initial_alpha_cumprod), kept).float()
 
 
 def _is_inverted(scheduler: Any) -> bool:
@@ -160,23 +174,58 @@ def clean_latent(
 
     With `x = s * (x0 + sigma * eps)` the common factor `s` (1 or `1 / sqrt(1 + sigma^2)` or `1 / (1
     + sigma)`) and, for v and flow prediction, the slope are fixed by the kind of prediction.
-    """
-    if is_flow(scheduler):
-        kinds = {kind.__name__ for kind in type(scheduler).__mro__}
-        towards_data = bool(kinds & TOWARDS_DATA) or _is_inverted(scheduler)
-        return sample - (-prediction if towards_data else prediction) / (1 + 1 / sigma)
-    if hasattr(scheduler, "precondition_outputs"):  # EDM's, which know how
-        return scheduler.precondition_outputs(sample, prediction, sigma)
-    variance_preserving = getattr(scheduler, "init_noise_sigma", 1.0) == 1.0
-    # Both are finite where there is only noise: sigma = inf.
-    signal = (1 + sigma**2).rsqrt()
-    noise = (1 + sigma**-2).rsqrt()
+    Schedulers that precondition the network (EDM's, consistency models') do it themselves.
 
-    usual = "v_prediction" if _lists_angles(scheduler) else "epsilon"
-    kind = scheduler.config.get("prediction_type", usual)
+    Returns:
+        NaN where the scheduler does not say what its network predicts (`tells_clean_latent`).
+
+    Source: Karras et al. 2022, arXiv 2206.00364, table 1, for the preconditioned ones.
+    """
+    kind = _prediction_kind(scheduler)
+    if kind is None:
+        return torch.full_like(sample, torch.nan)
+    if hasattr(scheduler, "precondition_outputs"):
+        return scheduler.precondition_outputs(sample, prediction, sigma)
+    if hasattr(scheduler, "get_scalings_for_boundary_condition"):
+        skip, out = scheduler.get_scalings_for_boundary_condition(sigma)
+        return skip * sample + out * prediction
+    if kind == "flow_prediction":
+        return sample - (-prediction if _points_to_data(scheduler) else prediction) / (
+            1 + 1 / sigma
+        )
+
+    # Both are finite where there is only noise: sigma = inf.
+    if is_flow(scheduler):
+        signal, noise = 1 / (1 + sigma), 1 / (1 + 1 / sigma)
+    else:
+        signal, noise = (1 + sigma**2).rsqrt(), (1 + sigma**-2).rsqrt()
+    exploding = getattr(scheduler, "init_noise_sigma", 1.0) != 1.0
     if kind == "epsilon":
-        return sample - prediction * (noise if variance_preserving else sigma)
+        return sample - prediction * (sigma if exploding else noise)
     if kind == "v_prediction":
-        unit = sample if variance_preserving else sample * signal
+        unit = sample * signal if exploding else sample
         return unit * signal - prediction * noise
     return prediction  # "sample": the network predicts the clean latent itself
+
+
+def tells_clean_latent(scheduler: Any) -> bool:
+    """Whether the scheduler says what its network predicts, so that `clean_latent` knows."""
+    return _prediction_kind(scheduler) is not None
+
+
+def _prediction_kind(scheduler: Any) -> str | None:
+    """What the network predicts, one of `PREDICTIONS`; None where that is something else."""
+    if {kind.__name__ for kind in type(scheduler).__mro__} & OTHER_PREDICTIONS:
+        return None
+    config = scheduler.config
+    if is_flow(scheduler) and not config.get("use_flow_sigmas", False):
+        return "flow_prediction"
+    usual = "v_prediction" if _lists_angles(scheduler) else "epsilon"
+    kind = config.get("prediction_type", usual)
+    return kind if kind in PREDICTIONS else None
+
+
+def _points_to_data(scheduler: Any) -> bool:
+    """Whether the network of a flow scheduler predicts the velocity towards the data."""
+    kinds = {kind.__name__ for kind in type(scheduler).__mro__}
+    return bool(kinds & TOWARDS_DATA) or _is_inverted(scheduler)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdbench.variants.arguments import matched
 from sdbench.variants.fitted_scale import is_laid_out_like
-from sdbench.variants.noise import clean_latent
+from sdbench.variants.noise import clean_latent, tells_clean_latent
 from sdbench.variants.policy import Loop, Policy
 from sdbench.variants.rows import row_index
 from sdbench.variants.schedule import GuidanceSchedule
@@ -40,8 +40,17 @@ class Adaptive(Policy):
         self.threshold = threshold
 
     def begins(self, loop: Loop) -> None:
-        """Guide every image."""
+        """Guide every image.
+
+        Raises:
+            Unsupported: what the network predicts is not known.
+        """
         super().begins(loop)
+        if not tells_clean_latent(loop.scheduler):
+            raise Unsupported(
+                f"{type(loop.scheduler).__name__} does not say what its network predicts: "
+                "adaptive compares clean latents"
+            )
         self._stopped: Bool[Tensor, " images"] | None = None
         self._copies: list[Any] = []
         self._active = list(range(loop.images))
