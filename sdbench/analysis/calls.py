@@ -12,15 +12,15 @@ from sdbench.records.store import Results
 
 
 def finished(results: Results) -> pd.DataFrame:
-    """Measured calls that did not fail."""
+    """Calls that did not fail, without warm-ups."""
     runs = results.runs
-    return runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
+    return runs[(runs["phase"] != "warmup") & (runs["status"] == "ok")]
 
 
 def timed(results: Results) -> pd.DataFrame:
     """Measured calls that finished and had the device to themselves."""
     runs = finished(results)
-    return runs[~_beside(runs)]
+    return runs[(runs["phase"] == "measured") & ~_beside(runs)]
 
 
 def _beside(runs: pd.DataFrame) -> "pd.Series[bool]":

@@ -176,9 +176,10 @@ def step_profile(results: Results) -> pd.DataFrame:
     """The course of every variant over its steps, from measured calls that finished.
 
     Returns:
-        One row per variant and step: `variant`, `step`, `guided` (in at least half of the calls),
-        `latency_s` (median), `guidance_cosine` (median) with `guidance_cosine_q25` and
-        `guidance_cosine_q75` (NaN on unguided steps).
+        One row per variant and step: `variant`, `step`, `guided` (share of the calls), `latency_s`
+        (median), `guidance_cosine` (median) with `guidance_cosine_q25` and `guidance_cosine_q75`
+        (NaN on unguided steps). Of a step that is guided in some calls only, as where a variant
+        has several draws, the time is the mean of both medians by the calls of each kind.
     """
     shown = ["variant", "step", "guided", "latency_s", "guidance_cosine"]
     steps = results.steps.loc[steps_of(finished(results), results), shown].astype({"guided": bool})
@@ -188,14 +189,26 @@ def step_profile(results: Results) -> pd.DataFrame:
     cosine = groups["guidance_cosine"]
     profile = pd.DataFrame(
         {
-            "guided": groups["guided"].mean() >= 0.5,
-            "latency_s": groups["latency_s"].median(),
+            "guided": groups["guided"].mean(),
+            "latency_s": _expected_s(steps),
             "guidance_cosine": cosine.median(),
             "guidance_cosine_q25": cosine.quantile(0.25),
             "guidance_cosine_q75": cosine.quantile(0.75),
         }
     )
     return profile.reset_index().astype({"variant": "string"})
+
+
+def _expected_s(steps: pd.DataFrame) -> "pd.Series[float]":
+    """Time of every variant's step: the median, or the mean of those of guided and unguided calls.
+
+    A single median of both kinds would be the one or the other's by a call more or less.
+    """
+    kinds = steps.groupby(["variant", "step", "guided"], observed=True)["latency_s"]
+    calls = kinds.count()
+    both = ["variant", "step"]
+    total = (calls * kinds.median()).groupby(both, observed=True).sum(min_count=1)
+    return total / calls.groupby(both, observed=True).sum()
 
 
 def _step_medians(results: Results, kept: NDArray[np.bool_]) -> pd.DataFrame:

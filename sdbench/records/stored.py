@@ -21,6 +21,14 @@ from sdbench.records.columns import (
 )
 from sdbench.records.names import BASELINE
 
+PHASES = ("warmup", "measured", "untimed")
+"""Of calls."""
+DRAW = count(
+    "1",
+    "number of the draw, of a variant that stands for several (`random:50%@0..7`)",
+    nullable=True,
+)
+
 # What a call measures is missing where the call failed, so those columns are nullable.
 TABLES: dict[str, dict[str, Column]] = {
     "runs": {
@@ -38,7 +46,10 @@ TABLES: dict[str, dict[str, Column]] = {
         "repeat": count(
             "1", "index of the repeat; calls of one repeat are compared with each other"
         ),
-        "phase": text("warm-ups are kept and never averaged", choices=("warmup", "measured")),
+        "phase": text(
+            "warm-ups are kept and never averaged; of untimed calls the images count, and no times",
+            choices=PHASES,
+        ),
         "latency_s": seconds("wall time of the call", nullable=True),
         "text_s": seconds(
             "time before the first step: text encoding and preparation", nullable=True
@@ -86,7 +97,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "unit": text("identifier of the pipeline call"),
         "variant": text("way of running the pipeline"),
         "repeat": count("1", "index of the repeat"),
-        "phase": text("phase of the call", choices=("warmup", "measured")),
+        "phase": text("phase of the call", choices=PHASES),
         "step": count("1", "index of the iteration in the call"),
         "timestep": real("1", "timestep given to the scheduler"),
         "sigma": real("1", "noise-to-signal ratio at the step's start", nullable=True, minimum=0),
@@ -109,6 +120,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "sha256": text("hash of the pixels", nullable=True),
         "flagged": flag(
             "whether a safety checker put a placeholder in its place, which has no scores",
+        "draw": DRAW,
             nullable=True,
         ),
         "reference_variant": text(
@@ -146,6 +158,7 @@ TABLES: dict[str, dict[str, Column]] = {
         **METRICS,
     },
     "training": {
+        "draw": DRAW,
         "unit": text("identifier of the row"),
         "step": count("1", "steps that the optimiser has taken"),
         "loss": real(
@@ -204,7 +217,8 @@ YOUNGER = {
         "exclusive",
         "sha256",
     ),
-    "images": ("flagged",),
+    "images": ("flagged", "draw"),
+    "judged": ("draw",),
 }
 """Columns that tables stored before them lack."""
 STUDY = ("runs", "steps", "images")
@@ -229,7 +243,7 @@ KEYS = {
     "images": ["unit", "prompt_id", "seed"],
     "sensitivity": ["prompt_id", "seed", "mask"],
     "growth": ["prompt_id", "seed", "mask", "step"],
-    "judged": ["unit", "variant", "prompt_id", "seed"],
+    "judged": ["unit", "variant", "prompt_id", "seed", "draw"],
     "training": ["step"],
     "distances": ["variant", "features", "distance"],
     "history": ["accepted", "variant", "figure"],

@@ -52,6 +52,7 @@ def save(
                 "prompt_id": prompt_id,
                 "prompt": prompt,
                 "seed": seed,
+                "draw": unit.draw,
                 "path": str(path),
                 "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
                 "flagged": flag,

@@ -149,7 +149,7 @@ class Worker:
         So it is in a resumed study, and with several workers.
         """
         kind = (unit.variant.name, len(unit.pairs))
-        if unit.phase == "measured" and self._timed and kind not in self._warm:
+        if unit.phase != "warmup" and self._timed and kind not in self._warm:
             _first_call(self._pipe, unit)
         self._warm.add(kind)
 

@@ -38,19 +38,31 @@ class Unit:
         return digest([_code_version(), SCHEMA_VERSION, *call])[:16]
 
     @property
+    def draw(self) -> int | None:
+        """The number of the variant's draw that runs; None where it is not drawn several times.
+
+        From repeat to repeat it is the next one.
+        """
+        numbers = list(self.variant.draws)
+        return numbers[self.repeat % len(numbers)] if numbers else None
+
+    @property
     def call(self) -> Call:
         """What the pipeline is asked for."""
-        return Call(self.study, self.variant, self.pairs)
+        variant = self.variant if self.draw is None else self.variant.draws[self.draw]
+        return Call(self.study, variant, self.pairs)
 
     @property
     def keeps_images(self) -> bool:
         """Whether the images are stored: the first repeat's, and the baseline's second.
 
-        Images repeat exactly, and the baseline's second is the noise floor.
+        Images repeat exactly, and the baseline's second is the noise floor. Of several draws each
+        makes its own.
         """
-        if self.phase != "measured":
+        if self.phase == "warmup":
             return False
-        return self.repeat == 0 or (self.repeat == 1 and self.variant.is_baseline)
+        different = 2 if self.variant.is_baseline else max(1, len(self.variant.draws))
+        return self.repeat < different
 
 
 @cache
@@ -86,7 +98,8 @@ def units(study: Study, shard: Shard | None = None, *, pipeline: str = "") -> li
 
     Variants are interleaved within a repeat, and their order is rotated from repeat to repeat. So
     neither a drift of the machine nor a place in the order favours one of them. Warm-ups run the
-    first batch of every size: the others have nothing left to warm, and take the same memory.
+    first batch of every size: the others have nothing left to warm, and take the same memory. Draws
+    that no repeat has come to follow at the end, where images are judged.
 
     Args:
         study: to run.
@@ -116,6 +129,7 @@ def units(study: Study, shard: Shard | None = None, *, pipeline: str = "") -> li
         for unit in (
             *_in_turns(study, warmups, "warmup", study.warmups),
             *_in_turns(study, batches, "measured", study.repeats),
+            *_further_draws(study, batches),
         )
     ]
 
@@ -128,3 +142,14 @@ def _in_turns(study: Study, batches: list[Pairs], phase: str, repeats: int) -> I
         rotated = variants[turn:] + variants[:turn]
         for batch in batches:
             yield from (Unit(study, variant, batch, repeat, phase) for variant in rotated)
+
+
+def _further_draws(study: Study, batches: list[Pairs]) -> Iterator[Unit]:
+    """The calls of draws beyond the repeats: their images count, their times do not."""
+    if study.random_weights or study.output != "image":
+        return  # no image is judged
+    most = max(len(variant.draws) for variant in study.variants)
+    for repeat in range(study.repeats, most):
+        drawn = [variant for variant in study.variants if repeat < len(variant.draws)]
+        for batch in batches:
+            yield from (Unit(study, variant, batch, repeat, "untimed") for variant in drawn)

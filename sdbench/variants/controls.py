@@ -12,15 +12,18 @@ from collections.abc import Iterable
 from sdbench.variants.grammar import parse
 from sdbench.variants.variant import Variant
 
+DRAWS = 8  # of random masks
+
 
 def controls_of(variants: Iterable[Variant], *, num_steps: int) -> list[Variant]:
     """Controls for variants whose work is known before they run; none that is there already.
 
     A schedule of K unguided steps gets `unguided`, K unguided steps at random, and full guidance
-    with the same number of evaluations. What guides no step (a student), and a cached offset, get
-    full guidance with the same number of evaluations. There is none for what decides its work while
-    it runs, for what changes the work of an evaluation, and for what is a control itself. The
-    control that has to be tuned, a constant scale, is found by `sdbench.study.tuning`.
+    with the same number of evaluations. Steps at random are several draws, as one may be lucky or
+    unlucky. What guides no step (a student), and a cached offset, get full guidance with the same
+    number of evaluations. There is none for what decides its work while it runs, for what changes
+    the work of an evaluation, and for what is a control itself. The control that has to be tuned, a
+    constant scale, is found by `sdbench.study.tuning`.
 
     Args:
         variants: of a study.
@@ -38,8 +41,8 @@ def controls_of(variants: Iterable[Variant], *, num_steps: int) -> list[Variant]
         if unguided > 0:
             names += [name for name in fewer_steps(schedule.nfe) if name != f"steps:{num_steps}"]
         if _switches(variant, num_steps):
-            share = f"{100 * unguided / num_steps:g}%"
-            names.append(f"random:{share if variant.of_share else unguided}@0")
+            share = f"{100 * unguided / num_steps:g}%" if variant.of_share else f"{unguided}"
+            names.append(random_masks(share, math.comb(num_steps, unguided)))
 
     present = {variant.name for variant in variants}
     return [parse(name) for name in dict.fromkeys(names) if name not in present]
@@ -48,6 +51,17 @@ def controls_of(variants: Iterable[Variant], *, num_steps: int) -> list[Variant]
 def matched_schedules(variants: Iterable[Variant], *, num_steps: int) -> list[Variant]:
     """The variants that guide some steps only: a constant scale is a control for them."""
     return [variant for variant in _judged(variants) if _switches(variant, num_steps)]
+
+
+def random_masks(count: str, masks: int) -> str:
+    """The control for which steps are unguided: the same number at random, over several draws.
+
+    Args:
+        count: of unguided steps, as a number or a share.
+        masks: that there are of this count; where they are few, so are the draws.
+    """
+    last = min(DRAWS, masks) - 1
+    return f"random:{count}@0..{last}" if last else f"random:{count}@0"
 
 
 def fewer_steps(nfe: float) -> list[str]:

@@ -88,7 +88,11 @@ def _combined(text: str, first: Variant, added: Variant) -> Variant:
     except ValueError as error:
         raise ValueError(f"variant '{text}': {error}") from None
     content = " ".join(filter(None, (first.content, added.content)))
-    return replace(both, name=text, content=content)
+    draws = {
+        number: _combined(f"{draw.name}+{added.name}", draw, added)
+        for number, draw in first.draws.items()
+    }
+    return replace(both, name=text, content=content, draws=draws)
 
 
 for _method in sorted(all_methods(), key=lambda method: GROUPS.index(method.group)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -107,9 +108,13 @@ class GuidanceSchedule:
 
     @classmethod
     def random(cls, steps: int, count: int, *, seed: int) -> GuidanceSchedule:
-        """`count` steps drawn without replacement unguided: the control for any placement."""
-        chosen = np.random.default_rng(seed).permutation(steps)[: _checked(count, steps, "random")]
-        return cls._without(steps, chosen.tolist())
+        """`count` steps drawn without replacement unguided: the control for any placement.
+
+        A draw by itself is any mask of that count, each with the same chance. Over the draws of
+        seeds 0, 1, 2, ... every step is unguided equally often, to within one. Draws of another
+        count or another number of steps have nothing to do with these.
+        """
+        return cls._without(steps, _dealt(steps, _checked(count, steps, "random"), seed))
 
     @classmethod
     def _without(cls, steps: int, unguided: Iterable[int]) -> GuidanceSchedule:
@@ -125,6 +130,26 @@ def _checked(count: int, steps: int, name: str) -> int:
     if not 0 <= count <= steps:
         raise ValueError(f"{name} takes between 0 and {steps} steps, not {count}")
     return count
+
+
+def _dealt(steps: int, count: int, draw: int) -> list[int]:
+    """The steps of a draw, as hands of cards are dealt: all are used before any comes again."""
+    # As many hands as use up whole decks are one deal, which is shuffled by itself.
+    hands = steps // math.gcd(steps, count)
+    deal, last = divmod(draw, hands)
+    rng = np.random.default_rng((steps, count, deal))
+
+    hand: list[int] = []
+    rest: list[int] = []
+    for _ in range(last + 1):
+        hand, rest = rest[:count], rest[count:]
+        if len(hand) < count:
+            # A step is in a hand once, so the new deck fills it up with others.
+            deck = rng.permutation(steps).tolist()
+            others = [step for step in deck if step not in hand][: count - len(hand)]
+            hand += others
+            rest = [step for step in deck if step not in others]
+    return hand
 
 
 def read_schedule(path: str | Path) -> dict[str, Any]:

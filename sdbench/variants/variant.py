@@ -70,6 +70,9 @@ class Variant:
         is_control: whether it is what others are compared with.
     """
 
+        draws: variants by number, where the name stands for several that are drawn alike. A call
+            runs one of them, in turn, and quality is the mean over all. Everything else that stands
+            here is the first one's.
     name: str
     rule: ScheduleRule = field(compare=False)
     kind: str = ""
@@ -86,6 +89,7 @@ class Variant:
 
     @property
     def is_baseline(self) -> bool:
+    draws: Mapping[int, Variant] = field(default_factory=dict, compare=False)
         """Whether all others are compared with it."""
         return self.name == BASELINE
 

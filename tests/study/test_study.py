@@ -240,13 +240,13 @@ def test_controls_of_a_file_are_for_its_own_variants():
 
 
 def test_the_default_study_runs_with_other_numbers_of_steps():
-    assert "random:20%@0" in Study.protocol("mini-sd", num_steps=20).variant_names
+    assert "random:20%@0..7" in Study.protocol("mini-sd", num_steps=20).variant_names
 
 
 def test_the_default_study_is_the_one_the_readme_promises():
     default = Study.protocol("mini-sd")
     assert default.variant_names[:5] == ("cfg", "last:20%", "last:50%", "lora", "unguided")
-    assert {"random:20%@0", "steps:45", "random:50%@0", "steps:37", "steps:38", "steps:25"} == {
+    assert {"random:20%@0..7", "steps:45", "random:50%@0..7", "steps:37", "steps:38", "steps:25"} == {
         *default.variant_names[5:]
     }
     assert (default.model, default.num_steps, default.guidance_scale) == ("mini-sd", 50, 5.0)
@@ -272,7 +272,7 @@ def test_a_paper_is_run_as_it_says():
         1,
         10,
     )
-    assert {"last:20%", "last:50%", "steps:45", "random:20%@0"} <= set(study.variant_names)
+    assert {"last:20%", "last:50%", "steps:45", "random:20%@0..7"} <= set(study.variant_names)
 
 
 def test_protocols_are_all_there_is():

@@ -13,7 +13,16 @@ def names_of(names, **settings):
 
 
 def test_a_schedule_gets_every_control_at_its_work():
-    assert names_of(["cfg", "last:20%"], **ALIKE) == ["unguided", "steps:45", "random:20%@0"]
+    assert names_of(["cfg", "last:20%"], **ALIKE) == ["unguided", "steps:45", "random:20%@0..7"]
+
+
+def test_where_there_are_few_masks_there_are_as_few_draws():
+    assert names_of(["cfg", "last:1"], num_steps=3)[-1] == "random:1@0..2"
+    assert {parse("random:1@0..2").draws[draw].rule(3).mask for draw in range(3)} == {
+        (False, True, True),
+        (True, False, True),
+        (True, True, False),
+    }
 
 
 def test_odd_work_lies_between_two_numbers_of_steps():
@@ -36,14 +45,14 @@ def test_what_decides_its_own_work_has_none_but_no_guidance(name):
 
 
 def test_controls_are_there_once():
-    names = ["cfg", "unguided", "last:10", "first:10", "random:10@0"]
+    names = ["cfg", "unguided", "last:10", "first:10", "random:10@0..7"]
     assert names_of(names, **ALIKE) == ["steps:45"]
 
 
 def test_a_study_with_controls_has_them_among_its_variants():
     fields = {"model": "mini-sd", "prompts": ["a"], "seeds": [0], "guidance_scale": 5.0} | ALIKE
     study = Study(variants=["cfg", "last:20%"], controls=True, **fields)
-    assert study.variant_names == ("cfg", "last:20%", "unguided", "steps:45", "random:20%@0")
+    assert study.variant_names == ("cfg", "last:20%", "unguided", "steps:45", "random:20%@0..7")
     assert Study.from_fields(study.as_json(), source="itself") == study
 
 

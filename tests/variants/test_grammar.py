@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,49 @@ def test_random_takes_a_count_or_a_share_and_a_seed():
     assert parse("random:10@7").rule(50) == GuidanceSchedule.random(50, 10, seed=7)
     assert parse("random:20%@7").rule(50) == parse("random:10@7").rule(50)
     assert unguided("random:10@8") != unguided("random:10@7")
+
+
+def test_several_draws_are_those_that_stand_alone():
+    several = parse("random:20%@3..5")
+    assert list(several.draws) == [3, 4, 5]
+    for draw, variant in several.draws.items():
+        assert variant.rule(50) == GuidanceSchedule.random(50, 10, seed=draw)
+        assert variant == replace(
+            parse(f"random:20%@{draw}"), kind="", argument=None, is_control=False
+        )
+    assert several.rule(50) == several.draws[3].rule(50)
+    assert (several.name, several.of_share, several.is_control) == ("random:20%@3..5", True, True)
+    assert parse("last:20%").draws == parse("random:20%@3").draws == {}
+
+
+def test_what_is_added_is_added_to_every_draw():
+    several = parse("random:10@0..1+lora+deepcache:3")
+    assert [draw.name for draw in several.draws.values()] == [
+        "random:10@0+lora+deepcache:3",
+        "random:10@1+lora+deepcache:3",
+    ]
+    for draw in several.draws.values():
+        assert (draw.student, draw.accelerator.name, draw.draws) == ("", "deepcache", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("random:10@3..1", "draws 3..1 run backwards: the lower number comes first"),
+        ("random:50%@0..0", "draws 0..0 are one draw, which is written random:50%@0"),
+        ("random:10@0..100", "draws 0..100 are 101, each a call; at most 100"),
+        ("random:10@0..99999999999999999999", "each a call; at most 100"),
+        ("random:10@0..", "random:COUNT@FIRST..LAST for several draws"),
+        ("random:10@..7", "random:COUNT@FIRST..LAST for several draws"),
+        ("random:10@0..7..9", "random:COUNT@FIRST..LAST for several draws"),
+        ("random:10@0,7", "random:COUNT@FIRST..LAST for several draws"),
+    ],
+)
+def test_draws_that_do_not_fit_are_refused(text, reason):
+    with pytest.raises(ValueError, match=re.escape(f"variant '{text}': ")) as error:
+        parse(text)
+    assert str(error.value).endswith(reason)
+    assert "\n" not in str(error.value)
 
 
 def test_a_share_is_of_the_iterations_that_run():

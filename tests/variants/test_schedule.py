@@ -1,9 +1,12 @@
 import json
+from collections import Counter
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from sdbench.variants.schedule import GuidanceSchedule, StepCount, read_schedule
 
@@ -11,6 +14,10 @@ steps_and_count = st.integers(1, 120).flatmap(
     lambda steps: st.tuples(st.just(steps), st.integers(0, steps))
 )
 seeds = st.integers(0, 2**32)
+
+
+def dropped(schedule):
+    return [step for step, guided in enumerate(schedule.mask) if not guided]
 
 
 def bits(schedule):
@@ -86,10 +93,39 @@ def test_random_schedules_differ_by_seed_and_favour_no_step():
     assert all(abs(times - 600) < 100 for times in unguided)  # 600 expected, standard deviation 20
 
 
+@settings(deadline=None)
+@given(steps_and_count, st.integers(1, 40))
+def test_over_the_draws_every_step_is_unguided_equally_often(given_steps, draws):
+    steps, count = given_steps
+    masks = [GuidanceSchedule.random(steps, count, seed=draw).mask for draw in range(draws)]
+    times = [mask.count(False) for mask in zip(*masks, strict=True)]
+    assert sum(times) == draws * count
+    assert max(times) - min(times) <= 1
+
+
+def test_every_mask_is_as_likely_as_any_other_in_each_place_of_a_deal():
+    """Five hands of two use up two decks of five; the third hand is of both."""
+    masks: dict[int, Counter] = {place: Counter() for place in range(5)}
+    for draw in range(5 * 1000):
+        masks[draw % 5][bits(GuidanceSchedule.random(5, 2, seed=draw))] += 1
+    for times in masks.values():
+        assert len(times) == 10
+        assert chisquare(list(times.values())).pvalue > 1e-4
+
+
+def test_draws_of_other_counts_are_other_draws():
+    """Prefixes of one permutation would make the steps of ten a part of those of twenty."""
+    shared = [
+        set(dropped(GuidanceSchedule.random(50, 10, seed=draw)))
+        & set(dropped(GuidanceSchedule.random(50, 20, seed=draw)))
+        for draw in range(200)
+    ]
+    assert np.mean([len(steps) for steps in shared]) == pytest.approx(10 * 20 / 50, abs=0.5)
+
+
 def test_a_random_schedule_stays_what_it_is():
-    assert (
-        bits(GuidanceSchedule.random(10, 4, seed=7)) == "0011111001"
-    )  # committed results name it by its seed alone
+    """Stored results name it by its number alone."""
+    assert bits(GuidanceSchedule.random(10, 4, seed=7)) == "1100101011"
 
 
 @pytest.mark.parametrize(

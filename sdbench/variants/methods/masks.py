@@ -7,11 +7,14 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sdbench.variants.arguments import matched
 from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule, StepCount, mask_of
 from sdbench.variants.variant import Method, Variant
 
+MOST_DRAWS = 100  # of a variant
+DRAWN_AS = "dealt"  # how a number becomes a mask, which the name does not say
 SELECTIVE = "Golnari et al. 2023, arXiv 2305.09847"
 
 
@@ -51,13 +54,47 @@ def _every(name: str, argument: str | None) -> Variant:
 
 
 def _random(name: str, argument: str | None) -> Variant:
-    text, seed = matched(argument, r"(\d+%?|\d+\.\d+%)@(\d+)", "random:COUNT@SEED")
-    count = StepCount.parse(text)
-    return Variant(
-        name,
-        lambda steps: GuidanceSchedule.random(steps, count.of(steps), seed=int(seed)),
-        of_share=count.percent,
+    text, first, last = matched(
+        argument,
+        r"(\d+%?|\d+\.\d+%)@(\d+)(?:\.\.(\d+))?",
+        "random:COUNT@DRAW, or random:COUNT@FIRST..LAST for several draws",
     )
+    count = StepCount.parse(text)
+
+    def drawn(name: str, draw: int) -> Variant:
+        return Variant(
+            name,
+            lambda steps: GuidanceSchedule.random(steps, count.of(steps), seed=draw),
+            content=DRAWN_AS,
+            of_share=count.percent,
+        )
+
+    if last is None:
+        return drawn(name, int(first))
+    numbers = _several(int(first), int(last), one=f"random:{text}@{first}")
+    draws = {number: drawn(f"random:{text}@{number}", number) for number in numbers}
+    return replace(draws[numbers[0]], name=name, draws=draws)
+
+
+def _several(first: int, last: int, *, one: str) -> range:
+    """The draws from the first to the last one.
+
+    Args:
+        first: number of a draw.
+        last: number of a later one.
+        one: the variant of the first alone, for the message.
+
+    Raises:
+        ValueError: the last is no later one, or there are too many.
+    """
+    count = last - first + 1
+    if count < 1:
+        raise ValueError(f"draws {first}..{last} run backwards: the lower number comes first")
+    if count == 1:
+        raise ValueError(f"draws {first}..{last} are one draw, which is written {one}")
+    if count > MOST_DRAWS:
+        raise ValueError(f"draws {first}..{last} are {count}, each a call; at most {MOST_DRAWS}")
+    return range(first, last + 1)
 
 
 def _mask(name: str, argument: str | None) -> Variant:
@@ -110,8 +147,9 @@ METHODS = (
     Method("every", "every:2", "one step in two unguided", _every, examples=("every:2",)),
     Method(
         "random",
-        "random:10@7",
-        "10 steps drawn with seed 7 unguided: a control for placement",
+        "random:50%@0..7|random:10@7",
+        "steps at random unguided, the mean over eight draws or draw 7 alone: "
+        "a control for placement",
         _random,
         group="controls",
         examples=("random:3@1",),
