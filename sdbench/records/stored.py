@@ -37,6 +37,10 @@ TABLES: dict[str, dict[str, Column]] = {
         "model": text("model that ran"),
         "variant": text("way of running the pipeline; the baseline is `cfg`"),
         "num_steps": count("steps", "denoising steps asked of the pipeline, by number or by list"),
+        "first_timestep": real("1", "timestep of the call's first step", nullable=True),
+        "first_sigma": real(
+            "1", "noise-to-signal ratio at which the call begins", nullable=True, minimum=0
+        ),
         "guidance_scale": real("1", "guidance scale w asked of the pipeline"),
         "batch": count("images", "images made by the call"),
         "height": count("px", "image height", nullable=True),
@@ -116,11 +120,11 @@ TABLES: dict[str, dict[str, Column]] = {
         "unit": text("identifier of the pipeline call"),
         "variant": text("way of running the pipeline"),
         **PAIR,
+        "draw": DRAW,
         "path": text("image file, relative to the study folder", nullable=True),
         "sha256": text("hash of the pixels", nullable=True),
         "flagged": flag(
             "whether a safety checker put a placeholder in its place, which has no scores",
-        "draw": DRAW,
             nullable=True,
         ),
         "reference_variant": text(
@@ -154,11 +158,11 @@ TABLES: dict[str, dict[str, Column]] = {
         "unguided": count("steps", "unguided steps of the plan"),
         "variant": text("way of running the pipeline; `plan` is the planned schedule"),
         **PAIR,
+        "draw": DRAW,
         "nfe": count("rows", "denoiser rows per image"),
         **METRICS,
     },
     "training": {
-        "draw": DRAW,
         "unit": text("identifier of the row"),
         "step": count("1", "steps that the optimiser has taken"),
         "loss": real(
@@ -190,6 +194,7 @@ TABLES: dict[str, dict[str, Column]] = {
     "history": {
         "accepted": text("when the figures became the baseline, UTC"),
         "reason": text("why"),
+        "forced": text("what spoke against the run, where `--force` overruled it", nullable=True),
         "commit": text("of the code that they were measured with", nullable=True),
         "environment": text("key of the environment"),
         "variant": text("way of running the pipeline"),
@@ -215,10 +220,13 @@ YOUNGER = {
         "foreign_processes",
         "throttled",
         "exclusive",
+        "first_sigma",
+        "first_timestep",
         "sha256",
     ),
     "images": ("flagged", "draw"),
     "judged": ("draw",),
+    "history": ("forced",),
 }
 """Columns that tables stored before them lack."""
 STUDY = ("runs", "steps", "images")

@@ -173,6 +173,7 @@ def ready(
             pipe,
             call.variant,
             guidance_scale=call.guidance_scale,
+            num_steps=call.generation.num_steps,
             listeners=[finite, *listeners],
             sequential=sequential,
         ) as trace,

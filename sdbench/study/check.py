@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -24,6 +25,7 @@ from sdbench.study.sizes import require_judgeable
 from sdbench.study.study import Generation, Study
 from sdbench.study.units import units
 from sdbench.variants.grammar import parse
+from sdbench.variants.noise import first_step
 from sdbench.variants.rows import first_tensor
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener, MissingPackage, Unsupported
@@ -103,6 +105,7 @@ def _checked(pipe: Pipeline, study: Study) -> Workload:
     _require_arguments(pipe, first.call)
 
     unsupported = {}
+    baseline = _timesteps(pipe, replace(first.call, variant=parse(BASELINE)))
     for variant in study.variants:
         call = Call(study, variant, first.pairs)
         if study.execution != "eager" and _changes_denoiser(call):
@@ -111,6 +114,8 @@ def _checked(pipe: Pipeline, study: Study) -> Workload:
             )
         try:
             _try_variant(pipe, call)
+            if variant.num_steps is not None and not variant.stock_start:
+                _require_same_begin(pipe, call, baseline)
         except Unsupported as error:
             unsupported[variant.name] = str(error)
         except ValueError as error:
@@ -147,6 +152,35 @@ def _try_variant(pipe: Pipeline, call: Call) -> None:
     if call.variant.accelerator is not None:
         _try_accelerator(pipe, call)
     _start(pipe, call, _StopAtLoop())
+
+
+def _require_same_begin(pipe: Pipeline, call: Call, baseline: list[float]) -> None:
+    """Refuse a loop of another length that begins elsewhere than the baseline's.
+
+    Args:
+        pipe: that runs it.
+        call: of the variant.
+        baseline: timesteps of the baseline's loop.
+
+    Raises:
+        Unsupported: they begin further apart than a step of the baseline.
+    """
+    first = baseline[0]
+    begins = _timesteps(pipe, call)[0]
+    second = next((timestep for timestep in baseline if timestep != first), 0.0)
+    if abs(begins - first) > abs(first - second):
+        raise Unsupported(
+            f"it begins at timestep {begins:g} and the baseline at {first:g}, more than a step of "
+            f"the baseline apart ({call.variant.name},stock begins there all the same)"
+        )
+
+
+def _timesteps(pipe: Pipeline, call: Call) -> list[float]:
+    """Timesteps from a loop's first one on; image-to-image enters the scheduler's list within."""
+    args, kwargs = _denoiser_arguments(pipe, call)
+    timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
+    listed = torch.as_tensor(pipe.scheduler.timesteps).tolist()
+    return [float(value) for value in listed[first_step(pipe.scheduler, timestep) :]]
 
 
 def _require_arguments(pipe: Pipeline, call: Call) -> None:

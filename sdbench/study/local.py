@@ -297,4 +297,6 @@ def _measured(record: CallRecord, work: Workload) -> dict[str, Any]:
         "forwards": record.forwards,
         "rows": record.rows,
         "flop": None if work.flop_per_row is None else round(work.flop_per_row * record.rows),
+        "first_timestep": record.steps[0]["timestep"],
+        "first_sigma": record.steps[0]["sigma"],
     }

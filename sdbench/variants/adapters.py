@@ -10,6 +10,7 @@ from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.registry import own_adapter
 from sdbench.variants.accelerators import accelerated
 from sdbench.variants.guidance import guided_by
+from sdbench.variants.pinned_start import pinned_start
 from sdbench.variants.policy import Policy
 from sdbench.variants.schedule import ScheduleRule
 from sdbench.variants.student_weights import Turns, student_in, weights_file
@@ -23,6 +24,7 @@ def applied(
     variant: Variant,
     *,
     guidance_scale: float,
+    num_steps: int | None = None,
     listeners: Sequence[Listener] = (),
     sequential: bool = False,
 ) -> Iterator[Trace]:
@@ -32,6 +34,8 @@ def applied(
         pipe: a guided diffusers pipeline.
         variant: what to carry out; its number of steps and its scale are the caller's to ask for.
         guidance_scale: w that is asked for.
+        num_steps: of the baseline, where the variant has steps of its own: they begin where the
+            baseline's do.
         listeners: as `guided_by` takes them.
         sequential: as `guided_by` takes it.
 
@@ -44,6 +48,9 @@ def applied(
     """
     listeners = list(listeners)
     with ExitStack() as undo:
+        if variant.num_steps is not None and num_steps is not None and not variant.stock_start:
+            undo.enter_context(pinned_start(pipe, num_steps=num_steps))
+
         if variant.student is not None:
             turns = None if variant.guides_none else Turns(denoiser_of(pipe), variant.rule)
             file = Path(variant.student or weights_file(own_adapter(pipe), of_lora=True))

@@ -57,7 +57,9 @@ class Variant:
         rule: the guidance schedule for a loop of a given length.
         kind: name of the method, which stands before the colon; filled in by the grammar.
         argument: what stands behind the colon, None without one; filled in by the grammar.
-        num_steps: replaces the study's number of steps.
+        num_steps: replaces the study's number of steps; the loop still begins at the noise level
+            where the study's begins.
+        stock_start: it begins where the scheduler begins so many steps instead.
         guidance_scale: replaces the study's guidance scale.
         student: file whose weights the denoiser gets; empty for the model's own adapter, None for
             none.
@@ -68,16 +70,17 @@ class Variant:
         arguments: further arguments of the pipeline's call.
         of_share: whether the name counts steps as a share of the loop.
         is_control: whether it is what others are compared with.
-    """
-
         draws: variants by number, where the name stands for several that are drawn alike. A call
             runs one of them, in turn, and quality is the mean over all. Everything else that stands
             here is the first one's.
+    """
+
     name: str
     rule: ScheduleRule = field(compare=False)
     kind: str = ""
     argument: str | None = None
     num_steps: int | None = None
+    stock_start: bool = False
     guidance_scale: float | None = None
     student: str | None = None
     content: str = ""
@@ -86,10 +89,10 @@ class Variant:
     arguments: Mapping[str, Any] = field(default_factory=dict, compare=False)
     of_share: bool = False
     is_control: bool = False
+    draws: Mapping[int, Variant] = field(default_factory=dict, compare=False)
 
     @property
     def is_baseline(self) -> bool:
-    draws: Mapping[int, Variant] = field(default_factory=dict, compare=False)
         """Whether all others are compared with it."""
         return self.name == BASELINE
 

@@ -44,6 +44,7 @@ def test_every_entry_reads_its_own_examples(kind, tmp_path, monkeypatch):
         ("every:20", [19, 39]),
         ("last:0", []),
         ("steps:35", []),
+        ("steps:35,stock", []),
         ("scale:3.5", []),
     ],
 )
