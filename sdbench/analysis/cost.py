@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.stats import Interval, ratio_interval
-from sdbench.analysis.tables import denoise_share, spread, step_medians
+from sdbench.analysis.stats import Interval, ratio_interval, spread
+from sdbench.analysis.tables import denoise_share, step_medians
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.stats import cluster_bootstrap
-from sdbench.analysis.tables import spread
+from sdbench.analysis.pairs import metric_columns, pair_interval
+from sdbench.analysis.stats import spread
 
 GUIDED_BRANCH = "baseline"
 """The `kind` of the branch that guides every step."""
@@ -23,8 +23,9 @@ def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     Returns:
         One row per mask but the baseline's, by kind, start and length: `kind`, `start`, `length`,
-        `mask`, `nfe`, `pairs`, and the metric with `_lo` and `_hi`, the 95 % interval by bootstrap
-        over prompts.
+        `mask`, `nfe`, `pairs`, and the metric (its mean), with its median and share of changed
+        images as `metric_columns` says; of a change the mean alone. `_lo` and `_hi` are the ends
+        of 95 % intervals over prompts.
 
     Raises:
         ValueError: the table has no values of the metric.
@@ -44,7 +45,7 @@ def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:
     branches = table[table["kind"] != GUIDED_BRANCH]
     for (kind, mask), images in branches.groupby(["kind", "mask"], sort=False):
         measured = images.dropna(subset=[metric])
-        interval = cluster_bootstrap(measured[metric], measured["prompt_id"].astype(str))
+        values = measured.set_index(["prompt_id", "seed"])[metric]
         first = images.iloc[0]
         row = {
             "kind": kind,
@@ -53,7 +54,12 @@ def sensitivity_curve(sensitivity: pd.DataFrame, metric: str) -> pd.DataFrame:
             "mask": mask,
             "nfe": first["nfe"],
         }
-        rows.append(row | {"pairs": len(measured)} | spread(metric, interval))
+        row["pairs"] = len(measured)
+        if metric in WITHOUT_REFERENCE:
+            row |= spread(metric, pair_interval(values, metric, difference=True))
+        else:
+            row |= metric_columns(values, metric)
+        rows.append(row)
 
     return pd.DataFrame(rows).sort_values(["kind", "start", "length", "mask"], ignore_index=True)
 

@@ -3,15 +3,17 @@
 Too few samples give the estimate with a missing interval (NaN), never a narrow one.
 """
 
+from bisect import bisect_left
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.optimize import brentq
+from scipy.special import bdtrik, betaincinv, ndtri, stdtrit
 
 MIN_PAIRS = 6
 MIN_CLUSTERS = 6
-NORMAL_LIMIT = 10_000
+HALF = 0.5
 
 
 class Interval(NamedTuple):
@@ -20,6 +22,15 @@ class Interval(NamedTuple):
     estimate: float
     lo: float
     hi: float
+
+    def negated(self) -> "Interval":
+        """The interval of minus the figure."""
+        return Interval(-self.estimate, -self.hi, -self.lo)
+
+
+def spread(name: str, interval: Interval) -> dict[str, float]:
+    """An interval as the three columns of a table."""
+    return {name: interval.estimate, f"{name}_lo": interval.lo, f"{name}_hi": interval.hi}
 
 
 def ratio_interval(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -54,76 +65,138 @@ def ratio_interval(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interv
     return Interval(*(float(np.exp(end)) for end in (centre, centre - half, centre + half)))
 
 
-def cluster_bootstrap(
+def bounded_mean(
     values: ArrayLike,
     clusters: ArrayLike,
     *,
+    bounds: tuple[float, float],
     level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    fewest: int = MIN_CLUSTERS,
 ) -> Interval:
-    """Mean of values that come in clusters, with the bootstrap-t interval over clusters.
+    """Mean of values that come in clusters and lie in a known range, with Gaffke's interval.
 
-    Whole clusters (prompts, each with its seeds) are drawn with replacement; every draw's mean is
-    studentised by its own cluster-robust standard error, and the quantiles of that t replace
-    Student's. By simulation at 8 clusters the 95 % interval covers 93 to 97 % for normal, uniform
-    and mildly skewed values, where the percentile bootstrap covers 85 to 90 %; strong skew
-    (log-normal, sigma 1) brings both down, to about 89 % and 78 %. Above 10^4 values the limit is
-    used: the same standard error with Student's t on clusters - 1 degrees of freedom, which is the
-    normal interval where there are many clusters and stays honest where there are few.
+    The bounds of a mean are the quantiles of the mean of the clusters and of one more at the end of
+    the range, weighted by exponential variates. So what was not seen, such as a rare image that
+    became another one, has its place in the interval. Nothing is assumed of the distribution. For
+    values of 0 and 1 it is Clopper and Pearson's interval. The quantiles are taken by a saddlepoint
+    approximation instead of by resampling. Its error is below 0.001 in probability.
+
+    Where clusters differ in size, their sums are linearised about the mean of all values.
 
     Args:
         values: one per (prompt, seed) pair.
         clusters: what each value belongs to (its prompt).
-        level: coverage of the interval.
-        resamples: draws of the bootstrap.
-        seed: seed of the draws.
+        bounds: the least and the largest value that there can be; a value beyond widens them.
+        level: coverage of the interval, at least.
+        fewest: clusters that have an interval.
 
     Returns:
-        The interval. Its ends are NaN below 6 clusters; where all values are equal (that they will
-        be is not known); where so few clusters differ that draws with next to no spread set the
-        quantiles, so that an end lies further from the clusters' means than these lie apart; and
-        where a value is infinite.
+        The interval, within the range. Its ends are NaN below the fewest clusters, and where a
+        bound or a value is infinite. Nothing else of the values decides whether there is one.
 
     Raises:
         ValueError: the vectors differ in length or a value is NaN.
 
-    Source: Efron and Tibshirani 1993, section 12.5; Cameron, Gelbach and Miller 2008, section 2.
+    Source: Gaffke 2005, Three test statistics for a nonparametric one-sided hypothesis on the mean;
+        Learned-Miller and Thomas 2019, arXiv 1905.06208; Barndorff-Nielsen 1986, Biometrika 73.
     """
-    values = np.asarray(values, dtype=float)
-    clusters = np.asarray(clusters)
-    if values.shape != clusters.shape or values.ndim != 1:
-        raise ValueError(
-            f"expected two vectors of equal length, got shapes {values.shape} and {clusters.shape}"
-        )
-    if np.isnan(values).any():
-        raise ValueError("expected values without NaN")
-    estimate = float(values.mean()) if len(values) else np.nan
-    names, labels, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    if len(names) < MIN_CLUSTERS or not np.isfinite(estimate) or np.ptp(values) == 0:
+    numbers, names, labels = _clustered(values, clusters)
+    estimate = float(numbers.mean()) if len(numbers) else np.nan
+    ends = (*bounds, estimate)
+    if len(names) < max(fewest, MIN_CLUSTERS) or not np.isfinite(ends).all():
         return Interval(estimate, np.nan, np.nan)
 
-    # Sums of deviations from the mean, per cluster: the numerators of every resampled mean.
-    deviations = np.bincount(labels, weights=values - estimate).astype(float)
-    error = float(_cluster_error(deviations, sizes))
-    if len(values) > NORMAL_LIMIT:
-        half = _t_quantile(level, len(names) - 1) * error
-        return Interval(estimate, estimate - half, estimate + half)
-    t = _resampled_t(deviations, sizes, error=error, resamples=resamples, seed=seed)
+    sizes = np.bincount(labels)
+    deviations = np.bincount(labels, weights=numbers - estimate) / sizes.mean()
+    least = min(bounds[0], float(numbers.min()))
+    most = max(bounds[1], float(numbers.max()))
+    lo = estimate - _gaffke(-deviations, estimate - least, level)
+    hi = estimate + _gaffke(deviations, most - estimate, level)
+    return Interval(estimate, max(lo, least), min(hi, most))
 
-    # `lower` and `higher` keep an infinite t whole where linear interpolation would make NaN of it.
-    top = np.quantile(t, (1 + level) / 2, method="higher")
-    bottom = np.quantile(t, (1 - level) / 2, method="lower")
-    if not np.isfinite([top, bottom]).all():
-        return Interval(estimate, np.nan, np.nan)
 
-    # An end that lies further out than the clusters do was set by draws without spread.
-    lo = float(estimate - top * error)
-    hi = float(estimate - bottom * error)
-    means = estimate + deviations / sizes
-    if lo < means.min() - np.ptp(means) or hi > means.max() + np.ptp(means):
+def share_interval(flags: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -> Interval:
+    """Share of the values that are true, with an exact interval.
+
+    Of one value per cluster it is Clopper and Pearson's. Several values of a cluster (the seeds of
+    a prompt) are not independent, but their share is one number in [0, 1]; its mean over clusters
+    has the interval of `bounded_mean`.
+
+    Args:
+        flags: one per (prompt, seed) pair.
+        clusters: what each flag belongs to (its prompt).
+        level: coverage of the interval, at least.
+
+    Returns:
+        The interval; its ends are NaN below 6 clusters.
+
+    Raises:
+        ValueError: the vectors differ in length.
+
+    Source: Clopper and Pearson 1934.
+    """
+    numbers, names, _ = _clustered(flags, clusters)
+    if len(names) < len(numbers) or len(names) < MIN_CLUSTERS:
+        return bounded_mean(numbers, clusters, bounds=(0, 1), level=level)
+
+    trues, falses = int(numbers.sum()), int((1 - numbers).sum())
+    lo = betaincinv(trues, falses + 1, (1 - level) / 2) if trues else 0.0
+    hi = betaincinv(trues + 1, falses, (1 + level) / 2) if falses else 1.0
+    return Interval(trues / len(numbers), float(lo), float(hi))
+
+
+def median_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -> Interval:
+    """Median of values that come in clusters, with an exact interval between two of the values.
+
+    Of one value per cluster the ends are order statistics. Several values of a cluster are not
+    independent; then the interval holds every value of which the data do not deny, by
+    `share_interval`, that half of all values lie on either side.
+
+    Args:
+        values: one per (prompt, seed) pair; infinite ones count.
+        clusters: what each value belongs to (its prompt).
+        level: coverage of the interval, at least.
+
+    Returns:
+        The interval; its ends are NaN below 6 clusters.
+
+    Raises:
+        ValueError: the vectors differ in length or a value is NaN.
+
+    Source: David and Nagaraja 2003, Order Statistics, section 7.1.
+    """
+    numbers, names, _ = _clustered(values, clusters)
+    estimate = float(np.median(numbers)) if len(numbers) else np.nan
+    if len(names) < MIN_CLUSTERS:
         return Interval(estimate, np.nan, np.nan)
-    return Interval(estimate, lo, hi)
+    ordered = np.sort(numbers)
+    if len(names) == len(numbers):
+        rank = int(bdtrik((1 - level) / 2, len(ordered), 0.5)) + 1  # 1 is the least
+        return Interval(estimate, float(ordered[rank - 1]), float(ordered[-rank]))
+
+    lo = _median_end(numbers, clusters, level)
+    return Interval(estimate, lo, -_median_end(-numbers, clusters, level))
+
+
+def sign_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -> Interval:
+    """Share of the differences below 0 among those that are not 0, with its exact interval.
+
+    An interval that is clear of one half is the two-sided sign test, of clusters where these have
+    several values.
+
+    Args:
+        values: differences, one per (prompt, seed) pair.
+        clusters: what each difference belongs to (its prompt).
+        level: coverage of the interval, at least.
+
+    Returns:
+        The interval; NaN where nothing differs, its ends below 6 clusters with a difference.
+    """
+    numbers, _, labels = _clustered(values, clusters)
+    differs = numbers != 0
+    if not differs.any():
+        return Interval(np.nan, np.nan, np.nan)
+    return share_interval(numbers[differs] < 0, labels[differs], level=level)
 
 
 def jackknife(estimate: float, without: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -152,36 +225,60 @@ def _t_quantile(level: float, freedom: int) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def _cluster_error(
-    deviations: NDArray[np.float64], sizes: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Cluster-robust standard error of a mean; ... clusters, ... clusters => ..."""
-    count = sizes.shape[-1]
-    error: NDArray[np.float64] = np.sqrt(count / (count - 1) * (deviations**2).sum(-1)) / sizes.sum(
-        -1
-    )
-    return error
+def _clustered(
+    values: ArrayLike, clusters: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.generic], NDArray[np.int64]]:
+    """Values as numbers, the names of their clusters, and the place of each value's in these."""
+    numbers = np.asarray(values, dtype=float)
+    groups = np.asarray(clusters)
+    if numbers.shape != groups.shape or numbers.ndim != 1:
+        raise ValueError(
+            f"expected two vectors of equal length, got shapes {numbers.shape} and {groups.shape}"
+        )
+    if np.isnan(numbers).any():
+        raise ValueError("expected values without NaN")
+    names, labels = np.unique(groups, return_inverse=True)
+    return numbers, names, labels
 
 
-def _resampled_t(
-    deviations: NDArray[np.float64],
-    sizes: NDArray[np.int64],
-    *,
-    error: float,
-    resamples: int,
-    seed: int,
-) -> NDArray[np.float64]:
-    """Studentised shift of every resampled mean; infinite where a draw has no spread."""
-    generator = np.random.default_rng(seed)
-    count = len(sizes)
-    block = max(1, 2**20 // count)  # bounds the memory, not the result
-    shifts = []
-    for start in range(0, resamples, block):
-        drawn = generator.integers(count, size=(min(block, resamples - start), count))
-        drawn_sizes = sizes[drawn]
-        shift = deviations[drawn].sum(1) / drawn_sizes.sum(1)
-        own = _cluster_error(deviations[drawn] - drawn_sizes * shift[:, None], drawn_sizes)
-        spread = own > 1e-9 * error  # below is rounding
-        studentised = shift / np.where(spread, own, 1)
-        shifts.append(np.where(spread, studentised, np.copysign(np.inf, shift)))
-    return np.concatenate(shifts)
+def _median_end(numbers: NDArray[np.float64], clusters: ArrayLike, level: float) -> float:
+    """The least value up to which there may be half of all values."""
+    distinct = np.unique(numbers)
+
+    def may_be_half(place: int) -> bool:
+        return share_interval(numbers <= distinct[place], clusters, level=level).hi >= HALF
+
+    return float(distinct[bisect_left(range(len(distinct)), True, key=may_be_half)])
+
+
+def _gaffke(deviations: NDArray[np.float64], room: float, level: float) -> float:
+    """How far above the estimate the upper end lies.
+
+    Args:
+        deviations: of the clusters' means from the estimate.
+        room: from the estimate to the largest value that there can be.
+        level: coverage of the interval.
+
+    The end is u where the sum of (x - u) E over all x, with E exponential, is above 0 with
+    probability (1 - level) / 2. Of the saddlepoint s, u and tau = s / (1 + s u) each follows from
+    tau alone.
+    """
+    if room <= 0:
+        return 0.0
+    x = np.append(deviations, room)
+    target = float(ndtri((1 + level) / 2))
+
+    def end(tau: float) -> tuple[float, float]:
+        weights = 1 / (1 - tau * x)
+        u = float((x * weights).sum() / weights.sum())
+        s = tau / (1 - tau * u)
+        factors = 1 - s * (x - u)
+        root = np.sqrt(2 * np.log(factors).sum())
+        slope = s * np.sqrt((((x - u) / factors) ** 2).sum())
+        return u, float(root + np.log(slope / root) / root)
+
+    # Close to 0 both square roots are rounding, at its other end u is the largest value.
+    last = (1 - 1e-9) / x.max()
+    first = min(0.1 / float(np.sqrt((x**2).sum())), last / 2)
+    tau = brentq(lambda at: end(at)[1] - target, first, last, xtol=1e-9 * last, rtol=1e-9)
+    return end(tau)[0]

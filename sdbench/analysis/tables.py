@@ -20,7 +20,8 @@ from sdbench.analysis.calls import (
     timed,
     units_of,
 )
-from sdbench.analysis.stats import Interval, cluster_bootstrap, ratio_interval
+from sdbench.analysis.pairs import metric_columns, pair_interval
+from sdbench.analysis.stats import Interval, ratio_interval, spread
 from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
 from sdbench.records.store import Results, read
@@ -59,7 +60,9 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
 
     Times are of measured calls that finished and had the device to themselves. A repeat counts for
     a variant when all its batches did; it is paired with the baseline's same repeat. Metrics are
-    averaged over (prompt, seed) pairs, with intervals clustered by prompt. The baseline's own
+    averaged over (prompt, seed) pairs, with intervals clustered by prompt. A few images that became
+    others can decide a mean, so its interval needs many prompts (`pairs.pair_interval` says how
+    many), and the median and the share of changed images stand beside it. The baseline's own
     metrics compare its later repeats with its first: the noise floor.
 
     Args:
@@ -72,9 +75,10 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         `latency_s` (median per call), `saving` (share of the baseline's time), `denoise_saving`
         (the same of the denoising loop), `ideal_saving` (share of the baseline's evaluations not
         made), `predicted_saving` (to expect from the steps' own times), `peak_bytes`, every
-        metric, and `alignment_difference` to the baseline. `saving`, `denoise_saving`, metrics and
-        difference have `_lo` and `_hi` behind them, the 95 % interval. What was not measured is
-        NaN; so are the baseline's intervals against itself.
+        metric (its mean) with its `_median` and, where it has a threshold, the share of images that
+        are `_changed`; and `alignment_difference` to the baseline. `saving`, `denoise_saving`,
+        metrics and difference have `_lo` and `_hi` behind them, the 95 % interval. What was not
+        measured is NaN; so are the baseline's intervals against itself.
 
     Raises:
         ValueError: the study has no `cfg` calls; as `read` says.
@@ -118,7 +122,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
 
         # Alignment has no reference image to differ from, so its change is a figure, too.
         for metric in _metrics(results.images):
-            row |= spread(metric, pair_interval(images[variant][metric]))
+            row |= metric_columns(images[variant][metric], metric)
         rows.append(row | spread("alignment_difference", _alignment_difference(images, variant)))
     return pd.DataFrame(rows)
 
@@ -294,16 +298,5 @@ def pair_means(results: Results) -> pd.DataFrame:
 def _alignment_difference(images: dict[str, pd.DataFrame], variant: str) -> Interval:
     if variant == BASELINE:
         return Interval(np.nan, np.nan, np.nan)
-    return pair_interval(images[variant]["alignment"] - images[BASELINE]["alignment"])
-
-
-def pair_interval(values: "pd.Series[float]") -> Interval:
-    """Mean over (prompt, seed) pairs, which are the index; its interval is clustered by prompt."""
-    measured = values.dropna()
-    clusters, _ = pd.factorize(measured.index.get_level_values("prompt_id"), sort=True)
-    return cluster_bootstrap(measured, clusters)
-
-
-def spread(name: str, interval: Interval) -> dict[str, float]:
-    """An interval as the three columns of a table."""
-    return {name: interval.estimate, f"{name}_lo": interval.lo, f"{name}_hi": interval.hi}
+    difference = images[variant]["alignment"] - images[BASELINE]["alignment"]
+    return pair_interval(difference, "alignment", difference=True)

@@ -120,7 +120,7 @@ def _target(
 
 def _report(plans: Plans, metric: str) -> None:
     """The verdicts by the metric of the search and by alignment, their picture, and the files."""
-    from sdbench.analysis.frontier import plan_table
+    from sdbench.analysis.plans import plan_table
     from sdbench.analysis.tables import summarise
     from sdbench.instruments.quality import find_metric
     from sdbench.report.figures import plan_figure

@@ -76,7 +76,7 @@ PLAN = {
         "1", "worse than the plan", Format("+.4f"), "mean difference of the metric, pair by pair"
     ),
 }
-"""Of `sdbench.analysis.frontier.plan_table`, next to its metric."""
+"""Of `sdbench.analysis.plans.plan_table`, next to its metric."""
 PAIRED_METRIC = Format(".4f")
 """A metric where variants are compared pair by pair, which shows smaller differences."""
 

@@ -21,7 +21,7 @@ def plan_figure(table: pd.DataFrame, metric: str) -> Figure:
     """Time saved against a metric for planned schedules and their controls, with 95 % intervals.
 
     Args:
-        table: from `sdbench.analysis.frontier.plan_table`.
+        table: from `sdbench.analysis.plans.plan_table`.
         metric: the one that it was made for.
     """
     figure = new_figure(7.5, 4.5)

@@ -12,7 +12,7 @@ def plan_text(table: pd.DataFrame, metric: str) -> Table:
     """Plans and their controls for a terminal; intervals may wrap.
 
     Args:
-        table: from `sdbench.analysis.frontier.plan_table`.
+        table: from `sdbench.analysis.plans.plan_table`.
         metric: the one that it was made for.
     """
     numbers = (PLAN["nfe"].label, PLAN["saving"].label, metric, PLAN["worse"].label)

@@ -1,0 +1,150 @@
+"""What a metric of (prompt, seed) pairs says of a variant, and of two: mean, median, shares.
+
+A few images that became others can decide a mean, so the median and the share of changed images
+stand beside it. All intervals are clustered by prompt; `stats.py` has their formulas.
+"""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from sdbench.analysis.stats import (
+    HALF,
+    Interval,
+    bounded_mean,
+    median_interval,
+    share_interval,
+    sign_interval,
+    spread,
+)
+from sdbench.records.metrics import MANY, scale_of
+
+IDENTICAL = "identical"
+UNDECIDED = "undecided"
+NEARER = ("nearer", "farther")
+"""Words of a metric that compares with a reference."""
+BETTER = ("better", "worse")
+
+
+def pair_interval(values: "pd.Series[float]", metric: str, *, difference: bool = False) -> Interval:
+    """Mean of a metric over pairs, whose index has the level `prompt_id`.
+
+    Whether there is an interval depends on the metric and the number of prompts alone: from 64
+    prompts on, for `alignment` from 6, and never without a range. It lies within the range.
+
+    Args:
+        values: of the pairs; NaN where a pair has none.
+        metric: which one it is.
+        difference: whether the values are differences of two values of the metric, pair by pair.
+    """
+    measured = values.dropna()
+    scale = scale_of(metric)
+    return bounded_mean(
+        measured,
+        _prompts(measured),
+        bounds=scale.differences if difference else scale.bounds,
+        fewest=MANY if difference else scale.prompts,
+    )
+
+
+def pair_median(values: "pd.Series[float]") -> Interval:
+    """Median over pairs, whose index has the level `prompt_id`."""
+    measured = values.dropna()
+    return median_interval(measured, _prompts(measured))
+
+
+def changed_share(values: "pd.Series[float]", metric: str) -> Interval:
+    """Share of the images that became others: those worse than the metric's stated threshold.
+
+    All of it is NaN for a metric without a threshold.
+    """
+    scale = scale_of(metric)
+    if scale.changed is None:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    measured = values.dropna()
+    worse = measured < scale.changed if scale.higher_is_better else measured > scale.changed
+    return share_interval(worse, _prompts(measured))
+
+
+def metric_columns(
+    values: "pd.Series[float]", metric: str, *, images: "pd.Series[float] | None" = None
+) -> dict[str, float]:
+    """All that a table says of a metric.
+
+    Args:
+        values: one per pair.
+        metric: its name.
+        images: one per image, where a pair has several; these have the median and the share.
+
+    Returns:
+        The metric (its mean), `_median`, and `_changed` where the metric has a threshold; each with
+        `_lo` and `_hi` behind it.
+    """
+    single = values if images is None else images
+    row = spread(metric, pair_interval(values, metric))
+    row |= spread(f"{metric}_median", pair_median(single))
+    if scale_of(metric).changed is not None:
+        row |= spread(f"{metric}_changed", changed_share(single, metric))
+    return row
+
+
+class Paired(NamedTuple):
+    """What pairs say of two variants.
+
+    Attributes:
+        mean: of the differences; below 0 the first is better.
+        better: share of the pairs in which the first is better, among those that differ.
+        verdict: in words.
+    """
+
+    mean: Interval
+    better: Interval
+    verdict: str
+
+
+def paired_verdict(
+    difference: "pd.Series[float]", metric: str, *, words: tuple[str, str] = BETTER
+) -> Paired:
+    """Whether the first of two variants is better than the second, pair by pair.
+
+    It is where mean and most images agree: the interval of the mean difference is clear of 0, and
+    that of the share of pairs in which it is better is clear of one half. Where only one of them
+    is clear, or they contradict each other, the words say so.
+
+    Args:
+        difference: of the first from the second in a loss (lower is better), with the level
+            `prompt_id` in the index.
+        metric: that the loss is, or is less 0.
+        words: for the first being better, and for being worse.
+    """
+    measured = difference.dropna()
+    mean = pair_interval(measured, metric, difference=True)
+    better = sign_interval(measured, _prompts(measured))
+    if len(measured) and not measured.any():
+        return Paired(mean, better, IDENTICAL)
+    return Paired(mean, better, _verdict(mean, better, words))
+
+
+def _verdict(mean: Interval, better: Interval, words: tuple[str, str]) -> str:
+    most = _side(better.lo > HALF, better.hi < HALF)
+    average = _side(mean.hi < 0, mean.lo > 0)
+    if most is None:
+        return UNDECIDED if average is None else f"{words[average]} by the mean alone"
+    if average == most:
+        return words[most]
+
+    # The mean lies on the other side, where few images are decided by much.
+    contradicts = mean.estimate > 0 if most == 0 else mean.estimate < 0
+    in_most = f"{words[most]} in most images"
+    return f"{in_most}, {words[1 - most]} in a few" if contradicts else in_most
+
+
+def _side(better: bool, worse: bool) -> int | None:
+    if better:
+        return 0
+    return 1 if worse else None
+
+
+def _prompts(values: "pd.Series[float]") -> "pd.Index[str]":
+    """The prompt of each pair, which is its cluster."""
+    return values.index.get_level_values("prompt_id").astype(str)
