@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.stats import Interval, ratio_interval, spread
-from sdbench.analysis.tables import denoise_share, step_medians
+from sdbench.analysis.predicted import denoise_share, guidance_ratio, step_medians
+from sdbench.analysis.stats import Interval, spread
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
@@ -22,8 +22,7 @@ class StepCost(NamedTuple):
     """What steps cost in one study.
 
     Attributes:
-        ratio: R, the time of a guided step over that of an unguided one, with its 95 % interval
-            over repeats.
+        ratio: R, as `guidance_ratio` says.
         guided_s: median time of a guided step.
         unguided_s: median time of an unguided step.
         fixed_s: the part of a step that does not depend on its rows, `2 * unguided_s - guided_s`;
@@ -42,14 +41,14 @@ def step_cost(results: Results) -> StepCost:
     """Time of guided and unguided steps, and the loop's share of a call.
 
     Raises:
-        ValueError: no call holds both kinds.
+        ValueError: one kind of step did not run.
     """
     medians = step_medians(results)
     if medians.empty:
-        raise ValueError(f"{results.folder}: no finished call has both guided and unguided steps")
+        raise ValueError(f"{results.folder}: no repeat has both guided and unguided steps")
     guided_s, unguided_s = (float(seconds) for seconds in medians.median())
     return StepCost(
-        ratio=ratio_interval(medians[True], medians[False]),
+        ratio=guidance_ratio(results),
         guided_s=guided_s,
         unguided_s=unguided_s,
         fixed_s=max(0.0, 2 * unguided_s - guided_s),
@@ -99,26 +98,29 @@ def reason(cost: StepCost, *, read_s: float) -> str:
     return "; ".join(reasons) or "none: nearly ideal"
 
 
-def saving_table(summary: pd.DataFrame, cost: StepCost) -> pd.DataFrame:
+def saving_table(summary: pd.DataFrame) -> pd.DataFrame:
     """Ideal, predicted and measured saving, of the loop and of the call, without the baseline's.
 
     Args:
         summary: as `summarise` returns it.
-        cost: of the same study.
 
     Returns:
-        One row per variant: `variant`, `ideal_saving`; `predicted_denoise_saving` (of the loop: the
-        ideal one times `2 (1 - 1/R)`), `denoise_saving` with its interval, `share_of_ideal`
-        (measured over ideal, of the loop); `predicted_saving` and `saving` with its interval (of
-        the call).
+        One row per variant: `variant`, `ideal_saving`; `predicted_denoise_saving` and
+        `denoise_saving` (of the loop), `share_of_ideal` (measured over ideal, of the loop);
+        `predicted_saving` and `saving` (of the call). All but the ideal ones have their interval,
+        `_lo` and `_hi`, behind them.
     """
     table = summary[summary["variant"] != BASELINE].copy()
-    table["predicted_denoise_saving"] = table["predicted_saving"] / cost.denoise_share
 
     # Of no evaluation saved there is no share.
     table["share_of_ideal"] = table["denoise_saving"] / table["ideal_saving"].replace(0, np.nan)
 
-    columns = ["variant", "ideal_saving", "predicted_denoise_saving"]
-    columns += [f"denoise_saving{end}" for end in ("", "_lo", "_hi")]
-    columns += ["share_of_ideal", "predicted_saving", "saving", "saving_lo", "saving_hi"]
+    columns = ["variant", "ideal_saving"]
+    columns += _with_ends("predicted_denoise_saving", "denoise_saving")
+    columns += ["share_of_ideal", *_with_ends("predicted_saving", "saving")]
     return table[columns].reset_index(drop=True)
+
+
+def _with_ends(*names: str) -> list[str]:
+    """Columns that have their interval behind them."""
+    return [f"{name}{end}" for name in names for end in ("", "_lo", "_hi")]

@@ -8,20 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from sdbench.analysis.calls import (
-    by_unit,
-    complete_repeats,
-    finished,
-    paired,
-    step_counts,
-    steps_of,
-    timed,
-    units_of,
-)
+from sdbench.analysis.calls import complete_repeats, finished, paired, steps_of, timed
 from sdbench.analysis.pairs import metric_columns, pair_interval
-from sdbench.analysis.stats import Interval, ratio_interval, spread
+from sdbench.analysis.predicted import call_counts, has_rows_of_its_own, predictions, share_saved
+from sdbench.analysis.stats import Interval, spread
 from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
 from sdbench.records.store import Results, read
@@ -30,10 +21,11 @@ PAIRS = {
     "runs": ("phase", "status"),
     "images": (
         "variant",
+        "draw",
         *(name for name, column in columns("images").items() if column.dtype == "float64"),
     ),
 }
-"""Columns that `pair_means` needs."""
+"""Columns that `pair_means` and `image_means` need."""
 SUMMARY = {
     "runs": (
         *PAIRS["runs"],
@@ -70,15 +62,18 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             lets the tables have millions of rows.
 
     Returns:
-        `variant`, `nfe`, `repeats` (paired with the baseline), `pairs` (with images), `failed`
-        (calls), `unsupported` (why the variant cannot run on this pipeline; empty where it can),
-        `latency_s` (median per call), `saving` (share of the baseline's time), `denoise_saving`
-        (the same of the denoising loop), `ideal_saving` (share of the baseline's evaluations not
-        made), `predicted_saving` (to expect from the steps' own times), `peak_bytes`, every
-        metric (its mean) with its `_median` and, where it has a threshold, the share of images that
-        are `_changed`; and `alignment_difference` to the baseline. `saving`, `denoise_saving`,
-        metrics and difference have `_lo` and `_hi` behind them, the 95 % interval. What was not
-        measured is NaN; so are the baseline's intervals against itself.
+        `variant`, `nfe`, `steps` (of a call), `repeats` (paired with the baseline), `pairs` (with
+        images), `failed` (calls), `unsupported` (why the variant cannot run on this pipeline; empty
+        where it can), `batch` (images of a call), `latency_s` (median per call of so many),
+        `saving` (share of the baseline's time), `denoise_saving` (the same of the denoising loop),
+        `ideal_saving` (share of the baseline's evaluations not made), `predicted_saving` and
+        `predicted_denoise_saving` (of call and loop, to expect from what steps of other variants
+        took, as `predictions` says), `peak_bytes`, every metric (its mean) with its `_median` and,
+        where it has a threshold, the share of images that are `_changed`; and
+        `alignment_difference` to the baseline. Measured and predicted savings, metrics and
+        difference have `_lo` and `_hi` behind them, the 95 % interval. What was not measured is
+        NaN; so are the baseline's intervals against itself, and what is ideal and predicted where a
+        row is other work than the baseline's.
 
     Raises:
         ValueError: the study has no `cfg` calls; as `read` says.
@@ -88,84 +83,40 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
     order = _variants(results)
 
     # What is one number per variant, and what is paired first.
-    runs = finished(results)
+    cost = _costs(results).reindex(order)
+    predicted = predictions(results)
     repeats = complete_repeats(results.runs)
-    pairs = pair_means(results).set_index(["prompt_id", "seed"])
-    images = {variant: pairs[pairs["variant"] == variant] for variant in order}
-
-    cost = pd.DataFrame(
-        {
-            "nfe": runs.groupby("variant")["nfe"].mean(),
-            "failed": (results.runs["status"] == "failed").groupby(results.runs["variant"]).sum(),
-            "latency_s": timed(results).groupby("variant")["latency_s"].median(),
-            "predicted_saving": _predicted_saving(results),
-            "peak_bytes": _peak_bytes(results.runs),
-        }
-    ).reindex(order)
+    images = _by_variant(pair_means(results), order, ["prompt_id", "seed"])
+    singles = images
+    if results.images["draw"].notna().any():
+        singles = _by_variant(image_means(results), order, ["prompt_id", "seed", "draw"])
 
     rows = []
     for variant in order:
         row = {
             "variant": variant,
             "nfe": cost["nfe"][variant],
+            "steps": cost["steps"][variant],
             "repeats": len(paired(repeats, "latency_s", variant)),
             "pairs": len(images[variant]),
             "failed": int(cost["failed"][variant]),
             "unsupported": _unsupported(results.runs, variant),
+            "batch": cost["batch"][variant],
             "latency_s": cost["latency_s"][variant],
             **spread("saving", _saving(repeats, "latency_s", variant)),
             **spread("denoise_saving", _saving(repeats, "denoise_s", variant)),
-            "ideal_saving": 1 - cost["nfe"][variant] / cost["nfe"][BASELINE],
-            "predicted_saving": cost["predicted_saving"][variant],
+            "ideal_saving": cost["ideal_saving"][variant],
+            **spread("predicted_saving", predicted[variant].call),
+            **spread("predicted_denoise_saving", predicted[variant].loop),
             "peak_bytes": cost["peak_bytes"][variant],
         }
 
         # Alignment has no reference image to differ from, so its change is a figure, too.
         for metric in _metrics(results.images):
-            row |= metric_columns(images[variant][metric], metric)
+            values = images[variant][metric]
+            row |= metric_columns(values, metric, images=singles[variant][metric])
         rows.append(row | spread("alignment_difference", _alignment_difference(images, variant)))
     return pd.DataFrame(rows)
-
-
-def guidance_ratio(results: Results) -> float:
-    """R, the time of a guided step over that of an unguided one.
-
-    The median over repeats of the ratio of medians. Where no call holds both kinds of step, all
-    calls count. NaN without an unguided step.
-    """
-    medians = step_medians(results)
-    if medians.empty:
-        medians = _step_medians(results, steps_of(timed(results), results))
-    return float((medians[True] / medians[False]).median())
-
-
-def step_medians(results: Results) -> pd.DataFrame:
-    """Median seconds of a guided step (column True) and of an unguided one (False), by repeat.
-
-    Steps come from calls that hold both kinds, so that nothing but guidance differs between them
-    (an adapter's unguided steps cost more) and a slow machine slows both; not from those of an
-    accelerator, whose steps differ among themselves, nor are steps in which only some images were
-    guided. No row where no call is left.
-    """
-    units, runs = units_of(results), by_unit(timed(results))
-    # A table that does not name accelerators counts their work in the warm-up alone.
-    uncounted = runs["flop"].isna() & bool(runs["flop"].notna().any())
-    plain = runs[~runs["accelerated"].fillna(uncounted).astype(bool)]
-    batch = plain["batch"].reindex(units.categories, fill_value=1).to_numpy("int32")
-    timed_units = plain.index.get_indexer(units.categories) >= 0
-
-    # A step in which only some images were guided has rows that are no multiple of the batch.
-    rows = results.steps["rows"].to_numpy("int64")
-    whole = timed_units[units.codes] & (rows % batch[units.codes] == 0)
-    count = step_counts(units, results.steps["guided"], whole)
-    both = (count["guided"] > 0) & (count["guided"] < count["steps"])
-    return _step_medians(results, whole & both.to_numpy()[units.codes])
-
-
-def denoise_share(results: Results) -> float:
-    """Share of the denoising loop in a call of the baseline: the median over its measured calls."""
-    runs = timed(results)
-    return float((runs["denoise_s"] / runs["latency_s"])[runs["variant"] == BASELINE].median())
 
 
 def unguided_share(results: Results) -> "pd.Series[float]":
@@ -215,24 +166,6 @@ def _expected_s(steps: pd.DataFrame) -> "pd.Series[float]":
     return total / calls.groupby(both, observed=True).sum()
 
 
-def _step_medians(results: Results, kept: NDArray[np.bool_]) -> pd.DataFrame:
-    units = units_of(results)
-    repeat = (
-        by_unit(timed(results))["repeat"]
-        .reindex(units.categories, fill_value=0)
-        .to_numpy("int64")[units.codes[kept]]
-    )
-    steps = (
-        results.steps.loc[kept, ["guided", "latency_s"]]
-        .astype({"guided": bool})
-        .assign(repeat=repeat)
-    )
-    medians = steps.groupby(["repeat", "guided"])["latency_s"].median().reset_index()
-    return medians.pivot_table("latency_s", index="repeat", columns="guided").reindex(
-        columns=[True, False]
-    )
-
-
 def _variants(results: Results) -> list[str]:
     variants = list(results.runs["variant"].unique())
     if BASELINE not in variants:
@@ -241,6 +174,31 @@ def _variants(results: Results) -> list[str]:
             f"{results.folder}: no runs of the baseline {BASELINE!r}; there are {there}"
         )
     return list(dict.fromkeys([BASELINE, *variants]))
+
+
+def _costs(results: Results) -> pd.DataFrame:
+    """What is one number per variant: of work, time and memory."""
+    runs = finished(results)
+    nfe = runs.groupby("variant")["nfe"].mean()
+    counts = call_counts(results)
+
+    # The time of a call goes with its images, so the last batch of a study may not count.
+    times = timed(results)
+    batch = times.groupby("variant")["batch"].max()
+    whole = times[times["batch"] == times["variant"].map(batch)]
+    return pd.DataFrame(
+        {
+            "nfe": nfe,
+            "steps": counts["steps"],
+            "failed": (results.runs["status"] == "failed").groupby(results.runs["variant"]).sum(),
+            "batch": batch,
+            "latency_s": whole.groupby("variant")["latency_s"].median(),
+            "ideal_saving": (1 - nfe / nfe.reindex([BASELINE]).item()).mask(
+                has_rows_of_its_own(results)
+            ),
+            "peak_bytes": _peak_bytes(results.runs),
+        }
+    )
 
 
 def _unsupported(runs: pd.DataFrame, variant: str) -> str:
@@ -263,26 +221,7 @@ def _saving(repeats: pd.DataFrame, column: str, variant: str) -> Interval:
     if variant == BASELINE:
         return Interval(0.0, np.nan, np.nan)
     times = paired(repeats, column, variant)
-    ratio = ratio_interval(times[variant], times[BASELINE])
-    return Interval(1 - ratio.estimate, 1 - ratio.hi, 1 - ratio.lo)
-
-
-def _predicted_saving(results: Results) -> "pd.Series[float]":
-    """Saving per variant if guided and unguided steps cost what they cost in the whole study.
-
-    `denoise_share * (1 - (guided * R + unguided) / (guided_cfg * R))`, which for unguided steps
-    within the baseline's step count is `fraction * denoise_share * (1 - 1 / R)`.
-    """
-    ratio = guidance_ratio(results)
-    units, runs = units_of(results), by_unit(finished(results))
-    per_call = step_counts(units, results.steps["guided"], np.ones(len(units), bool)).reindex(
-        runs.index
-    )
-    counts = per_call[per_call["steps"] > 0].groupby(runs["variant"]).mean()
-    guided, unguided = counts["guided"], counts["steps"] - counts["guided"]
-    full = guided.reindex([BASELINE]).item() * ratio
-    saving: pd.Series[float] = denoise_share(results) * (1 - (guided * ratio + unguided) / full)
-    return saving
+    return share_saved(times[variant], times[BASELINE])
 
 
 def _metrics(images: pd.DataFrame) -> list[str]:
@@ -291,8 +230,22 @@ def _metrics(images: pd.DataFrame) -> list[str]:
 
 def pair_means(results: Results) -> pd.DataFrame:
     """Metrics per variant and (prompt, seed) pair, averaged over the repeats that have them."""
+    return _means(results, ["variant", "prompt_id", "seed"])
+
+
+def image_means(results: Results) -> pd.DataFrame:
+    """The same per variant, pair and draw, of variants that make several images of a pair."""
+    return _means(results, ["variant", "prompt_id", "seed", "draw"])
+
+
+def _means(results: Results, keys: list[str]) -> pd.DataFrame:
     images = results.images[results.images["unit"].isin(finished(results)["unit"])]
-    return images.groupby(["variant", "prompt_id", "seed"])[_metrics(images)].mean().reset_index()
+    return images.groupby(keys, dropna=False)[_metrics(images)].mean().reset_index()
+
+
+def _by_variant(means: pd.DataFrame, order: list[str], index: list[str]) -> dict[str, pd.DataFrame]:
+    indexed = means.set_index(index)
+    return {variant: indexed[indexed["variant"] == variant] for variant in order}
 
 
 def _alignment_difference(images: dict[str, pd.DataFrame], variant: str) -> Interval:

@@ -122,7 +122,7 @@ def _savings(results: Results, read_s: float) -> pd.DataFrame:
         raise ValueError(f"{results.folder.name}: {failed['message'].iloc[0]}")
 
     cost = step_cost(results)
-    return saving_table(summarise(results), cost).assign(
+    return saving_table(summarise(results)).assign(
         **cost_point(results),
         compile_s=results.runs["compile_s"].sum(),
         reason=reason(cost, read_s=read_s),

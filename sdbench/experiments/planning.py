@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.tables import denoise_share, guidance_ratio
+from sdbench.analysis.predicted import denoise_share, guidance_ratio
 from sdbench.experiments.branching import Row, allowed_rows, judgeable
 from sdbench.experiments.judging import Version, comparison, judge
 from sdbench.experiments.search import ROUNDS, Planned, Tuner, search, search_within
@@ -281,7 +281,7 @@ def _planned(tuner: Tuner, target: Target, rounds: int) -> Iterator[Planned]:
     if target.saving is not None:
         study = _one_call(tuner.generation, (BASELINE, "last:50%"), repeats=RATIO_REPEATS)
         results = run(study, pipe=tuner.pipe)
-        ratio = guidance_ratio(results)
+        ratio = guidance_ratio(results).estimate
         share = denoise_share(results)
         numbers = (steps_for(target.saving, steps=tuner.steps, ratio=ratio, denoise_share=share),)
     for unguided in numbers:

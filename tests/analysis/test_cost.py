@@ -43,14 +43,14 @@ def test_a_step_that_costs_more_than_in_proportion_has_no_fixed_part(study):
     assert step_cost(results).fixed_s == 0
 
 
-def test_a_study_without_a_mixed_call_is_refused(study):
-    with pytest.raises(ValueError, match="no finished call has both guided and unguided steps"):
-        step_cost(study({"cfg": [1, 1], "unguided": [0, 0]}))
+def test_a_study_without_an_unguided_step_is_refused(study):
+    with pytest.raises(ValueError, match="no repeat has both guided and unguided steps"):
+        step_cost(study({"cfg": [1, 1], "steps:1": [1]}))
 
 
 def test_measured_saving_stands_beside_the_ideal_and_the_predicted_one(study):
     results = study(MASKS, repeats=8)
-    table = saving_table(summarise(results), step_cost(results)).set_index("variant")
+    table = saving_table(summarise(results)).set_index("variant")
     assert list(table.index) == ["last:50%", "unguided"]
     assert table["ideal_saving"].tolist() == [0.25, 0.5]
     assert table["predicted_denoise_saving"]["unguided"] == pytest.approx(1 - 0.25 / 0.4, rel=1e-3)

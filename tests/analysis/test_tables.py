@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sdbench.analysis.tables import SUMMARY, guidance_ratio, step_profile, summarise, unguided_share
+from sdbench.analysis.tables import SUMMARY, step_profile, summarise, unguided_share
 from sdbench.records.schema import STUDY
 from sdbench.records.store import StudyFolder, read
 
@@ -115,41 +115,6 @@ def test_the_unguided_share_is_of_the_steps_that_ran(study):
     assert share.to_dict() == pytest.approx({"cfg": 0, "last:1": 1 / 4, "unguided": 1})
 
 
-def test_predicted_saving_is_that_of_the_published_formula(study):
-    results = study(MASKS)
-    cfg = results.runs.query("variant == 'cfg'")
-    share = (cfg["denoise_s"] / cfg["latency_s"]).median()
-    expected = 1 / 4 * share * (1 - 1 / guidance_ratio(results))
-    assert by_variant(results)["predicted_saving"]["last:1"] == pytest.approx(expected)
-
-
-def test_predicted_saving_of_fewer_steps_is_their_share_of_the_loop(study):
-    results = study(MASKS | {"steps:3": [1, 1, 1]})
-    cfg = results.runs.query("variant == 'cfg'")
-    share = (cfg["denoise_s"] / cfg["latency_s"]).median()
-    assert by_variant(results)["predicted_saving"]["steps:3"] == pytest.approx(share / 4)
-
-
-def test_guidance_ratio_comes_from_calls_with_both_kinds_of_steps(study):
-    results = study(MASKS)
-    adapter = results.steps["variant"] == "unguided"
-    slower = results.steps.assign(latency_s=results.steps["latency_s"].where(~adapter, 99.0))
-    assert guidance_ratio(replace(results, steps=slower)) == pytest.approx(0.4 / 0.25)
-
-
-def test_guidance_ratio_falls_back_on_calls_of_one_kind(study):
-    results = study({"cfg": [1, 1], "unguided": [0, 0]})
-    medians = results.steps.groupby(["repeat", "variant"])["latency_s"].median()
-    expected = (medians.xs("cfg", level=1) / medians.xs("unguided", level=1)).median()
-    assert guidance_ratio(results) == pytest.approx(expected)
-
-
-def test_guidance_ratio_is_missing_without_unguided_steps(study):
-    results = study({"cfg": [1, 1], "steps:1": [1]})
-    assert np.isnan(guidance_ratio(results))
-    assert summarise(results)["predicted_saving"].isna().all()
-
-
 def test_metric_is_the_mean_over_pairs(study):
     images = [
         image("last:1", f"p{n % 8}", seed=n // 8, lpips=n**2 / 1000, extra=1.0 * n)
@@ -224,35 +189,6 @@ def test_profile_of_a_study_without_steps_has_no_rows(study):
     assert list(profile) == list(step_profile(results))
 
 
-def named(row):
-    """Work that is not counted, as of quantised layers."""
-    return {"flop": None, "accelerated": "deepcache" in row["variant"]}
-
-
-def counted(row):
-    """As stored before accelerated calls were named."""
-    return {"flop": None if "deepcache" in row["variant"] else 10, "accelerated": None}
-
-
-@pytest.mark.parametrize("known", [named, counted])
-def test_the_ratio_is_not_of_steps_in_which_other_things_differ(study, known):
-    """An accelerator's steps, and steps in which some images were guided, are left out."""
-
-    def changed(row):
-        return row | {"batch": 2} | known(row)
-
-    results = study(
-        {"cfg": [1, 1], "last:1": [1, 0], "last:1+deepcache:3": [1, 0], "adaptive:0.9": [1, 1, 0]},
-        changed=changed,
-    )
-    rows = results.steps["guided"].map({True: 4, False: 2})
-    odd = (results.steps["variant"] == "adaptive:0.9") & (results.steps["step"] == 1)
-    slow = (results.steps["variant"] == "last:1+deepcache:3") | odd
-    results.steps["rows"] = rows.mask(odd, 3)
-    results.steps["latency_s"] = results.steps["latency_s"].mask(slow, 50.0)
-    assert guidance_ratio(results) == pytest.approx(0.4 / 0.25, rel=0.05)
-
-
 STORED = (
     "mini-sd/default",
     "mini-sd/distill-full/quality",
@@ -321,7 +257,6 @@ def test_times_of_calls_beside_others_are_missing_rather_than_wrong(study):
     assert summary.loc["unguided", ["saving", "denoise_saving"]].isna().all()
     assert summary["nfe"].to_dict() == by_variant(study(MASKS))["nfe"].to_dict()
     assert step_profile(results)["latency_s"].isna().all()
-    assert np.isnan(guidance_ratio(results))
 
 
 def test_a_repeat_with_a_call_beside_others_is_not_paired(study):
