@@ -5,11 +5,12 @@ The plan itself comes from `search.py`; what is written of it is in `planning.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from sdbench.analysis.frontier import timed_as
+from sdbench.analysis.plans import timed_as
 from sdbench.experiments.branching import Branch, Brancher, Row, baseline, batches
 from sdbench.experiments.search import RESCALED, Planned, Tuner, intervals, rescaled, without
 from sdbench.instruments.quality import find_metric
@@ -17,15 +18,27 @@ from sdbench.models.pipeline import Pipeline
 from sdbench.records.names import BASELINE, PLANNED
 from sdbench.study.study import Generation
 from sdbench.study.tuning import nearest_scales
-from sdbench.variants.controls import fewer_steps
+from sdbench.variants.controls import fewer_steps, random_masks
 from sdbench.variants.grammar import parse
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of
 from sdbench.variants.variant import Variant
 
 
+class Named(NamedTuple):
+    """Which row of a table a mask stands in.
+
+    Attributes:
+        variant: its name.
+        draw: which of the variant's draws it is, where there are several.
+    """
+
+    variant: str
+    draw: int | None = None
+
+
 def controls(
     tuner: Tuner, unguided: int, *, num_steps: int
-) -> tuple[dict[str, Mask], list[Variant]]:
+) -> tuple[dict[Named, Mask], list[Variant]]:
     """What a plan has to be compared with: other masks of the same number, and fewer steps.
 
     Args:
@@ -34,23 +47,27 @@ def controls(
         num_steps: asked of the pipeline, where the loop may run another number.
 
     Returns:
-        Masks by the name of their variant (the interval of guidance is the best on the tuning
-        pairs); and full guidance with the same work, by both neighbours where no number of steps
-        has it.
+        Masks by their variant (the interval of guidance is the best on the tuning pairs; random
+        steps are several draws); and full guidance with the same work, by both neighbours where no
+        number of steps has it.
     """
     steps = tuner.steps
     spaced = ((2 * index + 1) * steps // (2 * unguided) for index in range(unguided))
     masks = {
-        f"last:{unguided}": GuidanceSchedule.last(steps, unguided).mask,
-        f"first:{unguided}": GuidanceSchedule.first(steps, unguided).mask,
-        f"random:{unguided}@0": GuidanceSchedule.random(steps, unguided, seed=0).mask,
-        f"spaced:{unguided}": without(steps, spaced),
+        Named(f"last:{unguided}"): GuidanceSchedule.last(steps, unguided).mask,
+        Named(f"first:{unguided}"): GuidanceSchedule.first(steps, unguided).mask,
+        Named(f"spaced:{unguided}"): without(steps, spaced),
     }
+
+    at_random = parse(random_masks(f"{unguided}", math.comb(steps, unguided)))
+    drawn = {Named(at_random.name, draw): variant for draw, variant in at_random.draws.items()}
+    for name, variant in (drawn or {Named(at_random.name): at_random}).items():
+        masks[name] = variant.rule(steps).mask
 
     guided_in_one_run = intervals(steps, unguided)
     losses = dict(zip(guided_in_one_run, tuner.evaluate(guided_in_one_run.values()), strict=True))
     best = min(losses, key=losses.__getitem__)
-    masks[best] = guided_in_one_run[best]
+    masks[Named(best)] = guided_in_one_run[best]
 
     # The loop may run another number of steps than the pipeline is asked for.
     work = (2 * steps - unguided) / steps * num_steps
@@ -87,12 +104,12 @@ class Comparison:
     """A plan and everything that it is judged against.
 
     Args:
-        masks: by the name of their variant, the plan's own among them.
+        masks: by their variant, the plan's own among them.
         others: variants that are no mask under the generation's settings.
         versions: of the plan; the second has its own scale.
     """
 
-    masks: dict[str, Mask]
+    masks: dict[Named, Mask]
     others: list[Variant]
     versions: list[Version]
 
@@ -112,7 +129,7 @@ def comparison(tuner: Tuner, planned: Planned, *, scales: Sequence[float] = ()) 
     """
     tuning = tuner.generation
     masks, others = controls(tuner, planned.unguided, num_steps=tuning.num_steps)
-    masks[PLANNED] = planned.mask
+    masks[Named(PLANNED)] = planned.mask
 
     # A guided image takes two rows.
     batch = max(1, min(tuning.batch, tuner.max_rows // 2))
@@ -130,7 +147,7 @@ def comparison(tuner: Tuner, planned: Planned, *, scales: Sequence[float] = ()) 
 def judge(
     pipe: Pipeline,
     held_out: Generation,
-    masks: Mapping[str, Mask],
+    masks: Mapping[Named, Mask],
     others: Sequence[Variant],
     *,
     metrics: Sequence[str],
@@ -141,17 +158,17 @@ def judge(
     Args:
         pipe: a guided pipeline.
         held_out: pairs, steps and scale.
-        masks: by the name of their variant.
+        masks: by their variant.
         others: variants that are no such mask.
         metrics: names in `METRICS`.
         max_rows: of one denoiser evaluation.
 
     Returns:
-        One row per variant and pair: `variant`, `prompt_id`, `prompt`, `seed`, `nfe` and the
-        metrics; the baseline too.
+        One row per variant, draw and pair: `variant`, `draw`, `prompt_id`, `prompt`, `seed`, `nfe`
+        and the metrics; the baseline too.
     """
     # Two names may stand for the same mask, which then runs once.
-    names: dict[Mask, list[str]] = {}
+    names: dict[Mask, list[Named]] = {}
     for name, mask in masks.items():
         names.setdefault(mask, []).append(name)
     branches = [Branch("mask", None, None, mask) for mask in sorted(names, reverse=True)]
@@ -166,8 +183,8 @@ def judge(
         for call in group.calls([trunk, *branches]):
             for row in group.follow(call).sensitivity:
                 values = {column: row[column] for column in kept}
-                variants = names.get(mask_of(row["mask"]), [BASELINE])
-                rows += [{"variant": variant} | values for variant in variants]
+                named = names.get(mask_of(row["mask"]), [Named(BASELINE)])
+                rows += [name._asdict() | values for name in named]
 
         for variant in others:
             rows += group.alone(variant)
