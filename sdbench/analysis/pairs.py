@@ -6,8 +6,11 @@ stand beside it. All intervals are clustered by prompt; `stats.py` has their for
 
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from sdbench.analysis.draws import over_draws
 from sdbench.analysis.stats import (
     HALF,
     Interval,
@@ -74,14 +77,19 @@ def metric_columns(
     Args:
         values: one per pair.
         metric: its name.
-        images: one per image, where a pair has several; these have the median and the share.
+        images: one per image, where a pair has several, with the level `draw` in the index. The
+            median and the share are of these; the interval of the mean is clustered by mask, too.
 
     Returns:
         The metric (its mean), `_median`, and `_changed` where the metric has a threshold; each with
         `_lo` and `_hi` behind it.
     """
+    mean = pair_interval(values, metric)
+    if images is not None and "draw" in images.index.names:
+        mean = over_draws(mean, images, scale_of(metric).bounds)
+
     single = values if images is None else images
-    row = spread(metric, pair_interval(values, metric))
+    row = spread(metric, mean)
     row |= spread(f"{metric}_median", pair_median(single))
     if scale_of(metric).changed is not None:
         row |= spread(f"{metric}_changed", changed_share(single, metric))
@@ -145,6 +153,7 @@ def _side(better: bool, worse: bool) -> int | None:
     return 1 if worse else None
 
 
-def _prompts(values: "pd.Series[float]") -> "pd.Index[str]":
-    """The prompt of each pair, which is its cluster."""
-    return values.index.get_level_values("prompt_id").astype(str)
+def _prompts(values: "pd.Series[float]") -> NDArray[np.intp]:
+    """The number of each pair's prompt, which is its cluster, whatever the order of the pairs."""
+    numbers, _ = pd.factorize(values.index.get_level_values("prompt_id"), sort=True)
+    return numbers

@@ -42,7 +42,7 @@ def plan_table(
 
     rows = []
     for unguided in map(int, judged["unguided"].unique()):
-        rivals = judged[judged["unguided"] == unguided].set_index(["prompt_id", "seed"])
+        rivals = judged[judged["unguided"] == unguided].set_index(["prompt_id", "seed", "draw"])
         images = {
             str(name): values
             for name, values in rivals.groupby("variant", observed=True, sort=False)[metric]

@@ -165,7 +165,7 @@ def median_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.
 
     Source: David and Nagaraja 2003, Order Statistics, section 7.1.
     """
-    numbers, names, _ = _clustered(values, clusters)
+    numbers, names, labels = _clustered(values, clusters)
     estimate = float(np.median(numbers)) if len(numbers) else np.nan
     if len(names) < MIN_CLUSTERS:
         return Interval(estimate, np.nan, np.nan)
@@ -174,8 +174,8 @@ def median_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.
         rank = int(bdtrik((1 - level) / 2, len(ordered), 0.5)) + 1  # 1 is the least
         return Interval(estimate, float(ordered[rank - 1]), float(ordered[-rank]))
 
-    lo = _median_end(numbers, clusters, level)
-    return Interval(estimate, lo, -_median_end(-numbers, clusters, level))
+    lo = _median_end(numbers, labels, level)
+    return Interval(estimate, lo, -_median_end(-numbers, labels, level))
 
 
 def sign_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -241,12 +241,16 @@ def _clustered(
     return numbers, names, labels
 
 
-def _median_end(numbers: NDArray[np.float64], clusters: ArrayLike, level: float) -> float:
+def _median_end(numbers: NDArray[np.float64], labels: NDArray[np.int64], level: float) -> float:
     """The least value up to which there may be half of all values."""
     distinct = np.unique(numbers)
+    sizes = np.bincount(labels)
 
     def may_be_half(place: int) -> bool:
-        return share_interval(numbers <= distinct[place], clusters, level=level).hi >= HALF
+        within = numbers <= distinct[place]
+        share = float(within.mean())
+        deviations = np.bincount(labels, weights=within - share) / sizes.mean()
+        return share + _gaffke(deviations, 1 - share, level) >= HALF
 
     return float(distinct[bisect_left(range(len(distinct)), True, key=may_be_half)])
 
