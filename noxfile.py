@@ -67,7 +67,11 @@ def notebooks_refresh(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Compare this code with its baseline; `-- --accept "reason"` makes the run the new one."""
+    """Compare this code with its baseline, and fail where it is worse, or times decide nothing.
+
+    `-- --accept "reason"` makes the run the new baseline; `-- --undecided pass` judges only what
+    was decided.
+    """
     session.install("-e", ".")
     session.run("sdbench", "bench", *session.posargs)
 
@@ -102,6 +106,13 @@ def branching(session: nox.Session) -> None:
     """Print how much faster a sensitivity sweep is than one call per mask."""
     session.install("-e", ".")
     session.run("python", "-m", "benchmarks.branching", *session.posargs)
+
+
+@nox.session(default=False)
+def power(session: nox.Session) -> None:
+    """Print which slowdowns the regression benchmark finds, by the spread of its times."""
+    session.install("-e", ".")
+    session.run("python", "-m", "benchmarks.power", *session.posargs)
 
 
 @nox.session(default=False)

@@ -11,11 +11,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from sdbench.analysis.stability import disturbances
+from sdbench.analysis.stability import disturbances, spread_text
 from sdbench.analysis.tables import SUMMARY, summarise
-from sdbench.analysis.timing import USUAL, TimeTest, holm, log_ratios, log_times
+from sdbench.analysis.timing import (
+    USUAL,
+    Array,
+    TimeTests,
+    detectable,
+    log_ratios,
+    log_times,
+    repeats_needed,
+    time_tests,
+    verdicts,
+)
 from sdbench.analysis.timing import Limits as Limits
 from sdbench.records.store import Results, differing
 
@@ -24,10 +33,12 @@ COMPARED = SUMMARY | {
     "runs": (*SUMMARY["runs"], *EXACT, "foreign_load", "foreign_processes", "throttled")
 }
 """Columns that `compare` needs."""
-BOUNDS = {"psnr": 0.1}  # dB
+PSNR_BOUND = 0.1  # dB
 METRIC_BOUND = 0.002  # of any other metric, absolute
+METRIC_SHARE = 0.05  # of the metric's distance from its value for identical images, where less
+ROUNDING = 1e-4  # what a metric moves by where one value in a hundred is rounded otherwise
+IDENTICAL = {"ssim": 1.0}  # value of a metric for identical images; 0 of all others
 MEMORY_BOUND = 0.01  # relative
-UNSTABLE = 0.05  # spread of the ratios of one run
 BAD = ("regression", "changed", "missing")
 FREE = {"repeats", "name", "schema_version", "device", "pipeline"}
 """Fields in which two runs of one study may differ."""
@@ -53,8 +64,12 @@ def compare(
         (relative for times and memory, else the difference), of times with `change_lo` and
         `change_hi`; `verdict`: "same", "regression", "improvement" (of a time), "changed" (less
         work or memory, or another metric: what should not move, and has to be accepted),
-        "undecided" or "missing"; `repeats_needed`, where more repeats would decide; `unstable`,
-        what speaks against a time in either run, else empty.
+        "undecided" or "missing"; of times `detectable`, the smallest slowdown that these repeats
+        find with the stated power, and, where a time is undecided, `repeats_needed`, the repeats of
+        both runs that find one of the threshold's size; it is missing where these are there
+        already, and the change lies between none and the threshold. `unstable` says what speaks
+        against a time in either run, else it is empty. How times are judged stands with `verdicts`
+        of `sdbench.analysis.timing`; the interval of a change is of its own test alone.
 
     Raises:
         NotComparable: the studies differ; absolute times of other machines or versions; names what
@@ -174,7 +189,7 @@ def _bounded_row(variant: str, figure: str, before: float, after: float) -> dict
     """One figure against its bound; more memory is worse, another metric has to be accepted."""
     memory = figure == "peak_bytes"
     change = after / before - 1 if memory else after - before
-    bound = MEMORY_BOUND if memory else BOUNDS.get(figure, METRIC_BOUND)
+    bound = MEMORY_BOUND if memory else metric_bound(figure, before)
 
     if math.isnan(after):
         verdict = "missing"
@@ -183,6 +198,21 @@ def _bounded_row(variant: str, figure: str, before: float, after: float) -> dict
     else:
         verdict = "regression" if memory and change > 0 else "changed"
     return _row(variant, figure, before, after, change, verdict)
+
+
+def metric_bound(figure: str, before: float) -> float:
+    """By how much a metric of images may move: less where it is small, so that a doubling shows.
+
+    Args:
+        figure: the metric, or a figure made of it, whose name begins with the metric's.
+        before: its value in the baseline.
+    """
+    metric, _, of = figure.partition("_")
+    if metric == "psnr":
+        return PSNR_BOUND
+    identical = 0.0 if of == "changed" else IDENTICAL.get(metric, 0.0)
+    distance = abs(before - identical)
+    return min(METRIC_BOUND, max(ROUNDING, METRIC_SHARE * distance))
 
 
 def _times(
@@ -196,9 +226,8 @@ def _times(
         after = after | log_times(current)
 
     # One test per figure and variant; the levels hold for all of them together.
-    nothing = np.array([])
-    tests = {key: TimeTest.of(before[key], after.get(key, nothing), limits) for key in before}
-    corrected = holm({key: test.p for key, test in tests.items()})
+    tests = time_tests(before, after, limits)
+    judged = verdicts(tests, limits)
 
     # A change that a busy machine explains is no change of the code.
     disturbed = {
@@ -206,38 +235,53 @@ def _times(
     }
 
     rows = []
-    for key, test in tests.items():
+    nothing = np.array([])
+    for place, (key, earlier) in enumerate(before.items()):
         figure, variant = key
-        row = _row(
-            variant,
-            figure,
-            _centre(before[key]),
-            _centre(after.get(key, nothing)),
-            math.expm1(test.change),
-            test.verdict(corrected[key], limits),
-        )
-        row |= {"change_lo": math.expm1(test.lo), "change_hi": math.expm1(test.hi)}
-        row["repeats_needed"] = test.needed if row["verdict"] == "undecided" else None
-        row["unstable"] = "; ".join(_doubts(variant, test, disturbed))
+        later = after.get(key, nothing)
+        change, lo, hi = (math.expm1(values[place]) for values in tests[:3])
+        row = _row(variant, figure, _centre(earlier), _centre(later), change, str(judged[place]))
+        row |= {"change_lo": lo, "change_hi": hi}
+        row |= _precision(tests, place, min(len(earlier), len(later)), row["verdict"], limits)
+        logs = {"baseline": earlier, "current": later}
+        row["unstable"] = "; ".join(_doubts(variant, logs, disturbed))
         rows.append(row)
     return rows
 
 
-def _centre(logs: NDArray[np.float64]) -> float:
+def _precision(
+    tests: TimeTests, place: int, repeats: int, verdict: str, limits: Limits
+) -> dict[str, float | int | None]:
+    """What the repeats of one test find, and how many would decide it where these did not."""
+    freedom = float(tests.freedom[place])
+    if math.isinf(freedom):  # nothing was tested against a spread
+        return {"detectable": math.nan, "repeats_needed": None}
+    number = int((~np.isnan(tests.p)).sum())
+    found = detectable(float(tests.error[place]), freedom, number, limits)
+    needed = None
+    if verdict == "undecided":
+        needed = repeats_needed(float(tests.spread[place]), freedom, number, limits)
+    return {
+        "detectable": found,
+        "repeats_needed": needed if needed is None or needed > repeats else None,
+    }
+
+
+def _centre(logs: Array) -> float:
     """Geometric mean of what the logarithms are of."""
     return float(np.exp(logs.mean())) if len(logs) else math.nan
 
 
 def _doubts(
-    variant: str, test: TimeTest, disturbed: Mapping[str, Mapping[str, list[str]]]
+    variant: str, logs: Mapping[str, Array], disturbed: Mapping[str, Mapping[str, list[str]]]
 ) -> list[str]:
-    """What speaks against a variant's times: their spread, and what disturbed either run."""
-    doubts = [f"times spread by {test.spread:.0%}"] if test.spread > UNSTABLE else []
-    return doubts + [
-        f"{run}: {', '.join(reasons[variant])}"
-        for run, reasons in disturbed.items()
-        if variant in reasons
-    ]
+    """What speaks against a variant's times in each run: their spread, and what disturbed them."""
+    doubts = []
+    for run, reasons in disturbed.items():
+        told = [text for text in [spread_text(logs[run]), *reasons.get(variant, [])] if text]
+        if told:
+            doubts.append(f"{run}: {', '.join(told)}")
+    return doubts
 
 
 def _row(
@@ -254,6 +298,7 @@ def _row(
         "change_lo": math.nan,
         "change_hi": math.nan,
         "verdict": verdict,
+        "detectable": math.nan,
         "repeats_needed": None,
         "unstable": "",
     }

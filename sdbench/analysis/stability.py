@@ -5,7 +5,38 @@ How it is watched is in `sdbench.instruments.disturbance`.
 
 import pandas as pd
 
+from sdbench.analysis.stats import MIN_PAIRS
+from sdbench.analysis.timing import Array, log_ratios
+from sdbench.records.store import Results
+
 FOREIGN = 0.1  # cores
+UNSTABLE = 0.05  # standard deviation of the logarithm of a ratio of times, within one run
+
+
+def unstable(results: Results) -> dict[str, str]:
+    """What speaks against a run as the baseline of times: what it says would be its own noise.
+
+    Returns:
+        By variant a text, where its ratios to the baseline variant spread by over 5 %, or where
+        there are too few of them to tell.
+    """
+    told = {
+        variant: spread_text(logs) or _scarcity_text(logs)
+        for (_, variant), logs in log_ratios(results).items()
+    }
+    return {variant: text for variant, text in told.items() if text}
+
+
+def spread_text(logs: Array) -> str:
+    """That the logarithms of times or ratios spread too far; empty where they do not."""
+    spread = float(logs.std(ddof=1)) if len(logs) > 1 else 0.0
+    return f"times spread by {spread:.0%}" if spread > UNSTABLE else ""
+
+
+def _scarcity_text(logs: Array) -> str:
+    if len(logs) >= MIN_PAIRS:
+        return ""
+    return f"of {MIN_PAIRS} repeats that tell how times spread there are {len(logs)}"
 
 
 def disturbances(runs: pd.DataFrame) -> dict[str, list[str]]:

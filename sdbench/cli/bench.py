@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdbench.cli.compare import judge
+from sdbench.cli.compare import judge, terms_of
 from sdbench.cli.console import command
 from sdbench.cli.options import (
     Absolute,
     Accept,
+    Force,
     Json,
     Markdown,
     Model,
     Out,
+    Repeats,
     Threshold,
+    Undecided,
     Variants,
     compared,
 )
@@ -41,8 +44,11 @@ def bench(
     baselines: _Baselines = Path("results/baselines"),
     out: Out = None,
     threshold: Threshold = "3%",
+    undecided: Undecided = "fail",
     absolute: Absolute = False,
+    repeats: Repeats[int | None] = None,
     accept: Accept = None,
+    force: Force = False,
     markdown: Markdown = None,
     json_file: Json = None,
 ) -> None:
@@ -52,7 +58,8 @@ def bench(
     """
     from sdbench.study.study import Study
 
-    fields = study_fields({"model": model, "variants": variants})
+    terms = terms_of(threshold, undecided, absolute=absolute, accept=accept, force=force)
+    fields = study_fields({"model": model, "variants": variants, "repeats": repeats})
     if study is None:
         benchmark = Study.protocol("mini-sd-bench", **fields)
     else:
@@ -65,15 +72,7 @@ def bench(
 
     folder = out or new_folder(benchmark.name)
     run_study(benchmark, str(folder), mode="new")
-    judge(
-        baseline,
-        folder,
-        threshold,
-        absolute=absolute,
-        accept=accept,
-        markdown=markdown,
-        json_file=json_file,
-    )
+    judge(baseline, folder, terms, markdown=markdown, json_file=json_file)
 
 
 def _baseline_of(study: Study, baselines: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdbench.cli.console import command, console
-from sdbench.cli.options import Absolute, Accept, Json, Markdown, Threshold
+from sdbench.cli.options import Absolute, Accept, Force, Json, Markdown, Threshold, Undecided
 from sdbench.cli.values import share
 
 if TYPE_CHECKING:
@@ -21,84 +22,139 @@ _Baseline = Annotated[Path, typer.Argument(help="folder of the study that is kno
 _Current = Annotated[Path, typer.Argument(help="folder of the same study, run again")]
 
 
+UNDECIDED = 3
+"""Exit code where nothing is worse, as far as the times were decided."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How runs are judged, and what becomes of the later one.
+
+    Args:
+        threshold: the smallest slowdown that matters, relative.
+        passes: whether a time that is undecided may pass.
+        absolute: whether times themselves are compared, too.
+        accept: the reason for which the run becomes the baseline, if it does.
+        force: whether it does though its times spread.
+    """
+
+    threshold: float
+    passes: bool
+    absolute: bool
+    accept: str | None
+    force: bool
+
+
+def terms_of(
+    threshold: str, undecided: str, *, absolute: bool, accept: str | None, force: bool
+) -> Terms:
+    """The terms that options give.
+
+    Raises:
+        ValueError: an option that does not fit.
+    """
+    if undecided not in ("fail", "pass"):
+        raise ValueError(f"--undecided takes fail or pass, not '{undecided}'")
+    if accept is not None and not accept.strip():
+        raise ValueError("a baseline is accepted for a reason: say which")
+    if force and accept is None:
+        raise ValueError("--force goes with --accept REASON: it accepts a run whose times spread")
+    smallest = share("--threshold", threshold)
+    return Terms(smallest, undecided == "pass", absolute, accept, force)
+
+
 @command
 def compare(
     baseline: _Baseline,
     current: _Current,
     threshold: Threshold = "3%",
+    undecided: Undecided = "fail",
     absolute: Absolute = False,
     accept: Accept = None,
+    force: Force = False,
     markdown: Markdown = None,
     json_file: Json = None,
 ) -> None:
     """Compare two runs of a study, and fail where the later one is worse.
 
-    The exit code is 1 where a figure is worse, moved or missing, and 2 if the runs do not compare.
+    The exit code is 1 where a figure is worse, moved or missing; 3 where that is so of none, but
+    repeats are too few to decide a time; and 2 if the runs do not compare, or the later one is no
+    baseline.
     """
-    judge(
-        baseline,
-        current,
-        threshold,
-        absolute=absolute,
-        accept=accept,
-        markdown=markdown,
-        json_file=json_file,
-    )
+    terms = terms_of(threshold, undecided, absolute=absolute, accept=accept, force=force)
+    judge(baseline, current, terms, markdown=markdown, json_file=json_file)
 
 
 def judge(
     baseline: Path,
     current: Path,
-    threshold: str,
+    terms: Terms,
     *,
-    absolute: bool,
-    accept: str | None,
     markdown: Path | None,
     json_file: Path | None,
 ) -> None:
     """Print and write how a run compares with its baseline; a reason to accept it ends well.
 
     Raises:
-        ValueError: the runs do not compare.
-        typer.Exit: code 1 where a figure is bad, unless the run was accepted.
+        ValueError: the runs do not compare, or the run is to be a baseline and its times spread.
+        typer.Exit: code 1 where a figure is bad, else 3 where a time is undecided and must not be,
+            unless the run was accepted.
     """
     from sdbench.analysis.regression import BAD
-    from sdbench.records.baselines import accept as make_baseline
     from sdbench.report.tables import comparison_markdown
 
-    before, after, table = _compared(baseline, current, threshold, absolute, accept)
+    before, after, table = _compared(baseline, current, terms)
     _print_comparison(before, after, table)
     if markdown is not None:
         markdown.write_text(comparison_markdown(table), encoding="utf-8")
     if json_file is not None:
         json_file.write_text(table.to_json(orient="records", indent=1), encoding="utf-8")
 
-    if accept is not None:
-        make_baseline(baseline, after, table, accept, at=datetime.now(UTC))
-        console.print(f"{baseline} is now this run.")
+    if terms.accept is not None:
+        _accept(baseline, current, after, table, terms)
     elif table["verdict"].isin(BAD).any():
         raise typer.Exit(1)
+    elif (table["verdict"] == "undecided").any() and not terms.passes:
+        raise typer.Exit(UNDECIDED)
 
 
-def _compared(
-    baseline: Path, current: Path, threshold: str, absolute: bool, accept: str | None
-) -> tuple[Results, Results, pd.DataFrame]:
+def _accept(baseline: Path, current: Path, run: Results, table: pd.DataFrame, terms: Terms) -> None:
+    """Make a run the baseline, unless its times spread and nobody insists."""
+    from sdbench.analysis.stability import unstable
+    from sdbench.records.baselines import accept
+
+    against = _listed(unstable(run))
+    if against and not terms.force:
+        raise ValueError(
+            f"{current} is no baseline ({against}): run it again with nothing beside it, "
+            "or accept it with --force"
+        )
+    accept(baseline, run, table, str(terms.accept), at=datetime.now(UTC), forced=against)
+    console.print(f"{baseline} is now this run.")
+
+
+def _listed(reasons: dict[str, str]) -> str:
+    """What speaks against the variants of a run, in one line."""
+    return "; ".join(f"{variant}: {reason}" for variant, reason in reasons.items())
+
+
+def _compared(baseline: Path, current: Path, terms: Terms) -> tuple[Results, Results, pd.DataFrame]:
     """The earlier run, the later run and the table of their figures."""
     from sdbench.analysis.regression import COMPARED, Limits, NotComparable
     from sdbench.analysis.regression import compare as compared
     from sdbench.records.store import read
 
-    limits = Limits(threshold=share("--threshold", threshold))
+    limits = Limits(threshold=terms.threshold)
     # What becomes a baseline keeps all of its columns.
-    columns = COMPARED if accept is None else None
+    columns = COMPARED if terms.accept is None else None
     after = read(current, columns=columns)
-    is_first = accept is not None and not baseline.exists()
+    is_first = terms.accept is not None and not baseline.exists()
     before = after if is_first else read(baseline, columns=columns)
 
     try:
-        return before, after, compared(before, after, limits, absolute=absolute)
+        return before, after, compared(before, after, limits, absolute=terms.absolute)
     except NotComparable:
-        if accept is None:
+        if terms.accept is None:
             raise
         # Another study takes the baseline's place.
         return after, after, compared(after, after, limits)
@@ -107,7 +163,10 @@ def _compared(
 def _print_comparison(before: Results, after: Results, table: pd.DataFrame) -> None:
     """The table, and what limits its verdicts."""
     from sdbench.analysis.regression import differing_environment
-    from sdbench.report.tables import comparison_text
+    from sdbench.analysis.stability import unstable
+    from sdbench.analysis.timing import ABSOLUTE
+    from sdbench.records.names import BASELINE
+    from sdbench.report.tables import comparison_text, undecided_text
 
     console.print(comparison_text(table))
     same = int((table["verdict"] == "same").sum())
@@ -115,7 +174,16 @@ def _print_comparison(before: Results, after: Results, table: pd.DataFrame) -> N
 
     if keys := ", ".join(differing_environment(before, after)):
         console.print(f"Another machine or other versions ({keys}): absolute times do not compare.")
-    if (table["verdict"] == "undecided").any():
-        typer.echo("warning: too few repeats to decide every time", err=True)
+    if reasons := _listed(unstable(before)):
+        typer.echo(f"warning: the baseline is unstable ({reasons}): measure it again", err=True)
     if (table["unstable"] != "").any():
         typer.echo("warning: a run was disturbed; the table says by what", err=True)
+    is_absolute = (table["figure"] == ABSOLUTE).any()
+    if (table["verdict"] == "improvement").any() and not is_absolute:
+        typer.echo(
+            f"warning: a ratio falls where its variant is faster and where {BASELINE} is slower; "
+            "--absolute tells which, on one machine",
+            err=True,
+        )
+    if told := undecided_text(table):
+        typer.echo(told, err=True)

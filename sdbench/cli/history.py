@@ -21,9 +21,9 @@ def history(baseline: _Baseline, out: _Out = None) -> None:
     from sdbench.report.figures import history_figure
 
     past = read_history(baseline)
-    acceptances = past[["accepted", "reason"]].drop_duplicates()
-    for accepted, reason in acceptances.itertuples(index=False):
-        typer.echo(f"{accepted}  {reason}")
+    acceptances = past[["accepted", "reason", "forced"]].fillna("").drop_duplicates()
+    for accepted, reason, forced in acceptances.itertuples(index=False):
+        typer.echo(f"{accepted}  {reason}" + (f"  (--force: {forced})" if forced else ""))
 
     path = out or Path("history.png")
     history_figure(past).savefig(path)

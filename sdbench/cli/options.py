@@ -34,7 +34,13 @@ Arguments = Annotated[str | None, generated(help="further pipeline arguments, as
 Variants = Annotated[str | None, compared(help="with commas between them; see `sdbench variants`")]
 Metrics = Annotated[str | None, compared(help="with commas between them")]
 Metric = Annotated[str, compared(help="a metric of the study's images")]
-Threshold = Annotated[str, compared(help="the smallest change of time that matters")]
+Threshold = Annotated[
+    str,
+    compared(help="the smallest slowdown that matters: one of this size is told from none at all"),
+]
+Undecided = Annotated[
+    str, compared(help="what a time is that repeats are too few to decide: fail (exit 3) or pass")
+]
 Absolute = Annotated[
     bool, compared("--absolute", help="compare times themselves, too: on one machine only")
 ]
@@ -59,6 +65,9 @@ Resume = Annotated[bool, written("--resume", help="continue what is in --out")]
 Overwrite = Annotated[bool, written("--overwrite", help="replace what is in --out")]
 Accept = Annotated[
     str | None, written(help="make the run the baseline, for this reason, whatever changed")
+]
+Force = Annotated[
+    bool, written("--force", help="accept it though its times spread; the history says so")
 ]
 Markdown = Annotated[Path | None, written(help="write the table in Markdown")]
 Json = Annotated[Path | None, written("--json", help="write every figure as JSON")]

@@ -15,7 +15,15 @@ from sdbench.records.schema import HISTORY, STUDY, empty, frame, validate
 from sdbench.records.store import Results, StudyFolder
 
 
-def accept(folder: Path, run: Results, figures: pd.DataFrame, reason: str, *, at: datetime) -> None:
+def accept(
+    folder: Path,
+    run: Results,
+    figures: pd.DataFrame,
+    reason: str,
+    *,
+    at: datetime,
+    forced: str = "",
+) -> None:
     """Make a run the baseline in a folder, whole or not at all; its images are not kept.
 
     Args:
@@ -24,6 +32,7 @@ def accept(folder: Path, run: Results, figures: pd.DataFrame, reason: str, *, at
         figures: its figures, as `compare` gives them in `current`.
         reason: why; stays in the history.
         at: the moment, with its time zone.
+        forced: what spoke against the run and was overruled, if anything; stays in the history.
 
     Raises:
         ValueError: no reason, a run with calls that failed, or a folder that is no baseline.
@@ -42,7 +51,9 @@ def accept(folder: Path, run: Results, figures: pd.DataFrame, reason: str, *, at
     shutil.rmtree(fresh, ignore_errors=True)
     _write(fresh, run)
     write_table(
-        fresh, "history", pd.concat([past, _entry(run, figures, reason, at)], ignore_index=True)
+        fresh,
+        "history",
+        pd.concat([past, _entry(run, figures, reason, at, forced)], ignore_index=True),
     )
 
     # Two renames: killed between them, the old baseline is still there under its other name.
@@ -76,11 +87,14 @@ def _write(folder: Path, run: Results) -> None:
         leftover.unlink()
 
 
-def _entry(run: Results, figures: pd.DataFrame, reason: str, at: datetime) -> pd.DataFrame:
+def _entry(
+    run: Results, figures: pd.DataFrame, reason: str, at: datetime, forced: str
+) -> pd.DataFrame:
     key, env = next(iter(run.environment.items()))
     shared: dict[str, Any] = {
         "accepted": at.isoformat(timespec="seconds"),
         "reason": reason.strip(),
+        "forced": forced or None,
     }
     shared |= {"environment": key, "commit": env.get("commit")}
     measured = figures.loc[figures["current"].notna(), ["variant", "figure", "current"]]

@@ -1,6 +1,8 @@
+import numpy as np
 import pandas as pd
+import pytest
 
-from sdbench.analysis.stability import disturbances
+from sdbench.analysis.stability import disturbances, unstable
 
 
 def runs(**columns):
@@ -45,3 +47,18 @@ def test_others_on_the_gpu_are_told():
 
 def test_what_was_not_recorded_is_no_disturbance():
     assert disturbances(runs(foreign_load=[None, None], throttled=[None, None])) == {}
+
+
+@pytest.mark.parametrize(("noise", "reason"), [(0.01, None), (0.1, "times spread by ")])
+def test_a_baseline_whose_ratios_spread_by_over_five_percent_is_unstable(study, noise, reason):
+    results = study({"cfg": [1], "unguided": [0]}, repeats=20)
+    factor = np.random.default_rng(0).lognormal(sigma=noise, size=len(results.runs))
+    results.runs["denoise_s"] *= factor
+    told = unstable(results)
+    assert told.get("unguided", "")[:16] == (reason or "")
+    assert set(told) <= {"unguided"}  # a ratio to itself has no spread
+
+
+def test_few_repeats_do_not_show_that_a_baseline_is_stable(study):
+    results = study({"cfg": [1], "unguided": [0]}, repeats=5)
+    assert unstable(results) == {"unguided": "of 6 repeats that tell how times spread there are 5"}

@@ -70,6 +70,6 @@ def quick_bench(tmp_path_factory):
     place = tmp_path_factory.mktemp("bench")
     (place / "quick.toml").write_text(BENCHMARK)
     with layout_as_it_is():
-        done = bench(place, "first", "--accept", "the first")
+        done = bench(place, "first", "--accept", "the first", "--force")
     assert done.exit_code == 0, done.output
     return place

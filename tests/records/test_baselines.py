@@ -63,6 +63,13 @@ def test_the_next_one_replaces_it_and_keeps_the_history(tmp_path, run):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "base"}
 
 
+def test_what_was_overruled_stays_in_the_history(tmp_path, run):
+    accept(tmp_path / "base", run, FIGURES, "first", at=moment(0))
+    accept(tmp_path / "base", run, FIGURES, "noisy", at=moment(1), forced="last:2: spreads")
+    told = read_history(tmp_path / "base")[["reason", "forced"]].fillna("").drop_duplicates()
+    assert told.to_numpy().tolist() == [["first", ""], ["noisy", "last:2: spreads"]]
+
+
 def test_without_a_reason_nothing_is_accepted(tmp_path, run):
     with pytest.raises(ValueError, match="say which"):
         accept(tmp_path / "base", run, FIGURES, " ", at=moment(0))

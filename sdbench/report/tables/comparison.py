@@ -1,5 +1,6 @@
-"""A comparison of two runs: what is not the same."""
+"""A comparison of two runs: what is not the same, and what is not decided."""
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -25,8 +26,31 @@ def comparison_text(table: pd.DataFrame) -> Table:
 
 
 def comparison_markdown(table: pd.DataFrame) -> str:
-    """The same for a pull request."""
-    return markdown_lines([HEAD, ["---"] * len(HEAD), *_rows(table)]) + "\n"
+    """The same for a pull request; what is undecided stands above it."""
+    told = undecided_text(table)
+    head = f"**{told}**\n\n" if told else ""
+    return head + markdown_lines([HEAD, ["---"] * len(HEAD), *_rows(table)]) + "\n"
+
+
+def undecided_text(table: pd.DataFrame) -> str:
+    """How many times are undecided, and what would decide them; empty where all are decided."""
+    times = table[table["figure"].isin(TIMES)]
+    undecided = times[times["verdict"] == "undecided"]
+    if undecided.empty:
+        return ""
+    text = (
+        f"UNDECIDED: {len(undecided)} of {len(times)} times: a slowdown of the threshold's size is "
+        "neither found nor ruled out."
+    )
+
+    # The most demanding time speaks for all of them.
+    needed = pd.to_numeric(undecided["repeats_needed"]).max()
+    if not math.isnan(needed):
+        text += f" {needed:.0f} repeats of both runs would decide."
+    found = undecided["detectable"].max()
+    if not math.isnan(found):
+        text += f" These repeats find one of {math.ceil(100 * found)} % (--threshold)."
+    return text
 
 
 def _rows(table: pd.DataFrame) -> list[list[str]]:
@@ -47,7 +71,7 @@ def _cells(row: "pd.Series[Any]") -> list[str]:
     verdict = str(row["verdict"])
     needed = row["repeats_needed"]
     if needed is not None and not pd.isna(needed):
-        verdict += f", {needed:g} repeats would decide"
+        verdict += f", {needed:.0f} repeats would decide"
     if row["unstable"]:
         verdict += f", unstable: {row['unstable']}"
 
