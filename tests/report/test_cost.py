@@ -10,11 +10,15 @@ POINT = pd.DataFrame(
             "variant": "last:50%",
             "ideal_saving": 0.25,
             "predicted_denoise_saving": 0.2,
+            "predicted_denoise_saving_lo": 0.19,
+            "predicted_denoise_saving_hi": 0.21,
             "denoise_saving": 0.19,
             "denoise_saving_lo": 0.17,
             "denoise_saving_hi": 0.21,
             "share_of_ideal": 0.76,
             "predicted_saving": 0.15,
+            "predicted_saving_lo": np.nan,
+            "predicted_saving_hi": np.nan,
             "saving": 0.14,
             "saving_lo": np.nan,
             "saving_hi": np.nan,
@@ -50,6 +54,8 @@ def test_every_saving_stands_in_the_table():
         "last:50%",
         "25.0%",
         "20.0%",
+        "[19.0%,",
+        "21.0%]",
         "19.0%",
         "[17.0%,",
         "21.0%]",
@@ -57,3 +63,12 @@ def test_every_saving_stands_in_the_table():
         "15.0%",
         "14.0%",
     ]
+
+
+def test_of_an_accelerator_nothing_is_ideal_or_expected():
+    columns = ["ideal_saving", "share_of_ideal", "predicted_saving", "predicted_denoise_saving"]
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(cost_table(POINT.assign(**dict.fromkeys(columns, np.nan))))
+    row = captured.get().splitlines()[-1].split()
+    assert row == ["last:50%", "-", "-", "19.0%", "[17.0%,", "21.0%]", "-", "-", "14.0%"]

@@ -1,10 +1,13 @@
 """What a point of a cost sweep says: one line on its steps, and a table of savings."""
 
+import math
+
 import pandas as pd
 from rich.table import Table
 
 from sdbench.records.columns import Format
 from sdbench.records.computed import COST, STEP_COST
+from sdbench.report.tables.cells import MISSING
 
 
 def cost_heading(point: pd.DataFrame) -> str:
@@ -41,18 +44,15 @@ def cost_table(point: pd.DataFrame) -> Table:
         table.add_column(column.label, justify="right")
 
     for _, row in point.iterrows():
-        cells = [
-            _with_ends(row, name, column.format)
-            if f"{name}_lo" in row
-            else column.format.text(row[name])
-            for name, column in COST.items()
-        ]
+        cells = (_with_ends(row, name, column.format) for name, column in COST.items())
         table.add_row(row["variant"], *cells)
     return table
 
 
 def _with_ends(row: "pd.Series[float]", name: str, form: Format) -> str:
     """The estimate, and its interval in brackets where there are enough samples for one."""
-    lo, hi = row[f"{name}_lo"], row[f"{name}_hi"]
-    ends = "" if pd.isna(lo) else f"[{form.text(lo)}, {form.text(hi)}]"
-    return f"{form.text(row[name])} {ends}"
+    estimate, lo, hi = (row.get(end, math.nan) for end in (name, f"{name}_lo", f"{name}_hi"))
+    if math.isnan(estimate):
+        return MISSING
+    ends = "" if math.isnan(lo) else f" [{form.text(lo)}, {form.text(hi)}]"
+    return f"{form.text(estimate)}{ends}"
