@@ -3,10 +3,12 @@
 How it is watched is in `sdbench.instruments.disturbance`.
 """
 
+import numpy as np
 import pandas as pd
 
 from sdbench.analysis.stats import MIN_PAIRS
-from sdbench.analysis.timing import Array, log_ratios
+from sdbench.analysis.timing import RATIO, Array, log_ratios
+from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
 FOREIGN = 0.1  # cores
@@ -20,11 +22,16 @@ def unstable(results: Results) -> dict[str, str]:
         By variant a text, where its ratios to the baseline variant spread by over 5 %, or where
         there are too few of them to tell.
     """
-    told = {
-        variant: spread_text(logs) or _scarcity_text(logs)
-        for (_, variant), logs in log_ratios(results).items()
-    }
-    return {variant: text for variant, text in told.items() if text}
+    ratios = log_ratios(results)
+    nothing = np.array([])
+
+    told = {}
+    for variant in _measured(results.runs)["variant"].unique():
+        logs = ratios.get((RATIO, str(variant)), nothing)
+        reason = spread_text(logs) or _scarcity_text(logs)
+        if reason and variant != BASELINE:
+            told[str(variant)] = reason
+    return told
 
 
 def spread_text(logs: Array) -> str:
@@ -46,9 +53,8 @@ def disturbances(runs: pd.DataFrame) -> dict[str, list[str]]:
         By variant one text for each kind of disturbance; a variant without any is not in it, nor is
         one whose calls did not record it.
     """
-    measured = runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]
     disturbed: dict[str, list[str]] = {}
-    for variant, calls in measured.groupby("variant"):
+    for variant, calls in _measured(runs).groupby("variant"):
         load = calls["foreign_load"].mean()
         shared = int((calls["foreign_processes"].fillna(0) > 0).sum())
         held = int(calls["throttled"].fillna(False).sum())
@@ -58,3 +64,7 @@ def disturbances(runs: pd.DataFrame) -> dict[str, list[str]]:
         if reasons:
             disturbed[str(variant)] = reasons
     return disturbed
+
+
+def _measured(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[(runs["phase"] == "measured") & (runs["status"] == "ok")]

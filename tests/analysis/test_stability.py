@@ -59,6 +59,12 @@ def test_a_baseline_whose_ratios_spread_by_over_five_percent_is_unstable(study, 
     assert set(told) <= {"unguided"}  # a ratio to itself has no spread
 
 
+def test_a_run_without_times_of_its_own_does_not_show_that_it_is_stable(study):
+    results = study({"cfg": [1], "unguided": [0]}, repeats=8)
+    results.runs["exclusive"] = pd.array([False] * len(results.runs), dtype="boolean")
+    assert unstable(results) == {"unguided": "of 6 repeats that tell how times spread there are 0"}
+
+
 def test_few_repeats_do_not_show_that_a_baseline_is_stable(study):
     results = study({"cfg": [1], "unguided": [0]}, repeats=5)
     assert unstable(results) == {"unguided": "of 6 repeats that tell how times spread there are 5"}
