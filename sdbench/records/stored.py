@@ -67,11 +67,13 @@ TABLES: dict[str, dict[str, Column]] = {
             "flop",
             "work of the denoiser, 2 per multiply-add; missing where an operation has no formula "
             "(quantised layers: `uncounted` in environment.json names it), and in measured calls "
-            "of an accelerator, whose warm-up is counted",
+            "that are `accelerated`, whose warm-up is counted",
             nullable=True,
         ),
         "accelerated": flag(
-            "whether an accelerator ran, whose steps differ in work", nullable=True
+            "whether a row is other work than one of the baseline's: an accelerator ran, or a "
+            "student's layers took turns next to the weights",
+            nullable=True,
         ),
         "peak_bytes": size("peak of allocated device memory", nullable=True),
         "reserved_bytes": size("peak of memory that the allocator reserved", nullable=True),

@@ -189,7 +189,7 @@ def observe(
     # Outside of the clock: on a device this waits.
     run.require_finite(made)
     measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes} | disturbance.columns
-    measured["accelerated"] = unit.variant.accelerator is not None
+    measured["accelerated"] = unit.variant.has_rows_of_its_own
     if measured["accelerated"]:
         # Its rows differ in work, which only the untimed warm-up can count.
         measured["flop"] = probes.flop.flop if probes.flop else None
@@ -226,7 +226,7 @@ class _Probes:
             memory = CudaTrace(pipe.device)
         elif is_warmup:
             memory = AllocatorTrace()
-        counts_flop = unit.variant.accelerator is not None and is_warmup
+        counts_flop = unit.variant.has_rows_of_its_own and is_warmup
         steps = StepProbe(pipe.scheduler, clock_for(pipe.device))
         return cls(steps, memory, FlopProbe() if counts_flop else None)
 

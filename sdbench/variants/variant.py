@@ -106,6 +106,15 @@ class Variant:
         """Whether its rule guides no step."""
         return self.rule == GuidanceSchedule.none
 
+    @property
+    def has_rows_of_its_own(self) -> bool:
+        """Whether a denoiser row is other work than one of the baseline's.
+
+        An accelerator's is, and a student's that takes turns with the teacher: its layers then run
+        next to the weights.
+        """
+        return self.accelerator is not None or (self.student is not None and not self.guides_none)
+
     def __str__(self) -> str:
         """Its name."""
         return self.name
