@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdbench.analysis.stats import jackknife
-from sdbench.instruments.distribution import frechet_distance, image_features, kernel_distance
+from sdbench.instruments.distribution import frechet_difference, frechet_distance, image_features
+from sdbench.instruments.kernel import Estimate, Reference, kernel_difference, kernel_distance
 from sdbench.models.mini_sd import scenes
 from sdbench.records.files import read_image, write_table
 from sdbench.records.names import BASELINE
@@ -21,27 +22,30 @@ from sdbench.records.schema import frame
 from sdbench.records.store import Results
 from sdbench.study.images import read_images
 
-GROUPS = 20
 FEWEST = 512
+FLOORS = 8  # sets of references that are held against the others, at most
 AT_ONCE = 256  # images that are open
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
-Distance = Callable[[Float[Tensor, "n width"], Float[Tensor, "m width"]], float]
-KINDS: dict[str, Distance] = {"frechet": frechet_distance, "kernel": kernel_distance}
 WARNING = (
     "A distance between distributions asks whether images look like the reference's, not whether "
     "they show their prompts: it rewards weak guidance. Read it with a metric that knows the "
-    "prompt."
+    "prompt.\n"
+    "Read the differences first. floor: as many references against the others (mean, lowest and "
+    "highest). A Fréchet distance is far from 0 where nothing differs, so it has no interval of "
+    "its own; where images have several seeds a prompt, a folder's floor is too low."
 )
+
+Features = Float[Tensor, "n width"]
+Prompts = Int[Tensor, " n"]
 
 
 def distances(
     results: Results, *, features: str, reference: Path | None = None, fewest: int = FEWEST
 ) -> pd.DataFrame:
-    """The Fréchet and the kernel distance of every variant's images, written next to the results.
+    """The kernel and the Fréchet distance of every variant's images, written next to the results.
 
-    The 95 % intervals are by leaving out one of up to 20 groups of prompts at a time. The groups
-    are the same for every variant, so the difference to the baseline is paired.
+    Next to each stands what the references' own kind gives at the same number of images (the
+    floor), and the difference to the baseline, paired by prompt.
 
     Args:
         results: of a study whose images are there; the first repeat counts.
@@ -57,30 +61,28 @@ def distances(
         ValueError: too few images, a variant that lacks some of the baseline's, or no reference.
     """
     images = _first_images(results, fewest)
-    groups = _groups(images)
+    prompts = _prompts(images)
 
     # Features take most of the time, and serve both distances.
-    expected = _reference(features, reference)
+    expected = _references(features, reference, prompts)
     sets = {
         variant: _features(results.folder, rows["path"], features)
         for variant, rows in images.items()
     }
 
     rows = []
-    for name, distance in KINDS.items():
-        measured = {
-            variant: _measured(distance, own, expected, groups) for variant, own in sets.items()
-        }
-
-        for variant, values in measured.items():
+    for name, compared in (("kernel", _kernel), ("frechet", _frechet)):
+        values, floors, size = compared(sets, prompts, expected)
+        for variant, (value, difference) in values.items():
             about = {
                 "variant": variant,
                 "features": features,
                 "distance": name,
                 "images": len(sets[variant]),
-                "reference_images": len(expected),
+                "reference_images": size,
             }
-            rows.append(about | _intervals(values, measured[BASELINE]))
+            own = _columns("value", value) | _columns("difference", difference)
+            rows.append(about | own | _floor(floors))
 
     table = frame("distances", rows)
     write_table(results.folder, "distances", table)
@@ -92,8 +94,7 @@ def _first_images(results: Results, fewest: int) -> dict[str, pd.DataFrame]:
 
     A pair of which any variant has a placeholder is left out of all.
     """
-    repeats = results.images["unit"].map(results.runs.set_index("unit")["repeat"])
-    images = results.images[repeats == 0]
+    images = _one_per_pair(results)
     pairs = pd.MultiIndex.from_frame(images[["prompt_id", "seed"]])
     images = images[~pairs.isin(pairs[images["flagged"].fillna(False).astype(bool)])]
 
@@ -110,8 +111,22 @@ def _first_images(results: Results, fewest: int) -> dict[str, pd.DataFrame]:
     }
 
 
-def _groups(images: dict[str, pd.DataFrame]) -> Int[Tensor, " n"]:
-    """The group of every image's prompt, which is the same for all variants."""
+def _one_per_pair(results: Results) -> pd.DataFrame:
+    """The first repeat's images; of several draws each pair has the next one's, in turn.
+
+    All draws together would be a larger set than the others', to which distances are not equal.
+    """
+    images = results.images
+    repeats = images["unit"].map(results.runs.set_index("unit")["repeat"])
+    draws = images.groupby("variant")["draw"]
+    place_of_draw = draws.rank("dense") - 1
+    place_of_pair, _ = pd.MultiIndex.from_frame(images[["prompt_id", "seed"]]).factorize(sort=True)
+    in_turn = place_of_draw == place_of_pair % draws.transform("nunique").clip(lower=1)
+    return images[images["draw"].isna() & (repeats == 0) | in_turn.fillna(False)]
+
+
+def _prompts(images: dict[str, pd.DataFrame]) -> Prompts:
+    """The number of every image's prompt, from 0, which is the same for all variants."""
     pairs = {
         variant: list(zip(rows["prompt_id"], rows["seed"], strict=True))
         for variant, rows in images.items()
@@ -122,64 +137,110 @@ def _groups(images: dict[str, pd.DataFrame]) -> Int[Tensor, " n"]:
             f"'{incomplete[0]}' has not the same prompts and seeds as {BASELINE}: "
             "a call of it is missing"
         )
-
-    # A prompt's images of several seeds leave together: they are not independent.
-    prompts = sorted({prompt for prompt, _ in pairs[BASELINE]})
-    count = min(GROUPS, len(prompts))
-    group_of = {prompt: index % count for index, prompt in enumerate(prompts)}
-    return torch.tensor([group_of[prompt] for prompt, _ in pairs[BASELINE]])
+    numbers, _ = pd.factorize(pd.Series([prompt for prompt, _ in pairs[BASELINE]]))
+    return torch.from_numpy(numbers)
 
 
-class _Measured(NamedTuple):
-    """A distance of all images, and of all but one group at a time."""
+@dataclass(frozen=True)
+class _References:
+    """Features of the reference images.
 
-    value: float
-    without: Float[np.ndarray, " groups"]
+    Attributes:
+        every: of all.
+        rest: of those that were not held out.
+        held: sets of the others, each of as many as a variant has images.
+        prompts: the number of every image's prompt in a set that was held out.
+    """
+
+    every: Features
+    rest: Features
+    held: list[Features]
+    prompts: Prompts
 
 
-def _measured(
-    distance: Distance,
-    own: Float[Tensor, "n width"],
-    expected: Float[Tensor, "m width"],
-    groups: Int[Tensor, " n"],
-) -> _Measured:
-    count = int(groups.max()) + 1
-    without = [distance(own[groups != group], expected) for group in range(count)]
-    return _Measured(distance(own, expected), np.array(without))
+_Compared = tuple[dict[str, tuple[Estimate, Estimate]], list[float], int]
+"""Of every variant the distance and its difference, the floors, the number of references."""
 
 
-def _intervals(measured: _Measured, baseline: _Measured) -> dict[str, Any]:
-    """The distance, and its difference to the baseline's, with their intervals."""
-    own = jackknife(measured.value, measured.without)
-    difference = jackknife(measured.value - baseline.value, measured.without - baseline.without)
-    return {
-        "value": measured.value,
-        "value_lo": own.lo,
-        "value_hi": own.hi,
-        "difference": difference.estimate,
-        "difference_lo": difference.lo,
-        "difference_hi": difference.hi,
+def _kernel(sets: dict[str, Features], prompts: Prompts, expected: _References) -> _Compared:
+    """The kernel distance: it has no bias, so all references count."""
+    reference = Reference.of(expected.every)
+    rest = reference if expected.rest is expected.every else Reference.of(expected.rest)
+    values = {
+        variant: (
+            kernel_distance(own, prompts, reference),
+            kernel_difference(own, sets[BASELINE], prompts, reference),
+        )
+        for variant, own in sets.items()
     }
+    floors = [kernel_distance(own, expected.prompts, rest).estimate for own in expected.held]
+    return values, floors, len(expected.every)
 
 
-def _reference(features: str, folder: Path | None) -> Float[Tensor, "n width"]:
-    """The features of the images in a folder, or of drawn scenes without one."""
+def _frechet(sets: dict[str, Features], prompts: Prompts, expected: _References) -> _Compared:
+    """The Fréchet distance: its bias hangs on both numbers of images, so the floor has the same."""
+    values = {
+        variant: (
+            Estimate(frechet_distance(own, expected.rest), np.nan, np.nan),
+            frechet_difference(own, sets[BASELINE], expected.rest, prompts),
+        )
+        for variant, own in sets.items()
+    }
+    floors = [frechet_distance(own, expected.rest) for own in expected.held]
+    return values, floors, len(expected.rest)
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.estimate, f"{name}_lo": estimate.lo, f"{name}_hi": estimate.hi}
+
+
+def _floor(floors: list[float]) -> dict[str, Any]:
+    """Mean, lowest and highest of the distances of references; missing where there are too few."""
+    if not floors:
+        return {}
+    return {"floor": np.mean(floors), "floor_lo": min(floors), "floor_hi": max(floors)}
+
+
+def _references(kind: str, folder: Path | None, prompts: Prompts) -> _References:
+    """The images in a folder, or drawn scenes without one."""
     if folder is None:
-        if features != "reader":
+        if kind != "reader":
             raise ValueError("a folder with reference images is needed")
-        rng = np.random.default_rng(11)
-        drawn = scenes.draw(scenes.sample(4 * FEWEST, rng, split="test"), rng)
-        return image_features(torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255, features)
+        return _scenes(prompts)
 
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"'{folder}' holds no images")
     if len({read_image(path).size for path in paths}) > 1:
         raise ValueError(f"the images in '{folder}' are not of one size")
-    return _features(folder, [path.name for path in paths], features)
+    every = _features(folder, [path.name for path in paths], kind)
+
+    # At least half of them stay the reference.
+    size = len(prompts)
+    sets = min(FLOORS, len(every) // (2 * size))
+    order = torch.from_numpy(np.random.default_rng(11).permutation(len(every)))
+    held = [every[part] for part in order[: sets * size].split(size)] if sets else []
+    rest = every[order[sets * size :]] if sets else every
+    return _References(every, rest, held, torch.arange(size))
 
 
-def _features(folder: Path, paths: Iterable[str], kind: str) -> Float[Tensor, "n width"]:
+def _scenes(prompts: Prompts) -> _References:
+    """Drawn scenes; those that are held out have as many captions, each as often, as a variant."""
+    rng = np.random.default_rng(11)
+    drawn = _drawn(scenes.sample(4 * FEWEST, rng, split="test"), rng)
+    held = []
+    for _ in range(FLOORS):
+        captions = scenes.sample(int(prompts.max()) + 1, rng, split="test")
+        held.append(_drawn(captions[prompts.numpy()], rng))
+    return _References(drawn, drawn, held, prompts)
+
+
+def _drawn(rows: Int[np.ndarray, "n 10"], rng: np.random.Generator) -> Features:
+    pixels = torch.from_numpy(scenes.draw(rows, rng)).permute(0, 3, 1, 2)
+    return image_features(pixels.float() / 255, "reader")
+
+
+def _features(folder: Path, paths: Iterable[str], kind: str) -> Features:
     """The features of images by their paths in a folder, some at a time."""
     names = list(paths)
     chunks = [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,12 +7,14 @@ import torch
 from PIL import Image
 
 from sdbench.analysis.ranking import ranking
-from sdbench.experiments.distances import distances
+from sdbench.experiments.distances import _one_per_pair, distances
 from sdbench.instruments.distribution import image_features, kernel_distance
 from sdbench.models.mini_sd import scenes
-from sdbench.records.schema import validate
+from sdbench.records.schema import empty, frame, validate
+from sdbench.records.store import Results
 from sdbench.study.runner import run
 from sdbench.study.study import Study
+from tests.analysis.conftest import filled
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,29 @@ def test_references_are_checked(results, tmp_path):
         Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
     with pytest.raises(ValueError, match="are not of one size"):
         distances(results, features="reader", reference=tmp_path, fewest=16)
+
+
+def test_of_several_draws_each_pair_has_one_in_turn():
+    rows = [
+        {"unit": f"{variant}/{repeat}", "variant": variant, "prompt_id": f"{pair:03d}", "seed": 0}
+        | {"draw": None if variant == "cfg" else 4 + repeat, "prompt": "a"}
+        for variant in ("random:1@4..6", "cfg")
+        for repeat in range(3)
+        for pair in range(7)
+    ]
+    runs = [
+        filled("runs", {"unit": unit, "repeat": int(unit[-1]), "status": "ok", "phase": "measured"})
+        for unit in dict.fromkeys(row["unit"] for row in rows)
+    ]
+    results = Results(
+        Path("made-up"),
+        frame("runs", runs),
+        empty("steps"),
+        frame("images", rows),
+        environment={},
+        study={},
+    )
+    chosen = _one_per_pair(results)
+    drawn = chosen[chosen["variant"] != "cfg"]
+    assert drawn.sort_values("prompt_id")["draw"].tolist() == [4, 5, 6, 4, 5, 6, 4]
+    assert chosen[chosen["variant"] == "cfg"]["unit"].tolist() == ["cfg/0"] * 7

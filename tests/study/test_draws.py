@@ -2,11 +2,15 @@
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import sdbench
+from sdbench.analysis.tables import step_profile
+from sdbench.records.files import read_image
 from sdbench.records.store import read
+from sdbench.report.figures.images import image_grid
 from sdbench.study import local, runner
 from sdbench.study.shards import gather
 from sdbench.study.study import Study
@@ -116,6 +120,31 @@ def test_quality_is_of_all_draws_and_time_of_the_repeats(results):
     assert summary["nfe"][DRAWS] == summary["nfe"]["random:50%@3"] == 6
     timed = results.runs.query("variant == @DRAWS and phase == 'measured'")["latency_s"]
     assert summary["latency_s"][DRAWS] == timed.median()
+
+
+def test_a_folder_says_what_its_tables_say(results):
+    whole = sdbench.summarise(results)
+    pd.testing.assert_frame_equal(sdbench.summarise(results.folder), whole)
+
+
+def test_a_step_takes_what_it_takes_in_the_mean_over_draws(results):
+    profile = step_profile(results).set_index(["variant", "step"])
+    masks = [GuidanceSchedule.random(4, 2, seed=draw).mask for draw in (1, 2, 3)]
+    shares = profile["guided"][DRAWS].tolist()
+    assert shares == pytest.approx([sum(guided) / 3 for guided in zip(*masks, strict=True)])
+    timed = results.runs.query("variant == @DRAWS and phase == 'measured'")["unit"]
+    steps = results.steps[results.steps["unit"].isin(timed)]
+    expected = steps.groupby("step")["latency_s"].mean()  # of two calls
+    assert profile["latency_s"][DRAWS].tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_grid_shows_the_first_draw(results):
+    shuffled = results.images.iloc[::-1]
+    grid = image_grid(dataclasses.replace(results, images=shuffled), pairs=[("000", 0)])
+    first = shuffled.query("variant == @DRAWS and draw == 1 and prompt_id == '000'")["path"].item()
+    drawn = [axes.get_images()[0].get_array() for axes in grid.axes]
+    pixels = np.asarray(read_image(results.folder / first)) / np.float32(255)
+    assert [np.array_equal(image, pixels) for image in drawn][1]
 
 
 def test_a_study_interrupted_among_its_further_draws_is_resumed(

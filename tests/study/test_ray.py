@@ -86,6 +86,17 @@ def test_two_workers_make_the_tables_of_the_local_engine(local, harm, folder, tm
 
 
 @pytest.mark.slow
+def test_every_draw_comes_back_from_the_workers(harm, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "lay_out", lambda pipe: None)
+    study = dataclasses.replace(QUALITY, variants=("cfg", "random:1@0..1"))
+    found = runner.run(study, tmp_path / "there", engine="ray")
+    assert_same(found, runner.run(study, tmp_path / "here"), without=WHERE)
+    drawn = found.images.dropna(subset="draw")
+    assert drawn.groupby("draw").size().to_dict() == {0: 2, 1: 2}
+    assert all((found.folder / path).is_file() for path in drawn["path"])
+
+
+@pytest.mark.slow
 def test_times_of_calls_side_by_side_do_not_count(local, harm, tmp_path):
     found = runner.run(QUALITY, tmp_path / "study", engine="ray")
     assert (found.runs["exclusive"] == False).all()  # noqa: E712 - `is` says nothing of a column

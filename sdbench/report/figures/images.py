@@ -18,6 +18,8 @@ from sdbench.report.figures.style import new_figure, variant_styles
 def image_grid(results: Results, *, pairs: Sequence[tuple[str, int]]) -> Figure:
     """The images of some (prompt, seed) pairs: one row per pair, one column per variant.
 
+    Of a variant with several draws it is the first one's.
+
     Args:
         results: a study whose images are stored; one that is missing leaves its place empty.
         pairs: `prompt_id` and `seed` of every row.
@@ -25,8 +27,10 @@ def image_grid(results: Results, *, pairs: Sequence[tuple[str, int]]) -> Figure:
     Raises:
         ValueError: a pair is not in the study, or there are none.
     """
-    images = results.images.drop_duplicates(["variant", "prompt_id", "seed"])
-    by_pair = images.drop_duplicates(["prompt_id", "seed"]).set_index(["prompt_id", "seed"])
+    # Where calls ran side by side, a later draw may stand before the first.
+    in_order = results.images.sort_values("draw", kind="stable")
+    images = in_order.drop_duplicates(["variant", "prompt_id", "seed"])
+    by_pair = results.images.drop_duplicates(["prompt_id", "seed"]).set_index(["prompt_id", "seed"])
     prompts = by_pair["prompt"]
     unknown = [pair for pair in pairs if pair not in prompts.index]
     if unknown or not pairs:
