@@ -18,21 +18,23 @@ _Out = Annotated[Path | None, written(help="where the picture goes; the study's 
 def frontier(
     results: Results, metric: Metric = "lpips", timing: _Timing = None, out: _Out = None
 ) -> None:
-    """Order a study's variants by time; mark those that no other beats in time and quality."""
+    """Order a study's variants by time; say by tests which no other beats in time and quality."""
     from sdbench.analysis.frontier import frontier as ordered
-    from sdbench.analysis.tables import summarise
+    from sdbench.analysis.tables import SUMMARY
     from sdbench.instruments.quality import find_metric
+    from sdbench.records.store import read
     from sdbench.report.figures import frontier_figure
-    from sdbench.report.tables import frontier_markdown
+    from sdbench.report.tables import FRONTIER_LEGEND, frontier_markdown
 
     kind, _ = find_metric(metric)
     table = ordered(
-        summarise(results),
+        read(results, columns=SUMMARY),
         kind.name,
         higher_is_better=bool(kind.higher_is_better),
-        timing=None if timing is None else summarise(timing),
+        timing=None if timing is None else read(timing, columns=SUMMARY),
     )
     typer.echo(frontier_markdown(table))
+    typer.echo(f"\n{FRONTIER_LEGEND}")
 
     path = (out or results) / f"frontier-{kind.name}.png"
     frontier_figure(table, metric=kind.name).savefig(path)

@@ -1,21 +1,75 @@
-"""`sdbench rank`: variants in the order of a metric, with the differences that are clear."""
+"""`sdbench rank`: variants in the order of a metric, or two of them pair by pair."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 from sdbench.cli.console import command, console
-from sdbench.cli.options import Metric, Results
+from sdbench.cli.options import Metric, Results, compared
+from sdbench.cli.values import positive, variant_names
+
+_Pair = Annotated[
+    str | None, compared(help="two variants with a comma between them: compare these alone")
+]
+_With = Annotated[
+    Path | None, compared("--with", help="folder of the study that has the second of the pair")
+]
+_Margin = Annotated[
+    str | None, compared(help="largest difference that does not matter: a test of equivalence")
+]
+_Shared = Annotated[
+    bool, compared("--shared", help="go on with the captions and seeds that both variants have")
+]
 
 
 @command
-def rank(results: Results, metric: Metric = "lpips") -> None:
-    """Order a study's variants by a metric, and say which differences between them are clear."""
+def rank(
+    results: Results,
+    metric: Metric = "lpips",
+    pair: _Pair = None,
+    other: _With = None,
+    margin: _Margin = None,
+    shared: _Shared = False,
+) -> None:
+    """Order a study's variants by a metric, and say which differences between them are clear.
+
+    With --pair two variants are compared, on the same captions and seeds.
+    """
     from sdbench.analysis.ranking import ranking
     from sdbench.analysis.tables import PAIRS
     from sdbench.instruments.quality import find_metric
     from sdbench.records.store import read
-    from sdbench.report.tables import ranking_text
+    from sdbench.report.tables import ranking_note, ranking_text
 
     kind, _ = find_metric(metric)
+    if pair is not None:
+        _compare(results, other or results, pair, kind.name, margin, some=shared)
+        return
+    if other is not None or margin is not None or shared:
+        raise ValueError("--with, --margin and --shared need --pair, the variants to compare")
+
     pairs = read(results, columns=PAIRS)
     ranked = ranking(pairs, kind.name, higher_is_better=bool(kind.higher_is_better))
     console.print(ranking_text(ranked, kind.name))
+    console.print(ranking_note(ranked))
+
+
+def _compare(
+    folder: Path, other: Path, pair: str, metric: str, margin: str | None, *, some: bool
+) -> None:
+    """Print how two variants compare, each of its own study."""
+    from sdbench.analysis.contrast import contrast
+    from sdbench.analysis.shared import shared_pairs
+    from sdbench.records.store import read
+
+    names = variant_names(pair)
+    if len(names) != 2:
+        raise ValueError(f"--pair takes two variants with a comma between them, not '{pair}'")
+    first, second = names
+    studies = (read(folder), first), (read(other), second)
+    values, left_out = shared_pairs(*studies, metric, some=some)
+    allowed = None if margin is None else positive("--margin", margin)
+    console.print(contrast(values, metric, margin=allowed).sentence(first, second), soft_wrap=True)
+    if left_out:
+        console.print(f"Caption and seed are shared by {left_out}; the others are left out.")

@@ -21,20 +21,33 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from sdbench.analysis.calls import uncounted
+from sdbench.analysis.dominance import BEATEN, OPEN
+from sdbench.analysis.frontier import frontier
 from sdbench.analysis.tables import step_profile, summarise
 from sdbench.records.computed import SUMMARY
 from sdbench.records.files import NUMBER, inside, read_image, require
+from sdbench.records.metrics import scale_of
 from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
 from sdbench.records.store import Results
 from sdbench.report.figures.style import BASELINE_COLOUR, colour_at, dash_at
-from sdbench.report.tables import Cell, legend, remarks, summary_cells
+from sdbench.report.tables import (
+    FRONTIER_LEGEND,
+    Cell,
+    legend,
+    remarks,
+    summary_cells,
+    verdict_text,
+)
+from sdbench.report.tables.cells import MISSING
 
 FORMS = ((256, 85), (256, 60), (192, 60), (128, 60), (64, 60))
 """Most pixels of a side, and WebP's quality."""
 PICTURES_BYTES = 3_000_000  # of all images in the page, which with plotly's script stays below 8 MB
 MAX_PROMPTS = 16
 MARKERS = 8  # of plotly's, told apart at a glance
+UNFILLED = 100  # from a marker's number to that of its outline
+PALE = 0.35
 DASHES = ("solid", "dash", "dot")
 TEMPLATE = Path(__file__).with_name("page.html")
 _STUDY: dict[str, tuple[type, ...]] = {
@@ -63,6 +76,8 @@ def page(results: Results) -> str:
     require(results.study, _STUDY, source=str(results.folder / "study.json"))
     summary = summarise(results)
     head, rows = summary_cells(summary)
+    metric = _compared_by(summary)
+    tested = _tested(results, metric)
 
     # Whatever a study holds is text on the page: nothing of it may be read as HTML.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -70,19 +85,48 @@ def page(results: Results) -> str:
     return template.render(
         title=f"{results.study['name']}: {len(summary)} variants of {results.study['model']}",
         facts=_facts(results),
-        head=head,
-        rows=[[_sortable(cell) for cell in row] for row in rows],
-        legend=legend(summary),
+        head=[*head, "verdict"] if len(tested) else head,
+        rows=[_row(row, tested) for row in rows],
+        legend="\n".join([legend(summary), *([_meaning(metric)] if len(tested) else [])]),
         remarks=remarks(results.runs),
-        figures=_figures(summary, results),
+        figures=_figures(summary, results, tested),
         pictures=_pictures(results),
         plotly=get_plotlyjs(),
     )
 
 
+def _compared_by(summary: pd.DataFrame) -> str | None:
+    """The metric of the frontier; alignment stands in where nothing was compared with images."""
+    return next((name for name in ("lpips", "alignment") if summary[name].notna().any()), None)
+
+
+def _tested(results: Results, metric: str | None) -> pd.DataFrame:
+    """What tests say of the variants that have a time and the metric; no row without a metric."""
+    if metric is None:
+        return pd.DataFrame(columns=["verdict", "rival"])
+    tested = frontier(results, metric, higher_is_better=scale_of(metric).higher_is_better)
+    return tested.set_index("variant")[["verdict", "rival"]]
+
+
+def _meaning(metric: str | None) -> str:
+    return f"verdict: in time of the loop and {metric}. {FRONTIER_LEGEND}"
+
+
+def _row(cells: Sequence[Cell], tested: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row of the table; its first cell is the variant, its last one the verdict, if there are."""
+    row = [_sortable(cell) for cell in cells]
+    if not len(tested):
+        return row
+    variant = cells[0].value
+    told = variant in tested.index
+    text = verdict_text(tested.loc[variant]) if told else MISSING
+    row[0]["style"] = tested.loc[variant, "verdict"] if told else ""
+    return [*row, _sortable(Cell(text, "", text))]
+
+
 def _sortable(cell: Cell) -> dict[str, Any]:
     value = "" if isinstance(cell.value, float) and math.isnan(cell.value) else cell.value
-    return {"text": cell.text, "interval": cell.interval, "value": value}
+    return {"text": cell.text, "interval": cell.interval, "value": value, "style": ""}
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -119,16 +163,18 @@ def _machine(env: dict[str, Any]) -> str:
     return f"{env.get('cpu')}, {env.get('cores')} cores, {gpus}; {packages}; {env.get('os')}"
 
 
-def _figures(summary: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
+def _figures(summary: pd.DataFrame, results: Results, tested: pd.DataFrame) -> list[dict[str, Any]]:
     """The figures that the study has values for, with their titles."""
     figures = []
     places = {variant: place for place, variant in enumerate(summary["variant"])}
 
-    # Alignment stands in where nothing was compared with the baseline's images.
-    metric = next((name for name in ("lpips", "alignment") if summary[name].notna().any()), None)
+    metric = _compared_by(summary)
     if metric is not None:
-        content = _content(_frontier(summary, metric, places))
-        figures.append({"title": f"Time saved against {metric}", "content": content})
+        content = _content(_frontier(summary, metric, places, tested))
+        title = (
+            f"Time saved against {metric} (filled: efficient, pale: beaten, open: neither shown)"
+        )
+        figures.append({"title": title, "content": content})
 
     profile = step_profile(results)
     form = columns("steps")["latency_s"].format
@@ -145,7 +191,9 @@ def _figures(summary: pd.DataFrame, results: Results) -> list[dict[str, Any]]:
     return figures
 
 
-def _frontier(summary: pd.DataFrame, metric: str, places: dict[str, int]) -> go.Figure:
+def _frontier(
+    summary: pd.DataFrame, metric: str, places: dict[str, int], tested: pd.DataFrame
+) -> go.Figure:
     """A variant has the same colour in all figures, by its place among all of them."""
     figure = go.Figure()
     form = SUMMARY["saving"].format
@@ -154,6 +202,8 @@ def _frontier(summary: pd.DataFrame, metric: str, places: dict[str, int]) -> go.
     # Every variant has its own trace, so that the legend can hide it.
     for _, row in points.iterrows():
         place = places[row["variant"]]
+        verdict = tested["verdict"].get(row["variant"], OPEN)
+        symbol = place % MARKERS + (UNFILLED if verdict == OPEN else 0)
         bars = {
             "error_x": _bar(row, "saving", form.factor),
             "error_y": _bar(row, metric, 1),
@@ -163,7 +213,8 @@ def _frontier(summary: pd.DataFrame, metric: str, places: dict[str, int]) -> go.
             y=[row[metric]],
             name=_literal(row["variant"]),
             mode="markers",
-            marker={"color": _colour(place), "symbol": place % MARKERS, "size": 9},
+            marker={"color": _colour(place), "symbol": symbol, "size": 9},
+            opacity=PALE if verdict == BEATEN else 1,
             **{axis: bar for axis, bar in bars.items() if bar is not None},
         )
 

@@ -5,6 +5,7 @@ def test_a_frontier_is_a_table_and_a_picture(small, tmp_path):
     done = invoke("frontier", small[0], "--metric", "ssim", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert "| **cfg** | 4 |" in done.output
+    assert "Bold: every other variant was shown to be slower or worse." in done.output
     assert (tmp_path / "frontier-ssim.png").stat().st_size > 10_000
 
 

@@ -97,9 +97,9 @@ def test_frontier_labels_of_close_points_do_not_overlap():
     assert all(not Bbox.count_overlaps(box, boxes[index + 1 :]) for index, box in enumerate(boxes))
 
 
-def test_marked_frontier_names_the_efficient_and_numbers_the_others_with_a_key():
+def test_tested_frontier_names_the_efficient_and_numbers_the_others_with_a_key():
     points = frontier(np.linspace(0.1, 0.3, 30)).assign(
-        efficient=[index == 3 for index in range(30)]
+        verdict=["efficient" if index == 3 else "open" for index in range(30)]
     )
     points = points.rename(columns=lambda name: name.replace("saving", "denoise_saving"))
     figure = frontier_figure(points)
@@ -113,6 +113,38 @@ def test_marked_frontier_names_the_efficient_and_numbers_the_others_with_a_key()
     assert told == ["1", "2", "3", "random:3@0", *map(str, range(4, 30))]
     boxes = [label.get_window_extent() for label in labels]
     assert all(not Bbox.count_overlaps(box, boxes[index + 1 :]) for index, box in enumerate(boxes))
+
+
+def test_tested_frontier_has_a_marker_for_each_verdict_and_joins_the_efficient():
+    points = frontier([0.1, 0.2, 0.3, 0.4]).assign(
+        verdict=["efficient", "open", "beaten", "efficient"]
+    )
+    (axes,) = frontier_figure(
+        points.assign(
+            denoise_saving=points["saving"], denoise_saving_lo=np.nan, denoise_saving_hi=np.nan
+        )
+    ).axes
+    drawn = [bars.lines[0] for bars in axes.containers]
+    assert [(line.get_marker(), line.get_markerfacecolor()) for line in drawn] == [
+        ("o", "#000000"),
+        ("o", "white"),
+        ("x", "0.7"),
+        ("o", "#000000"),
+    ]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "efficient",
+        "not told apart",
+        "beaten",
+    ]
+    joined = next(
+        line
+        for line in axes.lines
+        if len(line.get_xdata()) == 2
+        and line.get_linestyle() == "-"
+        and line.get_color() == "#000000"
+        and list(line.get_ydata()) == [0.1, 0.1]
+    )
+    assert list(joined.get_xdata()) == pytest.approx([10, 40])
 
 
 def test_frontier_leaves_out_what_was_not_measured():

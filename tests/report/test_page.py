@@ -7,12 +7,15 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from sdbench.analysis.frontier import frontier
 from sdbench.analysis.tables import summarise
 from sdbench.records.store import read
 from sdbench.report.page import _figures, _fitting, page
+from sdbench.report.tables import verdict_text
 from sdbench.study import runner
 from sdbench.study.study import Study
 from tests import tiny
@@ -62,12 +65,34 @@ def test_a_variant_has_one_colour_in_all_figures(results):
     summary = summarise(results).assign(
         lpips=[0.0, 0.1, 0.2, np.nan], saving=[np.nan, 0.1, 0.2, np.nan]
     )
-    frontier, steps, _ = (figure["content"]["data"] for figure in _figures(summary, results))
+    tested = pd.DataFrame({"verdict": ["beaten"], "rival": ["cfg"]}, index=["last:50%"])
+    figures = _figures(summary, results, tested)
+    frontier, steps, _ = (figure["content"]["data"] for figure in figures)
     colours = {trace["name"]: trace["line"]["color"] for trace in steps}
     assert {trace["name"]: trace["marker"]["color"] for trace in frontier} == {
         name: colours[name] for name in ("last:50%", "steps:2")
     }
     assert len(set(colours.values())) == 3
+
+
+def test_what_tests_say_of_a_variant_is_in_table_and_figure(results):
+    """Of alignment, which one variant has less of in every image."""
+    full = (results.images["variant"] == "cfg").astype(float)
+    images = results.images.assign(alignment=0.5 + 0.5 * full)
+    made = replace(results, images=images)
+    html = page(made)
+    tested = frontier(made, "alignment", higher_is_better=True).set_index("variant")
+    assert '<button type="button">verdict</button>' in html
+    for name, row in tested.iterrows():
+        cells = re.search(f'<tr><td data-value="{name}" class="(.*?)">.*?</tr>', html, re.DOTALL)
+        assert cells[1] == row["verdict"]
+        assert verdict_text(row) in cells[0]
+    figures = json.loads(re.search(r'id="figures">(.*?)</script>', html, re.DOTALL)[1])
+    drawn = {trace["name"]: trace for trace in figures[0]["data"]}
+    for name, row in tested.iterrows():
+        trace = drawn[name]
+        assert (trace["marker"]["symbol"] >= 100) == (row["verdict"] == "open")
+        assert (trace["opacity"] < 1) == (row["verdict"] == "beaten")
 
 
 class Parsed(HTMLParser):

@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from sdbench.report.tables import legend, markdown, plan_text, summary_table
+from sdbench.report.tables import (
+    frontier_markdown,
+    legend,
+    markdown,
+    plan_text,
+    ranking_note,
+    ranking_text,
+    summary_table,
+)
 
 
 @pytest.fixture
@@ -17,6 +25,7 @@ def summary():
         "nfe": 100.0,
         "failed": 0,
         "unsupported": "",
+        "batch": 8,
         "latency_s": 2.5,
         "ideal_saving": 0.1,
         "predicted_saving": 0.08,
@@ -69,8 +78,30 @@ def test_wide_numbers_wrap_but_are_not_cut_off(summary):
 
 
 def test_short_times_are_in_milliseconds(summary):
-    assert "| time ms |" in markdown(summary.assign(latency_s=0.25))
+    assert "| time ms/8 images |" in markdown(summary.assign(latency_s=0.25))
     assert "| 250 |" in markdown(summary.assign(latency_s=0.25))
+
+
+@pytest.mark.parametrize(
+    ("batches", "heading"),
+    [
+        ([8] * 7, "time s/8 images"),
+        ([1] * 7, "time s/image"),
+        ([8, 4, 8, 8, 8, 8, np.nan], "time s/4 to 8 images"),
+    ],
+)
+def test_a_time_says_of_how_many_images_it_is(summary, batches, heading):
+    summary["batch"] = batches
+    assert f"| {heading} |" in markdown(summary)
+    assert heading.split()[1] in printed(summary, 140)
+
+
+def test_where_rows_are_other_work_nothing_is_ideal_or_expected(summary):
+    undefined = ["ideal_saving", "predicted_saving"]
+    summary.loc[6, undefined] = np.nan
+    cells = [cell.strip() for cell in markdown(summary).splitlines()[-1].split("|")]
+    heads = [cell.strip() for cell in markdown(summary).splitlines()[0].split("|")]
+    assert [cells[heads.index(name)] for name in ("ideal %", "predicted %")] == ["-", "-"]
 
 
 def test_missing_numbers_are_dashes_and_missing_intervals_left_out(summary):
@@ -130,3 +161,49 @@ def test_plans_are_printed_whole_on_a_narrow_terminal():
     assert "plan of 25 75 20% [18%,22%] 0.0123 -" in " ".join(cells)
     assert {"[0.0101,0.0145]", "[-0.0020,+0.0122]"} <= set(cells)
     assert "interval:10+25 75 20% [18%,22%] 0.0123 +0.0051 undecided" in " ".join(cells)
+
+
+def frontier_row(verdict, rival, **figures):
+    row = {"variant": "last:20%", "nfe": 90.0, "verdict": verdict, "rival": rival}
+    for name, value in (
+        {"denoise_saving": 0.1, "lpips": 0.02, "lpips_median": 0.001} | figures
+    ).items():
+        row |= {name: value, f"{name}_lo": np.nan, f"{name}_hi": np.nan}
+    return row
+
+
+def test_a_frontier_says_what_was_shown_of_each_variant_and_by_which_rival():
+    rows = [
+        frontier_row("efficient", ""),
+        frontier_row("open", "cfg"),
+        frontier_row("beaten", "lora"),
+    ]
+    lines = frontier_markdown(pd.DataFrame(rows)).splitlines()
+    assert lines[0] == "| variant | NFE | loop saved % | lpips (to cfg) | verdict |"
+    assert lines[2:] == [
+        "| **last:20%** | 90 | 10.0 | 0.020 | efficient |",
+        "| *last:20%* | 90 | 10.0 | 0.020 | not told apart from cfg |",
+        "| last:20% | 90 | 10.0 | 0.020 | beaten by lora |",
+    ]
+
+
+def test_a_frontier_shows_median_and_changed_share_of_what_has_a_threshold():
+    row = frontier_row("open", "cfg", lpips_changed=0.25, alignment=0.9, alignment_median=1.0)
+    lines = frontier_markdown(pd.DataFrame([row])).splitlines()
+    assert "| lpips (to cfg) | median | changed % | alignment (to prompt) | verdict |" in lines[0]
+    assert "| 0.020 | 0.0010 | 25.0 | 0.900 |" in lines[2]
+
+
+def test_a_ranking_says_how_many_comparisons_it_is_corrected_for():
+    rows = [
+        {"variant": name, "best_rank": best, "worst_rank": 2, "lpips": 0.1, "lpips_median": 0.05}
+        for name, best in (("near", 1), ("far", 2))
+    ]
+    table = pd.DataFrame(rows).assign(
+        lpips_lo=np.nan, lpips_hi=np.nan, lpips_median_lo=0.01, lpips_median_hi=0.1
+    )
+    console = Console(width=80, file=io.StringIO())
+    console.print(ranking_text(table, "lpips"))
+    printed = " ".join(console.file.getvalue().split())
+    assert "1 to 2 0.1000 0.0500 [0.0100,0.1000] near 2 0.1000" in printed
+    assert "(1 sign-flip tests, corrected by Holm at 5 %)" in ranking_note(table)

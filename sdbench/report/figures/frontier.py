@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdbench.analysis.dominance import BEATEN, EFFICIENT, OPEN
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.records.computed import SUMMARY
 from sdbench.records.names import BASELINE
@@ -18,8 +19,21 @@ from sdbench.report.figures.style import (
     variant_styles,
 )
 
-NAMED = {"markersize": 5, "elinewidth": 1, "zorder": 2}
-GREY = {"color": "0.7", "markersize": 4, "elinewidth": 0.6, "zorder": 1}
+NAMED = {"marker": "o", "markersize": 5, "elinewidth": 1, "zorder": 2}
+STYLES: dict[str, dict[str, Any]] = {
+    EFFICIENT: NAMED | {"color": BASELINE_COLOUR},
+    OPEN: {
+        "marker": "o",
+        "color": "0.35",
+        "markerfacecolor": "white",
+        "markersize": 5,
+        "elinewidth": 0.8,
+        "zorder": 1.5,
+    },
+    BEATEN: {"marker": "x", "color": "0.7", "markersize": 4, "elinewidth": 0.6, "zorder": 1},
+}
+"""Of a point, by what was shown of the variant."""
+TOLD = {EFFICIENT: "efficient", OPEN: "not told apart", BEATEN: "beaten"}
 
 
 def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
@@ -27,11 +41,12 @@ def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
 
     Args:
         summary: from `sdbench.analysis.tables.summarise`, or from
-            `sdbench.analysis.frontier.frontier`: then time is the loop's, what is efficient is
-            named and joined by a line, and the rest is grey and numbered.
+            `sdbench.analysis.frontier.frontier`: then time is the loop's. What was shown to be
+            efficient is filled, named and joined by a line, what was shown to be beaten is a cross,
+            and what was not told apart is an open circle; both are numbered.
         metric: one of its columns.
     """
-    marked = "efficient" in summary
+    marked = "verdict" in summary
     time = "denoise_saving" if marked else "saving"
     form = SUMMARY[time].format
 
@@ -44,7 +59,7 @@ def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
     axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
     _draw_points(axes, points, time, metric)
     if marked:
-        best = points[points["efficient"]]
+        best = points[points["verdict"] == EFFICIENT]
         axes.plot(
             form.shown(best[time]), best[metric], color=BASELINE_COLOUR, linewidth=0.8, zorder=1
         )
@@ -53,12 +68,14 @@ def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
     axes.set(xlabel=f"time {what}saved against {BASELINE} ({form.unit})", ylabel=_axis_of(metric))
     axes.margins(0.12, 0.06)
     open_frame(axes)
+    if marked:
+        _name_styles(axes)
     _label(figure, axes, points, time, metric)
     return figure
 
 
 def _draw_points(axes: Axes, points: pd.DataFrame, time: str, metric: str) -> None:
-    """Points with their intervals; what is marked as not efficient is small and grey."""
+    """Points with their intervals, in the style of what was shown of them."""
     form = SUMMARY[time].format
     styles = variant_styles(points["variant"])
     for index, variant in points["variant"].items():
@@ -68,15 +85,22 @@ def _draw_points(axes: Axes, points: pd.DataFrame, time: str, metric: str) -> No
             point[metric],
             xerr=error_bars(point, time, form),
             yerr=error_bars(point, metric),
-            marker="o",
             **_point_style(point, styles[variant][0]),
         )
 
 
 def _point_style(point: pd.DataFrame, colour: str) -> dict[str, Any]:
-    if "efficient" not in point:
+    if "verdict" not in point:
         return NAMED | {"color": colour}
-    return NAMED | {"color": BASELINE_COLOUR} if point["efficient"].item() else GREY
+    return STYLES[point["verdict"].item()]
+
+
+def _name_styles(axes: Axes) -> None:
+    """Say what filled points, open ones and crosses are, above the axes."""
+    for verdict, style in STYLES.items():
+        marker = {name: value for name, value in style.items() if name != "elinewidth"}
+        axes.plot([], [], linestyle="", label=TOLD[verdict], **marker)
+    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
 def _axis_of(metric: str) -> str:
@@ -86,12 +110,12 @@ def _axis_of(metric: str) -> str:
 
 
 def _label(figure: Figure, axes: Axes, points: pd.DataFrame, time: str, metric: str) -> None:
-    """Write its variant next to each point; what is grey gets a number, and a key says of what."""
+    """Write its variant next to each point; what is not efficient gets a number in a key."""
     from adjustText import adjust_text  # imports pyplot, whose state it leaves alone
 
     names = points["variant"].astype(str)
-    if "efficient" in points:
-        names = _numbered(axes, names, points["efficient"])
+    if "verdict" in points:
+        names = _numbered(axes, names, points["verdict"] == EFFICIENT)
 
     # Labels are moved by their sizes in pixels, which are known once the figure was laid out.
     figure.draw_without_rendering()

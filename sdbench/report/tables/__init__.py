@@ -3,12 +3,13 @@
 Headings, units and formats stand with the columns in `sdbench.records`; nothing is computed here.
 """
 
-from sdbench.report.tables.comparison import comparison_markdown, comparison_text
+from sdbench.report.tables.comparison import comparison_markdown, comparison_text, undecided_text
 from sdbench.report.tables.cost import cost_heading, cost_table
 from sdbench.report.tables.distances import distances_text
-from sdbench.report.tables.frontier import frontier_markdown
+from sdbench.report.tables.frontier import LEGEND as FRONTIER_LEGEND
+from sdbench.report.tables.frontier import frontier_markdown, verdict_text
 from sdbench.report.tables.plan import plan_text
-from sdbench.report.tables.ranking import ranking_text
+from sdbench.report.tables.ranking import ranking_note, ranking_text
 from sdbench.report.tables.summary import (
     Cell,
     latex,
@@ -20,6 +21,7 @@ from sdbench.report.tables.summary import (
 )
 
 __all__ = [
+    "FRONTIER_LEGEND",
     "Cell",
     "comparison_markdown",
     "comparison_text",
@@ -31,8 +33,11 @@ __all__ = [
     "legend",
     "markdown",
     "plan_text",
+    "ranking_note",
     "ranking_text",
     "remarks",
     "summary_cells",
     "summary_table",
+    "undecided_text",
+    "verdict_text",
 ]

@@ -1,10 +1,13 @@
 """Variants in the order of a metric."""
 
+from typing import Any
+
 import pandas as pd
 from rich.table import Table
 
+from sdbench.records.columns import PERCENT, Format
 from sdbench.records.computed import PAIRED_METRIC
-from sdbench.report.tables.cells import empty_table, interval_text
+from sdbench.report.tables.cells import MISSING, empty_table, interval_text
 
 
 def ranking_text(table: pd.DataFrame, metric: str) -> Table:
@@ -14,10 +17,29 @@ def ranking_text(table: pd.DataFrame, metric: str) -> Table:
         table: from `sdbench.analysis.ranking.ranking`.
         metric: the one that it was made for.
     """
-    head = ("rank", metric, "variant")
-    shown = empty_table(head, left=("variant",), no_wrap=head)
+    changed = f"{metric}_changed" in table
+    beside = ("median", "changed %") if changed else ("median",)
+    head = ("rank", metric, *beside, "variant")
+    shown = empty_table(head, left=("variant",), no_wrap=("rank", "variant"))
     for _, row in table.iterrows():
         best, worst = row["best_rank"], row["worst_rank"]
         rank = str(best) if best == worst else f"{best} to {worst}"
-        shown.add_row(rank, interval_text(row, metric, PAIRED_METRIC), row["variant"])
+        cells = [_cell(row, metric), _cell(row, f"{metric}_median")]
+        if changed:
+            cells.append(_cell(row, f"{metric}_changed", PERCENT))
+        shown.add_row(rank, *cells, row["variant"])
     return shown
+
+
+def ranking_note(table: pd.DataFrame) -> str:
+    """How many comparisons were made, and what the ranks are corrected for."""
+    count = len(table)
+    return (
+        f"Every two of {count} variants were compared pair by pair ({count * (count - 1) // 2} "
+        "sign-flip tests, corrected by Holm at 5 %). A rank counts the variants that are clearly "
+        "better; its range ends before those that are clearly worse."
+    )
+
+
+def _cell(row: "pd.Series[Any]", name: str, form: Format = PAIRED_METRIC) -> str:
+    return MISSING if pd.isna(row[name]) else interval_text(row, name, form)
