@@ -84,5 +84,5 @@ def complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
 
 def paired(repeats: pd.DataFrame, column: str, variant: str) -> pd.DataFrame:
     """Times of a variant and of the baseline in the repeats that have both, one column each."""
-    times = repeats[column].unstack("variant")
+    times = repeats[column].unstack("variant")  # noqa: PD010 - the other averages, and is slow
     return times.reindex(columns=list(dict.fromkeys([variant, BASELINE]))).dropna()

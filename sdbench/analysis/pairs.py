@@ -61,12 +61,19 @@ def changed_share(values: "pd.Series[float]", metric: str) -> Interval:
 
     All of it is NaN for a metric without a threshold.
     """
-    scale = scale_of(metric)
-    if scale.changed is None:
-        return Interval(float("nan"), float("nan"), float("nan"))
     measured = values.dropna()
-    worse = measured < scale.changed if scale.higher_is_better else measured > scale.changed
-    return share_interval(worse, _prompts(measured))
+    changed = _is_changed(measured, metric)
+    if changed is None:
+        return Interval(np.nan, np.nan, np.nan)
+    return share_interval(changed, _prompts(measured))
+
+
+def metric_levels(values: "pd.Series[float]", metric: str) -> dict[str, float]:
+    """The `mean` of a metric, its `median`, and the share `changed` where it has a threshold."""
+    measured = values.dropna()
+    levels = {"mean": float(measured.mean()), "median": float(measured.median())}
+    changed = _is_changed(measured, metric)
+    return levels if changed is None else levels | {"changed": float(changed.mean())}
 
 
 def metric_columns(
@@ -145,6 +152,14 @@ def _verdict(mean: Interval, better: Interval, words: tuple[str, str]) -> str:
     contradicts = mean.estimate > 0 if most == 0 else mean.estimate < 0
     in_most = f"{words[most]} in most images"
     return f"{in_most}, {words[1 - most]} in a few" if contradicts else in_most
+
+
+def _is_changed(values: "pd.Series[float]", metric: str) -> "pd.Series[bool] | None":
+    """Which images became others; None for a metric without a threshold."""
+    scale = scale_of(metric)
+    if scale.changed is None:
+        return None
+    return values < scale.changed if scale.higher_is_better else values > scale.changed
 
 
 def _side(better: bool, worse: bool) -> int | None:

@@ -2,7 +2,14 @@
 
 import pandas as pd
 
-from sdbench.analysis.pairs import BETTER, NEARER, metric_columns, paired_verdict
+from sdbench.analysis.pairs import (
+    BETTER,
+    IDENTICAL,
+    NEARER,
+    UNDECIDED,
+    metric_columns,
+    paired_verdict,
+)
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.stats import spread
 from sdbench.records.names import BASELINE, PLANNED, split_name
@@ -29,20 +36,22 @@ def plan_table(
         `unguided` (of the plan), `variant` (the plan first), `nfe`, `pairs`, the metric (its mean)
         with its median and share of changed images, as `metric_columns` says; `saving`: share of
         the time of the guided call; `worse`: the mean difference to the plan, pair by pair, above 0
-        where the plan is better; `plan_nearer`: the share of pairs in which the plan is, among
-        those that differ; `verdict`: "plan nearer" or "plan farther" ("better" or "worse" by a
+        where the plan is better; `plan_better`: the share of pairs in which it is, among those
+        that differ; `verdict`: "plan nearer" or "plan farther" ("better" or "worse" by a
         metric without a reference) where the mean and most pairs agree, else what
         `paired_verdict` says. The plan itself and the fully guided baseline have no verdict. `_lo`
         and `_hi` are the ends of 95 % intervals: of time over repeats, of the others over prompts.
+
+    Raises:
+        ValueError: a variant was judged on other pairs of caption and seed than the plan.
     """
     savings = timing.set_index("variant")
     sign = -1 if higher_is_better else 1
     words = BETTER if metric in WITHOUT_REFERENCE else NEARER
-    of_plan = (f"plan {words[0]}", f"plan {words[1]}")
 
     rows = []
     for unguided in map(int, judged["unguided"].unique()):
-        rivals = judged[judged["unguided"] == unguided].set_index(["prompt_id", "seed", "draw"])
+        rivals = _by_caption(judged[judged["unguided"] == unguided])
         images = {
             str(name): values
             for name, values in rivals.groupby("variant", observed=True, sort=False)[metric]
@@ -62,10 +71,10 @@ def plan_table(
             row |= {end: timed[end] for end in SAVING}
 
             # The loss of the plan less the rival's: below 0 the plan is better.
-            paired = paired_verdict(-worse, metric, words=of_plan)
+            paired = paired_verdict(-worse, metric, words=words)
             row |= spread("worse", paired.mean.negated())
-            row |= spread("plan_nearer", paired.better)
-            row["verdict"] = "" if name == PLANNED else paired.verdict
+            row |= spread("plan_better", paired.better)
+            row["verdict"] = "" if name == PLANNED else _of_plan(paired.verdict)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -79,6 +88,32 @@ def timed_as(variant: str, unguided: int) -> str:
     if kind in OWN_TIME:
         return variant
     return BASELINE if kind in GUIDED_TIME else f"last:{unguided}"
+
+
+def _by_caption(rivals: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a plan and its rivals by pair and draw, with the caption as `prompt_id`.
+
+    An identifier of a prompt means nothing outside of its study.
+
+    Raises:
+        ValueError: a rival was judged on other pairs than the plan.
+    """
+    pairs = {
+        str(name): set(zip(rows["prompt"], rows["seed"], strict=True))
+        for name, rows in rivals.groupby("variant", observed=True)
+    }
+    plan = pairs[PLANNED]
+    for name, own in pairs.items():
+        if own != plan:
+            raise ValueError(
+                f"'{name}' was judged on {len(own)} pairs of caption and seed and shares "
+                f"{len(own & plan)} of the plan's {len(plan)}: judge both on the same"
+            )
+    return rivals.assign(prompt_id=rivals["prompt"]).set_index(["prompt_id", "seed", "draw"])
+
+
+def _of_plan(verdict: str) -> str:
+    return verdict if verdict in (IDENTICAL, UNDECIDED) else f"plan {verdict}"
 
 
 def _by_pair(values: "pd.Series[float]") -> "pd.Series[float]":

@@ -130,13 +130,13 @@ def _report(plans: Plans, metric: str) -> None:
     timing = summarise(plans.timing)
     higher = bool(kind.higher_is_better)
     table = plan_table(plans.judged, kind.name, higher_is_better=higher, timing=timing)
-    console.print(plan_text(table, kind.name))
+    console.print(plan_text(table, kind.name, width=console.width))
 
     judged = plans.judged
     is_aligned = "alignment" in judged and judged["alignment"].notna().any()
     if is_aligned and metric != "alignment":
         by_alignment = plan_table(judged, "alignment", higher_is_better=True, timing=timing)
-        console.print(plan_text(by_alignment, "alignment"))
+        console.print(plan_text(by_alignment, "alignment", width=console.width))
 
     plan_figure(table, kind.name).savefig(plans.folder / "plan.png")
     console.print(

@@ -90,12 +90,12 @@ class Version(NamedTuple):
 
     Attributes:
         name: among the variants that are judged.
-        loss: on the tuning pairs.
+        values: of the metric on the tuning pairs.
         scale: of the guided steps, where it is not the generation's.
     """
 
     name: str
-    loss: float
+    values: tuple[float, ...]
     scale: float | None = None
 
 
@@ -135,12 +135,12 @@ def comparison(tuner: Tuner, planned: Planned, *, scales: Sequence[float] = ()) 
     batch = max(1, min(tuning.batch, tuner.max_rows // 2))
     others += weaker(tuner.pipe, replace(tuning, batch=batch), planned.mask)
 
-    versions = [Version(PLANNED, planned.loss)]
+    versions = [Version(PLANNED, planned.values)]
     if scales:
-        losses = {scale: tuner.rescaled(planned.mask, scale) for scale in scales}
-        best = min(scales, key=losses.__getitem__)
+        values = {scale: tuner.rescaled(planned.mask, scale) for scale in scales}
+        best = min(scales, key=lambda scale: tuner.loss(values[scale]))
         others.append(rescaled(planned.mask, best))
-        versions.append(Version(RESCALED, losses[best], best))
+        versions.append(Version(RESCALED, values[best], best))
     return Comparison(masks, others, versions)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from sdbench.analysis.pairs import metric_levels
 from sdbench.analysis.predicted import denoise_share, guidance_ratio
 from sdbench.experiments.branching import Row, allowed_rows, judgeable
 from sdbench.experiments.judging import Version, comparison, judge
@@ -304,13 +305,14 @@ def _write(
 ) -> None:
     """Write the schedule files of a plan, which `plan:FILE` and `GuidanceSchedule.load` take."""
     by_variant = pd.DataFrame(judged).groupby("variant")[tuner.column]
-    means = {str(name): float(mean) for name, mean in by_variant.mean().items()}
+    levels = {str(name): metric_levels(values, tuner.column) for name, values in by_variant}
     for version in versions:
-        evidence = {
-            "metric": tuner.metric,
-            "tuning_mean": tuner.sign * version.loss,
-            "held_out": means,
-        }
+        evidence: dict[str, Any] = {"metric": tuner.metric}
+        tuned = metric_levels(pd.Series(version.values), tuner.column)
+        for kind, figure in tuned.items():
+            evidence[f"tuning_{kind}"] = figure
+            held_out = "held_out" if kind == "mean" else f"held_out_{kind}"
+            evidence[held_out] = {name: own[kind] for name, own in levels.items()}
         ending = "" if version.scale is None else "-rescaled"
         content = _content(tuner, planned, version.scale, evidence)
         write_json(out / f"plan-{planned.unguided}{ending}.json", content)

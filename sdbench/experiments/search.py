@@ -37,12 +37,14 @@ class Planned:
         start: the shape that the exchanges began with.
         exchanges: how many steps were moved.
         loss: mean of the metric on the tuning pairs, lower is better.
+        values: of the metric, one per tuning pair; a few of them can decide the mean.
     """
 
     mask: Mask
     start: str
     exchanges: int
     loss: float
+    values: tuple[float, ...]
 
     @property
     def unguided(self) -> int:
@@ -62,6 +64,7 @@ class Tuner:
 
     Attributes:
         losses: by mask; lower is better whatever the metric's direction.
+        values: of the metric, by mask, one per pair.
         rows: denoiser rows evaluated so far, all pairs together.
 
     Raises:
@@ -89,6 +92,7 @@ class Tuner:
         self.steps = steps
         self.max_rows = max_rows
         self.losses: dict[Mask, float] = {}
+        self.values: dict[Mask, tuple[float, ...]] = {}
         self.rows = 0
 
         # Each keeps its trunk, which all masks of the search leave.
@@ -111,15 +115,20 @@ class Tuner:
                     self.rows += row["rows"]
 
         for mask, of_pairs in values.items():
-            self.losses[mask] = self.sign * float(np.mean(of_pairs))
+            self.values[mask] = tuple(of_pairs)
+            self.losses[mask] = self.loss(of_pairs)
         return [self.losses[mask] for mask in masks]
 
-    def rescaled(self, mask: Mask, scale: float) -> float:
-        """The loss of a mask whose guided steps have another scale, once a mask was evaluated."""
+    def rescaled(self, mask: Mask, scale: float) -> tuple[float, ...]:
+        """The metric of a mask whose guided steps have another scale, once a mask was evaluated."""
         variant = rescaled(mask, scale)
         rows = [row for group in self._groups for row in group.alone(variant)]
         self.rows += sum(row["nfe"] for row in rows)
-        return self.sign * float(np.mean([row[self.column] for row in rows]))
+        return tuple(row[self.column] for row in rows)
+
+    def loss(self, values: Sequence[float]) -> float:
+        """The mean of the metric over pairs, turned so that lower is better."""
+        return self.sign * float(np.mean(values))
 
     def _value(self, row: Row) -> float:
         value: float = row[self.column]
@@ -203,7 +212,7 @@ def search(tuner: Tuner, unguided: int, *, rounds: int = ROUNDS, width: int = WI
         if tuner.losses[nearby] < tuner.losses[best]:
             exchanges += sum(new != old for new, old in zip(nearby, best, strict=True)) // 2
             best = nearby
-    return Planned(best, start, exchanges, tuner.losses[best])
+    return Planned(best, start, exchanges, tuner.losses[best], tuner.values[best])
 
 
 def _exchanges(mask: Mask, singles: Sequence[float]) -> list[Mask]:

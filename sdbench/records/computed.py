@@ -5,6 +5,7 @@ They are not stored. Their values come from `sdbench.analysis`; a table, a page 
 """
 
 from sdbench.records.columns import MEGABYTES, PERCENT, PLAIN, SECONDS, Column, Format, real
+from sdbench.records.metrics import SCALES
 from sdbench.records.names import BASELINE
 
 
@@ -20,7 +21,12 @@ SUMMARY = {
         PLAIN,
         "denoiser evaluations per image: two in a guided step, one in an unguided step.",
     ),
-    "latency_s": _computed("s", "time", SECONDS, "median wall time of one pipeline call."),
+    "latency_s": _computed(
+        "s",
+        "time",
+        SECONDS,
+        "median wall time of one pipeline call, which makes as many images as the heading says.",
+    ),
     "saving": _computed(
         "1",
         "saving",
@@ -29,21 +35,42 @@ SUMMARY = {
         "repeat; where the interval holds 0, no saving was shown.",
     ),
     "denoise_saving": _computed("1", "loop", PERCENT, "the same in the denoising loop alone."),
-    "ideal_saving": _computed("1", "ideal", PERCENT, "saving if time were proportional to NFE."),
+    "ideal_saving": _computed(
+        "1",
+        "ideal",
+        PERCENT,
+        "saving if time were proportional to NFE; none where an evaluation is other work than one "
+        f"of `{BASELINE}`, as an accelerator's is.",
+    ),
     "predicted_saving": _computed(
         "1",
         "predicted",
         PERCENT,
-        "saving to expect from what a guided and an unguided step took in this study.",
+        "saving to expect from what guided and unguided steps of other variants took in this study "
+        "and from the variant's own number of evaluations; none where these are other work.",
     ),
     "peak_bytes": _computed("bytes", "memory", MEGABYTES, "highest memory peak of a call."),
     "lpips": _computed(
         "1",
         "LPIPS",
         Format("z.3f"),
-        f"perceived distance to the image that `{BASELINE}` makes of the same prompt and seed; "
-        f"0 is identical. In the row `{BASELINE}`: of a second run of `{BASELINE}`, the noise "
-        "floor; less cannot be told from no change.",
+        f"mean of the perceived distance to the image that `{BASELINE}` makes of the same prompt "
+        f"and seed; 0 is identical. In the row `{BASELINE}`: of a second run of `{BASELINE}`, the "
+        "noise floor; less cannot be told from no change.",
+    ),
+    "lpips_median": _computed(
+        "1",
+        "median",
+        Format("z.3f"),
+        "LPIPS of the image in the middle; a few images that became others decide the mean, not "
+        "this.",
+    ),
+    "lpips_changed": _computed(
+        "1",
+        "changed",
+        Format("z.0f", "%", 100),
+        f"share of images with an LPIPS above {SCALES['lpips'].changed:g}, from where on the image "
+        "tends to show something else.",
     ),
     "alignment": _computed(
         "1",
@@ -73,12 +100,20 @@ PLAN = {
     "nfe": _computed("rows/image", "NFE", Format("g"), SUMMARY["nfe"].meaning),
     "saving": _computed("1", "time saved", Format(".0%"), "share of the guided call's time"),
     "worse": _computed(
-        "1", "worse than the plan", Format("+.4f"), "mean difference of the metric, pair by pair"
+        "1", "worse than plan", Format("+.4f"), "mean difference of the metric, pair by pair"
+    ),
+    "plan_better": _computed(
+        "1",
+        "plan better in",
+        Format(".0%"),
+        "share of the pairs in which the plan is better, among those that differ",
     ),
 }
 """Of `sdbench.analysis.plans.plan_table`, next to its metric."""
 PAIRED_METRIC = Format(".4f")
 """A metric where variants are compared pair by pair, which shows smaller differences."""
+PAIRED_SHARE = Format(".0%")
+"""The share of changed images next to it."""
 
 COST = {
     "ideal_saving": _computed("1", "ideal", Format(".1%"), SUMMARY["ideal_saving"].meaning),

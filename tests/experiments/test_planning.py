@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sdbench.analysis.frontier import plan_table
+from sdbench.analysis.plans import plan_table
+from sdbench.analysis.stats import Interval
 from sdbench.analysis.tables import summarise
 from sdbench.experiments import judging, planning
 from sdbench.experiments.judging import controls, weaker
@@ -126,7 +127,7 @@ def test_a_plan_has_the_constant_scale_that_is_nearest_to_it(monkeypatch):
 
 def test_controls_are_as_many_steps_or_as_much_work(tuner):
     masks, others = controls(tuner, 3, num_steps=STEPS)
-    assert {name.partition(":")[0] for name in masks} == {
+    assert {name.partition(":")[0] for name, _ in masks} == {
         "last",
         "first",
         "random",
@@ -134,10 +135,13 @@ def test_controls_are_as_many_steps_or_as_much_work(tuner):
         "interval",
     }
     assert {mask.count(False) for mask in masks.values()} == {3}
-    assert masks["last:3"] == GuidanceSchedule.last(STEPS, 3).mask
+    assert masks["last:3", None] == GuidanceSchedule.last(STEPS, 3).mask
+    assert {draw: mask for (name, draw), mask in masks.items() if name == "random:3@0..7"} == {
+        draw: GuidanceSchedule.random(STEPS, 3, seed=draw).mask for draw in range(8)
+    }
     names = [variant.name for variant in others]
     assert names == ["steps:4", "steps:5"]  # 9 of 12 evaluations lie between 4 and 5 steps
-    assert masks["spaced:3"] == (True, False) * 3
+    assert masks["spaced:3", None] == (True, False) * 3
 
 
 @pytest.mark.parametrize(
@@ -212,10 +216,23 @@ def test_a_plan_is_judged_against_its_controls(plans, of_three):
     assert nfe["cfg"] == 12
     assert {
         nfe[name]
-        for name in ("plan", "plan, rescaled", "last:3", "first:3", "random:3@0", "spaced:3")
+        for name in ("plan", "plan, rescaled", "last:3", "first:3", "random:3@0..7", "spaced:3")
     } == {9}
     assert (nfe["steps:4"], nfe["steps:5"], nfe["scale:5.5"]) == (8, 10, 12)
-    assert len(of_three) == 2 * len(nfe)
+    assert len(of_three) == 2 * (len(nfe) + 7)
+
+
+def test_every_draw_of_the_random_control_is_judged(of_three):
+    at_random = of_three[of_three["variant"] == "random:3@0..7"]
+    assert set(at_random.groupby("draw").size()) == {2}
+    assert set(at_random["draw"]) == set(range(8))
+    assert at_random.groupby("seed")["ssim"].nunique().min() > 1
+    assert of_three.loc[of_three["variant"] != "random:3@0..7", "draw"].isna().all()
+
+
+def test_where_all_steps_are_unguided_there_is_one_draw(tuner):
+    masks, _ = controls(tuner, STEPS, num_steps=STEPS)
+    assert masks[f"random:{STEPS}@0", None] == (False,) * STEPS
 
 
 def test_a_plan_is_timed_with_what_its_controls_take(plans):
@@ -238,13 +255,16 @@ def test_a_plan_is_written_with_its_evidence(plans_folder, of_three):
     evidence = written(plans_folder, "plan-3")["evidence"]
     assert written(plans_folder, "plan-3")["mask"].count("0") == 3
     assert evidence["tuning_pairs"] == 1
-    held_out = of_three.groupby("variant")["ssim"].mean()
-    assert evidence["held_out"] == pytest.approx(
-        {n: v for n, v in held_out.items() if np.isfinite(v)}, nan_ok=True
-    )
+    ssim = of_three.groupby("variant")["ssim"]
+    levels = {"": ssim.mean(), "_median": ssim.median()}
+    levels["_changed"] = ssim.agg(lambda values: (values < 0.965).mean())
+    for kind, expected in levels.items():
+        assert evidence[f"held_out{kind}"] == pytest.approx(expected.to_dict())
     rescaled = written(plans_folder, "plan-3-rescaled")
     assert rescaled["guided_scale"] in (6.0, 9.0)
     assert rescaled["evidence"]["tuning_mean"] != evidence["tuning_mean"] > 0
+    assert evidence["tuning_median"] == evidence["tuning_mean"]  # of one pair
+    assert evidence["tuning_changed"] in (0, 1)
 
 
 def test_a_plan_is_run_as_it_was_judged(tmp_path, plans_folder, of_three):
@@ -280,7 +300,7 @@ def test_a_plan_for_a_bound_or_for_a_saving_is_one_schedule(tmp_path, monkeypatc
         rounds=0,
     )
     assert len(set(bounded.judged["unguided"])) == 1  # which every mask keeps
-    monkeypatch.setattr(planning, "guidance_ratio", lambda results: 2.0)
+    monkeypatch.setattr(planning, "guidance_ratio", lambda results: Interval(2.0, 1.9, 2.1))
     monkeypatch.setattr(planning, "denoise_share", lambda results: 1.0)
     saving = plan(
         pipe,
@@ -355,7 +375,9 @@ def judged_frame(values):
             "unguided": 5,
             "variant": name,
             "prompt_id": f"{p}",
+            "prompt": f"caption {p}",
             "seed": 0,
+            "draw": pd.NA,
             "nfe": 95,
             "lpips": value + 0.01 * (p % 3),
         }
@@ -367,13 +389,13 @@ def judged_frame(values):
 
 def test_the_table_says_where_the_plan_wins_and_where_it_does_not():
     rng = np.random.default_rng(0)
-    base = rng.uniform(0.1, 0.2, 20)
-    noise = rng.normal(0, 0.01, (3, 20))
+    base = rng.uniform(0.1, 0.2, 100)
+    noise = rng.normal(0, 0.01, (3, 100))
     values = {"plan": base, "last:5": base + 0.05 + noise[0], "first:5": base - 0.05 + noise[1]}
     values |= {
         "random:5@0": base + noise[2] - noise[2].mean(),
         "every:10": base,
-        "cfg": np.zeros(20),
+        "cfg": np.zeros(100),
     }
     values |= {"steps:45": base + 0.1, "scale:4.00": base + 0.2}
     table = plan_table(
@@ -381,12 +403,12 @@ def test_the_table_says_where_the_plan_wins_and_where_it_does_not():
     ).set_index("variant")
     assert table["verdict"].to_dict() == {
         "plan": "",
-        "last:5": "plan better",
-        "first:5": "plan worse",
+        "last:5": "plan nearer",
+        "first:5": "plan farther",
         "random:5@0": "undecided",
         "every:10": "identical",
-        "steps:45": "plan better",
-        "scale:4.00": "plan better",
+        "steps:45": "plan nearer",
+        "scale:4.00": "plan nearer",
     }
     assert table["worse"]["last:5"] == pytest.approx(0.05, abs=0.01)
     assert table["saving"][["plan", "first:5", "steps:45", "scale:4.00"]].tolist() == [
@@ -398,4 +420,47 @@ def test_the_table_says_where_the_plan_wins_and_where_it_does_not():
     assert table["saving_lo"]["plan"] == 0.07
     reversed_table = plan_table(judged_frame(values), "lpips", higher_is_better=True, timing=TIMING)
     reversed_table = reversed_table.set_index("variant")
-    assert reversed_table["verdict"]["last:5"] == "plan worse"
+    assert reversed_table["verdict"]["last:5"] == "plan farther"
+
+
+def test_controls_of_other_captions_are_not_joined_by_their_numbers():
+    """Both tables count their captions from 0, and share the last three of them."""
+    frame = judged_frame({"plan": np.full(8, 0.1), "last:5": np.full(8, 0.2)})
+    other = frame["variant"] == "last:5"
+    captions = frame["prompt_id"].astype(int) + 5
+    frame.loc[other, "prompt"] = "caption " + captions[other].astype(str)
+    said = "'last:5' was judged on 8 pairs of caption and seed and shares 3 of the plan's 8"
+    with pytest.raises(ValueError, match=said):
+        plan_table(frame, "lpips", higher_is_better=False, timing=TIMING)
+
+
+def test_controls_of_another_seed_are_not_joined_by_their_captions():
+    frame = judged_frame({"plan": np.full(8, 0.1), "last:5": np.full(8, 0.2)})
+    frame.loc[frame["variant"] == "last:5", "seed"] = 1
+    with pytest.raises(ValueError, match="shares 0 of the plan's 8"):
+        plan_table(frame, "lpips", higher_is_better=False, timing=TIMING)
+
+
+def test_controls_are_joined_by_caption_and_seed_whatever_their_numbers():
+    values = {"plan": np.linspace(0.1, 0.2, 80), "last:5": np.linspace(0.15, 0.35, 80)}
+    frame = judged_frame(values)
+    other = frame["variant"] == "last:5"
+    frame.loc[other, "prompt_id"] = frame.loc[other, "prompt_id"].to_numpy()[::-1]
+    tables = [
+        plan_table(given, "lpips", higher_is_better=False, timing=TIMING)
+        for given in (frame, judged_frame(values))
+    ]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_a_mean_that_few_images_decide_gives_no_plain_verdict():
+    """In 97 of 100 pairs the plan is nearer; in the others it makes another image."""
+    plan = np.full(100, 0.01)
+    flipped = plan.copy()
+    flipped[:3] = 0.6
+    values = {"plan": flipped, "last:5": plan + 0.002}
+    table = plan_table(judged_frame(values), "lpips", higher_is_better=False, timing=TIMING)
+    rival = table.set_index("variant").loc["last:5"]
+    assert rival["worse"] < 0 < rival["worse_hi"]
+    assert rival["plan_better"] == 0.97
+    assert rival["verdict"] == "plan nearer in most images, farther in a few"

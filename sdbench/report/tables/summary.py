@@ -10,41 +10,50 @@ from rich.table import Table
 
 from sdbench.records.columns import MILLISECONDS, Column
 from sdbench.records.computed import SUMMARY
+from sdbench.records.metrics import MANY
 from sdbench.report.tables.cells import MISSING, add_row, empty_table, markdown_lines
 
-WIDE = 110  # terminal columns below which the narrow table is shown
 NAME_WIDTH = 14  # longer names of variants are folded
-WITH_INTERVAL = ("saving", "lpips", "alignment_difference")
-WIDE_ONLY = ("denoise_saving", "peak_bytes", "alignment_difference")
+WITH_INTERVAL = (
+    *("saving", "predicted_saving", "lpips", "lpips_median", "lpips_changed"),
+    "alignment_difference",
+)
+FROM_WIDTH = {
+    "denoise_saving": 120,
+    "predicted_saving": 120,
+    "alignment_difference": 120,
+    "ideal_saving": 140,
+    "peak_bytes": 140,
+}
+"""Columns of a terminal from which a figure is shown; the others always are."""
+MEAN_WIDTH = 120  # below it the median and the share have an interval, and the mean of LPIPS none
 FOOTNOTE = (
     "[lo,hi]: 95 % confidence interval. -: not measured; without [lo,hi]: too few samples for an "
-    "interval."
+    f"interval; that of a mean of LPIPS takes {MANY} prompts."
 )
 
 
 def summary_table(summary: pd.DataFrame, *, width: int = 120) -> Table:
     """The summary for a terminal of `width` columns.
 
-    Below 110 it keeps the columns that matter most and writes intervals below their estimates,
-    which fits 80.
+    Intervals stand below their estimates. It has all columns from 140 on, and keeps those that
+    matter most below, which fits 80.
     """
-    wide = width >= WIDE
     columns = {
-        name: column for name, column in _shown(summary).items() if wide or name not in WIDE_ONLY
+        name: column for name, column in _shown(summary).items() if width >= FROM_WIDTH.get(name, 0)
     }
     headings = {
         name: f"{column.label}\n{column.format.unit}".rstrip() for name, column in columns.items()
     }
 
-    # Only an interval may wrap: rich cuts off what does not fit and may not wrap.
-    fixed = [text for name, text in headings.items() if not (wide and name in WITH_INTERVAL)]
     table = empty_table(
-        ("variant", *headings.values()), left=("variant",), no_wrap=("variant", *fixed)
+        ("variant", *headings.values()), left=("variant",), no_wrap=("variant", *headings.values())
     )
     for _, row in summary.iterrows():
-        cells = [_cell(row, name, column) for name, column in columns.items()]
-        if not wide:
-            cells = [cell.replace(" ", "\n") for cell in cells]
+        cells = [_cell(row, name, column).replace(" ", "\n") for name, column in columns.items()]
+        if width < MEAN_WIDTH and "lpips" in columns:
+            place = list(columns).index("lpips")
+            cells[place] = cells[place].partition("\n")[0]
         add_row(table, [textwrap.fill(_variant(row), NAME_WIDTH), *cells])
     return table
 
@@ -112,9 +121,20 @@ def _shown(summary: pd.DataFrame) -> dict[str, Column]:
         for name, column in SUMMARY.items()
         if name in summary and summary[name].notna().any()
     }
-    if "latency_s" in columns and not summary["latency_s"].max() >= 1:
-        columns["latency_s"] = replace(columns["latency_s"], format=MILLISECONDS)
+    if "latency_s" in columns:
+        form = columns["latency_s"].format if summary["latency_s"].max() >= 1 else MILLISECONDS
+        form = replace(form, unit=f"{form.unit}{_images(summary)}")
+        columns["latency_s"] = replace(columns["latency_s"], format=form)
     return columns
+
+
+def _images(summary: pd.DataFrame) -> str:
+    """How many images a call makes, behind the unit of its time."""
+    batches = summary["batch"].dropna()
+    fewest, most = (f"{batch:g}" for batch in (batches.min(), batches.max()))
+    if most == "1":
+        return "/image"
+    return f"/{most} images" if fewest == most else f"/{fewest} to {most} images"
 
 
 def _head(columns: dict[str, Column]) -> list[str]:
