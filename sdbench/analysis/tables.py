@@ -120,11 +120,12 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
 
 
 def unguided_share(results: Results) -> "pd.Series[float]":
-    """Share of the steps that ran unguided, by variant, in measured calls that finished."""
-    steps = results.steps.loc[steps_of(finished(results), results), ["variant", "guided"]].astype(
-        {"guided": bool}
-    )
-    return 1 - steps.groupby("variant")["guided"].mean()
+    """Share of the steps that ran unguided, by variant, in measured calls that finished.
+
+    A step in which some images were guided counts by its rows, as `call_counts` says.
+    """
+    counts = call_counts(results)
+    return 1 - counts["guided"] / counts["steps"]
 
 
 def step_profile(results: Results) -> pd.DataFrame:

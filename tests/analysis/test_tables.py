@@ -115,6 +115,14 @@ def test_the_unguided_share_is_of_the_steps_that_ran(study):
     assert share.to_dict() == pytest.approx({"cfg": 0, "last:1": 1 / 4, "unguided": 1})
 
 
+def test_a_step_in_which_some_images_were_guided_is_unguided_in_part(study):
+    def changed(row):
+        return row | ({"nfe": 4 + 1.5} if row["variant"] == "adaptive:0.9" else {})
+
+    results = study({"cfg": [1, 1, 1, 1], "adaptive:0.9": [1, 1, 1, 0]}, changed=changed)
+    assert unguided_share(results)["adaptive:0.9"] == pytest.approx(2.5 / 4)
+
+
 def test_metric_is_the_mean_over_pairs(study):
     images = [
         image("last:1", f"p{n % 8}", seed=n // 8, lpips=n**2 / 1000, extra=1.0 * n)
