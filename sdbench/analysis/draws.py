@@ -42,6 +42,12 @@ def over_draws(
     return Interval(mean.estimate, max(lo, bounds[0]), min(hi, bounds[1]))
 
 
+def less(images: "pd.Series[float]", pairs: "pd.Series[float]") -> "pd.Series[float]":
+    """The value of every image less that which a variant without draws has for its pair."""
+    of_pairs = pd.MultiIndex.from_frame(images.index.to_frame()[pairs.index.names])
+    return images - pairs.reindex(of_pairs).to_numpy()
+
+
 def _error_of_masks(images: "pd.Series[float]") -> tuple[float, int]:
     """Standard error of the mean that is due to masks alone, and the number of draws."""
     cells = images.rename("value").dropna().reset_index()

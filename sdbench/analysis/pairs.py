@@ -2,6 +2,8 @@
 
 A few images that became others can decide a mean, so the median and the share of changed images
 stand beside it. All intervals are clustered by prompt; `stats.py` has their formulas.
+Of a variant with several draws, intervals of means and shares are clustered by mask, too; that of
+the median is of these masks.
 """
 
 from typing import NamedTuple
@@ -29,7 +31,13 @@ NEARER = ("nearer", "farther")
 BETTER = ("better", "worse")
 
 
-def pair_interval(values: "pd.Series[float]", metric: str, *, difference: bool = False) -> Interval:
+def pair_interval(
+    values: "pd.Series[float]",
+    metric: str,
+    *,
+    difference: bool = False,
+    images: "pd.Series[float] | None" = None,
+) -> Interval:
     """Mean of a metric over pairs, whose index has the level `prompt_id`.
 
     Whether there is an interval depends on the metric and the number of prompts alone: from 64
@@ -39,15 +47,15 @@ def pair_interval(values: "pd.Series[float]", metric: str, *, difference: bool =
         values: of the pairs; NaN where a pair has none.
         metric: which one it is.
         difference: whether the values are differences of two values of the metric, pair by pair.
+        images: one value per image, where a pair has several, with the level `draw` in the index:
+            the interval is then clustered by mask, too.
     """
     measured = values.dropna()
     scale = scale_of(metric)
-    return bounded_mean(
-        measured,
-        _prompts(measured),
-        bounds=scale.differences if difference else scale.bounds,
-        fewest=MANY if difference else scale.prompts,
-    )
+    bounds = scale.differences if difference else scale.bounds
+    fewest = MANY if difference else scale.prompts
+    mean = bounded_mean(measured, _prompts(measured), bounds=bounds, fewest=fewest)
+    return mean if images is None else _over_masks(mean, images, bounds)
 
 
 def pair_median(values: "pd.Series[float]") -> Interval:
@@ -65,7 +73,7 @@ def changed_share(values: "pd.Series[float]", metric: str) -> Interval:
     changed = _is_changed(measured, metric)
     if changed is None:
         return Interval(np.nan, np.nan, np.nan)
-    return share_interval(changed, _prompts(measured))
+    return _over_masks(share_interval(changed, _prompts(measured)), changed.astype(float), (0, 1))
 
 
 def metric_levels(values: "pd.Series[float]", metric: str) -> dict[str, float]:
@@ -91,12 +99,8 @@ def metric_columns(
         The metric (its mean), `_median`, and `_changed` where the metric has a threshold; each with
         `_lo` and `_hi` behind it.
     """
-    mean = pair_interval(values, metric)
-    if images is not None and "draw" in images.index.names:
-        mean = over_draws(mean, images, scale_of(metric).bounds)
-
     single = values if images is None else images
-    row = spread(metric, mean)
+    row = spread(metric, pair_interval(values, metric, images=images))
     row |= spread(f"{metric}_median", pair_median(single))
     if scale_of(metric).changed is not None:
         row |= spread(f"{metric}_changed", changed_share(single, metric))
@@ -118,7 +122,11 @@ class Paired(NamedTuple):
 
 
 def paired_verdict(
-    difference: "pd.Series[float]", metric: str, *, words: tuple[str, str] = BETTER
+    difference: "pd.Series[float]",
+    metric: str,
+    *,
+    words: tuple[str, str] = BETTER,
+    images: "pd.Series[float] | None" = None,
 ) -> Paired:
     """Whether the first of two variants is better than the second, pair by pair.
 
@@ -131,9 +139,10 @@ def paired_verdict(
             `prompt_id` in the index.
         metric: that the loss is, or is less 0.
         words: for the first being better, and for being worse.
+        images: the differences by image, as `pair_interval` takes them.
     """
     measured = difference.dropna()
-    mean = pair_interval(measured, metric, difference=True)
+    mean = pair_interval(measured, metric, difference=True, images=images)
     better = sign_interval(measured, _prompts(measured))
     if len(measured) and not measured.any():
         return Paired(mean, better, IDENTICAL)
@@ -152,6 +161,13 @@ def _verdict(mean: Interval, better: Interval, words: tuple[str, str]) -> str:
     contradicts = mean.estimate > 0 if most == 0 else mean.estimate < 0
     in_most = f"{words[most]} in most images"
     return f"{in_most}, {words[1 - most]} in a few" if contradicts else in_most
+
+
+def _over_masks(
+    mean: Interval, images: "pd.Series[float]", bounds: tuple[float, float]
+) -> Interval:
+    """An interval over prompts, clustered by mask, too, where images are of draws."""
+    return over_draws(mean, images, bounds) if "draw" in images.index.names else mean
 
 
 def _is_changed(values: "pd.Series[float]", metric: str) -> "pd.Series[bool] | None":

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from sdbench.analysis.draws import less
 from sdbench.analysis.pairs import (
     BETTER,
     IDENTICAL,
@@ -71,7 +72,8 @@ def plan_table(
             row |= {end: timed[end] for end in SAVING}
 
             # The loss of the plan less the rival's: below 0 the plan is better.
-            paired = paired_verdict(-worse, metric, words=words)
+            by_image = -sign * less(images[name].astype(float), plan)
+            paired = paired_verdict(-worse, metric, words=words, images=by_image)
             row |= spread("worse", paired.mean.negated())
             row |= spread("plan_better", paired.better)
             row["verdict"] = "" if name == PLANNED else _of_plan(paired.verdict)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.calls import complete_repeats, finished, paired, steps_of, timed
+from sdbench.analysis.draws import less
 from sdbench.analysis.pairs import metric_columns, pair_interval
 from sdbench.analysis.predicted import call_counts, has_rows_of_its_own, predictions, share_saved
 from sdbench.analysis.stats import Interval, spread
@@ -115,7 +116,9 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         for metric in _metrics(results.images):
             values = images[variant][metric]
             row |= metric_columns(values, metric, images=singles[variant][metric])
-        rows.append(row | spread("alignment_difference", _alignment_difference(images, variant)))
+        rows.append(
+            row | spread("alignment_difference", _alignment_difference(images, singles, variant))
+        )
     return pd.DataFrame(rows)
 
 
@@ -249,8 +252,13 @@ def _by_variant(means: pd.DataFrame, order: list[str], index: list[str]) -> dict
     return {variant: indexed[indexed["variant"] == variant] for variant in order}
 
 
-def _alignment_difference(images: dict[str, pd.DataFrame], variant: str) -> Interval:
+def _alignment_difference(
+    images: dict[str, pd.DataFrame], singles: dict[str, pd.DataFrame], variant: str
+) -> Interval:
+    """Change of the alignment, given the means of pairs, and of single images."""
     if variant == BASELINE:
         return Interval(np.nan, np.nan, np.nan)
-    difference = images[variant]["alignment"] - images[BASELINE]["alignment"]
-    return pair_interval(difference, "alignment", difference=True)
+    of_baseline = images[BASELINE]["alignment"]
+    difference = images[variant]["alignment"] - of_baseline
+    by_image = less(singles[variant]["alignment"], of_baseline)
+    return pair_interval(difference, "alignment", difference=True, images=by_image)

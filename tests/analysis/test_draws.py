@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from sdbench.analysis.draws import over_draws
+from sdbench.analysis.draws import less, over_draws
+from sdbench.analysis.pairs import changed_share, metric_columns, pair_interval, paired_verdict
 from sdbench.analysis.stats import Interval, bounded_mean
 
 RANGE = (0.0, 1.0)
@@ -84,3 +85,34 @@ def test_images_of_no_draw_leave_the_interval():
     images = images_of(values).rename(index={0: pd.NA}, level="draw")
     given = Interval(0.3, 0.1, 0.5)
     assert over_draws(given, images, RANGE) == given
+
+
+def test_each_image_is_held_against_its_pair():
+    images = images_of(np.arange(8.0).reshape(2, 1, 4))
+    pairs = pd.Series({("001", 0): 10.0, ("000", 0): 1.0})
+    pairs.index.names = ["prompt_id", "seed"]
+    assert less(images, pairs).tolist() == [-1, 0, 1, 2, -6, -5, -4, -3]
+    assert less(pairs, pairs).tolist() == [0, 0]
+
+
+def test_a_table_widens_the_mean_and_counts_images_for_the_rest():
+    rng = np.random.default_rng(0)
+    images = images_of(0.2 + rng.normal(0, 0.02, (64, 1, 8)) + rng.normal(0, 0.05, 8))
+    pairs = images.groupby(level=["prompt_id", "seed"]).mean()
+    alone, row = pair_interval(pairs, "lpips"), metric_columns(pairs, "lpips", images=images)
+    assert row["lpips"] == pytest.approx(alone.estimate)
+    assert row["lpips_hi"] - row["lpips_lo"] > 1.2 * (alone.hi - alone.lo)
+    changed = changed_share(images.droplevel("draw"), "lpips")
+    assert row["lpips_changed"] == changed.estimate
+    assert row["lpips_changed_hi"] >= changed.hi
+    assert row["lpips_median"] == pytest.approx(images.median(), abs=0.01)
+
+
+def test_a_plan_is_not_better_than_masks_of_which_some_are_as_good():
+    """Its difference is clear for these masks, not for others."""
+    rng = np.random.default_rng(0)
+    of_masks = np.array([0.3, 0.25, -0.2, 0.25, -0.15, 0.3, -0.2, 0.25])
+    images = images_of(of_masks + rng.normal(0, 0.005, (128, 1, 8)))
+    pairs = images.groupby(level=["prompt_id", "seed"]).mean()
+    assert paired_verdict(-pairs, "lpips").mean.hi < 0
+    assert paired_verdict(-pairs, "lpips", images=-images).mean.hi > 0
