@@ -1,22 +1,22 @@
-"""How far a set of images is from another set: Fréchet and kernel distance between features.
+"""Features of images, and the Fréchet distance between two sets of them.
 
-Both say how alike two distributions are and nothing of any one image: a set that ignores its
-prompts can be near to the reference. Both are torchmetrics' own. Which sets are compared, and the
-intervals, are in `experiments/distances.py`.
+It says how alike two distributions are and nothing of any one image: a set that ignores its prompts
+can be near to the reference. The kernel distance is in `kernel.py`; which sets are compared is in
+`experiments/distances.py`.
 """
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.special import stdtrit
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
+from sdbench.instruments.kernel import FEWEST_PROMPTS, LEVEL, Estimate
 from sdbench.models.causes import require_own
 
 FEATURES = {
@@ -75,38 +75,74 @@ def frechet_distance(
 ) -> float:
     """Fréchet distance between two sets of features (FID where they are InceptionV3's).
 
+    Two sets of one distribution are apart, too, about as 1 / n: the distance has no interval, and
+    means something next to that of as many rows of the reference's own kind.
+
     Source: Heusel et al. 2017, arXiv 1706.08500.
     """
     # The matrix root of a covariance loses digits that float32 does not have to spare.
     metric = FrechetInceptionDistance(feature=_AsTheyAre(features.shape[1]))
-    return _distance(metric.set_dtype(torch.float64), features, reference)
-
-
-def kernel_distance(
-    features: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]
-) -> float:
-    """Squared kernel distance between two sets of features, without bias.
-
-    It is KID where they are InceptionV3's.
-
-    Source: Bińkowski et al. 2018, arXiv 1801.01401.
-    """
-    size = min(len(features), len(reference))
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # It warns that it keeps all features, which are few here.
-        message = "Metric `Kernel Inception Distance` will save all"
-        warnings.filterwarnings("ignore", message=message)
-        metric = KernelInceptionDistance(
-            feature=_AsTheyAre(features.shape[1]), subsets=1, subset_size=size
-        )
-        torch.manual_seed(0)  # it draws the larger set's subset
-        return _distance(metric, features, reference)
-
-
-def _distance(
-    metric: Any, features: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]
-) -> float:
+    metric.set_dtype(torch.float64)
     metric.update(reference, real=True)
     metric.update(features, real=False)
-    value = metric.compute()
-    return float(value[0] if isinstance(value, tuple) else value)
+    return float(metric.compute())
+
+
+def frechet_difference(
+    features: Float[Tensor, "n width"],
+    baseline: Float[Tensor, "n width"],
+    reference: Float[Tensor, "m width"],
+    prompts: Int[Tensor, " n"],
+) -> Estimate:
+    """How much farther a set of images is from the reference than the baseline's, at this n.
+
+    What the distance owes to n is nearly the same in both. The interval is Student's t of the
+    difference to first order, which is a mean over prompts: how much an image adds to the distance
+    of both sets together, less what the baseline's image adds. The reference is taken as it is.
+
+    Args:
+        features: of the variant's images.
+        baseline: of the baseline's images of the same prompts and seeds.
+        reference: of the other images.
+        prompts: the number of every pair's prompt, from 0.
+
+    Returns:
+        The estimate; its ends are NaN below 64 prompts, and with fewer images than features.
+    """
+    estimate = frechet_distance(features, reference) - frechet_distance(baseline, reference)
+    images, width = features.shape
+    counts = prompts.bincount()
+    if len(counts) < FEWEST_PROMPTS or images < width:
+        return Estimate(estimate, float("nan"), float("nan"))
+
+    both = torch.cat([features, baseline]).double()
+    added = _added(both, reference.double())
+    differences = added[:images] - added[images:]
+    sums = torch.zeros(len(counts), dtype=torch.float64).index_add(0, prompts, differences)
+    error = float((sums / counts).var() / len(counts)) ** 0.5
+    half = float(stdtrit(len(counts) - 1, (1 + LEVEL) / 2)) * error
+    return Estimate(estimate, estimate - half, estimate + half)
+
+
+def _added(
+    features: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]
+) -> Float[Tensor, " n"]:
+    """What each row adds to its set's Fréchet distance, to first order and up to a constant."""
+    root = _power(torch.cov(reference.T), 0.5)
+    shift = features.mean(0) - reference.mean(0)
+    deviations = features - features.mean(0)
+
+    # The derivative of tr (R C R)^(1/2) by the covariance C is R (R C R)^(-1/2) R / 2.
+    slope = root @ _power(root @ torch.cov(features.T) @ root, -0.5) @ root
+    squares = deviations.square().sum(1) - ((deviations @ slope) * deviations).sum(1)
+    return 2 * deviations @ shift + squares
+
+
+def _power(
+    covariance: Float[Tensor, "width width"], exponent: float
+) -> Float[Tensor, "width width"]:
+    """A power of a covariance, within the space that it spans."""
+    values, vectors = torch.linalg.eigh(covariance)
+    spanned = values > 1e-10 * values.max()
+    powers = torch.where(spanned, values.clamp(min=1e-300) ** exponent, 0.0)
+    return (vectors * powers) @ vectors.T

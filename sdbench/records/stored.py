@@ -182,8 +182,18 @@ TABLES: dict[str, dict[str, Column]] = {
         "images": count("images", "in the variant's set"),
         "reference_images": count("images", "in the set that it is compared with"),
         "value": real("1", "the distance", label="value"),
-        "value_lo": real("1", "lo end of its 95 % interval", nullable=True),
+        "value_lo": real(
+            "1", "lo end of its 95 % interval; a Fréchet distance has none", nullable=True
+        ),
         "value_hi": real("1", "hi end of its 95 % interval", nullable=True),
+        "floor": real(
+            "1",
+            "the distance of as many references to the others: mean of several sets of them",
+            nullable=True,
+            label="floor",
+        ),
+        "floor_lo": real("1", "the lowest of these sets", nullable=True),
+        "floor_hi": real("1", "the highest of these sets", nullable=True),
         "difference": real(
             "1",
             "to the baseline's distance, above 0 where the baseline is nearer",

@@ -1,17 +1,19 @@
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
 from PIL import Image
+from rich.console import Console
 
 from sdbench.analysis.ranking import ranking
 from sdbench.experiments.distances import _one_per_pair, distances
-from sdbench.instruments.distribution import image_features, kernel_distance
 from sdbench.models.mini_sd import scenes
 from sdbench.records.schema import empty, frame, validate
 from sdbench.records.store import Results
+from sdbench.report.tables import distances_text
 from sdbench.study.runner import run
 from sdbench.study.study import Study
 from tests.analysis.conftest import filled
@@ -42,32 +44,83 @@ def test_no_guidance_ranks_below_guidance_in_alignment(results):
     assert table[["best_rank", "worst_rank"]].to_numpy().tolist() == [[1, 1], [2, 2]]
 
 
-def test_every_variant_has_both_distances_with_intervals(results):
+def test_every_variant_has_both_distances_with_floors(results):
     table = distances(results, features="reader", fewest=16)
     validate(table, "distances")
     assert table.groupby("distance")["variant"].apply(list).to_dict() == {
         "frechet": ["cfg", "unguided"],
         "kernel": ["cfg", "unguided"],
     }
-    assert ((table["value_lo"] < table["value"]) & (table["value"] < table["value_hi"])).all()
-    baseline = table[table["variant"] == "cfg"]
-    assert (baseline[["difference", "difference_lo", "difference_hi"]] == 0).all(axis=None)
+    assert ((table["floor_lo"] < table["floor"]) & (table["floor"] < table["floor_hi"])).all()
+    assert (table.loc[table["variant"] == "cfg", "difference"] == 0).all()
     assert (results.folder / "distances.parquet").exists()
+
+    # A kernel distance of references is 0 on the mean, a Fréchet distance far from it.
+    kernel, frechet = (table[table["distance"] == name].iloc[0] for name in ("kernel", "frechet"))
+    assert kernel["floor_lo"] < 0 < kernel["floor_hi"]
+    assert frechet["floor_lo"] > 100
+
+
+def test_no_interval_is_given_with_few_prompts_and_none_ever_of_a_frechet_distance(results):
+    table = distances(results, features="reader", fewest=16)
+    ends = ["value_lo", "value_hi", "difference_lo", "difference_hi"]
+    assert table[ends].isna().all(axis=None)
+
+    # The same images as if each were of a prompt of its own, four times.
+    images = pd.concat(
+        [
+            results.images.assign(prompt_id=results.images["prompt_id"] + str(copy))
+            for copy in range(4)
+        ]
+    )
+    table = distances(replace(results, images=images), features="reader", fewest=16)
+    is_kernel = table["distance"] == "kernel"
+    assert table.loc[is_kernel, ends].notna().all(axis=None)
+    assert table.loc[~is_kernel, ends].isna().all(axis=None)  # fewer images than features
 
 
 def test_drawn_scenes_lie_nearer_to_drawn_scenes_than_what_the_model_makes(results, tmp_path):
     rng = np.random.default_rng(1)
-    drawn = scenes.draw(scenes.sample(2 * 64, rng, split="test"), rng)
-    for index, image in enumerate(drawn[:64]):
+    drawn = scenes.draw(scenes.sample(64, rng, split="test"), rng)
+    for index, image in enumerate(drawn):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     table = distances(results, features="reader", reference=tmp_path, fewest=16)
-    assert (table["reference_images"] == 64).all()
-    first, second = (
-        image_features(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255, "reader")
-        for part in (drawn[:64], drawn[64:])
-    )
-    kernel = table[table["distance"] == "kernel"].set_index("variant")["value"]
-    assert kernel_distance(second, first) < kernel["cfg"]
+    kernel = table[table["distance"] == "kernel"].set_index("variant")
+    assert (kernel["floor_hi"] < kernel["value"]).all()
+
+    # Half of 64 are held out, in two sets of 16; the kernel distance takes all the same.
+    sizes = table.groupby("distance")["reference_images"].unique().map(list).to_dict()
+    assert sizes == {"frechet": [32], "kernel": [64]}
+
+
+def test_a_folder_of_few_images_gives_no_floor(results, tmp_path):
+    rng = np.random.default_rng(1)
+    for index, image in enumerate(scenes.draw(scenes.sample(31, rng, split="test"), rng)):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    table = distances(results, features="reader", reference=tmp_path, fewest=16)
+    assert table[["floor", "floor_lo", "floor_hi"]].isna().all(axis=None)
+    assert (table["reference_images"] == 31).all()
+
+
+def test_the_table_shows_differences_first_and_no_interval_of_a_frechet_distance():
+    row = {"features": "reader", "images": 512, "reference_images": 2048}
+    row |= {"floor": 95.0, "floor_lo": 90.0, "floor_hi": 99.0, "value": 236.0, "difference": 0.0}
+    rows = [
+        row | {"variant": "cfg", "distance": "frechet"},
+        row
+        | {"variant": "lora", "distance": "frechet", "difference": 2.0}
+        | {"difference_lo": -1.0, "difference_hi": 5.0},
+        row | {"variant": "cfg", "distance": "kernel", "value_lo": 200.0, "value_hi": 270.0},
+    ]
+    console = Console(width=120, file=StringIO())
+    console.print(distances_text(frame("distances", rows)))
+    lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert lines == [
+        "distance more than cfg value floor variant",
+        "kernel, reader - 236 [200,270] 95 [90,99] cfg",
+        "frechet, reader - 236 95 [90,99] cfg",
+        "frechet, reader +2 [-1,+5] 236 95 [90,99] lora",
+    ]
 
 
 def test_a_variant_that_lacks_images_of_the_baseline_is_refused(results):
