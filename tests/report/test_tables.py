@@ -194,6 +194,15 @@ def test_a_frontier_shows_median_and_changed_share_of_what_has_a_threshold():
     assert "| 0.020 | 0.0010 | 25.0 | 0.900 |" in lines[2]
 
 
+def test_a_frontier_says_where_its_times_come_from_and_what_was_timed():
+    rows = [frontier_row("open", "cfg", predicted_saving=0.1) for _ in range(2)]
+    joined = pd.DataFrame(rows).assign(batch=8, timed_nfe=[90.0, 88.0])
+    lines = frontier_markdown(joined).splitlines()
+    head = "| variant | NFE | loop saved % (another study, 8 images a call) | lpips (to cfg) |"
+    assert lines[0] == f"{head} verdict |"
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["90", "90 (timed at 88)"]
+
+
 def test_a_ranking_says_how_many_comparisons_it_is_corrected_for():
     rows = [
         {"variant": name, "best_rank": best, "worst_rank": 2, "lpips": 0.1, "lpips_median": 0.05}
