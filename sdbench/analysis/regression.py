@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.stability import disturbances, spread_text
+from sdbench.analysis.stats import MIN_PAIRS
 from sdbench.analysis.tables import SUMMARY, summarise
 from sdbench.analysis.timing import (
     USUAL,
@@ -64,12 +65,12 @@ def compare(
         (relative for times and memory, else the difference), of times with `change_lo` and
         `change_hi`; `verdict`: "same", "regression", "improvement" (of a time), "changed" (less
         work or memory, or another metric: what should not move, and has to be accepted),
-        "undecided" or "missing"; of times `detectable`, the smallest slowdown that these repeats
-        find with the stated power, and, where a time is undecided, `repeats_needed`, the repeats of
-        both runs that find one of the threshold's size; it is missing where these are there
-        already, and the change lies between none and the threshold. `unstable` says what speaks
-        against a time in either run, else it is empty. How times are judged stands with `verdicts`
-        of `sdbench.analysis.timing`; the interval of a change is of its own test alone.
+        "undecided" or "missing"; `unstable`, what speaks against a time in either run, else empty.
+        Of times with 6 repeats there are also `detectable`, the smallest slowdown that these
+        repeats find with the stated power, and, of an undecided one, `repeats_needed`: the repeats
+        of both runs that find one of the threshold's size. It is missing where they are there
+        already: the change is then one between none and the threshold. How times are judged is
+        said by `sdbench.analysis.timing.verdicts`; the interval of a change is of its test alone.
 
     Raises:
         NotComparable: the studies differ; absolute times of other machines or versions; names what
@@ -254,7 +255,8 @@ def _precision(
 ) -> dict[str, float | int | None]:
     """What the repeats of one test find, and how many would decide it where these did not."""
     freedom = float(tests.freedom[place])
-    if math.isinf(freedom):  # nothing was tested against a spread
+    # Equal times have no spread, and few repeats do not know it.
+    if math.isinf(freedom) or repeats < MIN_PAIRS:
         return {"detectable": math.nan, "repeats_needed": None}
     number = int((~np.isnan(tests.p)).sum())
     found = detectable(float(tests.error[place]), freedom, number, limits)

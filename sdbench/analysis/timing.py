@@ -194,7 +194,8 @@ def detectable(error: float, freedom: float, number: int, limits: Limits = USUAL
         number: of tests that are judged together, as for `repeats_needed`.
         limits: level and power.
     """
-    return math.expm1(error * _reach(freedom, freedom, number, limits))
+    with np.errstate(over="ignore"):  # what no slowdown exceeds is infinite
+        return float(np.expm1(error * _reach(freedom, freedom, number, limits)))
 
 
 def _reach(freedom: float, final: float, number: int, limits: Limits) -> float:

@@ -163,12 +163,19 @@ def test_few_and_noisy_repeats_are_undecided_and_say_how_many_would_decide(run):
 
 def test_repeats_that_are_there_already_are_not_said_to_decide():
     """What changed by about half of the threshold may be undecided after repeats that find it."""
-    logs = np.random.default_rng(0).normal(0, 0.01, (2, 1, 20))
+    logs = np.random.default_rng(0).normal(0, 0.02, (2, 1, 20))
     tests = welch(*logs)
-    few, many = (_precision(tests, 0, repeats, "undecided", Limits()) for repeats in (2, 20))
-    assert few["repeats_needed"] < 20
+    few, many = (_precision(tests, 0, repeats, "undecided", Limits()) for repeats in (6, 20))
+    assert 6 < few["repeats_needed"] < 20
     assert many["repeats_needed"] is None
     assert many["detectable"] < 0.03
+
+
+def test_few_repeats_name_no_number_of_repeats(run):
+    rows = _times(run(repeats=5, noise=0.1), run(repeats=5, noise=0.1, seed=1), Limits())
+    assert {row["verdict"] for row in rows} == {"undecided"}
+    assert [row["repeats_needed"] for row in rows] == [None, None]
+    assert np.isnan([row["detectable"] for row in rows]).all()
 
 
 @pytest.mark.parametrize(

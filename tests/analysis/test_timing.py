@@ -110,5 +110,9 @@ def test_what_is_detectable_is_the_threshold_for_which_the_repeats_would_do():
     assert list(known.values()) == [pytest.approx(41, abs=1), pytest.approx(39, abs=1)]
 
 
+def test_noise_beyond_all_measure_hides_any_slowdown():
+    assert detectable(200.0, 5, 5) == math.inf
+
+
 def test_usual_limits_are_three_percent_at_one_in_twenty():
     assert (USUAL.threshold, USUAL.level, USUAL.power) == (0.03, 0.05, 0.8)

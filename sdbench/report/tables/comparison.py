@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
+from sdbench.analysis.stats import MIN_PAIRS
 from sdbench.analysis.timing import ABSOLUTE, RATIO
 from sdbench.records.computed import COMPARISON, RELATIVE_CHANGE
 from sdbench.report.tables.cells import add_row, empty_table, interval_text, markdown_lines
@@ -48,7 +49,9 @@ def undecided_text(table: pd.DataFrame) -> str:
     if not math.isnan(needed):
         text += f" {needed:.0f} repeats of both runs would decide."
     found = undecided["detectable"].max()
-    if not math.isnan(found):
+    if math.isnan(found):
+        text += f" {MIN_PAIRS} repeats of both runs would tell how many decide."
+    elif math.isfinite(found):
         text += f" These repeats find one of {math.ceil(100 * found)} % (--threshold)."
     return text
 
