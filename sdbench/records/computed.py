@@ -118,13 +118,14 @@ PAIRED_SHARE = Format(".0%")
 COST = {
     "ideal_saving": _computed("1", "ideal", Format(".1%"), SUMMARY["ideal_saving"].meaning),
     "predicted_denoise_saving": _computed(
-        "1", "loop predicted", Format(".1%"), "saving of the loop that R predicts"
+        "1",
+        "loop predicted",
+        Format(".1%"),
+        "saving of the loop to expect from steps of other variants",
     ),
     "denoise_saving": _computed("1", "loop measured", Format(".1%"), "saving of the loop"),
     "share_of_ideal": _computed("1", "of ideal", Format(".0%"), "measured over ideal, of the loop"),
-    "predicted_saving": _computed(
-        "1", "call predicted", Format(".1%"), "saving of the call that R predicts"
-    ),
+    "predicted_saving": _computed("1", "call predicted", Format(".1%"), "the same of the call"),
     "saving": _computed("1", "call measured", Format(".1%"), "saving of the call"),
 }
 """Of `sdbench.analysis.cost.saving_table`, in the order in which they are shown."""
