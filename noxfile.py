@@ -95,6 +95,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bold(session: nox.Session) -> None:
+    """Print how often a frontier has a beaten variant in bold, over tables drawn again."""
+    session.install("-e", ".")
+    session.run("python", "-m", "benchmarks.bold", *session.posargs)
+
+
+@nox.session(default=False)
 def soak(session: nox.Session) -> None:
     """Run 2,000 units on mini-sd; fail where memory grows by over 5 % after the first 200."""
     session.install("-e", ".")

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.paired_tests import clear_tests
-from sdbench.analysis.pairs import BETTER, NEARER, pair_median, paired_verdict
+from sdbench.analysis.calls import complete_repeats
+from sdbench.analysis.paired_tests import clear_tests, slower_tests
+from sdbench.analysis.pairs import BETTER, NEARER, UNDECIDED, pair_median, paired_verdict
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
-from sdbench.analysis.stats import Interval, bounded_mean
+from sdbench.analysis.stats import Interval, bounded_mean, ratio_interval
 from sdbench.records.metrics import scale_of
+from sdbench.records.store import Results
+
+LEVEL = 0.05
 
 TWO_ONE_SIDED = 0.90
 """Coverage of the interval that holds the difference in a test of equivalence at 5 %."""
@@ -53,10 +57,9 @@ class Contrast:
         if self.margin is not None:
             shown = "shown" if self.within else "not shown"
             told += f"; equivalence within {self.margin:g} {shown}"
-        p = "< 0.001" if self.p < 0.001 else f"= {self.p:.3f}"
         return (
             f"{told}. Mean difference {_text(self.difference)}, median {_text(self.median)}, "
-            f"{word} in {_percent(self.better)} of the pairs that differ; p {p}; "
+            f"{word} in {_percent(self.better)} of the pairs that differ; {_p(self.p)}; "
             f"{self.pairs} pairs of {self.prompts} prompts."
         )
 
@@ -108,6 +111,65 @@ def contrast(values: pd.DataFrame, metric: str, *, margin: float | None = None) 
         margin=margin,
         within=bool(within),
     )
+
+
+@dataclass(frozen=True)
+class TimeContrast:
+    """What the repeats of two variants say of the first's time.
+
+    Attributes:
+        ratio: of the first's time to the second's, geometric mean with its 95 % interval.
+        repeats: that both have.
+        p: two-sided t test of the log-ratios.
+        verdict: "faster", "slower" or "undecided".
+    """
+
+    ratio: Interval
+    repeats: int
+    p: float
+    verdict: str
+
+    def sentence(self, first: str, second: str) -> str:
+        """The outcome in words, with its figures."""
+        estimate, lo, hi = (f"{end:.3f}" for end in self.ratio)
+        interval = "" if np.isnan(self.ratio.lo) else f" [{lo}, {hi}]"
+        return (
+            f"{first} against {second} in time: {self.verdict}. {estimate}{interval} times its "
+            f"time; {_p(self.p)}; {self.repeats} repeats."
+        )
+
+
+def time_contrast(results: Results, first: str, second: str, column: str) -> TimeContrast:
+    """Compare the times of two variants of a study within its repeats.
+
+    Args:
+        results: of the study.
+        first: a variant.
+        second: another one.
+        column: `denoise_s` (the loop) or `latency_s` (the call).
+
+    Raises:
+        ValueError: a variant has no repeat that all of its batches finished.
+    """
+    repeats = complete_repeats(results.runs)
+    times = repeats.pivot_table(column, index="repeat", columns="variant")
+    for name in (first, second):
+        if name not in times:
+            raise ValueError(f"{results.folder}: '{name}' has no times")
+    both = times[[first, second]].dropna()
+    slower = slower_tests(np.log(both.to_numpy(dtype=float)))
+    p = min(1.0, 2 * float(min(slower[0, 1], slower[1, 0])))
+    found = "faster" if slower[1, 0] < slower[0, 1] else "slower"
+    return TimeContrast(
+        ratio=ratio_interval(both[first], both[second]),
+        repeats=len(both),
+        p=p,
+        verdict=found if p < LEVEL else UNDECIDED,
+    )
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _text(interval: Interval) -> str:

@@ -85,11 +85,10 @@ def clear_tests(
         draws: likewise.
     """
     values = np.asarray(differences, dtype=float)
-    mean = flip_tests(values, clusters, draws=draws)
     if not most:
-        return mean
-    pairs = flip_tests(np.sign(values), clusters, draws=draws)
-    return OneSided(np.maximum(mean.above, pairs.above), np.maximum(mean.below, pairs.below))
+        return flip_tests(values, clusters, draws=draws)
+    both = flip_tests(np.hstack([values, np.sign(values)]), clusters, draws=draws)
+    return OneSided(*(p.reshape(2, -1).max(axis=0) for p in both))
 
 
 def slower_tests(logs: ArrayLike, *, tolerance: float = 0.0) -> Array:

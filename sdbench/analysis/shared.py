@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from sdbench.analysis.tables import pair_means
@@ -67,25 +69,29 @@ def shared_pairs(
 
 
 def _by_caption(results: Results, variant: str, metric: str) -> pd.Series[float]:
-    values = metric_values(results, metric)
-    if variant not in values:
-        there = ", ".join(map(str, values))
+    columns = ["unit", "variant", "prompt_id", "prompt", "seed"]
+    images = results.images
+    if metric in images:
+        images = images.loc[images["variant"] == variant, [*columns, metric]]
+    if metric not in images or images[metric].isna().all():
+        there = ", ".join(map(str, metric_values(results, metric)))
         raise ValueError(f"{results.folder}: '{variant}' has no {metric}; there are {there}")
-    own = values[variant].dropna().reset_index()
-    own["prompt_id"] = own["prompt_id"].astype(str).map(_texts(results))
+
+    own = pair_means(replace(results, images=images)).dropna(subset=[metric])
+    own["prompt_id"] = own["prompt_id"].astype(str).map(_texts(images))
 
     # A caption that stands twice in a study is one pair with each seed.
-    return own.groupby(PAIR)[variant].mean()
+    return own.groupby(PAIR)[metric].mean()
 
 
-def _texts(results: Results) -> dict[str, str]:
-    prompts = results.images[["prompt_id", "prompt"]].astype(str).drop_duplicates("prompt_id")
+def _texts(images: pd.DataFrame) -> dict[str, str]:
+    prompts = images[["prompt_id", "prompt"]].drop_duplicates("prompt_id").astype(str)
     return dict(prompts.itertuples(index=False, name=None))
 
 
 def _other_texts(first: Results, second: Results) -> list[str]:
     """Identifiers that both studies have, of different prompts."""
-    one, other = _texts(first), _texts(second)
+    one, other = _texts(first.images), _texts(second.images)
     return sorted(name for name in one.keys() & other.keys() if one[name] != other[name])
 
 
