@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cache
 from typing import Annotated, NamedTuple
 
@@ -21,6 +21,7 @@ from sdbench.records.metrics import scale_of
 PROMPTS = (8, 16, 64, 128)
 SEEDS = (1, 4)
 DRAWS = 300
+FIGURES = ("mean", "median", "changed")
 ROUNDING = 1e-9
 
 Values = pd.Series  # of a sample or a population, with the level `prompt_id`
@@ -86,9 +87,14 @@ def coverage(
 
 
 def table(
-    chosen: Iterable[Population], *, prompts: Sequence[int], seeds: Sequence[int], draws: int
+    chosen: Iterable[Population],
+    *,
+    prompts: Sequence[int] = PROMPTS,
+    seeds: Sequence[int] = SEEDS,
+    draws: int = DRAWS,
+    shown: Container[str] = FIGURES,
 ) -> pd.DataFrame:
-    """Coverage of every figure by metric, prompts and seeds, over the populations.
+    """Coverage of figures by metric, prompts and seeds, over the populations.
 
     Returns:
         `metric`, `figure`, `prompts`, `seeds`, `populations`, then of their coverage the `least`,
@@ -100,7 +106,7 @@ def table(
 
     rows = []
     for metric, own in by_metric.items():
-        for figure in figures(metric):
+        for figure in (one for one in figures(metric) if one.name in shown):
             for count in prompts:
                 for per_prompt in seeds:
                     both = np.array(
@@ -150,11 +156,19 @@ def _holds_median(found: Interval, values: Array) -> bool:
 def main(
     draws: Annotated[int, typer.Option(help="samples of each population")] = DRAWS,
     metric: Annotated[list[str] | None, typer.Option(help="all by default")] = None,
+    figure: Annotated[list[str] | None, typer.Option(help="mean, median, changed; all")] = None,
     prompts: Annotated[list[int] | None, typer.Option(help="8, 16, 64, 128 by default")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="of a prompt; 1 and 4 by default")] = None,
 ) -> None:
     """Print the coverage of every interval that tables show."""
     chosen = [one for one in populations() if not metric or one.metric in metric]
-    found = table(chosen, prompts=prompts or PROMPTS, seeds=SEEDS, draws=draws)
+    found = table(
+        chosen,
+        prompts=prompts or PROMPTS,
+        seeds=seeds or SEEDS,
+        draws=draws,
+        shown=figure or FIGURES,
+    )
     typer.echo(f"| {' | '.join(map(str, found))} |\n|{' --- |' * len(found.columns)}")
     for row in found.itertuples(index=False):
         cells = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]

@@ -131,7 +131,35 @@ def test_metric_is_the_mean_over_pairs(study):
     row = by_variant(study(MASKS, images=images)).loc["last:1"]
     assert (row["pairs"], row["extra"]) == (16, 7.5)
     assert row["lpips"] == pytest.approx(np.mean(np.arange(16) ** 2) / 1000)
+
+
+def test_beside_the_mean_stand_the_median_and_the_share_of_changed_images(study):
+    lpips = np.r_[np.full(60, 0.001), np.linspace(0.02, 0.6, 6)]
+    images = [image("last:1", f"p{n}", lpips=value) for n, value in enumerate(lpips)]
+    row = by_variant(study(MASKS, images=images)).loc["last:1"]
+    assert row["lpips_median"] == row["lpips_median_hi"] == 0.001
+    assert row["lpips_changed"] == pytest.approx(6 / 66)
     assert row["lpips_lo"] < row["lpips"] < row["lpips_hi"]
+
+
+def test_a_mean_of_few_prompts_has_no_interval_whatever_was_drawn(study):
+    for lpips in (np.zeros(63), np.full(63, 0.1), np.r_[np.zeros(62), 0.6]):
+        images = [image("last:1", f"p{n}", lpips=value) for n, value in enumerate(lpips)]
+        row = by_variant(study(MASKS, images=images)).loc["last:1"]
+        assert row[["lpips_lo", "lpips_hi"]].isna().all()
+        assert row[["lpips_median_lo", "lpips_changed_lo", "lpips_changed_hi"]].notna().all()
+
+
+def test_of_several_draws_every_image_is_changed_or_not(study):
+    """The mean over draws of a pair would be beyond the threshold for every pair."""
+    images = [
+        image("last:1", f"p{n}", repeat=draw, draw=draw, lpips=0.5 * (draw == 0))
+        for n in range(8)
+        for draw in range(4)
+    ]
+    row = by_variant(study(MASKS, images=images)).loc["last:1"]
+    assert (row["pairs"], row["lpips"], row["lpips_median"]) == (8, 0.125, 0)
+    assert row["lpips_changed"] == 0.25
 
 
 def test_noise_floor_is_the_baseline_against_its_first_repeat(study):
@@ -142,11 +170,11 @@ def test_noise_floor_is_the_baseline_against_its_first_repeat(study):
 
 
 def test_alignment_is_compared_pair_by_pair(study):
-    base, other = np.random.default_rng(0).uniform(size=(2, 8))
-    cfg = [image("cfg", f"p{n}", alignment=base[n]) for n in range(8)]
-    images = cfg + [image("last:1", f"p{n}", alignment=other[n]) for n in reversed(range(7))]
+    base, other = np.random.default_rng(0).uniform(size=(2, 80))
+    cfg = [image("cfg", f"p{n}", alignment=base[n]) for n in range(80)]
+    images = cfg + [image("last:1", f"p{n}", alignment=other[n]) for n in reversed(range(70))]
     row = by_variant(study(MASKS, images=images)).loc["last:1"]
-    assert row["alignment_difference"] == pytest.approx((other - base)[:7].mean())
+    assert row["alignment_difference"] == pytest.approx((other - base)[:70].mean())
     assert (
         row["alignment_difference_lo"]
         < row["alignment_difference"]

@@ -250,7 +250,7 @@ def test_the_curve_is_the_mean_over_pairs_with_alignment_as_a_difference():
             "nfe": 4,
         }
         | {"lpips": value, "alignment": 0.9 - value}
-        for p in range(8)
+        for p in range(64)
         for kind, start, length, mask, value in (
             ("baseline", None, None, "11", 0.0),
             ("single", 0, 1, "01", 0.4 + 0.1 * rng.random()),
@@ -263,6 +263,8 @@ def test_the_curve_is_the_mean_over_pairs_with_alignment_as_a_difference():
     means = table[table["kind"] == "single"].groupby("mask")["lpips"].mean()
     assert curve["lpips"].tolist() == pytest.approx([means["01"], means["10"]])
     assert ((curve["lpips_lo"] < curve["lpips"]) & (curve["lpips"] < curve["lpips_hi"])).all()
+    assert curve["lpips_changed"].tolist() == [1, 1]
+    assert (curve["lpips_median_lo"] < curve["lpips_median"]).all()
     assert sensitivity_curve(table, "alignment")["alignment"].tolist() == pytest.approx(
         [-means["01"], -means["10"]]
     )

@@ -34,6 +34,8 @@ def summary():
     row |= (
         spread("saving", 0.123, 0.01)
         | spread("lpips", 0.012, 0.004)
+        | spread("lpips_median", 0.006, 0.001)
+        | spread("lpips_changed", 0.25, 0.05)
         | spread("alignment_difference", -0.02, 0.05)
     )
     row |= {"denoise_saving": 0.13, "alignment": 0.95, "clip_score": np.nan}
@@ -47,14 +49,22 @@ def printed(summary, width):
     return console.file.getvalue()
 
 
-def test_wide_terminal_has_one_line_per_variant(summary):
-    lines = printed(summary, 120).splitlines()
-    assert len(lines) == 2 + len(summary)
-    cells = (
-        "last:20% 100 2.50 12.3 [11.3,13.3] 13.0 10.0 8.0 210 0.012 [0.008,0.016] 0.95 "
-        "-0.02 [-0.07,+0.03]"
-    )
-    assert " ".join(lines[3].split()) == cells
+def test_a_wide_terminal_has_estimates_in_one_line_and_their_intervals_below(summary):
+    lines = printed(summary, 140).splitlines()
+    assert len(lines) == 3 + 2 * len(summary)
+    estimates = "last:20% 100 2.50 12.3 13.0 10.0 8.0 210 0.012 0.006 25 0.95 -0.02"
+    assert " ".join(lines[5].split()) == estimates
+    ends = "[11.3,13.3] [0.008,0.016] [0.005,0.007] [20,30] [-0.07,+0.03]"
+    assert " ".join(lines[6].split()) == ends
+
+
+@pytest.mark.parametrize("width", [80, 100, 119, 120, 139, 140, 200])
+def test_every_terminal_shows_mean_median_and_share_whole(summary, width):
+    lines = printed(summary, width).splitlines()
+    assert all(len(line) <= width for line in lines)
+    for word in ["LPIPS", "median", "changed", "0.012", "[0.005,0.007]", "[20,30]"]:
+        assert sum(word in line.split() for line in lines) in (1, len(summary))
+    assert "…" not in "".join(lines)
 
 
 def test_narrow_terminal_breaks_no_number_and_no_name(summary):
@@ -63,7 +73,7 @@ def test_narrow_terminal_breaks_no_number_and_no_name(summary):
     )
     text = printed(wide.replace({"variant": {"lora": "mask:110010101"}}), 80)
     assert all(len(line) <= 80 for line in text.splitlines())
-    for word in ["mask:110010101", "87.12", "[-13.5,-11.1]", "[0.008,0.016]", "predicted"]:
+    for word in ["mask:110010101", "87.12", "[-13.5,-11.1]", "[0.005,0.007]", "[20,30]"]:
         assert word in text
     assert text.count("0.95") == len(summary)
 
@@ -72,7 +82,7 @@ def test_wide_numbers_wrap_but_are_not_cut_off(summary):
     wide = summary.assign(
         nfe=87.125, saving=-0.123, saving_lo=-0.135, saving_hi=-0.111, peak_bytes=123456e6
     )
-    text = printed(wide, 120)
+    text = printed(wide, 140)
     for word in ["[-13.5,-11.1]", "123456", "[0.008,0.016]", "[-0.07,+0.03]", "0.95"]:
         assert text.count(word) == len(summary)
 
@@ -114,8 +124,9 @@ def test_missing_numbers_are_dashes_and_missing_intervals_left_out(summary):
 
 
 def test_column_without_any_value_is_left_out_of_table_and_legend(summary):
-    empty = summary.assign(lpips=np.nan)
-    assert "LPIPS" not in markdown(empty) + legend(empty)
+    empty = summary.assign(lpips=np.nan, lpips_median=np.nan, lpips_changed=np.nan)
+    assert "LPIPS" not in markdown(empty)
+    assert "LPIPS:" not in legend(empty)
     assert "noise floor" in legend(summary)
 
 
@@ -140,7 +151,8 @@ def test_legend_explains_every_column(summary):
     assert [line.split(":")[0] for line in legend(summary).splitlines()[:-1]] == headings
 
 
-def test_plans_are_printed_whole_on_a_narrow_terminal():
+@pytest.fixture
+def plans():
     def spread(name, estimate, half):
         return {name: estimate, f"{name}_lo": estimate - half, f"{name}_hi": estimate + half}
 
@@ -148,19 +160,32 @@ def test_plans_are_printed_whole_on_a_narrow_terminal():
         {"unguided": 25, "nfe": 75.0}
         | spread("saving", 0.201, 0.02)
         | spread("lpips", 0.0123, 0.0022)
+        | spread("lpips_median", 0.0061, 0.0011)
+        | spread("lpips_changed", 0.25, 0.05)
     )
     plan = row | {"variant": "plan", "verdict": ""} | spread("worse", 0.0, 0.0)
     control = (
         row
-        | {"variant": "interval:10+25", "verdict": "undecided"}
-        | spread("worse", 0.0051, 0.0071)
+        | {"variant": "interval:10+25"}
+        | {"verdict": "plan nearer in most images, farther in a few"}
+        | spread("worse", -0.0051, 0.0071)
+        | spread("plan_better", 0.91, 0.03)
     )
-    console = Console(width=80, file=io.StringIO())
-    console.print(plan_text(pd.DataFrame([plan, control]), "lpips"))
-    cells = console.file.getvalue().split()
-    assert "plan of 25 75 20% [18%,22%] 0.0123 -" in " ".join(cells)
-    assert {"[0.0101,0.0145]", "[-0.0020,+0.0122]"} <= set(cells)
-    assert "interval:10+25 75 20% [18%,22%] 0.0123 +0.0051 undecided" in " ".join(cells)
+    return pd.DataFrame([plan, control])
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_plans_are_printed_whole(plans, width):
+    console = Console(width=width, file=io.StringIO())
+    console.print(plan_text(plans, "lpips", width=width))
+    text = console.file.getvalue()
+    cells = " ".join(text.split())
+    assert "…" not in text
+    assert "plan of 25 75 20% 0.0123 0.0061 25% -" in cells
+    assert "interval:10+25 75 20% 0.0123 0.0061 25% -0.0051" in cells
+    assert {"[18%,22%]", "[-0.0122,+0.0020]", "nearer", "farther"} <= set(text.split())
+    for words in ("[0.0101,0.0145]", "[0.0050,0.0072]", "[20%,30%]", "[88%,94%]"):
+        assert (words in text) == (width == 120)
 
 
 def frontier_row(verdict, rival, **figures):
