@@ -228,6 +228,31 @@ def test_plan_figure_joins_each_kind_by_time_saved_and_shows_intervals():
     )
 
 
+def test_a_metric_that_few_images_decide_has_median_and_share_in_figures():
+    places = [(k, 1) for k in range(8)]
+    lpips = curve("single", places)
+    for name, value in (("lpips_median", 0.01), ("lpips_changed", 0.25)):
+        lpips = lpips.assign(**{name: value, f"{name}_lo": value / 2, f"{name}_hi": value * 2})
+    drawn = sensitivity_figure({"lpips": lpips}, steps=8).axes
+    assert [
+        [line.get_label() for line in axes.lines if "_" not in line.get_label()] for axes in drawn
+    ] == [
+        ["mean", "median"],
+        ["share"],
+    ]
+    assert drawn[0].lines[1].get_ydata().tolist() == [0.01] * 8
+    assert drawn[1].lines[0].get_ydata().tolist() == [0.25] * 8
+
+    table = lpips.assign(variant="plan", saving=0.1, saving_lo=0.05, saving_hi=0.15)
+    panels = plan_figure(table, "lpips").axes
+    assert [axes.get_ylabel() for axes in panels] == [
+        "lpips to guided image,\nmean",
+        "median",
+        "share of images changed",
+    ]
+    assert [axes.containers[0].lines[0].get_ydata()[0] for axes in panels[1:]] == [0.01, 0.25]
+
+
 def test_curves_have_a_panel_per_column_and_a_line_per_group():
     table = pd.DataFrame(
         {

@@ -10,6 +10,7 @@ from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.report.figures.style import PALETTE, new_figure, open_frame
 
 COLOUR = PALETTE[4]
+MEDIAN_COLOUR = PALETTE[1]
 LABELS = {
     "single": "step without guidance",
     "window": "first of {length} steps without guidance",
@@ -22,9 +23,11 @@ BY_LENGTH = ("last", "first")
 
 
 def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure:
-    """What dropping guidance does: one panel per metric, with 95 % intervals.
+    """What dropping guidance does: a panel per metric, with 95 % intervals.
 
-    Intervals of guidance have a beginning and a length; their means are shown as a map of both.
+    A few images can decide a mean. So the median is drawn with it, where there is one, and the
+    share of images that changed has a panel. Intervals of guidance have a beginning and a length;
+    their means are shown as a map of both.
 
     Args:
         curves: by metric, each from `sdbench.analysis.sensitivity.sensitivity_curve`, of one kind.
@@ -35,11 +38,22 @@ def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure
     if kind == "interval":
         return _interval_maps(curves)
 
-    figure = new_figure(8, 0.6 + 2.4 * len(curves))
-    panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    with_share = {metric: f"{metric}_changed" in curve for metric, curve in curves.items()}
+    count = len(curves) + sum(with_share.values())
+    figure = new_figure(8, 0.6 + 2.4 * count)
+    panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    free = iter(panels)
     across = "length" if kind in BY_LENGTH else "start"
-    for axes, (metric, curve) in zip(panels, curves.items(), strict=True):
-        _draw_curve(axes, curve, metric, across)
+    for metric, curve in curves.items():
+        axes = next(free)
+        _draw_curve(axes, curve, metric, across, label="mean")
+        if f"{metric}_median" in curve:
+            _draw_curve(axes, curve, f"{metric}_median", across, label="median", dashed=True)
+        _frame(axes, _meaning(metric))
+        if with_share[metric]:
+            axes = next(free)
+            _draw_curve(axes, curve, f"{metric}_changed", across, label="share")
+            _frame(axes, f"share of images changed,\nby {metric}")
 
     panels[0].legend(frameon=False, fontsize="small")
     label = LABELS[kind].format(length=first["length"].iloc[0])
@@ -47,33 +61,40 @@ def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure
     return figure
 
 
-def _draw_curve(axes: Axes, curve: pd.DataFrame, metric: str, across: str) -> None:
+def _draw_curve(
+    axes: Axes, curve: pd.DataFrame, name: str, across: str, *, label: str, dashed: bool = False
+) -> None:
+    """One column with its interval, of which too few prompts have none."""
     position = curve[across].astype(float)
-    # Too few prompts have no intervals.
-    lo = curve[f"{metric}_lo"]
+    colour = MEDIAN_COLOUR if dashed else COLOUR
+    lo = curve[f"{name}_lo"]
     if not lo.isna().all():
         axes.fill_between(
             position,
             lo,
-            curve[f"{metric}_hi"],
-            color=COLOUR,
+            curve[f"{name}_hi"],
+            color=colour,
             alpha=0.25,
             linewidth=0,
-            label="95 % interval",
+            label=f"95 % interval of the {label}",
         )
 
     axes.plot(
         position,
-        curve[metric],
-        color=COLOUR,
+        curve[name],
+        color=colour,
         linewidth=1.4,
+        linestyle="--" if dashed else "-",
         marker="o",
         markersize=2.5,
-        label="mean",
+        label=label,
     )
+
+
+def _frame(axes: Axes, label: str) -> None:
     # Nothing lost: the image that every step guides.
     axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    axes.set_ylabel(_meaning(metric).replace(", ", ",\n"))
+    axes.set_ylabel(label.replace(", ", ",\n"))
     open_frame(axes)
 
 
