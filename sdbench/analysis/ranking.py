@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from sdbench.analysis.known import liked_by
 from sdbench.analysis.paired_tests import DRAWS, clear_tests
 from sdbench.analysis.pairs import metric_columns
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
@@ -34,7 +35,8 @@ def ranking(
     Returns:
         `variant`; the metric (its mean) and what `metric_columns` sets beside it; `best_rank` (1
         plus the number that are clearly better), `worst_rank` (the number of variants less those
-        clearly worse); `p`, corrected, against the next variant in the order.
+        clearly worse); `p`, corrected, against the next variant in the order; and, where the study
+        has known answers, the metric's `_likes`, as in `summarise`.
 
     Raises:
         ValueError: no image has the metric.
@@ -72,4 +74,4 @@ def ranking(
         | {"p": p.get((name, following), np.nan)}
         for name, following in zip(order, [*order[1:], ""], strict=True)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(**liked_by(metric, results.known))

@@ -11,6 +11,7 @@ import pandas as pd
 
 from sdbench.analysis.calls import complete_repeats, finished, paired, steps_of, timed
 from sdbench.analysis.draws import less
+from sdbench.analysis.known import known_columns
 from sdbench.analysis.pairs import metric_columns, pair_interval
 from sdbench.analysis.predicted import call_counts, has_rows_of_its_own, predictions, share_saved
 from sdbench.analysis.stats import Interval, spread
@@ -71,7 +72,9 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         `predicted_denoise_saving` (of call and loop, to expect from what steps of other variants
         took, as `predictions` says), `peak_bytes`, every metric (its mean) with its `_median` and,
         where it has a threshold, the share of images that are `_changed`; and
-        `alignment_difference` to the baseline. Measured and predicted savings, metrics and
+        `alignment_difference` to the baseline. Where the study has known answers, every metric also
+        has `_likes` (bad ones that it does not put clearly below the baseline) and `_other_seed`
+        (its mean for another seed of the same prompt). Measured and predicted savings, metrics and
         difference have `_lo` and `_hi` behind them, the 95 % interval. What was not measured is
         NaN; so are the baseline's intervals against itself, and what is ideal and predicted where a
         row is other work than the baseline's.
@@ -92,6 +95,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
     if results.images["draw"].notna().any():
         singles = _by_variant(image_means(results), order, ["prompt_id", "seed", "draw"])
 
+    known = known_columns(results.known)
     rows = []
     for variant in order:
         row = {
@@ -116,9 +120,8 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         for metric in _metrics(results.images):
             values = images[variant][metric]
             row |= metric_columns(values, metric, images=singles[variant][metric])
-        rows.append(
-            row | spread("alignment_difference", _alignment_difference(images, singles, variant))
-        )
+        row |= spread("alignment_difference", _alignment_difference(images, singles, variant))
+        rows.append(row | known)
     return pd.DataFrame(rows)
 
 

@@ -40,7 +40,7 @@ def rank(
     from sdbench.analysis.tables import PAIRS
     from sdbench.instruments.quality import find_metric
     from sdbench.records.store import read
-    from sdbench.report.tables import ranking_note, ranking_text
+    from sdbench.report.tables import mark_legend, ranking_note, ranking_text
 
     kind, _ = find_metric(metric)
     if pair is not None:
@@ -52,7 +52,8 @@ def rank(
     pairs = read(results, columns=PAIRS)
     ranked = ranking(pairs, kind.name, higher_is_better=bool(kind.higher_is_better))
     console.print(ranking_text(ranked, kind.name))
-    console.print(ranking_note(ranked))
+    for line in (ranking_note(ranked), *mark_legend(ranked)):
+        console.print(line, markup=False, highlight=False)
 
 
 def _compare(

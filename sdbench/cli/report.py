@@ -46,3 +46,15 @@ def report(
     if not paths:
         console.print(tables.summary_table(summary, width=console.width))
         console.print(tables.legend(summary), markup=False, highlight=False)
+        _print_known(results)
+
+
+def _print_known(results: Path) -> None:
+    """What the metrics say of known answers, where the study has any."""
+    from sdbench.records.results import read_known
+    from sdbench.report import tables
+
+    answers = read_known(results)
+    if len(answers):
+        console.print(tables.known_text(answers))
+        console.print(tables.KNOWN_LEGEND, markup=False, highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -226,13 +227,20 @@ def _references(kind: str, folder: Path | None, prompts: Prompts) -> _References
 
 def _scenes(prompts: Prompts) -> _References:
     """Drawn scenes; those that are held out have as many captions, each as often, as a variant."""
-    rng = np.random.default_rng(11)
-    drawn = _drawn(scenes.sample(4 * FEWEST, rng, split="test"), rng)
+    drawn = _drawn_references()
+    rng = np.random.default_rng(12)
     held = []
     for _ in range(FLOORS):
         captions = scenes.sample(int(prompts.max()) + 1, rng, split="test")
         held.append(_drawn(captions[prompts.numpy()], rng))
     return _References(drawn, drawn, held, prompts)
+
+
+@cache
+def _drawn_references() -> Features:
+    """The same scenes for every study, once per process."""
+    rng = np.random.default_rng(11)
+    return _drawn(scenes.sample(4 * FEWEST, rng, split="test"), rng)
 
 
 def _drawn(rows: Int[np.ndarray, "n 10"], rng: np.random.Generator) -> Features:

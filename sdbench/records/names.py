@@ -4,6 +4,11 @@ BASELINE = "cfg"
 """The variant that all others are compared with: every step guided."""
 PLANNED = "plan"
 """The variant that runs a schedule which was searched for."""
+BAD_ANSWERS = ("black", "noise", "other prompt")
+"""What a metric of quality must put below the baseline: a black frame, random pixels, the image of
+another prompt."""
+ANSWERS = (*BAD_ANSWERS, "other seed", "again")
+"""With what is as good as the baseline: another seed of the same prompt, the same call again."""
 
 
 def split_name(name: str) -> tuple[str, str | None]:

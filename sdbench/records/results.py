@@ -4,16 +4,17 @@ Which rows of a folder count is in `parts.py`; a folder is written in `store.py`
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sdbench.records.files import PREFIX, read_json, require
-from sdbench.records.parts import Columns, merged
+from sdbench.records.files import PREFIX, read_json, read_table, require
+from sdbench.records.parts import Columns, merged, table_file
 from sdbench.records.remote import Remote
-from sdbench.records.schema import STUDY, SWEEP
+from sdbench.records.schema import STUDY, SWEEP, empty, validate
 
 SCHEMA_VERSION = 1
 STARTING = f"{PREFIX}starting"
@@ -22,7 +23,10 @@ STARTING = f"{PREFIX}starting"
 
 @dataclass(frozen=True)
 class Results:
-    """What a study recorded; `environment` describes each key in `runs.environment`."""
+    """What a study recorded; `environment` describes each key in `runs.environment`.
+
+    `known` is empty for a study without known answers.
+    """
 
     folder: Path
     runs: pd.DataFrame
@@ -30,6 +34,7 @@ class Results:
     images: pd.DataFrame
     environment: dict[str, dict[str, Any]]
     study: dict[str, Any]
+    known: pd.DataFrame = field(default_factory=partial(empty, "known"))
 
 
 def read(folder: str | Path, columns: Columns | None = None) -> Results:
@@ -47,7 +52,20 @@ def read(folder: str | Path, columns: Columns | None = None) -> Results:
         ValueError: the folder or a file is missing, unreadable or of another form; names the file
             and the column.
     """
-    return Results(**contents(folder, STUDY, columns))
+    found = contents(folder, STUDY, columns)
+    return Results(**found, known=read_known(found["folder"]))
+
+
+def read_known(folder: Path) -> pd.DataFrame:
+    """The table of known answers in a study's folder, empty where it has none.
+
+    Raises:
+        ValueError: the file is unreadable or of another form.
+    """
+    file = folder / table_file("known")
+    if not file.exists():
+        return empty("known")
+    return validate(read_table(folder, "known"), "known", source=str(file))
 
 
 @dataclass(frozen=True)

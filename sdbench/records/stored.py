@@ -19,7 +19,7 @@ from sdbench.records.columns import (
     size,
     text,
 )
-from sdbench.records.names import BASELINE
+from sdbench.records.names import ANSWERS, BASELINE
 
 PHASES = ("warmup", "measured", "untimed")
 """Of calls."""
@@ -203,6 +203,19 @@ TABLES: dict[str, dict[str, Column]] = {
         "difference_lo": real("1", "lo end of its 95 % interval", nullable=True),
         "difference_hi": real("1", "hi end of its 95 % interval", nullable=True),
     },
+    "known": {
+        "metric": text("what judged"),
+        "answer": text("what was judged instead of the baseline's image", choices=ANSWERS),
+        **PAIR,
+        "value": real("1", "the metric of it, in the metric's own unit", nullable=True),
+        "baseline": real(
+            "1",
+            "the metric of the baseline's own image; where it compares with that image, of the "
+            "same one with every value moved by one of 255 levels",
+            nullable=True,
+        ),
+        "higher_is_better": flag("the metric's direction"),
+    },
     "history": {
         "accepted": text("when the figures became the baseline, UTC"),
         "reason": text("why"),
@@ -266,6 +279,7 @@ KEYS = {
     "judged": ["unit", "variant", "prompt_id", "seed", "draw"],
     "training": ["step"],
     "distances": ["variant", "features", "distance"],
+    "known": ["metric", "answer", "prompt_id", "seed"],
     "history": ["accepted", "variant", "figure"],
     "ledger": ["unit", "part"],
 }

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ import torch
 from sdbench.models.causes import missing_module
 from sdbench.study.check import loaded, prepare
 from sdbench.study.fields import digest
+from sdbench.study.known import known_units
 from sdbench.study.local import Outcome, Worker
 from sdbench.study.study import Study
 from sdbench.study.tuning import constant_scales, tunable, with_scales, with_tuned_scales
@@ -172,7 +173,9 @@ class _Actor:
         study = Study.from_fields(self._settings, source=DRIVER)
         self._worker = Worker(study, exclusive=self._exclusive).__enter__()
         pipeline = self._worker.pipeline
-        self._units = {unit.id: unit for unit in units(study, pipeline=digest(pipeline))}
+        further = known_units(study, pipeline=digest(pipeline)).values()
+        calls = chain(units(study, pipeline=digest(pipeline)), *further)
+        self._units = {unit.id: unit for unit in calls}
         return _Place(self._worker.environment, self._worker.columns, pipeline)
 
     def run(self, unit: str) -> Outcome:

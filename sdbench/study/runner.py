@@ -28,11 +28,12 @@ from sdbench.records.store import Mode, Results, StudyFolder, existing_study, re
 from sdbench.study.check import loaded, loop_length, prepare
 from sdbench.study.fields import digest
 from sdbench.study.images import save, scored
+from sdbench.study.known import known_answers, known_units, placed
 from sdbench.study.local import Outcome, Worker, observe
 from sdbench.study.progress import progress_bar
 from sdbench.study.study import Study
 from sdbench.study.tuning import constant_scales, tunable, tuning_rows, with_scales
-from sdbench.study.units import Unit, parse_shard, units
+from sdbench.study.units import Shard, Unit, parse_shard, units
 from sdbench.variants.grammar import parse
 
 
@@ -129,10 +130,12 @@ def record(
 
         _require_expected(folder, calls, out)
         try:
-            _run_missing(folder, opened, calls)
+            ran = _run_missing(folder, opened, calls)
         finally:
             folder.compact()
         _judge(folder, opened.study, is_whole=part is None)
+        if ran or not folder.holds("known"):
+            _add_known_answers(folder, opened, part)
         return folder.path
 
 
@@ -145,6 +148,30 @@ def _judge(folder: StudyFolder, study: Study, *, is_whole: bool) -> None:
     if study.output == "image":
         images = folder.read("runs", "images")["images"]
         folder.rewrite("images", scored(images, runs, study, folder.path))
+
+
+def _add_known_answers(folder: StudyFolder, engine: Engine, part: Shard | None) -> None:
+    """What the metrics say of images that are known to be bad, or as good as the baseline's."""
+    study = engine.study
+    if study.output != "image" or not study.metrics:
+        return
+    further = known_units(study, part, pipeline=digest(engine.pipeline))
+    made = placed(
+        {
+            answer: list(engine.outcomes(calls, lambda unit: None))
+            for answer, calls in further.items()
+        }
+    )
+    tables = folder.read("runs", "images")
+    answers = known_answers(
+        tables["images"],
+        tables["runs"],
+        folder.path,
+        metrics=study.metrics,
+        seeds=study.seeds,
+        made=made,
+    )
+    folder.rewrite("known", answers)
 
 
 def _stored_scales(out: str | Path) -> list[float]:
@@ -183,8 +210,8 @@ def _require_expected(folder: StudyFolder, calls: list[Unit], out: str | Path) -
         )
 
 
-def _run_missing(folder: StudyFolder, engine: Engine, calls: list[Unit]) -> None:
-    """Run what is not finished, and record each call as it comes."""
+def _run_missing(folder: StudyFolder, engine: Engine, calls: list[Unit]) -> bool:
+    """Run what is not finished, and record each call as it comes; whether there was anything."""
     finished = folder.finished()
     missing = [unit for unit in calls if unit.id not in finished]
     with progress_bar() as progress:
@@ -197,6 +224,7 @@ def _run_missing(folder: StudyFolder, engine: Engine, calls: list[Unit]) -> None
         for unit, outcome in engine.outcomes(missing, begun):
             _record(folder, unit, outcome)
             progress.advance(task)
+    return bool(missing)
 
 
 def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:

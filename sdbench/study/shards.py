@@ -53,7 +53,15 @@ def gather(out: str | Path, shards: Iterable[str | Path], *, mode: Mode = "new")
         tables["runs"] = inactive_failed(tables["runs"])
         for table, table_frame in tables.items():
             folder.rewrite(table, table_frame)
+        _rewrite_known(folder, parts)
         return read(folder.path)
+
+
+def _rewrite_known(folder: StudyFolder, parts: list[Results]) -> None:
+    """The known answers of all shards: a pair is in one alone, so what that knows stays true."""
+    answers = [part.known for part in parts if len(part.known)]
+    if answers:
+        folder.rewrite("known", pd.concat(answers, ignore_index=True))
 
 
 def _study_of(parts: list[Results]) -> dict[str, Any]:

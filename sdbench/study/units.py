@@ -111,16 +111,8 @@ def units(study: Study, shard: Shard | None = None, *, pipeline: str = "") -> li
     Raises:
         ValueError: more shards than batches.
     """
-    pairs = study.pairs
-    batches = [tuple(pairs[i : i + study.batch]) for i in range(0, len(pairs), study.batch)]
-    first_of_size = {len(batch): batch for batch in reversed(batches)}
-
-    if shard is not None:
-        if shard.total > len(batches):
-            raise ValueError(
-                f"{shard.total} shards are more than the study's {len(batches)} batches of pairs"
-            )
-        batches = batches[shard.number - 1 :: shard.total]
+    first_of_size = {len(batch): batch for batch in reversed(batches_of(study))}
+    batches = batches_of(study, shard)
 
     sizes = dict.fromkeys(map(len, batches))
     warmups = [first_of_size[size] for size in sizes]
@@ -132,6 +124,23 @@ def units(study: Study, shard: Shard | None = None, *, pipeline: str = "") -> li
             *_further_draws(study, batches),
         )
     ]
+
+
+def batches_of(study: Study, shard: Shard | None = None) -> list[Pairs]:
+    """The pairs of every call: all, or those of a shard.
+
+    Raises:
+        ValueError: more shards than batches.
+    """
+    pairs = study.pairs
+    batches = [tuple(pairs[i : i + study.batch]) for i in range(0, len(pairs), study.batch)]
+    if shard is None:
+        return batches
+    if shard.total > len(batches):
+        raise ValueError(
+            f"{shard.total} shards are more than the study's {len(batches)} batches of pairs"
+        )
+    return batches[shard.number - 1 :: shard.total]
 
 
 def _in_turns(study: Study, batches: list[Pairs], phase: str, repeats: int) -> Iterator[Unit]:

@@ -11,6 +11,7 @@ from sdbench.records.columns import PERCENT, Format
 from sdbench.records.computed import FRONTIER, FRONTIER_METRIC, PAIRED_METRIC
 from sdbench.records.names import BASELINE
 from sdbench.report.tables.cells import MISSING, interval_text, markdown_lines
+from sdbench.report.tables.known import marked, with_marks
 
 CHANGED = "_changed"
 MEDIAN = "_median"
@@ -42,7 +43,7 @@ def frontier_markdown(table: pd.DataFrame) -> str:
         saved = interval_text(row, "denoise_saving", FRONTIER["denoise_saving"].format)
         cells = (_cell(row, column) for column in columns)
         lines.append([name, nfe, saved, *cells, verdict_text(row)])
-    return markdown_lines(lines)
+    return with_marks(markdown_lines(lines), table)
 
 
 def _time_heading(table: pd.DataFrame) -> str:
@@ -77,7 +78,7 @@ def _columns(table: pd.DataFrame) -> dict[str, str]:
     columns = {}
     for name in sorted(metrics, key=WITHOUT_REFERENCE.__contains__):
         of = "prompt" if name in WITHOUT_REFERENCE else BASELINE
-        columns[name] = f"{name} (to {of})"
+        columns[name] = marked(f"{name} (to {of})", name, table)
         if name + CHANGED in table:
             columns[name + MEDIAN] = "median"
             columns[name + CHANGED] = "changed %"

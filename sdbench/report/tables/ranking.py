@@ -8,6 +8,7 @@ from rich.table import Table
 from sdbench.records.columns import PERCENT, Format
 from sdbench.records.computed import PAIRED_METRIC
 from sdbench.report.tables.cells import MISSING, empty_table, interval_text
+from sdbench.report.tables.known import marked
 
 
 def ranking_text(table: pd.DataFrame, metric: str) -> Table:
@@ -19,7 +20,7 @@ def ranking_text(table: pd.DataFrame, metric: str) -> Table:
     """
     changed = f"{metric}_changed" in table
     beside = ("median", "changed %") if changed else ("median",)
-    head = ("rank", metric, *beside, "variant")
+    head = ("rank", marked(metric, metric, table), *beside, "variant")
     shown = empty_table(head, left=("variant",), no_wrap=("rank", "variant"))
     for _, row in table.iterrows():
         best, worst = row["best_rank"], row["worst_rank"]

@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
+from sdbench.analysis.known import OTHER_SEED
 from sdbench.records.columns import MILLISECONDS, Column
 from sdbench.records.computed import SUMMARY
 from sdbench.records.metrics import MANY
 from sdbench.report.tables.cells import MISSING, add_row, empty_table, markdown_lines
+from sdbench.report.tables.known import mark_legend, marked, with_marks
 
 NAME_WIDTH = 14  # longer names of variants are folded
 WITH_INTERVAL = (
@@ -20,9 +22,9 @@ WITH_INTERVAL = (
 )
 FROM_WIDTH = {
     "denoise_saving": 120,
-    "predicted_saving": 120,
+    "ideal_saving": 120,
     "alignment_difference": 120,
-    "ideal_saving": 140,
+    "predicted_saving": 140,
     "peak_bytes": 140,
 }
 """Columns of a terminal from which a figure is shown; the others always are."""
@@ -43,7 +45,8 @@ def summary_table(summary: pd.DataFrame, *, width: int = 120) -> Table:
         name: column for name, column in _shown(summary).items() if width >= FROM_WIDTH.get(name, 0)
     }
     headings = {
-        name: f"{column.label}\n{column.format.unit}".rstrip() for name, column in columns.items()
+        name: f"{column.label} {column.format.unit}".rstrip().replace(" ", "\n")
+        for name, column in columns.items()
     }
 
     table = empty_table(
@@ -105,19 +108,25 @@ def markdown(summary: pd.DataFrame) -> str:
     for _, row in summary.iterrows():
         cells = (_cell(row, name, column) for name, column in columns.items())
         lines.append([_variant(row), *cells])
-    return markdown_lines(lines) + "\n"
+    return with_marks(markdown_lines(lines), summary) + "\n"
 
 
 def legend(summary: pd.DataFrame) -> str:
     """What the columns of the summary's table mean, one line each."""
     meanings = (f"{column.label}: {column.meaning}" for column in _shown(summary).values())
-    return "\n".join([*meanings, FOOTNOTE])
+    scales = [
+        f"{column.label} of another seed of the same prompt, which is as good: "
+        f"{column.format.text(summary[name + OTHER_SEED].iloc[0])}."
+        for name, column in _shown(summary).items()
+        if name + OTHER_SEED in summary
+    ]
+    return "\n".join([*meanings, *scales, *mark_legend(summary), FOOTNOTE])
 
 
 def _shown(summary: pd.DataFrame) -> dict[str, Column]:
     """Columns that hold a value somewhere; short times are shown in milliseconds."""
     columns = {
-        name: column
+        name: replace(column, label=marked(column.label, name, summary))
         for name, column in SUMMARY.items()
         if name in summary and summary[name].notna().any()
     }
