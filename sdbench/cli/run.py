@@ -74,7 +74,9 @@ _Controls = Annotated[
 
 # How it runs.
 _Batch = Annotated[int | None, running(help="(prompt, seed) pairs per call")]
-_Warmups = Annotated[int | None, running(help="calls before them, marked and not averaged")]
+_Warmups = Annotated[
+    int | None, running(help="calls before them, not timed; 0 leaves memory on the CPU out")
+]
 _MemoryFormat = Annotated[str | None, running(help="of the denoiser: contiguous or channels_last")]
 _Threads = Annotated[int | None, running(help="of torch on the CPU")]
 _FullHash = Annotated[

@@ -157,7 +157,8 @@ class Study(Generation):
     Args:
         variants: texts of the variant grammar, or variants; the baseline `cfg` must be among them.
         repeats: measured calls per variant and batch; fewer than 6 give no interval on times.
-        warmups: unmeasured calls before them.
+        warmups: calls before them that are not timed. On the CPU they measure memory, so 0, for a
+            study of images alone, leaves it missing.
         metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on
             mini-sd; none on random weights.
         output: "image", or "latent" to stop before decoding: only time, memory and work are
@@ -189,8 +190,8 @@ class Study(Generation):
     def __post_init__(self) -> None:
         """Read the variants and check every field."""
         super().__post_init__()
-        for name in ("repeats", "warmups"):
-            require_whole(name, getattr(self, name), minimum=1)
+        require_whole("repeats", self.repeats, minimum=1)
+        require_whole("warmups", self.warmups, minimum=0)
         for name in ("output", "execution", "name"):
             require_text(name, getattr(self, name))
         require_optional_text("guidance_execution", self.guidance_execution)

@@ -54,6 +54,16 @@ def results(pipe, tmp_path_factory):
     return runner.run(SMALL, tmp_path_factory.mktemp("study"), pipe=pipe)
 
 
+def test_a_study_of_images_alone_needs_no_warmup(tmp_path, quick):
+    study = dataclasses.replace(TINY, warmups=0, repeats=1)
+    results = runner.run(study, tmp_path / "study", pipe=quick)
+    assert set(results.runs["phase"]) == {"measured"}
+    assert (results.runs["status"] == "ok").all()
+    summary = sdbench.summarise(results)
+    assert summary["peak_bytes"].isna().all()
+    assert summary["latency_s"].notna().all()
+
+
 def test_every_call_is_a_row_and_every_step_another(results):
     assert len(results.runs) == 4 * (1 + 2)
     assert (results.runs["status"] == "ok").all()
