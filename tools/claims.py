@@ -19,7 +19,7 @@ import pandas as pd
 
 import sdbench
 from sdbench.analysis.contrast import LEVEL, Contrast, TimeContrast, contrast, time_contrast
-from sdbench.analysis.shared import shared_pairs
+from sdbench.analysis.shared import image_differences, shared_pairs
 from sdbench.analysis.timing import holm
 from sdbench.records.files import read_json, read_table
 from sdbench.records.store import Results
@@ -166,7 +166,8 @@ def _told(claim: Claim, test: Test) -> tuple[Contrast | TimeContrast, str]:
     values, left_out = shared_pairs(
         (first, test.first), (second, test.second), claim.metric, some=claim.some
     )
-    pairs = contrast(values, claim.metric, margin=claim.margin)
+    images = image_differences((first, test.first), (second, test.second), claim.metric)
+    pairs = contrast(values, claim.metric, margin=claim.margin, images=images)
     told = pairs.sentence(test.first, test.second)
     return pairs, f"{told} Shared: {left_out}." if left_out else told
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from sdbench.analysis.calls import complete_repeats
+from sdbench.analysis.draws import over_draws
 from sdbench.analysis.paired_tests import clear_tests, slower_tests
 from sdbench.analysis.pairs import BETTER, NEARER, UNDECIDED, pair_median, paired_verdict
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
@@ -64,7 +66,13 @@ class Contrast:
         )
 
 
-def contrast(values: pd.DataFrame, metric: str, *, margin: float | None = None) -> Contrast:
+def contrast(
+    values: pd.DataFrame,
+    metric: str,
+    *,
+    margin: float | None = None,
+    images: pd.Series[float] | None = None,
+) -> Contrast:
     """Compare two variants pair by pair.
 
     The test of equivalence is two one-sided tests: the 90 % interval of the mean difference has to
@@ -75,6 +83,8 @@ def contrast(values: pd.DataFrame, metric: str, *, margin: float | None = None) 
         values: the columns `first` and `second` by pair, as `shared_pairs` returns them.
         metric: what they are of.
         margin: the largest difference of means that does not matter, in the metric's unit.
+        images: as `image_differences` returns them: where a variant is the mean over several draws,
+            the difference has to be clear over masks as well.
 
     Raises:
         ValueError: a margin that is not positive.
@@ -86,19 +96,23 @@ def contrast(values: pd.DataFrame, metric: str, *, margin: float | None = None) 
     scale = scale_of(metric)
     compares = metric not in WITHOUT_REFERENCE
     difference = values["first"] - values["second"]
-    loss = -difference if scale.higher_is_better else difference
+    sign = -1 if scale.higher_is_better else 1
+    loss = sign * difference
     prompts = difference.index.get_level_values("prompt_id").astype(str)
 
     tests = clear_tests(loss.to_numpy(dtype=float)[:, None], prompts, most=compares)
-    told = paired_verdict(loss, metric, words=NEARER if compares else BETTER)
+    p = min(1.0, 2 * float(min(tests.above.item(), tests.below.item())))
+    by_image = None if images is None else sign * images
+    words = NEARER if compares else BETTER
+    told = paired_verdict(loss, metric, words=words, images=by_image)
     turned = Interval(-told.mean.estimate, -told.mean.hi, -told.mean.lo)
 
     within = False
     if margin is not None:
-        lo, hi = bounded_mean(difference, prompts, bounds=scale.differences, level=TWO_ONE_SIDED)[
-            1:
-        ]
-        within = -margin < lo and hi < margin
+        narrow = bounded_mean(difference, prompts, bounds=scale.differences, level=TWO_ONE_SIDED)
+        if images is not None:
+            narrow = over_draws(narrow, images, scale.differences, level=TWO_ONE_SIDED)
+        within = -margin < narrow.lo and narrow.hi < margin
     return Contrast(
         metric=metric,
         pairs=len(difference),
@@ -106,11 +120,19 @@ def contrast(values: pd.DataFrame, metric: str, *, margin: float | None = None) 
         difference=turned if scale.higher_is_better else told.mean,
         median=pair_median(difference),
         better=told.better,
-        p=min(1.0, 2 * float(min(tests.above.item(), tests.below.item()))),
+        p=max(p, _p_of_masks(images)),
         verdict=told.verdict,
         margin=margin,
         within=bool(within),
     )
+
+
+def _p_of_masks(images: pd.Series[float] | None) -> float:
+    """Two-sided t test over the means of draws; 0 where there are none to sample."""
+    if images is None:
+        return 0.0
+    means = images.groupby("draw").mean()
+    return float(stats.ttest_1samp(means, 0).pvalue) if len(means.unique()) > 1 else 0.0
 
 
 @dataclass(frozen=True)

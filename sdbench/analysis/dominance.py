@@ -27,6 +27,7 @@ def dominance(
     higher_is_better: bool,
     most: bool,
     reference: str | None = None,
+    masks: Array | None = None,
     level: float = LEVEL,
 ) -> pd.DataFrame:
     """What tests say of every variant against all others.
@@ -45,6 +46,7 @@ def dominance(
         most: whether "better" takes most pairs, besides the mean.
         reference: the variant that the metric compares with, if it does: what differs from it
             anywhere is worse, and needs no test.
+        masks: as `mask_tests` returns them: what must be clear over masks as well.
         level: of each of the two families of tests.
 
     Returns:
@@ -58,8 +60,9 @@ def dominance(
     as_slow = slower_tests(times, tolerance=TOLERANCE)
     clusters = values.index.get_level_values("prompt_id").astype(str)
     worse, same = _worse(loss, np.asarray(clusters), most=most)
-    if reference in names:
-        worse[~same[:, names.index(reference)], names.index(reference)] = 0
+    if masks is not None:
+        worse = np.maximum(worse, masks.T if higher_is_better else masks)
+    worse[~same & (np.array(names) == reference)] = 0
 
     # Efficient: whatever the rival, it is slower or worse.
     apart = np.minimum(1, 2 * np.minimum(slower, worse)).T
@@ -78,14 +81,22 @@ def dominance(
     rows = []
     for name, p_of_rivals in zip(names, apart, strict=True):
         p = shown[EFFICIENT, name]
-        rivals = [other for other in best if corrected[name, other] < level]
-        if p < level:
-            rows.append((EFFICIENT, "", p))
-        elif rivals:
-            rows.append((BEATEN, rivals[0], corrected[name, rivals[0]]))
-        else:
-            rows.append((OPEN, names[int(p_of_rivals.argmax())], p))
+        beating = {other: corrected[name, other] for other in best if other != name}
+        least_clear = names[int(p_of_rivals.argmax())]
+        rows.append(_verdict(p, beating, least_clear, level))
     return pd.DataFrame(rows, columns=["verdict", "rival", "p"], index=pd.Index(names))
+
+
+def _verdict(
+    p: float, beating: dict[str, float], least_clear: str, level: float
+) -> tuple[str, str, float]:
+    """What is shown of a variant, its rival and the p-value, from those of all tests."""
+    if p < level:
+        return EFFICIENT, "", p
+    for rival, of_rival in beating.items():
+        if of_rival < level:
+            return BEATEN, rival, of_rival
+    return OPEN, least_clear, p
 
 
 def _losses(values: Array, *, higher_is_better: bool) -> Array:

@@ -9,7 +9,7 @@ from sdbench.analysis.calls import complete_repeats
 from sdbench.analysis.dominance import dominance
 from sdbench.analysis.other_times import with_times
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
-from sdbench.analysis.shared import metric_values
+from sdbench.analysis.shared import mask_tests, metric_values
 from sdbench.analysis.tables import summarise
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
@@ -66,5 +66,6 @@ def frontier(
         higher_is_better=higher_is_better,
         most=compares,
         reference=BASELINE if known else None,
+        masks=mask_tests(results, metric, list(table["variant"])),
     )
     return table.join(tested, on="variant").reset_index(drop=True)

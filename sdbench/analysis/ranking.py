@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.known import liked_by
-from sdbench.analysis.paired_tests import DRAWS, clear_tests
+from sdbench.analysis.paired_tests import DRAWS, OneSided, clear_tests
 from sdbench.analysis.pairs import metric_columns
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
-from sdbench.analysis.shared import metric_values
+from sdbench.analysis.shared import mask_tests, metric_values
+from sdbench.analysis.tables import image_means
 from sdbench.analysis.timing import holm
 from sdbench.records.store import Results
 
@@ -45,33 +46,55 @@ def ranking(
     sign = 1 if higher_is_better else -1
     order = list((sign * values.mean()).sort_values(ascending=False, kind="stable").index)
 
-    # Holm multiplies the least p-value, which is 2 / draws, by the number of comparisons.
     first, second = np.triu_indices(len(order), 1)
-    quality = sign * values[order].to_numpy()
-    tests = clear_tests(
-        quality[:, first] - quality[:, second],
-        values.index.get_level_values("prompt_id").astype(str),
-        most=metric not in WITHOUT_REFERENCE,
-        draws=max(DRAWS, 4 * len(first) * round(1 / level)),
-    )
     pairs = [(order[i], order[j]) for i, j in zip(first, second, strict=True)]
-    both = np.minimum(1, 2 * np.minimum(tests.above, tests.below))
+    above, below = _tests(results, metric, values[order], sign=sign, level=level)
+    both = np.minimum(1, 2 * np.minimum(above, below))
     p = holm(dict(zip(pairs, both.tolist(), strict=True)))
 
     # For each variant, how many others are clearly better, and how many clearly worse.
     better = dict.fromkeys(order, 0)
     worse = dict.fromkeys(order, 0)
-    for pair, above, below in zip(pairs, tests.above, tests.below, strict=True):
+    for pair, up, down in zip(pairs, above, below, strict=True):
         if p[pair] < level:
-            winner, loser = pair if above < below else pair[::-1]
+            winner, loser = pair if up < down else pair[::-1]
             better[loser] += 1
             worse[winner] += 1
 
+    images = image_means(results).set_index(["prompt_id", "seed", "draw"])
     rows = [
         {"variant": name}
-        | metric_columns(values[name].dropna(), metric)
+        | metric_columns(
+            values[name].dropna(),
+            metric,
+            images=images.loc[images["variant"] == name, metric].dropna(),
+        )
         | {"best_rank": 1 + better[name], "worst_rank": len(order) - worse[name]}
         | {"p": p.get((name, following), np.nan)}
         for name, following in zip(order, [*order[1:], ""], strict=True)
     ]
     return pd.DataFrame(rows).assign(**liked_by(metric, results.known))
+
+
+def _tests(
+    results: Results, metric: str, values: pd.DataFrame, *, sign: int, level: float
+) -> OneSided:
+    """Of every two variants in the order of their columns: the sign times the metric is above."""
+    numbers = sign * values.to_numpy()
+    first, second = np.triu_indices(numbers.shape[1], 1)
+
+    # Holm multiplies the least p-value, which is 2 / draws, by the number of comparisons.
+    tests = clear_tests(
+        numbers[:, first] - numbers[:, second],
+        values.index.get_level_values("prompt_id").astype(str),
+        most=metric not in WITHOUT_REFERENCE,
+        draws=max(DRAWS, 4 * len(first) * round(1 / level)),
+    )
+    masks = mask_tests(results, metric, list(map(str, values)))
+    if masks is None:
+        return tests
+    if sign < 0:
+        masks = masks.T
+    return OneSided(
+        np.maximum(tests.above, masks[first, second]), np.maximum(tests.below, masks[second, first])
+    )

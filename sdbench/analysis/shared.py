@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from sdbench.analysis.tables import pair_means
+from sdbench.analysis.paired_tests import slower_tests
+from sdbench.analysis.tables import image_means, pair_means
 from sdbench.records.store import Results
 
 SETTINGS = ("model", "num_steps", "guidance_scale")
@@ -28,6 +31,38 @@ def metric_values(results: Results, metric: str) -> pd.DataFrame:
         raise ValueError(f"no image of {results.folder} has {metric}")
     values = means.pivot_table(metric, index=PAIR, columns="variant", observed=True)
     return values.astype(float).dropna(axis=1, how="all")
+
+
+def mask_tests(results: Results, metric: str, names: list[str]) -> NDArray[np.float64] | None:
+    """Whether variants differ for other masks, too, where a variant is the mean over several draws.
+
+    Student's t tests over the means of draws; the masks are a sample of all masks, as the prompts
+    are of all prompts.
+
+    Args:
+        results: of a study.
+        metric: a column of its images.
+        names: of the variants.
+
+    Returns:
+        (variants, variants): the p-value that the row's metric is above the column's; 0 where
+        neither has several draws. None where no variant has.
+    """
+    images = image_means(results)
+    draws = images.groupby(["variant", "draw"], observed=True)[metric].mean()
+    means = draws.reset_index().pivot_table(metric, index="draw", columns="variant", observed=True)
+    several = [name for name in names if name in means and means[name].count() > 1]
+    if not several:
+        return None
+
+    # A variant without masks is the same beside each draw of another.
+    single = images.groupby("variant", observed=True)[metric].mean()
+    table = pd.DataFrame(
+        {name: means[name] if name in several else single.get(name, 0.0) for name in names}
+    )
+    p = slower_tests(table.to_numpy(dtype=float))
+    drawn = np.isin(names, several)
+    return np.where(drawn[:, None] | drawn, p, 0.0)
 
 
 def shared_pairs(
@@ -52,7 +87,10 @@ def shared_pairs(
             metric; a pair is not shared and `some` was not asked for, or none is shared.
     """
     _require_same_settings(first[0], second[0])
-    values = {"first": _by_caption(*first, metric), "second": _by_caption(*second, metric)}
+    values = {
+        name: _by_caption(*one, metric).groupby(PAIR).mean()
+        for name, one in (("first", first), ("second", second))
+    }
     joined = pd.DataFrame(values).dropna()
 
     left_out = " and ".join(
@@ -68,8 +106,38 @@ def shared_pairs(
     return joined, left_out
 
 
+def image_differences(first: One, second: One, metric: str) -> pd.Series[float] | None:
+    """The first less the second by image, where a variant makes several images of a pair.
+
+    Args:
+        first: a study and its variant.
+        second: likewise.
+        metric: a column of both studies' images.
+
+    Returns:
+        Values with the levels `prompt_id` (the caption), `seed` and `draw`, of shared pairs; None
+        where neither variant has several draws.
+    """
+    one, other = (
+        _by_caption(*of, metric).reset_index().fillna({"draw": 0}) for of in (first, second)
+    )
+    several = [len(side["draw"].unique()) > 1 for side in (one, other)]
+    if not any(several):
+        return None
+
+    # A variant without draws stands beside each draw of the other.
+    keys = [*PAIR, "draw"] if all(several) else PAIR
+    sides = [
+        side if own else side.drop(columns="draw")
+        for side, own in zip((one, other), several, strict=True)
+    ]
+    both = sides[0].merge(sides[1], on=keys, suffixes=("_first", "_second"))
+    both = both.set_index([*PAIR, "draw"])
+    return both[f"{metric}_first"] - both[f"{metric}_second"]
+
+
 def _by_caption(results: Results, variant: str, metric: str) -> pd.Series[float]:
-    columns = ["unit", "variant", "prompt_id", "prompt", "seed"]
+    columns = ["unit", "variant", "prompt_id", "prompt", "seed", "draw"]
     images = results.images
     if metric in images:
         images = images.loc[images["variant"] == variant, [*columns, metric]]
@@ -77,11 +145,11 @@ def _by_caption(results: Results, variant: str, metric: str) -> pd.Series[float]
         there = ", ".join(map(str, metric_values(results, metric)))
         raise ValueError(f"{results.folder}: '{variant}' has no {metric}; there are {there}")
 
-    own = pair_means(replace(results, images=images)).dropna(subset=[metric])
+    own = image_means(replace(results, images=images)).dropna(subset=[metric])
     own["prompt_id"] = own["prompt_id"].astype(str).map(_texts(images))
 
     # A caption that stands twice in a study is one pair with each seed.
-    return own.groupby(PAIR)[metric].mean()
+    return own.groupby([*PAIR, "draw"], dropna=False)[metric].mean()
 
 
 def _texts(images: pd.DataFrame) -> dict[str, str]:

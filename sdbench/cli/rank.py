@@ -61,7 +61,7 @@ def _compare(
 ) -> None:
     """Print how two variants compare, each of its own study."""
     from sdbench.analysis.contrast import contrast
-    from sdbench.analysis.shared import shared_pairs
+    from sdbench.analysis.shared import image_differences, shared_pairs
     from sdbench.records.store import read
 
     names = variant_names(pair)
@@ -71,6 +71,8 @@ def _compare(
     studies = (read(folder), first), (read(other), second)
     values, left_out = shared_pairs(*studies, metric, some=some)
     allowed = None if margin is None else positive("--margin", margin)
-    console.print(contrast(values, metric, margin=allowed).sentence(first, second), soft_wrap=True)
+    images = image_differences(*studies, metric)
+    found = contrast(values, metric, margin=allowed, images=images)
+    console.print(found.sentence(first, second), soft_wrap=True)
     if left_out:
         console.print(f"Caption and seed are shared by {left_out}; the others are left out.")

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from sdbench.analysis.contrast import contrast
-from sdbench.analysis.shared import shared_pairs
+from sdbench.analysis.ranking import ranking
+from sdbench.analysis.shared import image_differences, shared_pairs
 
 CAPTIONS = [f"caption {number}" for number in range(80)]
 
@@ -126,3 +127,36 @@ def test_equivalence_is_rarely_shown_where_rare_images_make_the_margin():
 def test_a_margin_is_positive(make):
     with pytest.raises(ValueError, match="a margin is a positive difference of the metric, not 0"):
         compared(make, 0.0)
+
+
+def with_draws(made, moved):
+    """The study with the variant `one` drawn four times, each time moved by as much."""
+    one = made.images[made.images["variant"] == "one"]
+    drawn = [one.assign(draw=draw, lpips=one["lpips"] + move) for draw, move in enumerate(moved)]
+    others = made.images[made.images["variant"] != "one"]
+    return replace(made, images=pd.concat([*drawn, others]).astype(made.images.dtypes))
+
+
+@pytest.mark.parametrize(
+    ("moved", "clear"), [([0, 0.001, -0.001, 0], True), ([0.4, -0.1, -0.1, -0.1], False)]
+)
+def test_what_is_clear_over_prompts_has_to_be_clear_over_masks_too(make, moved, clear):
+    made = with_draws(make(), moved)
+    of = (made, "one"), (made, "other")
+    images = image_differences(*of, "lpips")
+    assert len(images) == 4 * 80
+    told = contrast(shared_pairs(*of, "lpips")[0], "lpips", images=images)
+    assert (told.p < 0.05) == clear
+    assert (told.verdict == "nearer") == clear
+    table = ranking(made, "lpips", higher_is_better=False).set_index("variant")
+    assert (table.loc["other", "best_rank"] == 2) == clear
+
+
+def test_draws_stand_beside_each_other_whatever_the_order(make):
+    made = with_draws(make(), [0.4, -0.1, -0.1, -0.1])
+    one, other = (
+        image_differences(*of, "lpips")
+        for of in (((made, "one"), (made, "other")), ((made, "other"), (made, "one")))
+    )
+    pd.testing.assert_series_equal(one.sort_index(), -other.sort_index())
+    assert image_differences((made, "other"), (made, "other"), "lpips") is None

@@ -14,10 +14,10 @@ def test_a_study_without_times_is_ranked(untimed):
 
 
 def test_two_variants_are_compared_pair_by_pair(small):
-    pair = ["--metric", "ssim", "--pair", "last:50%,split"]
+    pair = ["--metric", "ssim", "--pair", "last:50%,cached:2,split"]
     done = invoke("rank", small[0], *pair, "--margin", "0.5")
     assert done.exit_code == 0, done.output
-    assert "last:50% against split in ssim" in words(done)
+    assert "last:50% against cached:2,split in ssim" in words(done)
     assert "equivalence within 0.5" in words(done)
 
 
