@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -223,5 +223,5 @@ def _is_same(own: Listed, other: Listed | None) -> bool:
     return other is not None and np.array_equal(own, other)
 
 
-def _like(form: Tensor, values: Listed) -> Float[Tensor, " steps"]:
+def _like(form: Shaped[Tensor, " steps"], values: Listed) -> Shaped[Tensor, " steps"]:
     return torch.from_numpy(values).to(device=form.device, dtype=form.dtype)
