@@ -182,7 +182,7 @@ def _study(folder: str, judged: int | None) -> Results:
     images = images[images["unguided"] == judged]
     units = images.drop_duplicates("unit")[["unit", "variant"]]
     runs = units.assign(phase="measured", status="ok")
-    study = read_json(RESULTS / folder / "study.json")
+    study = read_json(RESULTS / folder / "study.json")["held_out"]
     return Results(RESULTS / folder, runs, pd.DataFrame(), images, environment={}, study=study)
 
 
