@@ -199,28 +199,6 @@ def sign_interval(values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95
     return share_interval(numbers[differs] < 0, labels[differs], level=level)
 
 
-def jackknife(estimate: float, without: ArrayLike, *, level: float = 0.95) -> Interval:
-    """Interval of any smooth statistic from its values without one group of the data each.
-
-    Args:
-        estimate: the statistic of all data.
-        without: its value without each group; groups of about equal size.
-        level: coverage of the interval.
-
-    Returns:
-        The interval; its ends are NaN below 6 groups.
-
-    Source: Efron and Tibshirani 1993, section 11.5; Student's t with groups - 1 degrees of freedom.
-    """
-    values = np.asarray(without, dtype=float)
-    count = len(values)
-    if count < MIN_CLUSTERS:
-        return Interval(estimate, np.nan, np.nan)
-    error = np.sqrt((count - 1) / count * ((values - values.mean()) ** 2).sum())
-    half = _t_quantile(level, count - 1) * float(error)
-    return Interval(estimate, estimate - half, estimate + half)
-
-
 def _t_quantile(level: float, freedom: int) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 

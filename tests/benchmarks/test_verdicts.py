@@ -1,7 +1,9 @@
 import numpy as np
 
+from benchmarks import verdicts as module
 from benchmarks.populations import Population, populations
 from benchmarks.verdicts import verdicts
+from sdbench.analysis.pairs import paired_verdict
 
 
 def made(name, values):
@@ -26,9 +28,10 @@ def test_a_verdict_against_all_images_is_counted_as_wrong(monkeypatch):
     found = verdicts([better, made("worse", base + 0.2)], prompts=128, draws=5)
     assert (found.plain, found.wrong) == (5, 0)
 
-    from benchmarks import verdicts as module
+    def reversed_verdict(sample, metric, *, words):
+        return paired_verdict(-sample, metric, words=words)
 
-    monkeypatch.setattr(module, "NEARER", ("farther", "nearer"))
+    monkeypatch.setattr(module, "paired_verdict", reversed_verdict)
     found = verdicts([better, made("worse", base + 0.2)], prompts=128, draws=5)
     assert (found.plain, found.wrong) == (5, 5)
 
