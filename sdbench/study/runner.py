@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -277,6 +278,8 @@ def inactive_failed(runs: pd.DataFrame) -> pd.DataFrame:
 class Estimate:
     """What a study will take: calls, seconds of computing, and the peak memory of a trial.
 
+    The seconds hold those of known answers, whose calls are not counted.
+
     `uncounted` says why its work cannot be counted; it is empty where it can.
     """
 
@@ -313,7 +316,8 @@ def estimate(study: Study, *, pipe: Pipeline | None = None, steps: int = 4) -> E
     to_be_found = [unit for unit in calls if unit.variant.is_baseline] * len(tunable(study))
     seconds = tuning_rows(study) * row_s
     listed = loop_length(pipe, study) if study.lists_steps else None
-    for unit in (*calls, *to_be_found):
+    further = chain.from_iterable(known_units(study).values())
+    for unit in (*calls, *to_be_found, *further):
         nfe = unit.variant.rule(listed or unit.call.num_steps).nfe
         seconds += len(unit.pairs) * (nfe * row_s + other_s)
     peak_bytes = measured["rss_peak_bytes"]

@@ -189,7 +189,7 @@ def test_an_interrupted_study_is_readable_and_resumes(pipe, tmp_path, monkeypatc
     calls.clear()
     monkeypatch.setattr(local, "observe", lambda *arguments: calls.append(1) or observe(*arguments))
     resumed = runner.run(study, tmp_path, pipe=pipe, mode="resume")
-    assert len(calls) == 6 - 3
+    assert len(calls) == 6 - 3 + 1  # another seed, among the known answers
     columns = ["unit", "prompt_id", "sha256", "ssim"]
     same = results.images[results.images["variant"].isin(["cfg", "unguided"])]
     expected = same[columns].sort_values(["unit", "prompt_id"], ignore_index=True)
