@@ -309,10 +309,10 @@ def _write(
     for version in versions:
         evidence: dict[str, Any] = {"metric": tuner.metric}
         tuned = metric_levels(pd.Series(version.values), tuner.column)
-        for kind, figure in tuned.items():
-            evidence[f"tuning_{kind}"] = figure
-            held_out = "held_out" if kind == "mean" else f"held_out_{kind}"
-            evidence[held_out] = {name: own[kind] for name, own in levels.items()}
+        for level, figure in tuned.items():
+            evidence[f"tuning_{level}"] = figure
+            held_out = "held_out" if level == "mean" else f"held_out_{level}"
+            evidence[held_out] = {name: own[level] for name, own in levels.items()}
         ending = "" if version.scale is None else "-rescaled"
         content = _content(tuner, planned, version.scale, evidence)
         write_json(out / f"plan-{planned.unguided}{ending}.json", content)

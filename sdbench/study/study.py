@@ -157,8 +157,7 @@ class Study(Generation):
     Args:
         variants: texts of the variant grammar, or variants; the baseline `cfg` must be among them.
         repeats: measured calls per variant and batch; fewer than 6 give no interval on times.
-        warmups: calls before them that are not timed. On the CPU they measure memory, so 0, for a
-            study of images alone, leaves it missing.
+        warmups: untimed calls before them; on the CPU they alone measure memory.
         metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on
             mini-sd; none on random weights.
         output: "image", or "latent" to stop before decoding: only time, memory and work are
