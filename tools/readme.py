@@ -1,11 +1,13 @@
-"""Writes the README's tables from the registries and from `results/`: `python tools/readme.py`.
+"""Writes the tables of the README and of the pages in `results/`: `python tools/readme.py`.
 
-A test fails where they are stale.
+They come from the registries and the stored studies. A test fails where they are stale.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,12 +15,18 @@ import pandas as pd
 import sdbench
 from sdbench.analysis.dominance import EFFICIENT, OPEN
 from sdbench.analysis.frontier import frontier
+from sdbench.analysis.plans import plan_table
 from sdbench.instruments.quality import METRICS
+from sdbench.records.columns import Format
+from sdbench.records.files import read_table
+from sdbench.records.names import PLANNED
 from sdbench.report.tables import FRONTIER_LEGEND, frontier_markdown, markdown
+from sdbench.report.tables.cells import interval_text, markdown_lines
 from sdbench.variants.grammar import VARIANTS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+MINI_SD = ROOT / "results" / "mini-sd"
 
 
 def default_study() -> str:
@@ -86,16 +94,16 @@ BLOCKS = {
 }
 
 
-def written(text: str) -> str:
-    """The README with every block as it should be.
+def filled(text: str, blocks: Mapping[str, Callable[[], str]], *, file: str) -> str:
+    """A text with every block as it should be.
 
     Raises:
         ValueError: a block has no place in it.
     """
-    for name, make in BLOCKS.items():
+    for name, make in blocks.items():
         begin, end = f"<!-- {name}, by tools/readme.py -->\n", "<!-- end -->"
         if begin not in text:
-            raise ValueError(f"README.md has no place for '{name}'")
+            raise ValueError(f"{file} has no place for '{name}'")
         text = re.sub(
             f"(?<={re.escape(begin)}).*?(?={end})",
             lambda _, make=make: make(),
@@ -106,5 +114,125 @@ def written(text: str) -> str:
     return text
 
 
+def written(text: str) -> str:
+    """The README with every block as it should be.
+
+    Raises:
+        ValueError: a block has no place in it.
+    """
+    return filled(text, BLOCKS, file="README.md")
+
+
+def of_study(
+    *folders: str, timing: str | None = None, variants: Sequence[str] | None = None
+) -> str:
+    """What studies of the same images say of quality, each variant once, and times of another.
+
+    Args:
+        folders: of the studies, below `results/mini-sd`; of a variant in several the last counts.
+        timing: folder of a study of time.
+        variants: the rows; all when not given.
+    """
+    summaries = [sdbench.summarise(sdbench.read(MINI_SD / folder)) for folder in folders]
+    table = pd.concat(summaries).drop_duplicates("variant", keep="last")
+    table = table.drop(columns=_timed(table))
+    if variants is not None:
+        table = table.set_index("variant").loc[list(variants)].reset_index()
+    if timing is not None:
+        times = sdbench.summarise(sdbench.read(MINI_SD / timing)).set_index("variant")
+        table = table.join(times[list(SAVED)], on="variant")
+    return markdown(table)
+
+
+STUDENTS = (
+    "cfg", "unguided", "lora", "lora+deepcache:3", "steps:25",
+    "plan:results/mini-sd/plan-25/plan-25.json",
+)  # fmt: skip
+SAVED = ("saving", "saving_lo", "saving_hi", "ideal_saving", "predicted_saving")
+TIMED = ("latency", "saving", "denoise", "predicted", "ideal", "peak")
+
+
+def _timed(table: pd.DataFrame) -> list[str]:
+    return [name for name in table if name.startswith(TIMED)]
+
+
+def of_plan(folder: str) -> str:
+    """A plan's controls, pair by pair."""
+    judged = read_table(MINI_SD / folder, "judged")
+    timing = sdbench.summarise(sdbench.read(MINI_SD / folder / "timing"))
+    table = plan_table(judged, "lpips", higher_is_better=False, timing=timing)
+    head = [
+        "unguided",
+        "variant",
+        "NFE",
+        "LPIPS",
+        "median",
+        "changed %",
+        "plan nearer in %",
+        "verdict",
+    ]
+    lines = [head, ["---:", "---", *["---:"] * 5, "---"]]
+    for _, row in table.iterrows():
+        figures = [
+            interval_text(row, name, form)
+            for name, form in (
+                ("lpips", Format(".4f")),
+                ("lpips_median", Format(".4f")),
+                ("lpips_changed", PERCENT_WHOLE),
+                ("plan_better", PERCENT_WHOLE),
+            )
+        ]
+        if row["variant"] == PLANNED:
+            figures[-1] = "-"
+        lines.append(
+            [str(row["unguided"]), row["variant"], f"{row['nfe']:g}", *figures, row["verdict"]]
+        )
+    return markdown_lines(lines) + "\n"
+
+
+PERCENT_WHOLE = Format(".0f", "%", 100)
+
+
+def methods() -> str:
+    """Every method, fastest first, in time and LPIPS."""
+    folder = MINI_SD / "methods"
+    quality, timing = (sdbench.read(folder / name) for name in ("quality", "time"))
+    table = frontier(quality, "lpips", higher_is_better=False, timing=timing)
+    return f"{frontier_markdown(table)}\n\n{FRONTIER_LEGEND}\n"
+
+
+STUDIES: dict[str, dict[str, Callable[[], str]]] = {
+    "methods": {
+        "methods": methods,
+        "random": partial(of_study, "methods/random"),
+    },
+    "selective": {
+        "schedules": partial(of_study, "selective/quality", timing="selective/time"),
+        "controls": partial(of_study, "selective/quality-2", timing="selective/time-2"),
+    },
+    "students": {
+        "students": partial(
+            of_study,
+            "methods/quality",
+            "students/quality",
+            timing="students/time",
+            variants=STUDENTS,
+        )
+    },
+    "ranks": {"ranks": partial(of_study, "ranks")},
+    "distill-full": {"full": partial(of_study, "distill-full/quality")},
+    "plan": {"plan": partial(of_plan, "plan"), "controls": partial(of_study, "plan/controls")},
+    "plan-25": {
+        "plan": partial(of_plan, "plan-25"),
+        "controls": partial(of_study, "plan-25/controls"),
+    },
+    "steps": {"steps": partial(of_study, "steps")},
+}
+"""Tables of the pages of `results/mini-sd`, by folder."""
+
 if __name__ == "__main__":
     README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for folder, blocks in STUDIES.items():
+        page = MINI_SD / folder / "README.md"
+        text = filled(page.read_text(encoding="utf-8"), blocks, file=str(page))
+        page.write_text(text, encoding="utf-8")

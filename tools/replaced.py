@@ -1,0 +1,73 @@
+"""Puts variants that were computed again into a stored study.
+
+`python tools/replaced.py OLD NEW OUT` reads two studies and writes a third one. Every variant of
+the same methods as NEW's leaves and NEW's come in; the baseline stays OLD's. Images were compared
+with the baseline of their own run, so both runs must have the same settings and the same pairs. How
+many of the baselines' images are the same bytes is printed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from sdbench.records.names import BASELINE, split_name
+from sdbench.records.schema import STUDY
+from sdbench.records.store import Results, StudyFolder, read
+
+SETTINGS = (
+    "model", "prompts", "seeds", "num_steps", "guidance_scale", "negative_prompt", "arguments",
+)  # fmt: skip
+
+
+def replaced(old: Results, new: Results, out: Path) -> str:
+    """Write the study with the variants put in; returns what was done.
+
+    Raises:
+        ValueError: the studies differ in what they generate.
+    """
+    differing = [name for name in SETTINGS if old.study[name] != new.study[name]]
+    if differing:
+        raise ValueError(f"{new.folder} and {old.folder} differ in {', '.join(differing)}")
+
+    names = [name for name in new.study["variants"] if name != BASELINE]
+    kinds = {split_name(name)[0] for name in names}
+    kept = [name for name in old.study["variants"] if split_name(name)[0] not in kinds]
+    tables = {
+        table: pd.concat(
+            [
+                frame[frame["variant"].isin(chosen)]
+                for results, chosen in ((old, kept), (new, names))
+                for frame in (getattr(results, table),)
+            ],
+            ignore_index=True,
+        )
+        for table in STUDY
+    }
+    same = _baseline(old) == _baseline(new)
+
+    study = old.study | {"variants": [*kept, *names]}
+    environments = [*old.environment.values(), *new.environment.values()]
+    with StudyFolder.create(out, study, environment=environments[0], mode="new") as folder:
+        for environment in environments:
+            folder.add_environment(environment)
+        for table, frame in tables.items():
+            folder.rewrite(table, frame)
+    gone = [name for name in old.study["variants"] if name not in kept]
+    return (
+        f"{', '.join(gone)} left, {', '.join(names)} came in; "
+        f"{int(same.sum())} of {len(same)} images of {BASELINE} are the same in both runs"
+    )
+
+
+def _baseline(results: Results) -> pd.Series[str]:
+    """Hashes of the baseline's images by pair."""
+    images = results.images[results.images["variant"] == BASELINE]
+    return images.drop_duplicates(["prompt_id", "seed"]).set_index(["prompt_id", "seed"])["sha256"]
+
+
+if __name__ == "__main__":
+    stored, again, target = map(Path, sys.argv[1:])
+    sys.stdout.write(f"{replaced(read(stored), read(again), target)}\n")
