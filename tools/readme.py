@@ -129,12 +129,12 @@ def of_study(
     """What studies of the same images say of quality, each variant once, and times of another.
 
     Args:
-        folders: of the studies, below `results/mini-sd`; of a variant in several the last counts.
+        folders: of the studies, below `results/mini-sd`; of a variant in several the first counts.
         timing: folder of a study of time.
         variants: the rows; all when not given.
     """
     summaries = [sdbench.summarise(sdbench.read(MINI_SD / folder)) for folder in folders]
-    table = pd.concat(summaries).drop_duplicates("variant", keep="last")
+    table = pd.concat(summaries).drop_duplicates("variant")
     table = table.drop(columns=_timed(table))
     if variants is not None:
         table = table.set_index("variant").loc[list(variants)].reset_index()
@@ -226,6 +226,7 @@ STUDIES: dict[str, dict[str, Callable[[], str]]] = {
         "plan": partial(of_plan, "plan-25"),
         "controls": partial(of_study, "plan-25/controls"),
     },
+    "distances": {"alignment": partial(of_study, "distances", "distances/controls")},
     "steps": {"steps": partial(of_study, "steps")},
 }
 """Tables of the pages of `results/mini-sd`, by folder."""

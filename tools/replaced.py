@@ -1,14 +1,16 @@
 """Puts variants that were computed again into a stored study.
 
-`python tools/replaced.py OLD NEW OUT` reads two studies and writes a third one. Every variant of
-the same methods as NEW's leaves and NEW's come in; the baseline stays OLD's. Images were compared
-with the baseline of their own run, so both runs must have the same settings and the same pairs. How
-many of the baselines' images are the same bytes is printed.
+`python tools/replaced.py OLD NEW OUT NAME...` reads two studies and writes a third one, without
+OLD's variants of the methods of the names, and with NEW's of these names; the baseline stays OLD's.
+A name that NEW does not have only leaves. Images were compared with the baseline of their own run,
+so both runs must have the same settings and the same pairs. How many of the baselines' images are
+the same bytes is printed.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +24,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def replaced(old: Results, new: Results, out: Path) -> str:
+def replaced(old: Results, new: Results, out: Path, names: Sequence[str]) -> str:
     """Write the study with the variants put in; returns what was done.
 
     Raises:
@@ -32,8 +34,8 @@ def replaced(old: Results, new: Results, out: Path) -> str:
     if differing:
         raise ValueError(f"{new.folder} and {old.folder} differ in {', '.join(differing)}")
 
-    names = [name for name in new.study["variants"] if name != BASELINE]
     kinds = {split_name(name)[0] for name in names}
+    names = [name for name in names if name in new.study["variants"]]
     kept = [name for name in old.study["variants"] if split_name(name)[0] not in kinds]
     tables = {
         table: pd.concat(
@@ -65,9 +67,10 @@ def replaced(old: Results, new: Results, out: Path) -> str:
 def _baseline(results: Results) -> pd.Series[str]:
     """Hashes of the baseline's images by pair."""
     images = results.images[results.images["variant"] == BASELINE]
-    return images.drop_duplicates(["prompt_id", "seed"]).set_index(["prompt_id", "seed"])["sha256"]
+    pairs = images.drop_duplicates(["prompt_id", "seed"]).set_index(["prompt_id", "seed"])
+    return pairs["sha256"].sort_index()
 
 
 if __name__ == "__main__":
-    stored, again, target = map(Path, sys.argv[1:])
-    sys.stdout.write(f"{replaced(read(stored), read(again), target)}\n")
+    stored, again, target = map(Path, sys.argv[1:4])
+    sys.stdout.write(f"{replaced(read(stored), read(again), target, sys.argv[4:])}\n")
