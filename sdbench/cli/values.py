@@ -55,9 +55,9 @@ def split(text: str | None, kind: Callable[[str], Any] = str) -> list[Any] | Non
 
 
 def variant_names(text: str) -> list[str]:
-    """Variants between commas; a setting behind one (`cached:5,from=20`) belongs to it."""
+    """Variants between commas; a setting behind one (`steps:35,stock`) belongs to it."""
     # No variant begins as a setting does.
-    parts = re.split(r",(?!\s*(?:from=|split\b))", text)
+    parts = re.split(r",(?!\s*(?:from=|split\b|stock\b))", text)
     return [part.strip() for part in parts if part.strip()]
 
 

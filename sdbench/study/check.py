@@ -171,7 +171,7 @@ def _require_same_begin(pipe: Pipeline, call: Call, baseline: list[float]) -> No
     if abs(begins - first) > abs(first - second):
         raise Unsupported(
             f"it begins at timestep {begins:g} and the baseline at {first:g}, more than a step of "
-            f"the baseline apart ({call.variant.name},stock begins there all the same)"
+            f"the baseline apart (steps:{call.variant.num_steps},stock begins there all the same)"
         )
 
 
@@ -209,8 +209,10 @@ def _try_accelerator(pipe: Pipeline, call: Call) -> None:
         Unsupported: what it raised; a missing package and a lack of memory or disk are no property
             of the method.
     """
+    # Wherever they begin: not every scheduler begins two steps where the baseline begins.
+    two_steps = {"num_steps": 2, "stock_start": True}
     alone = replace(
-        call.variant, rule=GuidanceSchedule.full, policy=None, student=None, num_steps=2
+        call.variant, rule=GuidanceSchedule.full, policy=None, student=None, **two_steps
     )
     try:
         _run(pipe, replace(call, variant=alone))

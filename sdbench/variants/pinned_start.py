@@ -147,9 +147,11 @@ def _stretch(scheduler: Any, baseline: dict[str, Listed]) -> None:
     """
     own = _lists(scheduler)
     timesteps, first = own["timesteps"], baseline["timesteps"][0]
+    name = type(scheduler).__name__
+    if "alphas_cumprod" in own and timesteps[0] < timesteps[-1]:
+        raise Unsupported(f"{name} goes from data to noise, so its loop begins without noise")
     if timesteps[0] == first:
         return
-    name = type(scheduler).__name__
     refusal = f"{name} begins {len(timesteps)} steps at timestep {timesteps[0]:g}, not at {first:g}"
 
     further = [key for key in own.keys() - LISTS if not _is_same(own[key], baseline.get(key))]
@@ -160,6 +162,8 @@ def _stretch(scheduler: Any, baseline: dict[str, Listed]) -> None:
 
     trained = np.sqrt((1 - own["alphas_cumprod"]) / own["alphas_cumprod"])
     if _counts_steps(scheduler) and "sigmas" in own:
+        if not _tell_the_same(own, trained):
+            raise Unsupported(f"{refusal}, and its timesteps are not those of its sigmas")
         moved, sigmas = _moved_sigmas(scheduler.config, own, baseline, trained)
         scheduler.sigmas = _like(scheduler.sigmas, sigmas)
     else:
@@ -168,6 +172,17 @@ def _stretch(scheduler: Any, baseline: dict[str, Listed]) -> None:
     if len(set(moved)) < len(set(timesteps)):
         raise Unsupported(f"{refusal}, from where so many do not fit")
     scheduler.timesteps = _like(scheduler.timesteps, moved)
+
+
+def _tell_the_same(own: dict[str, Listed], trained: Listed) -> bool:
+    """Whether a scheduler's timesteps are where in training its sigmas are.
+
+    They are not where a logarithm of sigma stands for the timestep, nor where every second step
+    begins between two listed sigmas.
+    """
+    levels = own["sigmas"][: len(own["timesteps"])]
+    places = np.interp(np.log(levels), np.log(trained), np.arange(len(trained)))
+    return bool((np.abs(places - own["timesteps"]) <= 1).all())
 
 
 def _moved_sigmas(

@@ -52,11 +52,12 @@ def test_help_shows_the_panels():
 
 
 def test_the_fields_of_a_study_are_the_options_that_were_given():
-    options = {"seeds": "0, 1", "variants": "cfg,cached:5,from=20", "dtype": None, "out": "x"}
+    variants = "cfg,cached:5,from=20,steps:35,stock"
+    options = {"seeds": "0, 1", "variants": variants, "dtype": None, "out": "x"}
     found = study_fields(options | {"prompt": ["a red circle"], "arguments": '{"eta": 1}'})
     assert found == {
         "seeds": [0, 1],
-        "variants": ["cfg", "cached:5,from=20"],
+        "variants": ["cfg", "cached:5,from=20", "steps:35,stock"],
         "prompts": ["a red circle"],
         "arguments": {"eta": 1},
     }

@@ -10,7 +10,7 @@ import torch
 
 from sdbench.study import check
 from sdbench.study.call import Call, generate
-from sdbench.study.runner import run
+from sdbench.study.runner import estimate, run
 from sdbench.study.study import Study
 from sdbench.variants.adapters import applied
 from sdbench.variants.grammar import parse
@@ -137,6 +137,38 @@ def test_points_between_the_listed_ones_are_a_list_that_would_not_fit():
     midpoints = diffusers.KDPM2DiscreteScheduler.from_config(tiny.scheduler().config, **LEADING)
     with pytest.raises(Unsupported, match="at timestep 941, not at 981, and keeps a list"):
         listed(midpoints, 48)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "reason"),
+    [
+        (diffusers.DDIMInverseScheduler, {}, "goes from data to noise"),
+        (diffusers.DPMSolverMultistepInverseScheduler, {}, "goes from data to noise"),
+        (
+            diffusers.EulerDiscreteScheduler,
+            {"timestep_type": "continuous", "prediction_type": "v_prediction"},
+            "timesteps are not those of its sigmas",
+        ),
+        (
+            diffusers.EulerDiscreteScheduler,
+            {"interpolation_type": "log_linear"},
+            "timesteps are not those of its sigmas",
+        ),
+    ],
+)
+def test_lists_of_another_kind_are_refused(kind, settings, reason):
+    config = tiny.scheduler().config | {"trained_betas": None}
+    with pytest.raises(Unsupported, match=reason):
+        listed(kind.from_config(config, **LEADING, **settings), 48)
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__")  # of diffusers with numpy 2
+def test_what_is_tried_before_a_study_begins_anywhere():
+    # Of this scheduler no list can be stretched, and the trial of an accelerator has two steps.
+    pipe = tiny.stable_diffusion(diffusers.KDPM2DiscreteScheduler, **LEADING)
+    check._try_accelerator(pipe, call("deepcache:2", num_steps=7))
+    study = call("cfg", num_steps=7, repeats=1, metrics=()).generation
+    assert estimate(study, pipe=pipe, steps=2).calls == 2  # a warm-up and a repeat
 
 
 def call(text, **changes):
