@@ -131,11 +131,11 @@ def record(
 
         _require_expected(folder, calls, out)
         try:
-            ran = _run_missing(folder, opened, calls)
+            is_changed = _run_missing(folder, opened, calls)
         finally:
             folder.compact()
         _judge(folder, opened.study, is_whole=part is None)
-        if ran or not folder.holds("known"):
+        if is_changed or not folder.holds("known"):
             _add_known_answers(folder, opened, part)
         return folder.path
 
@@ -212,7 +212,10 @@ def _require_expected(folder: StudyFolder, calls: list[Unit], out: str | Path) -
 
 
 def _run_missing(folder: StudyFolder, engine: Engine, calls: list[Unit]) -> bool:
-    """Run what is not finished, and record each call as it comes; whether there was anything."""
+    """Run what is not finished, and record each call as it comes; whether any was the baseline's.
+
+    What failed or is unsupported is tried again every time, and known answers do not hang on it.
+    """
     finished = folder.finished()
     missing = [unit for unit in calls if unit.id not in finished]
     with progress_bar() as progress:
@@ -225,7 +228,7 @@ def _run_missing(folder: StudyFolder, engine: Engine, calls: list[Unit]) -> bool
         for unit, outcome in engine.outcomes(missing, begun):
             _record(folder, unit, outcome)
             progress.advance(task)
-    return bool(missing)
+    return any(unit.variant.is_baseline for unit in missing)
 
 
 def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:
@@ -305,7 +308,7 @@ def estimate(study: Study, *, pipe: Pipeline | None = None, steps: int = 4) -> E
     calls = units(study)
 
     # The second call counts: the first one warms up.
-    baseline = replace(parse(BASELINE), num_steps=steps)
+    baseline = replace(parse(BASELINE), num_steps=steps, stock_start=True)
     short = Unit(study, baseline, calls[0].pairs, 0, "measured")
     observe(pipe, short, work)
     measured, *_ = observe(pipe, short, work)

@@ -183,6 +183,15 @@ def test_a_study_of_one_seed_and_one_repeat_gets_all_answers(pipe, tmp_path):
     pd.testing.assert_frame_equal(again.known, results.known)
 
 
+def test_a_failed_variant_that_is_tried_again_makes_no_answers_anew(pipe, tmp_path):
+    study = dataclasses.replace(STUDY, variants=["cfg", "random:0@1"])  # which does nothing
+    found = runner.run(study, tmp_path / "study", pipe=pipe)
+    assert "failed" in set(found.runs["status"])
+    before = (tmp_path / "study" / "known.parquet").stat().st_mtime_ns
+    runner.run(study, tmp_path / "study", pipe=pipe, mode="resume")
+    assert (tmp_path / "study" / "known.parquet").stat().st_mtime_ns == before
+
+
 def test_shards_bring_their_answers_together(pipe, tmp_path):
     for number in ("1", "2"):
         runner.run(STUDY, tmp_path / number, pipe=pipe, shard=f"{number}/2")
