@@ -210,9 +210,13 @@ def _try_accelerator(pipe: Pipeline, call: Call) -> None:
             of the method.
     """
     # Wherever they begin: not every scheduler begins two steps where the baseline begins.
-    two_steps = {"num_steps": 2, "stock_start": True}
     alone = replace(
-        call.variant, rule=GuidanceSchedule.full, policy=None, student=None, **two_steps
+        call.variant,
+        rule=GuidanceSchedule.full,
+        policy=None,
+        student=None,
+        num_steps=2,
+        stock_start=True,
     )
     try:
         _run(pipe, replace(call, variant=alone))
