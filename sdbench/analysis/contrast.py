@@ -105,7 +105,6 @@ def contrast(
     by_image = None if images is None else sign * images
     words = NEARER if compares else BETTER
     told = paired_verdict(loss, metric, words=words, images=by_image)
-    turned = Interval(-told.mean.estimate, -told.mean.hi, -told.mean.lo)
 
     within = False
     if margin is not None:
@@ -117,7 +116,7 @@ def contrast(
         metric=metric,
         pairs=len(difference),
         prompts=prompts.nunique(),
-        difference=turned if scale.higher_is_better else told.mean,
+        difference=told.mean.negated() if scale.higher_is_better else told.mean,
         median=pair_median(difference),
         better=told.better,
         p=max(p, _p_of_masks(images)),

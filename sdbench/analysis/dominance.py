@@ -36,14 +36,15 @@ def dominance(
     two tests, so the smaller p-value counts twice; the rival that is least clear decides; and the
     variants are corrected for by Holm. So at most 5 % of tables hold a variant here that another
     beats. A variant is *beaten* where a rival is shown to be better, and shown to take no more than
-    3 % longer; or, where both make the same images, to be faster. All ordered pairs are corrected
-    for by Holm. What is neither is *open*: more repeats or pairs would tell.
+    3 % longer; or, where a metric of fidelity (`most`) is equal in every pair, as of the same
+    images, to be faster. All ordered pairs are corrected for by Holm. What is neither is *open*:
+    more repeats or pairs would tell.
 
     Args:
         logs: logarithms of times, one row per repeat, one column per variant.
         values: of the metric, one row per pair with the level `prompt_id`, the same columns.
         higher_is_better: the metric's direction.
-        most: whether "better" takes most pairs, besides the mean.
+        most: whether "better" takes most pairs, besides the mean: of a metric that compares images.
         reference: the variant that the metric compares with, if it does: what differs from it
             anywhere is worse, and needs no test.
         masks: as `mask_tests` returns them: what must be clear over masks as well.
@@ -124,6 +125,8 @@ def _worse(
     worse[second, first] = p.below
 
     same = np.zeros((count, count), bool)
-    alike = (np.nan_to_num(differences) == 0).all(axis=0)
+    # A share of attributes is often equal for images that differ, and no pair may be shared.
+    alike = (np.nan_to_num(differences) == 0).all(axis=0) & ~np.isnan(differences).all(axis=0)
+    alike &= most
     same[first, second] = same[second, first] = alike
     return worse, same

@@ -79,8 +79,8 @@ def _row(answer: str, pairs: pd.DataFrame) -> dict[str, object]:
     worse, better = int((loss > 0).sum()), int((loss < 0).sum())
     row: dict[str, object] = {
         "pairs": len(both),
-        "value": float(pairs["value"].mean()),
-        "baseline": float(pairs["baseline"].mean()),
+        "value": float(both["value"].mean()),
+        "baseline": float(both["baseline"].mean()),
         "worse": worse / len(loss) if len(loss) else np.nan,
         "verdict": "",
     }

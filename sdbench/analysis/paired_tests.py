@@ -39,7 +39,8 @@ def flip_tests(
 
     Args:
         differences: (pairs, comparisons); NaN where a pair was not measured. Their signs in place
-            of them give the sign test: whether most pairs differ in one direction.
+            of them give the sign test: whether most pairs differ in one direction. An infinite one,
+            as of an identical image's PSNR, counts a little more than the largest finite one.
         clusters: what each pair belongs to (its prompt).
         draws: of the signs. Every choice of signs counts once where there are no more choices.
         seed: of the draws.
@@ -49,7 +50,7 @@ def flip_tests(
 
     Source: Good 2005, Permutation, Parametric, and Bootstrap Tests of Hypotheses, section 3.2.
     """
-    measured = np.nan_to_num(np.asarray(differences, dtype=float), nan=0.0)
+    measured = _finite(np.asarray(differences, dtype=float))
     names, labels = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.zeros((len(names), measured.shape[1]))
     np.add.at(sums, labels, measured)
@@ -124,6 +125,14 @@ def slower_tests(logs: ArrayLike, *, tolerance: float = 0.0) -> Array:
     t = np.where(spread, excess / np.where(spread, error, 1), np.copysign(np.inf, excess))
     p = stdtr(np.maximum(freedom, 1), -t)
     return np.where((count < 2) | (excess == 0) & ~spread, 1.0, p)
+
+
+def _finite(differences: Array) -> Array:
+    """Differences that add up: 0 for NaN, and a little more than all else for infinite ones."""
+    sizes = np.abs(np.where(np.isfinite(differences), differences, 0))
+    most = 1.01 * sizes.max(axis=0, initial=0)
+    most = np.where(most > 0, most, 1)
+    return np.clip(np.nan_to_num(differences, nan=0.0), -most, most)
 
 
 def _signs(count: int, draws: int, seed: int) -> Iterator[NDArray[np.float32]]:

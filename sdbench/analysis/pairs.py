@@ -41,7 +41,8 @@ def pair_interval(
     """Mean of a metric over pairs, whose index has the level `prompt_id`.
 
     Whether there is an interval depends on the metric and the number of prompts alone: from 64
-    prompts on, for `alignment` from 6, and never without a range. It lies within the range.
+    prompts on, for values of `alignment` from 6 (for its differences from 64, too), and never
+    without a range. It lies within the range.
 
     Args:
         values: of the pairs; NaN where a pair has none.

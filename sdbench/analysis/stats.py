@@ -14,6 +14,7 @@ from scipy.special import bdtrik, betaincinv, ndtri, stdtrit
 MIN_PAIRS = 6
 MIN_CLUSTERS = 6
 HALF = 0.5
+ROUNDING = 1e-12  # by which a mean of equal values may miss them
 
 
 class Interval(NamedTuple):
@@ -245,9 +246,10 @@ def _gaffke(deviations: NDArray[np.float64], room: float, level: float) -> float
     probability (1 - level) / 2. Of the saddlepoint s, u and tau = s / (1 + s u) each follows from
     tau alone.
     """
-    if room <= 0:
-        return 0.0
+    # All values at the end leave no room but that of rounding.
     x = np.append(deviations, room)
+    if x.max() <= ROUNDING:
+        return 0.0
     target = float(ndtri((1 + level) / 2))
 
     def end(tau: float) -> tuple[float, float]:

@@ -95,3 +95,18 @@ def test_where_mean_and_most_pairs_disagree_nothing_is_shown_if_most_pairs_count
     values["a"] += np.where(np.arange(60) < 12, 0.5, -0.01)
     shown = dominance(logs, values, higher_is_better=False, most=most)["verdict"].to_dict()
     assert (shown["b"] == "efficient") != most
+
+
+def test_variants_that_share_no_pair_were_not_shown_to_make_the_same_images():
+    logs, values = tables({"slow": 1.0, "fast": 0.0}, {"slow": 0.1, "fast": 0.1})
+    values.iloc[:30, 0] = values.iloc[30:, 1] = np.nan
+    tested = dominance(logs, values, higher_is_better=False, most=True)
+    assert tested.loc["slow", ["verdict", "rival"]].tolist() == ["open", "fast"]
+
+
+@pytest.mark.parametrize(("most", "verdict"), [(True, "beaten"), (False, "open")])
+def test_equal_values_are_equal_images_only_where_a_metric_compares_images(most, verdict):
+    # Eight captions whose attributes are all there say little of those that were not drawn.
+    logs, values = tables({"slow": 1.0, "fast": 0.0}, {"slow": 0.8, "fast": 0.8}, noise=0)
+    tested = dominance(logs, values, higher_is_better=True, most=most)
+    assert tested.loc["slow", ["verdict", "rival"]].tolist() == [verdict, "fast"]

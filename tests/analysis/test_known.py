@@ -68,3 +68,10 @@ def test_a_summary_says_what_each_metric_likes_and_its_scale():
 
 def test_a_study_without_known_answers_says_nothing():
     assert known_columns(frame("known", [])) == {}
+
+
+def test_both_means_are_of_the_pairs_that_have_both_values():
+    table = known([0.1, 0.2, None])
+    table.loc[2, "baseline"] = 0.3
+    row = answer_table(table).iloc[0]
+    assert (row["pairs"], row["value"], row["baseline"]) == (2, pytest.approx(0.15), 0.9)

@@ -96,3 +96,13 @@ def test_equal_times_and_single_repeats():
     assert (slower_tests([[1.0, 0.5]]) == 1).all()
     logs = np.array([[1.0, 0.5], [1.1, np.nan], [1.3, 0.7], [1.0, 0.6]])
     assert slower_tests(logs)[0, 1] == pytest.approx(slower_tests(logs[[0, 2, 3]])[0, 1])
+
+
+def test_an_infinite_difference_counts_a_little_more_than_the_largest():
+    # PSNR of an identical image is infinite: two such must not overflow, nor decide all.
+    differences = np.concatenate([[np.inf, np.inf], np.linspace(1, 2, 10)])
+    capped = np.where(np.isinf(differences), 2.02, differences)
+    tests = flip_tests(np.stack([differences, -differences, capped], axis=1), np.arange(12))
+    assert tests.above[0] == tests.below[1] == tests.above[2] < 0.001
+    only = flip_tests(np.full((6, 1), np.inf), np.arange(6))
+    assert only.above.item() == 1 / 64

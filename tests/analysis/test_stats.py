@@ -196,6 +196,11 @@ def test_prompts_with_unequal_numbers_of_images_count_by_them():
     assert (lo, hi) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.005)
 
 
+def test_equal_values_beyond_the_range_are_its_end():
+    interval = bounded_mean([1.3] * 70, range(70), bounds=(0, 1))
+    assert interval.lo < interval.estimate == pytest.approx(interval.hi) == pytest.approx(1.3)
+
+
 def test_a_value_beyond_the_range_widens_it():
     within = bounded_mean([0.1] * 7 + [1.0], range(8), bounds=(0, 1))
     beyond = bounded_mean([0.1] * 7 + [1.5], range(8), bounds=(0, 1))
