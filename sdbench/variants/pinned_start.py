@@ -79,9 +79,10 @@ def pinned_start(pipe: Pipeline, *, num_steps: int) -> Iterator[None]:
 def _counts_steps(scheduler: Any) -> bool:
     """Whether a step ends where the next one in the list begins.
 
-    Schedulers that do not count move by `num_train_timesteps // num_inference_steps` instead.
+    Schedulers that do not count move by `num_train_timesteps // num_inference_steps` instead; one
+    without numbered timesteps (Wuerstchen's) looks the next one up.
     """
-    return hasattr(scheduler, "step_index")
+    return hasattr(scheduler, "step_index") or "num_train_timesteps" not in scheduler.config
 
 
 class _Moves:

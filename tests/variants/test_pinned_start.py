@@ -118,6 +118,18 @@ def test_on_exact_data_one_step_fewer_changes_next_to_nothing(name):
     assert near == pytest.approx([whole] * 3, rel=0.004)
 
 
+def test_a_scheduler_without_numbered_timesteps_keeps_its_steps():
+    scheduler = diffusers.DDPMWuerstchenScheduler()
+    with pinned_start(SimpleNamespace(scheduler=scheduler), num_steps=8):
+        scheduler.set_timesteps(5)
+        latents = torch.ones(1, 4, 2, 2)
+        for timestep in scheduler.timesteps[:-1]:
+            time = timestep.expand(1)
+            latents = scheduler.step(latents * 0.1, time, latents).prev_sample
+    assert scheduler.timesteps[0] == 1
+    assert latents.isfinite().all()
+
+
 def test_stock_ddim_steps_past_its_grid():
     # What the test above is held against: trailing timesteps are 20.8 apart, DDIM moves by 20.
     stock = spread(named("DDIM", timestep_spacing="trailing"), 48, pinned=False)
