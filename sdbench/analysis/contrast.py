@@ -61,8 +61,8 @@ class Contrast:
             told += f"; equivalence within {self.margin:g} {shown}"
         return (
             f"{told}. Mean difference {_text(self.difference)}, median {_text(self.median)}, "
-            f"{word} in {_percent(self.better)} of the pairs that differ; {_p(self.p)}; "
-            f"{self.pairs} pairs of {self.prompts} prompts."
+            f"{word} in {_percent(self.better)} of the pairs that differ; {_p(self.p)} by sign "
+            f"flips; pairs: {self.pairs}, prompts: {self.prompts}."
         )
 
 

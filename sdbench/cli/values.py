@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -97,7 +98,7 @@ def positive(option: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ValueError(f"{option} takes positive numbers, not '{text}'")
     return value
 

@@ -311,7 +311,7 @@ def _write(
         tuned = metric_levels(pd.Series(version.values), tuner.column)
         for level, figure in tuned.items():
             evidence[f"tuning_{level}"] = figure
-            held_out = "held_out" if level == "mean" else f"held_out_{level}"
+            held_out = {"mean": "held_out"}.get(level, f"held_out_{level}")
             evidence[held_out] = {name: own[level] for name, own in levels.items()}
         ending = "" if version.scale is None else "-rescaled"
         content = _content(tuner, planned, version.scale, evidence)
