@@ -17,8 +17,8 @@ from sdbench.study import local as local_engine
 from sdbench.study import ray as engine
 from sdbench.study import runner
 from sdbench.study.fields import digest
-from sdbench.study.study import Study
 from sdbench.study.known import known_units
+from sdbench.study.study import Study
 from sdbench.study.units import units
 from tests.study import in_workers
 from tests.study.tables import assert_same
