@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
@@ -183,6 +182,9 @@ def noised(
     Returns:
         The noisy latents as the denoiser takes them, the timesteps in the scheduler's unit, and
         sigma.
+
+    Raises:
+        ValueError: the scheduler neither interpolates nor has a table of its training's noise.
     """
     count = scheduler.config["num_train_timesteps"]
     if is_flow(scheduler):
@@ -190,8 +192,13 @@ def noised(
         wide = share.reshape(-1, *[1] * (latents.ndim - 1))
         return (1 - wide) * latents + wide * noise, share * count, share / (1 - share)
 
-    trained = DDPMScheduler.from_config(scheduler.config)
+    # Its own table: another class made from its config has other defaults for what was not given.
+    trained = getattr(scheduler, "alphas_cumprod", None)
+    if trained is None:
+        name = type(scheduler).__name__
+        raise ValueError(f"{name} has no table of noise to train on: use trajectories as data")
     timesteps = (level * count).long()
-    kept = trained.alphas_cumprod.to(level.device)[timesteps]
-    noisy = trained.add_noise(latents, noise, timesteps)
+    kept = trained.to(level.device)[timesteps].float()
+    wide = kept.to(latents.dtype).reshape(-1, *[1] * (latents.ndim - 1))
+    noisy = wide**0.5 * latents + (1 - wide) ** 0.5 * noise
     return noisy, timesteps.float(), ((1 - kept) / kept).sqrt()

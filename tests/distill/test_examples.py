@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 
 from sdbench.distill.captions import captioned_scenes, drawn_from
 from sdbench.distill.examples import Scales, gathered
@@ -151,6 +157,24 @@ def test_noise_has_the_share_that_sigma_says(scheduler):
     torch.testing.assert_close((of_noise / of_signal)[:, 0, 0, 0], sigma, rtol=1e-3, atol=1e-5)
     assert (timesteps.diff() > 0).all()
     assert timesteps.max() <= 1000
+
+
+def test_noise_is_of_the_schedulers_own_table():
+    """CogVideoX's is scaled and shifted; another class would take its own for what is not given."""
+    scheduler = CogVideoXDDIMScheduler()
+    latents, noise = torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)
+    noisy, timesteps, sigma = noised(scheduler, latents, noise, torch.tensor([0.5]))
+    kept = scheduler.alphas_cumprod[500].float()
+    assert timesteps.tolist() == [500.0]
+    torch.testing.assert_close(noisy, kept.sqrt() * latents)
+    torch.testing.assert_close(sigma, ((1 - kept) / kept).sqrt()[None])
+    other = DDPMScheduler.from_config(scheduler.config).alphas_cumprod[500]
+    assert not torch.isclose(kept, other, rtol=0.1)
+
+
+def test_a_scheduler_without_a_table_is_refused():
+    with pytest.raises(ValueError, match="EDMEulerScheduler has no table of noise"):
+        noised(EDMEulerScheduler(), torch.ones(1, 4), torch.ones(1, 4), torch.tensor([0.5]))
 
 
 def test_a_pipeline_of_packed_latents_is_told_to_learn_from_trajectories():
