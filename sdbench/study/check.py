@@ -105,7 +105,9 @@ def _checked(pipe: Pipeline, study: Study) -> Workload:
     _require_arguments(pipe, first.call)
 
     unsupported = {}
-    baseline = _timesteps(pipe, replace(first.call, variant=parse(BASELINE)))
+    baseline: list[float] = []
+    if any(variant.pins_start for variant in study.variants):
+        baseline = _timesteps(pipe, replace(first.call, variant=parse(BASELINE)))
     for variant in study.variants:
         call = Call(study, variant, first.pairs)
         if study.execution != "eager" and _changes_denoiser(call):
@@ -114,7 +116,7 @@ def _checked(pipe: Pipeline, study: Study) -> Workload:
             )
         try:
             _try_variant(pipe, call)
-            if variant.num_steps is not None and not variant.stock_start:
+            if variant.pins_start:
                 _require_same_begin(pipe, call, baseline)
         except Unsupported as error:
             unsupported[variant.name] = str(error)

@@ -48,7 +48,7 @@ def applied(
     """
     listeners = list(listeners)
     with ExitStack() as undo:
-        if variant.num_steps is not None and num_steps is not None and not variant.stock_start:
+        if variant.pins_start and num_steps is not None:
             undo.enter_context(pinned_start(pipe, num_steps=num_steps))
 
         if variant.student is not None:

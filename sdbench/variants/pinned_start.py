@@ -202,24 +202,30 @@ def _moved_sigmas(
     every = np.arange(len(trained), dtype=np.float64)
 
     # Most have the sigmas of evenly spaced timesteps.
-    if np.allclose(levels, np.interp(timesteps, every, trained), rtol=1e-3):
+    rule = _rule(config)
+    if rule is None:
         moved = _moved(timesteps, baseline["timesteps"][0])
         new = np.interp(moved, every, trained)
     else:
-        there, back = _even(config)
+        there, back = rule
         new = back(_moved(there(levels), there(baseline["sigmas"][:1])[0], whole=False))
         moved = np.interp(np.log(new), np.log(trained), every)
         moved = moved.round() if _is_whole(timesteps) else moved
     return moved, np.concatenate([new, sigmas[len(timesteps) :]])
 
 
-def _even(config: Any) -> tuple[Callable[[Listed], Listed], Callable[[Listed], Listed]]:
-    """To where a scheduler's sigmas are spaced by a fixed rule between their ends, and back."""
+def _rule(config: Any) -> tuple[Callable[[Listed], Listed], Callable[[Listed], Listed]] | None:
+    """To where a scheduler's sigmas are spaced by a rule between their ends, and back.
+
+    None where it takes the sigmas of its timesteps.
+    """
     if config.get("use_karras_sigmas"):
         return lambda sigma: sigma ** (1 / KARRAS_RHO), lambda root: root**KARRAS_RHO
     if config.get("use_beta_sigmas"):
         return lambda sigma: sigma, lambda sigma: sigma
-    return np.log, np.exp
+    if config.get("use_exponential_sigmas") or config.get("use_lu_lambdas"):
+        return np.log, np.exp
+    return None
 
 
 def _moved(listed: Listed, first: float, *, whole: bool | None = None) -> Listed:

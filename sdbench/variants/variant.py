@@ -115,6 +115,11 @@ class Variant:
         """
         return self.accelerator is not None or (self.student is not None and not self.guides_none)
 
+    @property
+    def pins_start(self) -> bool:
+        """Whether a loop of its own length begins at the baseline's first noise level."""
+        return self.num_steps is not None and not self.stock_start
+
     def __str__(self) -> str:
         """Its name."""
         return self.name

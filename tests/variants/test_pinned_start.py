@@ -63,6 +63,11 @@ def test_every_scheduler_begins_where_the_baseline_begins(name, settings):
             assert (np.diff(own_sigmas) <= 0).all()
 
 
+def steps_of(levels):
+    """Steps of a list as shares of its length."""
+    return np.diff(levels) / (levels[-1] - levels[0])
+
+
 @pytest.mark.parametrize("rule", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
 @pytest.mark.parametrize("name", ["Euler", "Heun", "LMS", "DPM++ 2M", "UniPC", "DEIS"])
 def test_sigmas_of_other_spacings_keep_their_rule(name, rule):
@@ -70,11 +75,15 @@ def test_sigmas_of_other_spacings_keep_their_rule(name, rule):
     _, fewer = listed(named(name, **LEADING, **{rule: True}), 48)
     assert fewer[0] == pytest.approx(sigmas[0], rel=1e-6)
 
-    # The rule itself, from the same ends: diffusers' own function where the start is given to it.
-    if name == "Euler" and rule == "use_karras_sigmas":
-        ramp = np.linspace(0, 1, 48)
-        top, bottom = sigmas[0] ** (1 / 7), sigmas[-2] ** (1 / 7)
-        assert fewer[:-1] == pytest.approx((top + ramp * (bottom - top)) ** 7, rel=1e-4)
+    # On the scale of the rule the stock list is stretched: its steps keep their proportions.
+    stock = named(name, **LEADING, **{rule: True})
+    stock.set_timesteps(48)
+    own = stock.sigmas.double().numpy()
+    scales = {"use_karras_sigmas": lambda sigma: sigma ** (1 / 7), "use_exponential_sigmas": np.log}
+    there = scales.get(rule, lambda sigma: sigma)
+    assert steps_of(there(fewer[fewer > 0])) == pytest.approx(
+        steps_of(there(own[own > 0])), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["Euler", "Heun", "DPM++ 2M"])
