@@ -232,10 +232,6 @@ class StudyFolder:
         """Some of the folder's tables, whole; the first of them must be its first."""
         return merged(self.path, tables)
 
-    def holds(self, table: str) -> bool:
-        """Whether a table is there that not every study has."""
-        return (self.path / table_file(table)).exists()
-
     def rewrite(self, table: str, table_frame: pd.DataFrame) -> None:
         """Replace a whole table, for example after its images were scored.
 

@@ -24,7 +24,8 @@ from sdbench.models.pipeline import Pipeline
 from sdbench.models.random_weights import has_random_weights
 from sdbench.records.names import BASELINE
 from sdbench.records.remote import Remote
-from sdbench.records.schema import frame
+from sdbench.records.results import read_known
+from sdbench.records.schema import empty, frame
 from sdbench.records.store import Mode, Results, StudyFolder, existing_study, read
 from sdbench.study.check import loaded, loop_length, prepare
 from sdbench.study.fields import digest
@@ -130,12 +131,13 @@ def record(
         folder = open_.enter_context(creating)
 
         _require_expected(folder, calls, out)
+        _forget_known_answers(folder, calls)
         try:
-            is_changed = _run_missing(folder, opened, calls)
+            _run_missing(folder, opened, calls)
         finally:
             folder.compact()
         _judge(folder, opened.study, is_whole=part is None)
-        if is_changed or not folder.holds("known"):
+        if read_known(folder.path).empty:
             _add_known_answers(folder, opened, part)
         return folder.path
 
@@ -149,6 +151,14 @@ def _judge(folder: StudyFolder, study: Study, *, is_whole: bool) -> None:
     if study.output == "image":
         images = folder.read("runs", "images")["images"]
         folder.rewrite("images", scored(images, runs, study, folder.path))
+
+
+def _forget_known_answers(folder: StudyFolder, calls: list[Unit]) -> None:
+    """Empty their table where a call of the baseline is to run: they are of its images."""
+    finished = folder.finished()
+    is_missing = any(unit.variant.is_baseline and unit.id not in finished for unit in calls)
+    if is_missing and not read_known(folder.path).empty:
+        folder.rewrite("known", empty("known"))
 
 
 def _add_known_answers(folder: StudyFolder, engine: Engine, part: Shard | None) -> None:
@@ -211,11 +221,8 @@ def _require_expected(folder: StudyFolder, calls: list[Unit], out: str | Path) -
         )
 
 
-def _run_missing(folder: StudyFolder, engine: Engine, calls: list[Unit]) -> bool:
-    """Run what is not finished, and record each call as it comes; whether any was the baseline's.
-
-    What failed or is unsupported is tried again every time, and known answers do not hang on it.
-    """
+def _run_missing(folder: StudyFolder, engine: Engine, calls: list[Unit]) -> None:
+    """Run what is not finished, and record each call as it comes."""
     finished = folder.finished()
     missing = [unit for unit in calls if unit.id not in finished]
     with progress_bar() as progress:
@@ -228,7 +235,6 @@ def _run_missing(folder: StudyFolder, engine: Engine, calls: list[Unit]) -> bool
         for unit, outcome in engine.outcomes(missing, begun):
             _record(folder, unit, outcome)
             progress.advance(task)
-    return any(unit.variant.is_baseline for unit in missing)
 
 
 def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from sdbench.records.files import inside
 from sdbench.records.schema import STUDY
 from sdbench.records.store import Mode, Results, StudyFolder, differing, read
+from sdbench.study.known import known_answers
 from sdbench.study.runner import inactive_failed
 from sdbench.study.units import Shard, parse_shard
 
@@ -53,15 +54,27 @@ def gather(out: str | Path, shards: Iterable[str | Path], *, mode: Mode = "new")
         tables["runs"] = inactive_failed(tables["runs"])
         for table, table_frame in tables.items():
             folder.rewrite(table, table_frame)
-        _rewrite_known(folder, parts)
+        _rewrite_known(folder, study, parts)
         return read(folder.path)
 
 
-def _rewrite_known(folder: StudyFolder, parts: list[Results]) -> None:
-    """The known answers of all shards: a pair is in one alone, so what that knows stays true."""
-    answers = [part.known for part in parts if len(part.known)]
-    if answers:
-        folder.rewrite("known", pd.concat(answers, ignore_index=True))
+def _rewrite_known(folder: StudyFolder, study: Mapping[str, Any], parts: list[Results]) -> None:
+    """Known answers: from all images, and those that took calls as the shards made them."""
+    made = [part.known for part in parts if len(part.known)]
+    if not made:
+        return
+    tables = folder.read("runs", "images")
+    answers = known_answers(
+        tables["images"],
+        tables["runs"],
+        folder.path,
+        metrics=study["metrics"],
+        seeds=study["seeds"],
+        made={},
+    )
+    of_shards = pd.concat(made)
+    further = of_shards[~of_shards["answer"].isin(answers["answer"])]
+    folder.rewrite("known", pd.concat([answers, further], ignore_index=True))
 
 
 def _study_of(parts: list[Results]) -> dict[str, Any]:

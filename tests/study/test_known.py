@@ -10,6 +10,7 @@ from PIL import Image
 from sdbench.analysis.known import likes
 from sdbench.instruments import quality
 from sdbench.instruments.metric import Metric
+from sdbench.records.files import read_table, write_table
 from sdbench.records.names import ANSWERS
 from sdbench.records.schema import frame, validate
 from sdbench.records.store import read
@@ -195,8 +196,37 @@ def test_a_failed_variant_that_is_tried_again_makes_no_answers_anew(pipe, tmp_pa
 def test_shards_bring_their_answers_together(pipe, tmp_path):
     for number in ("1", "2"):
         runner.run(STUDY, tmp_path / number, pipe=pipe, shard=f"{number}/2")
-    whole = gather(tmp_path / "whole", [tmp_path / "1", tmp_path / "2"])
-    assert sorted(whole.known["prompt_id"].unique()) == ["000", "001"]
+    gathered = gather(tmp_path / "gathered", [tmp_path / "1", tmp_path / "2"])
+    whole = runner.run(STUDY, tmp_path / "whole", pipe=pipe)
+    key = ["metric", "answer", "prompt_id"]
+    # A shard of one prompt has no other prompt's image, and all of them have.
+    assert "other prompt" in set(gathered.known["answer"])
+    pd.testing.assert_frame_equal(
+        gathered.known.sort_values(key, ignore_index=True),
+        whole.known.sort_values(key, ignore_index=True),
+    )
+
+
+def test_answers_are_forgotten_before_the_baseline_runs_again(pipe, tmp_path, monkeypatch):
+    runner.run(STUDY, tmp_path / "study", pipe=pipe)
+    runs = read_table(tmp_path / "study", "runs")
+    is_baseline = (runs["variant"] == "cfg") & (runs["phase"] == "measured")
+    lost = runs.loc[is_baseline, "unit"].iloc[0]
+    for table in ("runs", "steps", "images"):
+        kept = read_table(tmp_path / "study", table)
+        write_table(tmp_path / "study", table, kept[kept["unit"] != lost])
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_add_known_answers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(STUDY, tmp_path / "study", pipe=pipe, mode="resume")
+    assert read(tmp_path / "study").known.empty
+
+    monkeypatch.undo()
+    found = runner.run(STUDY, tmp_path / "study", pipe=pipe, mode="resume")
+    assert not found.known.empty
 
 
 def test_a_study_that_judges_nothing_has_none(pipe, tmp_path):
