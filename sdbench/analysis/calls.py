@@ -82,7 +82,12 @@ def complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
     return totals[complete]
 
 
+def side_by_side(repeats: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Times with a row per repeat and a column per variant; NaN where a repeat is not complete."""
+    return repeats[column].unstack("variant")  # noqa: PD010 - a pivot would average, and is slow
+
+
 def paired(repeats: pd.DataFrame, column: str, variant: str) -> pd.DataFrame:
     """Times of a variant and of the baseline in the repeats that have both, one column each."""
-    times = repeats[column].unstack("variant")  # noqa: PD010 - the other averages, and is slow
+    times = side_by_side(repeats, column)
     return times.reindex(columns=list(dict.fromkeys([variant, BASELINE]))).dropna()

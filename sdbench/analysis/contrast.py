@@ -8,16 +8,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sdbench.analysis.calls import complete_repeats
+from sdbench.analysis.calls import complete_repeats, side_by_side
 from sdbench.analysis.draws import over_draws
-from sdbench.analysis.paired_tests import clear_tests, slower_tests
+from sdbench.analysis.paired_tests import LEVEL, clear_tests, slower_tests
 from sdbench.analysis.pairs import BETTER, NEARER, UNDECIDED, pair_median, paired_verdict
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.stats import Interval, bounded_mean, ratio_interval
 from sdbench.records.metrics import scale_of
 from sdbench.records.store import Results
-
-LEVEL = 0.05
 
 TWO_ONE_SIDED = 0.90
 """Coverage of the interval that holds the difference in a test of equivalence at 5 %."""
@@ -172,8 +170,7 @@ def time_contrast(results: Results, first: str, second: str, column: str) -> Tim
     Raises:
         ValueError: a variant has no repeat that all of its batches finished.
     """
-    repeats = complete_repeats(results.runs)
-    times = repeats.pivot_table(column, index="repeat", columns="variant")
+    times = side_by_side(complete_repeats(results.runs), column)
     for name in (first, second):
         if name not in times:
             raise ValueError(f"{results.folder}: '{name}' has no times")

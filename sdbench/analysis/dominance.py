@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sdbench.analysis.paired_tests import DRAWS, clear_tests, slower_tests
+from sdbench.analysis.paired_tests import DRAWS, LEVEL, clear_tests, slower_tests
 from sdbench.analysis.timing import holm
 
 EFFICIENT = "efficient"
 BEATEN = "beaten"
 OPEN = "open"
 TOLERANCE = 0.03  # of time: a rival that takes no more than this longer is as fast
-LEVEL = 0.05
 
 Array = NDArray[np.float64]
 

@@ -28,7 +28,8 @@ def over_draws(
         level: coverage of the interval.
 
     Returns:
-        The interval; a single draw leaves it as it is.
+        The interval; a single draw leaves it as it is. Its ends are NaN where fewer than two
+        prompts have all draws, since then nothing says what masks change.
 
     Source: Zou and Donner 2008, Statistics in Medicine 27 (ends of a sum from those of its parts);
         Searle, Casella and McCulloch 1992, Variance Components, chapter 4 (two-way crossed).
@@ -36,6 +37,8 @@ def over_draws(
     effect, draws = _error_of_masks(images)
     if draws < 2:
         return mean
+    if math.isnan(effect):
+        return Interval(mean.estimate, math.nan, math.nan)
     half = float(stdtrit(draws - 1, (1 + level) / 2)) * effect
     lo = mean.estimate - math.hypot(mean.estimate - mean.lo, half)
     hi = mean.estimate + math.hypot(mean.hi - mean.estimate, half)
@@ -56,7 +59,7 @@ def _error_of_masks(images: "pd.Series[float]") -> tuple[float, int]:
     table = means.dropna().to_numpy(dtype=float)
     prompts, draws = table.shape
     if prompts < 2 or draws < 2:
-        return 0.0, draws
+        return math.nan, draws
 
     residuals = table - table.mean(axis=1, keepdims=True)
     of_masks = residuals.mean(axis=0)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.calls import complete_repeats
+from sdbench.analysis.calls import complete_repeats, side_by_side
 from sdbench.analysis.dominance import dominance
 from sdbench.analysis.other_times import with_times
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
@@ -58,8 +58,7 @@ def frontier(
     if table.empty:
         return table.assign(verdict="", rival="", p=np.nan)
 
-    repeats = complete_repeats((timing or results).runs)
-    times = repeats.pivot_table("denoise_s", index="repeat", columns="variant")
+    times = side_by_side(complete_repeats((timing or results).runs), "denoise_s")
     tested = dominance(
         times.map(math.log),
         values[table["variant"]],

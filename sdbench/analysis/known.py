@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from sdbench.analysis.paired_tests import LEVEL
 from sdbench.records.names import ANSWERS, BAD_ANSWERS
 
-LEVEL = 0.05
 TOLD, LIKED, OPEN = "worse", "not clearly worse", "too few pairs"
 """What was shown of a bad answer."""
 LIKES = "_likes"

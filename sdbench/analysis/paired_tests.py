@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import digamma, polygamma, stdtr
 
+LEVEL = 0.05  # of the tests of one question together
 DRAWS = 20_000
 ROUNDING = 1e-6  # of the sum of a comparison's differences: what float32 may lose
 BLOCK = 2**24  # signs that are in memory at a time

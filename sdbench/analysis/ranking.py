@@ -6,15 +6,13 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.known import liked_by
-from sdbench.analysis.paired_tests import DRAWS, OneSided, clear_tests
+from sdbench.analysis.paired_tests import DRAWS, LEVEL, OneSided, clear_tests
 from sdbench.analysis.pairs import metric_columns
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.shared import mask_tests, metric_values
 from sdbench.analysis.tables import image_means
 from sdbench.analysis.timing import holm
 from sdbench.records.store import Results
-
-LEVEL = 0.05
 
 
 def ranking(

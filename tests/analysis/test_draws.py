@@ -40,11 +40,17 @@ def test_masks_that_differ_by_no_more_than_prompts_make_them_add_nothing():
     assert over_draws(given, images_of(values), RANGE) == given
 
 
-@pytest.mark.parametrize("shape", [(8, 2, 1), (1, 2, 8)])
-def test_one_draw_and_one_prompt_leave_the_interval(shape):
+def test_one_draw_leaves_the_interval():
     given = Interval(0.3, 0.1, 0.5)
-    values = np.random.default_rng(0).uniform(size=shape)
+    values = np.random.default_rng(0).uniform(size=(8, 2, 1))
     assert over_draws(given, images_of(values), RANGE) == given
+
+
+def test_where_nothing_says_what_masks_change_there_is_no_interval():
+    values = np.random.default_rng(0).uniform(size=(1, 2, 8))
+    found = over_draws(Interval(0.3, 0.1, 0.5), images_of(values), RANGE)
+    assert found.estimate == 0.3
+    assert np.isnan(found[1:]).all()
 
 
 def test_ends_stay_in_the_range_and_a_missing_one_stays_missing():
