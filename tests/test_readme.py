@@ -19,6 +19,28 @@ def test_the_tables_are_those_of_the_registries_and_results(readme):
     assert readme.written(text) == text, "stale: run `python tools/readme.py`"
 
 
+SMALL = ("ranks", "distill-full")
+LARGE = ("methods", "selective", "students", "plan", "plan-25", "distances", "steps")
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *SMALL,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE),
+    ],
+)
+def test_the_tables_of_the_results_are_those_of_their_studies(readme, folder):
+    page = readme.MINI_SD / folder / "README.md"
+    text = page.read_text(encoding="utf-8")
+    made = readme.filled(text, readme.STUDIES[folder], file=str(page))
+    assert made == text, "stale: run `python tools/readme.py`"
+
+
+def test_every_page_with_tables_is_tested(readme):
+    assert set(readme.STUDIES) == {*SMALL, *LARGE}
+
+
 def test_a_stale_table_is_seen(readme):
     text = readme.README.read_text(encoding="utf-8")
     assert readme.written(text.replace("the baseline: every step guided", "something else")) == text
