@@ -179,7 +179,8 @@ def _column_fault(values: "pd.Series[Any]", column: Column, text: str) -> str | 
     # Few distinct values: each is looked up once, however many rows there are.
     if not column.choices:
         return None
-    strange = [value for value in values.unique() if value not in column.choices]
+    given = values.dropna().unique()  # what may be missing was seen above
+    strange = [value for value in given if value not in column.choices]
     if strange:
         return f"holds {str(strange[0])!r}; expected one of {', '.join(column.choices)}"
     return None

@@ -21,8 +21,10 @@ from sdbench.records.columns import (
 )
 from sdbench.records.names import ANSWERS, BASELINE
 
-PHASES = ("warmup", "measured", "untimed")
+PHASES = ("warmup", "measured", "untimed", "companion")
 """Of calls."""
+TIMINGS = ("lockstep", "calls")
+"""How calls are timed: step by step in turn, or one after another."""
 DRAW = count(
     "1",
     "number of the draw, of a variant that stands for several (`random:50%@0..7`)",
@@ -51,7 +53,8 @@ TABLES: dict[str, dict[str, Column]] = {
             "1", "index of the repeat; calls of one repeat are compared with each other"
         ),
         "phase": text(
-            "warm-ups are kept and never averaged; of untimed calls the images count, and no times",
+            "warm-ups are kept and never averaged; of untimed calls the images count, and no times; "
+            "a companion is a call of the baseline beside which another variant's was timed",
             choices=PHASES,
         ),
         "latency_s": seconds("wall time of the call", nullable=True),
@@ -89,6 +92,20 @@ TABLES: dict[str, dict[str, Column]] = {
             "whether the processor or GPU was held back during the call", nullable=True
         ),
         "exclusive": flag("whether no other call of the run shared the device", nullable=True),
+        "timing": text(
+            "how the call was timed: step by step in turn with others, or by itself; missing of "
+            "what nobody times",
+            nullable=True,
+            choices=TIMINGS,
+        ),
+        "beside": text(
+            "unit of the baseline's call beside which this one was timed", nullable=True
+        ),
+        "disturbed": flag(
+            "whether what disturbed the repeat was too much for its times: the baseline's steps "
+            "and the load of others say so, never the variant's own time",
+            nullable=True,
+        ),
         "environment": text("key of the environment in environment.json"),
         "sha256": text("hash of what the call returned: 8-bit images, or latents", nullable=True),
         "status": text(
@@ -245,6 +262,9 @@ YOUNGER = {
         "foreign_processes",
         "throttled",
         "exclusive",
+        "timing",
+        "beside",
+        "disturbed",
         "first_sigma",
         "first_timestep",
         "sha256",

@@ -216,6 +216,6 @@ def test_a_run_leaves_the_same_study_at_a_url_as_in_a_folder(url, tmp_path):
     local = runner.run(study, tmp_path / "study", pipe=pipe)
     found = runner.run(study, url, pipe=pipe)
     assert_same(read(url), local)
-    assert there(url) == TABLES | set(local.images["path"])
+    assert there(url) == TABLES | {"known.parquet"} | set(local.images["path"])
     for path in local.images["path"]:
         assert (found.folder / path).read_bytes() == (local.folder / path).read_bytes()
