@@ -53,7 +53,7 @@ TABLES: dict[str, dict[str, Column]] = {
             "1", "index of the repeat; calls of one repeat are compared with each other"
         ),
         "phase": text(
-            "warm-ups are kept and never averaged; of untimed calls the images count, and no times; "
+            "warm-ups are kept and never averaged; of untimed calls the images count, no times; "
             "a companion is a call of the baseline beside which another variant's was timed",
             choices=PHASES,
         ),
@@ -81,6 +81,10 @@ TABLES: dict[str, dict[str, Column]] = {
         "peak_bytes": size("peak of allocated device memory", nullable=True),
         "reserved_bytes": size("peak of memory that the allocator reserved", nullable=True),
         "rss_peak_bytes": size("peak resident memory of the process", nullable=True),
+        "copied_bytes": size(
+            "weights that the call held besides the model's: a student's, in lockstep",
+            nullable=True,
+        ),
         "compile_s": seconds(
             "time of the compiler before the call, which has none in it", nullable=True
         ),
@@ -265,6 +269,7 @@ YOUNGER = {
         "timing",
         "beside",
         "disturbed",
+        "copied_bytes",
         "first_sigma",
         "first_timestep",
         "sha256",

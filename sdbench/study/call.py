@@ -14,7 +14,7 @@ from torch import Tensor
 from sdbench.instruments.finite import FiniteProbe
 from sdbench.models.pipeline import Pipeline, guidance_arguments, invoke
 from sdbench.models.safety import flags_of, safety_checker
-from sdbench.study.study import Generation, Pairs
+from sdbench.study.generation import Generation, Pairs
 from sdbench.variants.adapters import applied
 from sdbench.variants.hooks import wrapped
 from sdbench.variants.rows import first_tensor
@@ -147,6 +147,7 @@ def ready(
     output: str = "image",
     listeners: Sequence[Listener] = (),
     sequential: bool = False,
+    copies_weights: bool = False,
 ) -> Iterator[Ready]:
     """Put a pipeline under a call's variant, for the length of a block.
 
@@ -156,6 +157,7 @@ def ready(
         output: "image" or "latent".
         listeners: as `guided_by` takes them.
         sequential: as `guided_by` takes it.
+        copies_weights: as `applied` takes it.
 
     Yields:
         What runs the call.
@@ -176,6 +178,7 @@ def ready(
             num_steps=call.generation.num_steps,
             listeners=[finite, *listeners],
             sequential=sequential,
+            copies_weights=copies_weights,
         ) as trace,
     ):
         yield Ready(pipe, arguments, trace, finite)

@@ -1,56 +1,36 @@
-"""The local engine: a pipeline that is ready for a study's calls, and one call under its probes."""
+"""The local engine: a pipeline that is ready for a study's calls, in turn or one after another."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
+import psutil
+from torch import nn
 
-from sdbench.instruments.clock import clock_for
-from sdbench.instruments.cost import FlopProbe
-from sdbench.instruments.disturbance import Disturbance
 from sdbench.instruments.finite import NotFinite, not_numbers
-from sdbench.instruments.memory import AllocatorTrace, CudaTrace, check_order
-from sdbench.instruments.rss import PeakRss
-from sdbench.instruments.steps import CallRecord, MemoryProbe, StepProbe
+from sdbench.instruments.steps import GiveWay
 from sdbench.models.identity import identity
 from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.safety import safety_checker
 from sdbench.records.environment import environment
-from sdbench.study.call import Made, Ready, ready
-from sdbench.study.check import Workload, loaded, loop_length, prepare
-from sdbench.study.execution import CompileClock, executed, nothing_compiled
+from sdbench.study.call import Made
+from sdbench.study.check import loaded, loop_length, prepare
+from sdbench.study.execution import executed
 from sdbench.study.images import digest, stored_pixels
+from sdbench.study.lockstep import Alone, in_lockstep
+from sdbench.study.observation import Outcome, first_call, observe
 from sdbench.study.study import Study
 from sdbench.study.tuning import tunable, with_tuned_scales
-from sdbench.study.units import Unit
-from sdbench.variants.trace import Listener, Unsupported
+from sdbench.study.units import Unit, companion, of_baseline, rounds
+from sdbench.variants.trace import Unsupported
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a call gave.
-
-    Attributes:
-        environment: it ran in.
-        run: columns of its run, without those that the unit decides.
-        steps: the same of its steps.
-        images: pixels (n, height, width, 3), where the unit keeps its images.
-        flagged: for each of them whether it is a safety checker's placeholder; empty without one.
-    """
-
-    environment: dict[str, Any]
-    run: dict[str, Any]
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    images: NDArray[np.uint8] | None = None
-    flagged: tuple[bool, ...] = ()
+ROOM = 0.5
+"""Share of the free memory that copies of weights may take."""
 
 
 class Worker:
@@ -86,8 +66,9 @@ class Worker:
         if tune and tunable(study):
             self.study = with_tuned_scales(study, self._pipe)
 
+        self._takes_turns = takes_turns(study, self._pipe)
         self._executed = executed(self._pipe, study.execution)
-        self._timed = study.repeats > 1 or study.execution != "eager"
+        self._timed = study.is_repeated or study.execution != "eager"
         self._warm: set[tuple[str, int]] = set()
         self.environment = environment() | layout(self._pipe)
         if self._work.uncounted:
@@ -112,25 +93,108 @@ class Worker:
     def outcomes(
         self, calls: Sequence[Unit], begun: Callable[[Unit], None]
     ) -> Iterator[tuple[Unit, Outcome]]:
-        """Run one call after another."""
-        for unit in calls:
-            begun(unit)
-            yield unit, self.outcome(unit)
+        """Run the calls of every round in turn, step by step, or else one after another."""
+        for together in rounds(calls):
+            if together[0].phase == "measured" and self._takes_turns:
+                yield from self._round(together, begun)
+                continue
+            for unit in together:
+                begun(unit)
+                yield unit, self.outcome(unit)
 
-    def outcome(self, unit: Unit) -> Outcome:
-        """Run one call; that it fails is an outcome, too."""
-        steps: list[dict[str, Any]] = []
-        images = None
-        flagged: tuple[bool, ...] = ()
+    def _round(
+        self, together: Sequence[Unit], begun: Callable[[Unit], None]
+    ) -> Iterator[tuple[Unit, Outcome]]:
+        """The calls of a round, each beside one of the baseline."""
+        in_turn: list[Unit] = []
+        alone: list[tuple[Unit, str]] = []
+        for unit in together:
+            failed = self._attempted(unit, lambda: None)
+            if failed is not None:
+                yield unit, failed
+            elif reason := self._why_alone(unit):
+                alone.append((unit, reason))
+            else:
+                in_turn.append(unit)
+
+        # A round that goes on where it was interrupted has no baseline any more.
+        if in_turn and not any(unit.variant.is_baseline for unit in in_turn):
+            in_turn.append(companion(in_turn))
+        for unit in in_turn:
+            begun(unit)
+        for unit, outcome in in_lockstep(self._pipe, in_turn, self.outcome):
+            if isinstance(outcome, Alone):
+                alone.append((unit, outcome.reason))
+            else:
+                baseline = next(call for call in in_turn if call.variant.is_baseline)
+                yield unit, _timed(outcome, "lockstep", beside=baseline)
+
+        for unit, reason in alone:
+            begun(unit)
+            yield from self._alone(unit, reason)
+
+    def _alone(self, unit: Unit, reason: str) -> Iterator[tuple[Unit, Outcome]]:
+        """A call that takes no turns, and one of the baseline before or after it."""
+        other = unit if unit.variant.is_baseline else companion([unit])
+        pair = [unit] if other is unit else [unit, other]
+        # Which comes first is another one from repeat to repeat, so a drift favours neither.
+        for call in pair if unit.repeat % 2 else reversed(pair):
+            outcome = _timed(self.outcome(call), "calls", beside=other)
+            if call is unit and outcome.run["status"] == "ok":
+                said = filter(None, (f"timed by itself: {reason}", outcome.run["message"]))
+                outcome = replace(outcome, run=outcome.run | {"message": "; ".join(said)})
+            yield call, outcome
+
+    def _why_alone(self, unit: Unit) -> str:
+        """Why a call cannot take turns, as far as that is known before; empty where it can."""
+        method = unit.variant.accelerator
+        if method is not None and not method.takes_turns:
+            return f"{method.name} keeps its state elsewhere than on the pipeline"
+        if unit.variant.student is not None and not self._has_room:
+            return "there is too little memory for copies of the weights"
+        return ""
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether every student of the study can have copies of all the weights at once."""
+        students = [variant for variant in self.study.variants if variant.student is not None]
+        weights = sum(weight.nbytes for weight in denoiser_of(self._pipe).parameters())
+        return len(students) * weights <= ROOM * psutil.virtual_memory().available
+
+    def outcome(
+        self, unit: Unit, pipe: Pipeline | None = None, give_way: GiveWay | None = None
+    ) -> Outcome:
+        """Run one call; that it fails is an outcome, too.
+
+        Args:
+            unit: what runs.
+            pipe: a copy of the pipeline to run it on.
+            give_way: as `observe` takes it.
+        """
+
+        def observed() -> Outcome:
+            run, steps, made = observe(pipe or self._pipe, unit, self._work, give_way=give_way)
+            run |= {"status": "ok", "sha256": digest(made.images, unit.study.output)}
+            run["message"] = _remark(made, steps)
+            kept = unit.keeps_images and unit.study.output == "image"
+            images = stored_pixels(made.images) if kept else None
+            flagged = made.flagged if kept else ()
+            outcome = Outcome(self.environment, self.columns | run, steps, images, flagged)
+            if unit.phase != "measured":
+                return outcome
+            return _timed(outcome, "calls", beside=of_baseline(unit))
+
+        outcome = self._attempted(unit, observed)
+        assert outcome is not None
+        return outcome
+
+    def _attempted(self, unit: Unit, call: Callable[[], Outcome | None]) -> Outcome | None:
+        """What a call gives, once it is warm; that it cannot run or fails is an outcome, too."""
         try:
             if unit.variant.name in self._work.unsupported:
                 raise Unsupported(self._work.unsupported[unit.variant.name])
             self._warm_up(unit)
-            measured, steps, made = observe(self._pipe, unit, self._work)
-            ended = measured | {"status": "ok", "sha256": digest(made.images, unit.study.output)}
-            ended["message"] = _remark(made, steps)
-            if unit.keeps_images and unit.study.output == "image":
-                images, flagged = stored_pixels(made.images), made.flagged
+            return call()
         except Unsupported as error:
             ended = {"status": "unsupported", "message": str(error)}
         except NotFinite as error:
@@ -141,141 +205,19 @@ class Worker:
             at = traceback.extract_tb(error.__traceback__)[-1]
             message = f"{type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
             ended = {"status": "failed", "message": message}
-        return Outcome(self.environment, self.columns | ended, steps, images, flagged)
+        return Outcome(self.environment, self.columns | ended)
 
     def _warm_up(self, unit: Unit) -> None:
         """Run a call once before it counts, where this process saw no warm-up of its kind.
 
-        So it is in a resumed study, and with several workers.
+        So it is in a resumed study, and with several workers. A call of which only images count
+        needs none, unless it would meet the compiler.
         """
         kind = (unit.variant.name, len(unit.pairs))
-        if unit.phase != "warmup" and self._timed and kind not in self._warm:
-            _first_call(self._pipe, unit)
+        is_cold = unit.phase == "untimed" and unit.study.execution == "eager"
+        if unit.phase != "warmup" and not is_cold and self._timed and kind not in self._warm:
+            first_call(self._pipe, unit)
         self._warm.add(kind)
-
-
-def observe(
-    pipe: Pipeline, unit: Unit, work: Workload
-) -> tuple[dict[str, Any], list[dict[str, Any]], Made]:
-    """Run one pipeline call under its variant and its probes.
-
-    CUDA's counters are free to read, so every call has its memory peaks. On the CPU the allocator
-    is traced by torch's profiler, which is slow: there the warm-up, which nobody times, is the pass
-    that measures memory.
-
-    Returns:
-        The measured columns of the unit's run, those of its steps, and what the call made.
-
-    Raises:
-        NotFinite: the latents or the images are not finite.
-    """
-    study = unit.study
-    is_warmup = unit.phase == "warmup"
-    is_compiled = study.execution != "eager"
-    probes = _Probes.of(pipe, unit)
-    compile_s = _first_call(pipe, unit) if is_compiled and is_warmup else 0.0
-
-    with (
-        _ready(pipe, unit, probes.listeners) as run,
-        PeakRss() as rss,
-        Disturbance(pipe.device) as disturbance,
-        nothing_compiled() if is_compiled else nullcontext(),
-        probes.flop or nullcontext(),
-        probes.memory or nullcontext(),
-        probes.steps.call() as record,
-    ):
-        made = run()
-
-    # Outside of the clock: on a device this waits.
-    run.require_finite(made)
-    measured = _measured(record, work) | {"rss_peak_bytes": rss.peak_bytes} | disturbance.columns
-    measured["accelerated"] = unit.variant.has_rows_of_its_own
-    if measured["accelerated"]:
-        # Its rows differ in work, which only the untimed warm-up can count.
-        measured["flop"] = probes.flop.flop if probes.flop else None
-    if is_compiled:
-        measured["compile_s"] = compile_s
-    measured |= {"height": study.height, "width": study.width}
-    if study.output == "image":
-        measured |= {"height": made.images.shape[2], "width": made.images.shape[3]}
-    if probes.memory is not None:
-        measured |= _memory(probes.memory, work, record)
-    return measured, record.steps, made
-
-
-@dataclass(frozen=True)
-class _Probes:
-    """What looks on while a call runs.
-
-    Attributes:
-        steps: times every step.
-        memory: traces memory, where this call is the one to do so.
-        flop: counts work, where rows differ in it.
-    """
-
-    steps: StepProbe
-    memory: AllocatorTrace | CudaTrace | None
-    flop: FlopProbe | None
-
-    @classmethod
-    def of(cls, pipe: Pipeline, unit: Unit) -> _Probes:
-        """Those of a unit."""
-        is_warmup = unit.phase == "warmup"
-        memory: AllocatorTrace | CudaTrace | None = None
-        if pipe.device.type == "cuda":
-            memory = CudaTrace(pipe.device)
-        elif is_warmup:
-            memory = AllocatorTrace()
-        counts_flop = unit.variant.has_rows_of_its_own and is_warmup
-        steps = StepProbe(pipe.scheduler, clock_for(pipe.device))
-        return cls(steps, memory, FlopProbe() if counts_flop else None)
-
-    @property
-    def listeners(self) -> list[Listener]:
-        """Those that get the events of steps."""
-        memory = [] if self.memory is None else [MemoryProbe(self.memory)]
-        return [self.steps, *memory, *([] if self.flop is None else [self.flop])]
-
-
-def _memory(
-    trace: AllocatorTrace | CudaTrace, work: Workload, record: CallRecord
-) -> dict[str, Any]:
-    """Memory columns of a run; each step of the record gets its own peak."""
-    on_cuda = isinstance(trace, CudaTrace)
-    # The CPU's trace starts at zero with the weights in place; CUDA's counters are absolute.
-    base = 0 if on_cuda else work.weights_bytes
-    peak = base + trace.peak_bytes
-    live = base + trace.live_bytes
-    check_order(peak_bytes=peak, live_bytes=live, weights_bytes=work.weights_bytes)
-
-    peaks = {interval.label: base + interval.peak_bytes for interval in trace.peaks}
-    for row in record.steps:
-        row["peak_bytes"] = peaks[str(row["step"])]
-    reserved = trace.reserved_bytes if isinstance(trace, CudaTrace) else None
-    return {"peak_bytes": peak, "reserved_bytes": reserved}
-
-
-def _ready(
-    pipe: Pipeline, unit: Unit, listeners: Sequence[Listener] = ()
-) -> AbstractContextManager[Ready]:
-    """A pipeline that is ready for a unit's call."""
-    return ready(
-        pipe,
-        unit.call,
-        output=unit.study.output,
-        listeners=listeners,
-        sequential=unit.study.guidance_execution == "sequential",
-    )
-
-
-def _first_call(pipe: Pipeline, unit: Unit) -> float:
-    """Seconds that the compiler takes in a call by itself.
-
-    That call is not measured: what compiles needs memory, too.
-    """
-    with CompileClock() as compiler, _ready(pipe, unit) as run:
-        run()
-    return compiler.seconds
 
 
 def _remark(made: Made, steps: list[dict[str, Any]]) -> str | None:
@@ -287,16 +229,32 @@ def _remark(made: Made, steps: list[dict[str, Any]]) -> str | None:
     return "; ".join(filter(None, said)) or None
 
 
-def _measured(record: CallRecord, work: Workload) -> dict[str, Any]:
-    return {
-        "latency_s": record.latency_s,
-        "text_s": record.text_s,
-        "denoise_s": record.denoise_s,
-        "decode_s": record.decode_s,
-        "nfe": record.rows / record.images,
-        "forwards": record.forwards,
-        "rows": record.rows,
-        "flop": None if work.flop_per_row is None else round(work.flop_per_row * record.rows),
-        "first_timestep": record.steps[0]["timestep"],
-        "first_sigma": record.steps[0]["sigma"],
-    }
+def _timed(outcome: Outcome, timing: str, *, beside: Unit) -> Outcome:
+    """What a call gave, with how it was timed."""
+    return replace(outcome, run=outcome.run | {"timing": timing, "beside": beside.id})
+
+
+def takes_turns(study: Study, pipe: Pipeline) -> bool:
+    """Whether the measured calls of a study run in lockstep.
+
+    Where the study does not say, they do if they are to be compared, on a CPU.
+
+    Raises:
+        ValueError: the study asks for it where it cannot be.
+    """
+    obstacle = _obstacle(study, pipe)
+    if study.timing is None:
+        return not obstacle and study.is_repeated and pipe.device.type == "cpu"
+    if study.timing == "lockstep" and obstacle:
+        raise ValueError(f"timing 'lockstep' cannot be: {obstacle}")
+    return study.timing == "lockstep"
+
+
+def _obstacle(study: Study, pipe: Pipeline) -> str:
+    """Why calls of a pipeline cannot take turns; empty where they can."""
+    if study.execution != "eager":
+        return f"execution is '{study.execution}', whose graphs belong to one call at a time"
+    networks = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    if any(hasattr(part, "_hf_hook") for network in networks for part in network.modules()):
+        return "CPU offload moves the weights during a call, which turns would do at every step"
+    return ""

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
+from itertools import groupby
 from typing import NamedTuple
 
+from sdbench.records.stopping import further, looks
 from sdbench.records.store import SCHEMA_VERSION
 from sdbench.study.call import Call
 from sdbench.study.fields import digest
-from sdbench.study.study import Pairs, Study
+from sdbench.study.generation import Pairs
+from sdbench.study.study import Study
 from sdbench.variants.variant import Variant
+
+COMPANION = "companion-"
+"""How the identifiers of companions begin: they are not on the list of a study's calls."""
 
 
 @dataclass(frozen=True)
 class Unit:
     """Exactly one pipeline call: a variant on one batch of pairs, in one repeat.
 
-    `pipeline` is a digest of what `identity` says of the pipeline that it runs on.
+    `pipeline` is a digest of what `identity` says of the pipeline that it runs on. A companion is a
+    call of the baseline beside which those of other variants are timed, which it names in `beside`.
     """
 
     study: Study
@@ -29,13 +36,15 @@ class Unit:
     repeat: int
     phase: str
     pipeline: str = ""
+    beside: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         """Short hash of everything that decides what the call computes and how it is stored."""
         name = " ".join(filter(None, (self.variant.name, self.variant.content)))
         call = [self.study.shared, self.pipeline, name, self.pairs, self.repeat, self.phase]
-        return digest([_code_version(), SCHEMA_VERSION, *call])[:16]
+        hashed = digest([_code_version(), SCHEMA_VERSION, *call, *self.beside])[:16]
+        return f"{COMPANION}{hashed}" if self.beside else hashed
 
     @property
     def draw(self) -> int | None:
@@ -59,7 +68,7 @@ class Unit:
         Images repeat exactly, and the baseline's second is the noise floor. Of several draws each
         makes its own.
         """
-        if self.phase == "warmup":
+        if self.phase in ("warmup", "companion"):
             return False
         different = 2 if self.variant.is_baseline else max(1, len(self.variant.draws))
         return self.repeat < different
@@ -93,13 +102,20 @@ def parse_shard(text: str) -> Shard:
     return shard
 
 
-def units(study: Study, shard: Shard | None = None, *, pipeline: str = "") -> list[Unit]:
+def units(
+    study: Study,
+    shard: Shard | None = None,
+    *,
+    pipeline: str = "",
+    repeats: Mapping[Pairs, int] | None = None,
+) -> list[Unit]:
     """All calls in the order in which they run.
 
     Variants are interleaved within a repeat, and their order is rotated from repeat to repeat. So
     neither a drift of the machine nor a place in the order favours one of them. Warm-ups run the
-    first batch of every size: the others have nothing left to warm, and take the same memory. Draws
-    that no repeat has come to follow at the end, where images are judged.
+    first batch of every size: the others have nothing left to warm, and take the same memory. At
+    the end stand the calls of which only images count: of draws that no repeat has come to, and of
+    controls that need no time.
 
     Args:
         study: to run.
@@ -107,23 +123,51 @@ def units(study: Study, shard: Shard | None = None, *, pipeline: str = "") -> li
             stays together. Every shard warms up by the study's own warm-ups, which are then the
             same calls in each.
         pipeline: as in `Unit`.
+        repeats: of every batch; by default the fewest that the study asks for. How many there are
+            in the end is decided in `repeating.py`.
 
     Raises:
         ValueError: more shards than batches.
     """
-    first_of_size = {len(batch): batch for batch in reversed(batches_of(study))}
     batches = batches_of(study, shard)
+    if repeats is None:
+        repeats = dict.fromkeys(batches, looks(study.repeats)[0])
+    calls = (
+        *_warmups(study, batches),
+        *_in_turns(study, repeats, "measured"),
+        *_untimed(study, repeats),
+    )
+    return [replace(unit, pipeline=pipeline) for unit in calls]
 
-    sizes = dict.fromkeys(map(len, batches))
-    warmups = [first_of_size[size] for size in sizes]
-    return [
-        replace(unit, pipeline=pipeline)
-        for unit in (
-            *_in_turns(study, warmups, "warmup", study.warmups),
-            *_in_turns(study, batches, "measured", study.repeats),
-            *_further_draws(study, batches),
-        )
-    ]
+
+def possible_units(study: Study, shard: Shard | None = None, *, pipeline: str = "") -> list[Unit]:
+    """Every call that a run of the study may come to, whatever it measures; as `units`."""
+    batches = batches_of(study, shard)
+    fewest, *_, most = (*looks(study.repeats), *looks(study.repeats)[-1:])
+    calls = (
+        *_warmups(study, batches),
+        *_in_turns(study, dict.fromkeys(batches, most + further(most)), "measured"),
+        *_untimed(study, dict.fromkeys(batches, fewest)),
+    )
+    return [replace(unit, pipeline=pipeline) for unit in calls]
+
+
+def of_baseline(unit: Unit) -> Unit:
+    """The baseline's call of the same round."""
+    baseline = next(variant for variant in unit.study.variants if variant.is_baseline)
+    return replace(unit, variant=baseline)
+
+
+def companion(units: Sequence[Unit]) -> Unit:
+    """A further call of the baseline, beside which calls of one round are timed."""
+    beside = tuple(unit.variant.name for unit in units)
+    return replace(of_baseline(units[0]), phase="companion", beside=beside)
+
+
+def rounds(units: Iterable[Unit]) -> Iterator[list[Unit]]:
+    """Calls that are compared with each other: all variants of a batch in a repeat."""
+    for _, calls in groupby(units, key=lambda unit: (unit.phase, unit.repeat, unit.pairs)):
+        yield list(calls)
 
 
 def batches_of(study: Study, shard: Shard | None = None) -> list[Pairs]:
@@ -143,22 +187,32 @@ def batches_of(study: Study, shard: Shard | None = None) -> list[Pairs]:
     return batches[shard.number - 1 :: shard.total]
 
 
-def _in_turns(study: Study, batches: list[Pairs], phase: str, repeats: int) -> Iterator[Unit]:
-    """The calls of one phase."""
-    variants = study.variants
-    for repeat in range(repeats):
+def _warmups(study: Study, batches: list[Pairs]) -> Iterator[Unit]:
+    """The calls before those that count: of the study's first batch of every size."""
+    first_of_size = {len(batch): batch for batch in reversed(batches_of(study))}
+    sizes = dict.fromkeys(map(len, batches))
+    of_sizes = [first_of_size[size] for size in sizes]
+    yield from _in_turns(study, dict.fromkeys(of_sizes, study.warmups), "warmup")
+
+
+def _in_turns(study: Study, repeats: Mapping[Pairs, int], phase: str) -> Iterator[Unit]:
+    """The calls of one phase, of the variants that are timed."""
+    variants = study.timed_variants
+    for repeat in range(max(repeats.values())):
         turn = repeat % len(variants)
         rotated = variants[turn:] + variants[:turn]
-        for batch in batches:
+        for batch in (batch for batch, number in repeats.items() if repeat < number):
             yield from (Unit(study, variant, batch, repeat, phase) for variant in rotated)
 
 
-def _further_draws(study: Study, batches: list[Pairs]) -> Iterator[Unit]:
-    """The calls of draws beyond the repeats: their images count, their times do not."""
-    if study.random_weights or study.output != "image":
-        return  # no image is judged
-    most = max(len(variant.draws) for variant in study.variants)
-    for repeat in range(study.repeats, most):
-        drawn = [variant for variant in study.variants if repeat < len(variant.draws)]
-        for batch in batches:
-            yield from (Unit(study, variant, batch, repeat, "untimed") for variant in drawn)
+def _untimed(study: Study, repeats: Mapping[Pairs, int]) -> Iterator[Unit]:
+    """The calls whose images count and whose times do not: one for every draw that is left."""
+    timed = study.timed_variants
+    most = max(max(1, len(variant.draws)) for variant in study.variants)
+    # A variant's first call says what it does; each of its draws is another image.
+    for draw in range(most if study.judges_images else 1):
+        for batch, number in repeats.items():
+            for variant in study.variants:
+                made = number if variant in timed else 0
+                if made <= draw < max(1, len(variant.draws)):
+                    yield Unit(study, variant, batch, draw, "untimed")

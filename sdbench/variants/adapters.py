@@ -27,6 +27,7 @@ def applied(
     num_steps: int | None = None,
     listeners: Sequence[Listener] = (),
     sequential: bool = False,
+    copies_weights: bool = False,
 ) -> Iterator[Trace]:
     """Run a pipeline as a variant says; it is as before afterwards.
 
@@ -38,6 +39,7 @@ def applied(
             baseline's do.
         listeners: as `guided_by` takes them.
         sequential: as `guided_by` takes it.
+        copies_weights: as `student_in` takes it.
 
     Yields:
         The trace of `guided_by`.
@@ -54,7 +56,14 @@ def applied(
         if variant.student is not None:
             turns = None if variant.guides_none else Turns(denoiser_of(pipe), variant.rule)
             file = Path(variant.student or weights_file(own_adapter(pipe), of_lora=True))
-            undo.enter_context(student_in(pipe, file, guidance_scale=guidance_scale, turns=turns))
+            student = student_in(
+                pipe,
+                file,
+                guidance_scale=guidance_scale,
+                turns=turns,
+                copies_weights=copies_weights,
+            )
+            undo.enter_context(student)
             if turns is not None:
                 listeners.insert(0, turns)
 

@@ -3,7 +3,8 @@
 Pipelines may share a denoiser. Schedules of theirs live side by side, since a schedule acts on the
 calls of its own pipeline only. A student's weights and an accelerator change the denoiser itself,
 for all who call it: those are refused where another pipeline is at work on it, and the other way
-round.
+round. Copies of one pipeline that take turns (`copies.py`) have the denoiser one at a time, so each
+one's holds are put aside while another runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch import nn
 
 from sdbench.models.pipeline import Pipeline, denoisers_of
 
-Purpose = Literal["guidance schedule", "student", "accelerator"]
+Purpose = Literal["guidance schedule", "student", "accelerator", "lockstep"]
+OWNER = "_sdbench_owner"
+"""Attribute of a pipeline's copy: the pipeline."""
 _LOCK = threading.Lock()
 
 
@@ -30,6 +33,12 @@ class _Hold:
     purpose: Purpose
     denoisers: Sequence[nn.Module]
     scheduler: Any
+
+    @property
+    def owner(self) -> Pipeline:
+        """The pipeline, or the one that it is a copy of."""
+        owner: Pipeline = vars(self.pipe).get(OWNER, self.pipe)
+        return owner
 
     @property
     def changes(self) -> bool:
@@ -47,6 +56,26 @@ class _Hold:
 
 
 _HELD: list[_Hold] = []
+
+
+class Holds:
+    """What a pipeline's copy is doing with its denoisers, while another copy has them."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._aside: list[_Hold] = []
+
+    def take_off(self, pipe: Pipeline) -> None:
+        """Put the holds of a pipeline aside."""
+        with _LOCK:
+            self._aside = [hold for hold in _HELD if hold.pipe is pipe]
+            _HELD[:] = [hold for hold in _HELD if hold.pipe is not pipe]
+
+    def put_back(self) -> None:
+        """Let the holds that were put aside count again."""
+        with _LOCK:
+            _HELD.extend(self._aside)
+            self._aside = []
 
 
 @contextmanager
@@ -74,7 +103,7 @@ def held(pipe: Pipeline, purpose: Purpose) -> Iterator[None]:
 
 
 def _require_compatible(hold: _Hold, other: _Hold) -> None:
-    is_same_pipe = hold.pipe is other.pipe
+    is_same_pipe = hold.owner is other.owner
     kind = type(hold.pipe).__name__
     if {hold.purpose, other.purpose} == {"guidance schedule"}:
         if is_same_pipe:

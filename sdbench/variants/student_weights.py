@@ -8,7 +8,8 @@ it, so nothing is checked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,11 +41,16 @@ from sdbench.models.students import (
     uses_guidance_input,
 )
 from sdbench.records.files import first_line
+from sdbench.variants.copies import own_copies
 from sdbench.variants.holds import held
 from sdbench.variants.hooks import call_replaced
 from sdbench.variants.rows import first_tensor
 from sdbench.variants.schedule import ScheduleRule
 from sdbench.variants.trace import Listener, Step
+
+Weights = Sequence[Shaped[Tensor, "*shape"]]
+Kept = Callable[[Weights], AbstractContextManager[None]]
+"""Lets weights be changed for the length of a block."""
 
 
 class Turns(Listener):
@@ -75,7 +81,12 @@ class Turns(Listener):
 
 @contextmanager
 def student_in(
-    pipe: Pipeline, file: str | Path, *, guidance_scale: float, turns: Turns | None = None
+    pipe: Pipeline,
+    file: str | Path,
+    *,
+    guidance_scale: float,
+    turns: Turns | None = None,
+    copies_weights: bool = False,
 ) -> Iterator[None]:
     """Give a pipeline's denoiser a student's weights; afterwards every weight is bitwise as it was.
 
@@ -88,6 +99,8 @@ def student_in(
         turns: switches the layers of a LoRA, which then stay next to the weights. Without it they
             are added to the weights, so that a step costs what it costs without a LoRA; what they
             change is kept on disk meanwhile.
+        copies_weights: change copies of the weights instead, which take memory meanwhile. The
+            pipeline must be a `PipelineCopy`'s, with whose modules the copies are gone.
 
     Raises:
         ValueError: weights for another base or another w, or that do not fit; a pipeline that has
@@ -102,14 +115,15 @@ def student_in(
         check_base(denoiser_of(pipe), file)
         require_own_weights(denoiser_of(pipe))
 
+        kept = partial(_copied, modules) if copies_weights else _put_aside
         if file.name == DENOISER_FILE:
-            undo.enter_context(_whole_denoiser(bare_module(denoiser_of(pipe)), file))
+            undo.enter_context(_whole_denoiser(bare_module(denoiser_of(pipe)), file, kept))
         else:
             lora_pipe = _lora_pipeline(pipe)
             layers = undo.enter_context(_low_rank_layers(lora_pipe, modules, file))
             undo.enter_context(_given_its_scale(pipe, file, guidance_scale, turns))
             if turns is None:
-                undo.enter_context(_fused(lora_pipe, layers, strength))
+                undo.enter_context(_fused(lora_pipe, layers, strength, kept))
             else:
                 for layer in layers:
                     layer.set_scale(ADAPTER, strength)
@@ -117,9 +131,9 @@ def student_in(
 
 
 @contextmanager
-def _whole_denoiser(denoiser: nn.Module, file: Path) -> Iterator[None]:
+def _whole_denoiser(denoiser: nn.Module, file: Path, kept: Kept) -> Iterator[None]:
     """Every weight of a denoiser from a file."""
-    with _kept(list(denoiser.parameters())):
+    with kept(list(denoiser.parameters())):
         try:
             denoiser.load_state_dict(copied_weights(denoiser) | read_weights(file))
         except RuntimeError as error:
@@ -154,10 +168,12 @@ def _low_rank_layers(
 
 
 @contextmanager
-def _fused(pipe: LoraPipeline, layers: Sequence[Any], strength: float) -> Iterator[None]:
+def _fused(
+    pipe: LoraPipeline, layers: Sequence[Any], strength: float, kept: Kept
+) -> Iterator[None]:
     """The layers of a LoRA added to the weights, and gone themselves."""
     bases = [weight for layer in layers for weight in layer.get_base_layer().parameters()]
-    with _kept(bases):
+    with kept(bases):
         fuse(layers, strength)
         unload_lora(pipe)
         yield
@@ -248,9 +264,17 @@ def weights_file(path: str | Path, *, of_lora: bool) -> Path:
 
 
 @contextmanager
-def _kept(weights: Sequence[Shaped[Tensor, "*shape"]]) -> Iterator[None]:
+def _put_aside(weights: Weights) -> Iterator[None]:
+    """Let weights be changed; what they were is in a file meanwhile."""
     kept = KeptWeights(weights)
     try:
         yield
     finally:
         kept.restore()
+
+
+@contextmanager
+def _copied(modules: Sequence[nn.Module], weights: Weights) -> Iterator[None]:
+    """Let copies of weights be changed; they are gone with the modules' attributes."""
+    own_copies(modules, weights)
+    yield

@@ -40,12 +40,15 @@ class Accelerator:
         guides: it decides itself which steps are guided, so no schedule goes with it.
         constant_rows: it keeps what a call with the same number of rows computed, so every step
             must be guided.
+        takes_turns: all its state is on the pipeline and its modules, or in what `attach` made, so
+            that another call may run between two of its steps.
     """
 
     name: str
     attach: Callable[[Pipeline], AbstractContextManager[None]] = field(compare=False)
     guides: bool = False
     constant_rows: bool = False
+    takes_turns: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ class Variant:
         arguments: further arguments of the pipeline's call.
         of_share: whether the name counts steps as a share of the loop.
         is_control: whether it is what others are compared with.
+        needs_no_time: what it costs is another variant's cost by construction: other masks of as
+            many unguided steps, or full guidance at another scale. A study with controls asks it
+            for images alone.
         draws: variants by number, where the name stands for several that are drawn alike. A call
             runs one of them, in turn, and quality is the mean over all. Everything else that stands
             here is the first one's.
@@ -89,6 +95,7 @@ class Variant:
     arguments: Mapping[str, Any] = field(default_factory=dict, compare=False)
     of_share: bool = False
     is_control: bool = False
+    needs_no_time: bool = False
     draws: Mapping[int, Variant] = field(default_factory=dict, compare=False)
 
     @property
