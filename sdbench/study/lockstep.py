@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import greenlet
 import torch
@@ -23,60 +25,93 @@ from sdbench.study.observation import Outcome
 from sdbench.study.units import Unit
 from sdbench.variants.copies import PipelineCopies
 
-Run = Callable[[Unit, Pipeline, GiveWay], Outcome]
-"""Runs a unit on a pipeline; that the call fails is an outcome, too."""
+Call = Callable[[Pipeline, GiveWay], Any]
+"""Calls a pipeline, which gives way after every step; what it returns is handed on."""
 
 
 @dataclass(frozen=True)
 class Alone:
-    """A call that cannot take turns, and why."""
+    """Of a call that cannot take turns: why."""
 
     reason: str
 
 
+@dataclass(frozen=True)
+class Ended:
+    """Of a call that took turns: what it returned, and the bytes of weights that it had copied."""
+
+    returned: Any
+    copied_bytes: int
+
+
 def in_lockstep(
-    pipe: Pipeline, calls: Sequence[Unit], run: Run
+    pipe: Pipeline, units: Sequence[Unit], run: Callable[[Unit, Pipeline, GiveWay], Outcome]
 ) -> list[tuple[Unit, Outcome | Alone]]:
-    """Run calls step by step in turn.
+    """Run a round's units step by step in turn.
 
     Args:
-        pipe: is not called itself, and is as before afterwards.
-        calls: of one round. The first one's identifier decides the order of those whose progress
-            is the same, so it is another one in every round.
-        run: carries a call out.
+        pipe: as `take_turns` takes it.
+        units: the first one's identifier decides the order of calls whose progress is the same, so
+            it is another one in every round.
+        run: carries a unit out; that its call fails is an outcome, too.
 
     Returns:
-        What became of every call, in their order. What went on around them is that of all.
+        What became of every unit. What went on around one went on around all of them.
+    """
+    if not units:
+        return []
+    calls = [partial(_carried_out, run, unit) for unit in units]
+    with Surroundings(pipe.device) as around:
+        ended = take_turns(pipe, calls, seed=units[0].id)
+    return [(unit, _outcome(unit, end, around)) for unit, end in zip(units, ended, strict=True)]
+
+
+def _carried_out(
+    run: Callable[[Unit, Pipeline, GiveWay], Outcome], unit: Unit, pipe: Pipeline, give_way: GiveWay
+) -> Outcome:
+    return run(unit, pipe, give_way)
+
+
+def _outcome(unit: Unit, end: Ended | Alone, around: Surroundings) -> Outcome | Alone:
+    if isinstance(end, Alone):
+        return end
+    further: dict[str, Any] = dict(around.columns)
+    if unit.variant.student is not None:
+        further["copied_bytes"] = end.copied_bytes
+    return replace(end.returned, run=end.returned.run | further)
+
+
+def take_turns(pipe: Pipeline, calls: Sequence[Call], *, seed: str) -> list[Ended | Alone]:
+    """Let calls of a pipeline advance one step at a time in turn.
+
+    Args:
+        pipe: a guided pipeline. It is not called itself, and is as before afterwards.
+        calls: each gets a copy of the pipeline.
+        seed: of the order of calls whose progress is the same.
+
+    Returns:
+        What each call returned, or why it cannot take turns.
 
     Raises:
         ValueError: another pipeline is at work on the denoiser.
+        BaseException: what a call raises; the others are left.
     """
-    if not calls:
-        return []
-    order = random.Random(calls[0].id)
+    order = random.Random(seed)
     # Gradients are switched for a whole thread, so no call may switch them on for the others.
-    with torch.no_grad(), PipelineCopies(pipe) as copies:
+    with torch.no_grad(), PipelineCopies(pipe) as copies, ExitStack() as undo:
+        in_progress = [_InProgress(call, copies) for call in calls]
+        for call in in_progress:
+            undo.callback(call.leave)
+
         state = _ThreadState(pipe.device)
-        with ExitStack() as undo, Surroundings(pipe.device) as around:
-            in_progress = [_InProgress(unit, copies, run) for unit in calls]
-            for call in in_progress:
-                undo.callback(call.end)
-
-            while waiting := [call for call in in_progress if call.outcome is None]:
-                least = min(call.progress for call in waiting)
-                call = order.choice([call for call in waiting if call.progress == least])
-                call.go_on()
-                if call.outcome is None and (changed := state.changes()):
-                    call.end()
-                    call.outcome = Alone(changed)
-    return [(call.unit, _with(call.outcome, around)) for call in in_progress]
-
-
-def _with(outcome: Outcome | Alone | None, around: Surroundings) -> Outcome | Alone:
-    assert outcome is not None
-    if isinstance(outcome, Alone):
-        return outcome
-    return replace(outcome, run=outcome.run | around.columns)
+        while waiting := [call for call in in_progress if call.end is None]:
+            least = min(call.progress for call in waiting)
+            call = order.choice([call for call in waiting if call.progress == least])
+            call.go_on()
+            if call.end is None and (held := state.changed()):
+                call.leave()
+                call.end = Alone(f"it holds {held} over its steps")
+    return [call.end for call in in_progress if call.end is not None]
 
 
 class _InProgress:
@@ -84,29 +119,28 @@ class _InProgress:
 
     Attributes:
         progress: share of its steps that it has taken; below 0 where its loop has not begun.
-        outcome: None until there is one.
+        end: None until there is one.
     """
 
-    def __init__(self, unit: Unit, copies: PipelineCopies, run: Run) -> None:
+    def __init__(self, call: Call, copies: PipelineCopies) -> None:
         """Run nothing yet."""
-        self.unit = unit
         self.progress = -1.0
-        self.outcome: Outcome | Alone | None = None
+        self.end: Ended | Alone | None = None
         self._copies = copies
         self._own = copies.copy()
-        self._greenlet = greenlet.greenlet(lambda: run(unit, self._own.pipe, self._give_way))
+        self._greenlet = greenlet.greenlet(lambda: call(self._own.pipe, self._give_way))
 
     def go_on(self) -> None:
         """Give it the modules until it gives way, or is over."""
         with self._copies.given_to(self._own):
             told = self._greenlet.switch()
         if self._greenlet.dead:
-            self.outcome = self._with_copied_bytes(told)
+            self.end = Ended(told, self._copies.copied_bytes(self._own))
         else:
             self.progress = told
 
-    def end(self) -> None:
-        """Leave a call that is not over, as an exception would."""
+    def leave(self) -> None:
+        """End a call that is not over, as an exception would."""
         if self._greenlet:
             with self._copies.given_to(self._own):
                 self._greenlet.throw()
@@ -115,33 +149,24 @@ class _InProgress:
         assert self._greenlet.parent is not None
         self._greenlet.parent.switch(progress)
 
-    def _with_copied_bytes(self, outcome: Outcome) -> Outcome:
-        """The outcome of a student's call says how much memory its weights took."""
-        if self.unit.variant.student is None:
-            return outcome
-        return replace(
-            outcome, run=outcome.run | {"copied_bytes": self._copies.copied_bytes(self._own)}
-        )
-
 
 class _ThreadState:
-    """What torch keeps for a thread, and a call in progress must not change for the others."""
+    """What torch keeps for a thread: a call that gives way must not have changed it for others."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        """Note how it is."""
+        self._kind = device.type
         self._before = self._read()
 
-    def changes(self) -> str:
-        """What a call left changed where it gave way; empty where nothing is."""
+    def changed(self) -> str:
+        """What is otherwise now; empty where nothing is."""
         now = self._read()
-        changed = [name for name, value in now.items() if value != self._before[name]]
-        return f"it holds {changed[0]} over its steps" if changed else ""
+        return next((name for name, value in now.items() if value != self._before[name]), "")
 
-    def _read(self) -> dict[str, object]:
+    def _read(self) -> dict[str, Any]:
         return {
             "gradients": torch.is_grad_enabled(),
             "inference mode": torch.is_inference_mode_enabled(),
-            "autocast": torch.is_autocast_enabled(self._device.type),
-            "autocast on the CPU": torch.is_autocast_enabled("cpu"),
+            "autocast": torch.is_autocast_enabled(self._kind),
             "a default dtype": torch.get_default_dtype(),
         }
