@@ -108,7 +108,7 @@ def saving_table(summary: pd.DataFrame) -> pd.DataFrame:
         One row per variant: `variant`, `ideal_saving`; `predicted_denoise_saving` and
         `denoise_saving` (of the loop), `share_of_ideal` (measured over ideal, of the loop);
         `predicted_saving` and `saving` (of the call). All but the ideal ones have their interval,
-        `_lo` and `_hi`, behind them.
+        `_lo` and `_hi`, behind them. `disturbance` is the summary's.
     """
     table = summary[summary["variant"] != BASELINE].copy()
 
@@ -117,7 +117,7 @@ def saving_table(summary: pd.DataFrame) -> pd.DataFrame:
 
     columns = ["variant", "ideal_saving"]
     columns += _with_ends("predicted_denoise_saving", "denoise_saving")
-    columns += ["share_of_ideal", *_with_ends("predicted_saving", "saving")]
+    columns += ["share_of_ideal", *_with_ends("predicted_saving", "saving"), "disturbance"]
     return table[columns].reset_index(drop=True)
 
 

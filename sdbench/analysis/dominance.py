@@ -14,6 +14,8 @@ from sdbench.analysis.timing import holm
 EFFICIENT = "efficient"
 BEATEN = "beaten"
 OPEN = "open"
+UNTIMED = "untimed"
+"""Of a variant that has no time of its own, so that nothing is tested of it."""
 TOLERANCE = 0.03  # of time: a rival that takes no more than this longer is as fast
 
 Array = NDArray[np.float64]

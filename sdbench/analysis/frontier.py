@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.calls import complete_repeats, side_by_side
-from sdbench.analysis.dominance import dominance
+from sdbench.analysis.dominance import UNTIMED, dominance
 from sdbench.analysis.other_times import with_times
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.shared import mask_tests, metric_values
+from sdbench.analysis.stability import untimed
 from sdbench.analysis.tables import summarise
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
@@ -35,7 +36,8 @@ def frontier(
     Returns:
         The summary's rows that have a time and the metric, fastest first, with `verdict`, `rival`
         and `p` as `dominance` says: t tests of the paired log-ratios of the loop's times, and
-        sign-flip tests of the metric, of every two variants.
+        sign-flip tests of the metric, of every two variants. Behind them come those that were not
+        timed and have a predicted saving; of these nothing is tested, and the verdict is "untimed".
 
     Raises:
         ValueError: as `with_times` says of the other study.
@@ -52,19 +54,25 @@ def frontier(
         table.loc[table["variant"] == BASELINE, metric] = values[BASELINE] = identical[-1]
     known = compares and bool(values[BASELINE].dropna().isin(identical).all())
 
-    table = table.dropna(subset=["denoise_saving", metric]).sort_values(
-        "denoise_saving", ascending=False, kind="stable"
-    )
-    if table.empty:
-        return table.assign(verdict="", rival="", p=np.nan)
+    table = table.dropna(subset=[metric])
+    timed = _by(table.dropna(subset=["denoise_saving"]), "denoise_saving")
+    others = _by(table[untimed(table, "denoise_saving")], "predicted_denoise_saving")
+    ordered = table.loc[[*timed.index, *others.index]].reset_index(drop=True)
+    if timed.empty:
+        return ordered.assign(verdict=UNTIMED, rival="", p=np.nan)
 
     times = side_by_side(complete_repeats((timing or results).runs), "denoise_s")
     tested = dominance(
         times.map(math.log),
-        values[table["variant"]],
+        values[timed["variant"]],
         higher_is_better=higher_is_better,
         most=compares,
         reference=BASELINE if known else None,
-        masks=mask_tests(results, metric, list(table["variant"])),
+        masks=mask_tests(results, metric, list(timed["variant"])),
     )
-    return table.join(tested, on="variant").reset_index(drop=True)
+    return ordered.join(tested, on="variant").fillna({"verdict": UNTIMED, "rival": ""})
+
+
+def _by(table: pd.DataFrame, saving: str) -> pd.DataFrame:
+    """Rows in the order of a saving, the largest first."""
+    return table.sort_values(saving, ascending=False, kind="stable")

@@ -49,7 +49,9 @@ def with_times(
     table = summary.copy()
     for column in timed.columns[timed.columns.str.startswith(TIMES)]:
         table[column] = table["variant"].map(timed[column])
-    return table.assign(timed_nfe=table["variant"].map(timed["nfe"]))
+    # Of the study of quality no time is shown, so what disturbed it matters no more.
+    disturbed = timing_summary["disturbance"].iloc[0]
+    return table.assign(timed_nfe=table["variant"].map(timed["nfe"]), disturbance=disturbed)
 
 
 def _require_same_settings(results: Results, timing: Results) -> None:

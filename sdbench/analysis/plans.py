@@ -40,8 +40,9 @@ def plan_table(
         where the plan is better; `plan_better`: the share of pairs in which it is, among those
         that differ; `verdict`: "plan nearer" or "plan farther" ("better" or "worse" by a
         metric without a reference) where the mean and most pairs agree, else what
-        `paired_verdict` says. The plan itself and the fully guided baseline have no verdict. `_lo`
-        and `_hi` are the ends of 95 % intervals: of time over repeats, of the others over prompts.
+        `paired_verdict` says; `disturbance`, that of the study of time. The plan itself and the
+        fully guided baseline have no verdict. `_lo` and `_hi` are the ends of 95 % intervals: of
+        time over repeats, of the others over prompts.
 
     Raises:
         ValueError: a variant was judged on other pairs of caption and seed than the plan.
@@ -69,7 +70,7 @@ def plan_table(
             row["nfe"] = float(rivals.loc[rivals["variant"] == name, "nfe"].mean())
             row |= metric_columns(values, metric, images=images[name])
             timed = savings.loc[timed_as(name, unguided)]
-            row |= {end: timed[end] for end in SAVING}
+            row |= {column: timed[column] for column in (*SAVING, "disturbance")}
 
             # The loss of the plan less the rival's: below 0 the plan is better.
             by_image = -sign * less(images[name].astype(float), plan)

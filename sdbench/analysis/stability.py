@@ -1,6 +1,7 @@
-"""What the records say of how undisturbed a run was.
+"""What the records say of how undisturbed a run was, and which of its savings are decided.
 
-How it is watched is in `sdbench.instruments.disturbance`.
+How it is watched is in `sdbench.instruments.disturbance`, and the rule that calls a round disturbed
+in `sdbench.records.disturbed`.
 """
 
 import numpy as np
@@ -8,11 +9,55 @@ import pandas as pd
 
 from sdbench.analysis.stats import MIN_PAIRS
 from sdbench.analysis.timing import RATIO, Array, log_ratios
+from sdbench.records.disturbed import APART, LOAD, SPREAD, rounds
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
-FOREIGN = 0.1  # cores
+UNDECIDED_FROM = 0.2
+"""Width of the interval of a saving, a share of the baseline's time, beyond which it is undecided:
+the savings that are compared are mostly within twenty points of each other."""
 UNSTABLE = 0.05  # standard deviation of the logarithm of a ratio of times, within one run
+
+
+def disturbance(results: Results) -> str:
+    """What disturbed a run, and how much, in words; empty for a calm run.
+
+    Args:
+        results: of a study, with the columns that `sdbench.records.disturbed` names.
+    """
+    found = rounds(results.runs, results.steps)
+    disturbed = found[found["disturbed"]]
+    if disturbed.empty:
+        return ""
+
+    most = disturbed[["load", "spread", "apart"]].max()
+    number = int((disturbed["others"] > 0).sum())
+    held = int(disturbed["held_back"].sum())
+    told = {
+        f"others took up to {most['load']:.1f} cores": most["load"] > LOAD,
+        f"others were on the GPU in {number} of them": number > 0,
+        f"the device was held back in {held} calls": held > 0,
+        f"steps of equal work spread by up to {most['spread']:.0%}": most["spread"] > SPREAD,
+        f"calls of equal work were up to {most['apart']:.0%} apart": most["apart"] > APART,
+    }
+    reasons = ", ".join(text for text, is_told in told.items() if is_told)
+    return f"{len(disturbed)} of {len(found)} rounds of calls: {reasons}"
+
+
+def is_undecided(lo: float, hi: float) -> bool:
+    """Whether the interval of a saving is too wide to say anything; False where there is none."""
+    return hi - lo > UNDECIDED_FROM
+
+
+def undecided(table: pd.DataFrame, saving: str) -> "pd.Series[bool]":
+    """Which rows of a table have an undecided saving, given the column of that name."""
+    return table[f"{saving}_hi"] - table[f"{saving}_lo"] > UNDECIDED_FROM
+
+
+def untimed(table: pd.DataFrame, saving: str) -> "pd.Series[bool]":
+    """Which rows of a summary have a predicted saving and no time of their own."""
+    predicted = table.get(f"predicted_{saving}", pd.Series(np.nan, table.index))
+    return table[saving].isna() & predicted.notna()
 
 
 def unstable(results: Results) -> dict[str, str]:
@@ -58,7 +103,7 @@ def disturbances(runs: pd.DataFrame) -> dict[str, list[str]]:
         load = calls["foreign_load"].mean()
         shared = int((calls["foreign_processes"].fillna(0) > 0).sum())
         held = int(calls["throttled"].fillna(False).sum())
-        reasons = [f"others took {load:.1f} cores"] if load > FOREIGN else []
+        reasons = [f"others took {load:.1f} cores"] if load > LOAD else []
         reasons += [f"others were on the GPU in {shared} of {len(calls)} calls"] if shared else []
         reasons += [f"the device was held back in {held} of {len(calls)} calls"] if held else []
         if reasons:

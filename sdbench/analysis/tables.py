@@ -14,7 +14,9 @@ from sdbench.analysis.draws import less
 from sdbench.analysis.known import known_columns
 from sdbench.analysis.pairs import metric_columns, pair_interval
 from sdbench.analysis.predicted import call_counts, has_rows_of_its_own, predictions, share_saved
+from sdbench.analysis.stability import disturbance
 from sdbench.analysis.stats import Interval, spread
+from sdbench.records.disturbed import COLUMNS as DISTURBED
 from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
 from sdbench.records.store import Results, read
@@ -41,9 +43,9 @@ SUMMARY = {
         "flop",
         "accelerated",
         "peak_bytes",
-        "exclusive",
+        *DISTURBED["runs"],
     ),
-    "steps": ("guided", "rows", "latency_s"),
+    "steps": ("guided", "rows", *DISTURBED["steps"]),
     "images": PAIRS["images"],
 }
 """Columns that `summarise` needs."""
@@ -66,7 +68,8 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
     Returns:
         `variant`, `nfe`, `steps` (of a call), `repeats` (paired with the baseline), `pairs` (with
         images), `failed` (calls), `unsupported` (why the variant cannot run on this pipeline; empty
-        where it can), `batch` (images of a call), `latency_s` (median per call of so many),
+        where it can), `disturbance` (what disturbed the run, the same in every row; empty where
+        nothing did), `batch` (images of a call), `latency_s` (median per call of so many),
         `saving` (share of the baseline's time), `denoise_saving` (the same of the denoising loop),
         `ideal_saving` (share of the baseline's evaluations not made), `predicted_saving` and
         `predicted_denoise_saving` (of call and loop, to expect from what steps of other variants
@@ -96,6 +99,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         singles = _by_variant(image_means(results), order, ["prompt_id", "seed", "draw"])
 
     known = known_columns(results.known)
+    disturbed = disturbance(results)
     rows = []
     for variant in order:
         row = {
@@ -106,6 +110,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             "pairs": len(images[variant]),
             "failed": int(cost["failed"][variant]),
             "unsupported": _unsupported(results.runs, variant),
+            "disturbance": disturbed,
             "batch": cost["batch"][variant],
             "latency_s": cost["latency_s"][variant],
             **spread("saving", _saving(repeats, "latency_s", variant)),
@@ -140,8 +145,9 @@ def step_profile(results: Results) -> pd.DataFrame:
     Returns:
         One row per variant and step: `variant`, `step`, `guided` (share of the calls), `latency_s`
         (median), `guidance_cosine` (median) with `guidance_cosine_q25` and `guidance_cosine_q75`
-        (NaN on unguided steps). Of a step that is guided in some calls only, as where a variant
-        has several draws, the time is the mean of both medians by the calls of each kind.
+        (NaN on unguided steps), `disturbance` as in `summarise`. Of a step that is guided in some
+        calls only, as where a variant has several draws, the time is the mean of both medians by
+        the calls of each kind.
     """
     shown = ["variant", "step", "guided", "latency_s", "guidance_cosine"]
     steps = results.steps.loc[steps_of(finished(results), results), shown].astype({"guided": bool})
@@ -158,7 +164,9 @@ def step_profile(results: Results) -> pd.DataFrame:
             "guidance_cosine_q75": cosine.quantile(0.75),
         }
     )
-    return profile.reset_index().astype({"variant": "string"})
+    return (
+        profile.reset_index().astype({"variant": "string"}).assign(disturbance=disturbance(results))
+    )
 
 
 def _expected_s(steps: pd.DataFrame) -> "pd.Series[float]":

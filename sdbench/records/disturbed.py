@@ -93,8 +93,7 @@ def _counted(runs: pd.DataFrame) -> pd.DataFrame:
     }
     whole = runs.assign(**empty)
     alone = whole["exclusive"].astype("boolean").fillna(True)
-    phase, status = (whole[name].astype("string") for name in ("phase", "status"))
-    kept = whole[phase.isin(TIMED) & (status == "ok") & alone]
+    kept = whole[whole["phase"].isin(TIMED) & (whole["status"] == "ok") & alone]
     return kept.astype({"unit": "string", "variant": "string"}).set_index("unit")
 
 
@@ -133,13 +132,11 @@ def _courses(
     """Spread of every call's steps, and how far its level lies above that of others."""
     spread = pd.Series(np.nan, calls.index, dtype="float64")
     apart = spread.copy()
-    own = steps[steps["unit"].astype("string").isin(calls.index)]
-    own = own.astype({"unit": "string"}).sort_values(["unit", "step"], kind="stable")
-    seconds = {str(unit): group.to_numpy(float) for unit, group in own.groupby("unit")["latency_s"]}
+    seconds = _seconds(calls, steps)
 
     keys = [calls[name].astype("string").fillna("") for name in EQUAL]
     for _, equal in calls.groupby(keys):
-        courses = [seconds.get(str(unit), np.array([])) for unit in equal.index]
+        courses = [seconds.get(unit, np.array([])) for unit in equal.index]
         levels = np.array([np.median(course) if len(course) else np.nan for course in courses])
         # A table without steps still tells how long the loop took.
         loops = equal["denoise_s"].astype("Float64").to_numpy(float, na_value=np.nan)
@@ -147,6 +144,17 @@ def _courses(
         apart[equal.index] = levels / np.quantile(levels, 0.25, method="lower") - 1
         spread[equal.index] = _spreads(courses)
     return spread, apart
+
+
+def _seconds(calls: pd.DataFrame, steps: pd.DataFrame) -> dict[str, Array]:
+    """Times of the steps of each call, in their order."""
+    # A table may have millions of steps, so that units are compared once each.
+    units = pd.Categorical(steps["unit"])
+    names = units.categories.astype(str)
+    own = names.isin(calls.index)[units.codes] if len(steps) else np.zeros(0, dtype=bool)
+    times = steps.loc[own, ["step", "latency_s"]].assign(unit=names[units.codes[own]])
+    groups = times.sort_values("step", kind="stable").groupby("unit")["latency_s"]
+    return {str(unit): group.to_numpy(float) for unit, group in groups}
 
 
 def _spreads(courses: list[Array]) -> Array:

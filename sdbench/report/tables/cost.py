@@ -7,7 +7,8 @@ from rich.table import Table
 
 from sdbench.records.columns import Format
 from sdbench.records.computed import COST, STEP_COST
-from sdbench.report.tables.cells import MISSING
+from sdbench.report.disturbance import WORD, disturbance_note
+from sdbench.report.tables.cells import MISSING, interval_text, put_above
 
 
 def cost_heading(point: pd.DataFrame) -> str:
@@ -39,20 +40,19 @@ def cost_table(point: pd.DataFrame) -> Table:
     """
     # Intervals may wrap here: the table is wide and its rows are few.
     table = Table(box=None, pad_edge=False)
+    put_above(table, disturbance_note(point))
     table.add_column("variant", no_wrap=True)
     for column in COST.values():
         table.add_column(column.label, justify="right")
 
     for _, row in point.iterrows():
-        cells = (_with_ends(row, name, column.format) for name, column in COST.items())
-        table.add_row(row["variant"], *cells)
+        cells = {name: _with_ends(row, name, column.format) for name, column in COST.items()}
+        if cells["denoise_saving"] == WORD:
+            cells["share_of_ideal"] = WORD
+        table.add_row(row["variant"], *cells.values())
     return table
 
 
 def _with_ends(row: "pd.Series[float]", name: str, form: Format) -> str:
     """The estimate, and its interval in brackets where there are enough samples for one."""
-    estimate, lo, hi = (row.get(end, math.nan) for end in (name, f"{name}_lo", f"{name}_hi"))
-    if math.isnan(estimate):
-        return MISSING
-    ends = "" if math.isnan(lo) else f" [{form.text(lo)}, {form.text(hi)}]"
-    return f"{form.text(estimate)}{ends}"
+    return MISSING if math.isnan(row[name]) else interval_text(row, name, form, between=", ")

@@ -5,19 +5,25 @@ from typing import Any
 
 import pandas as pd
 
-from sdbench.analysis.dominance import BEATEN, EFFICIENT, OPEN
+from sdbench.analysis.dominance import BEATEN, EFFICIENT, OPEN, UNTIMED
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.records.columns import PERCENT, Format
 from sdbench.records.computed import FRONTIER, FRONTIER_METRIC, PAIRED_METRIC
 from sdbench.records.names import BASELINE
+from sdbench.report.disturbance import in_markdown
 from sdbench.report.tables.cells import MISSING, interval_text, markdown_lines
 from sdbench.report.tables.known import marked, with_marks
 
 CHANGED = "_changed"
 MEDIAN = "_median"
-BOLD = {EFFICIENT: "**{}**", OPEN: "*{}*", BEATEN: "{}"}
+BOLD = {EFFICIENT: "**{}**", OPEN: "*{}*", BEATEN: "{}", UNTIMED: "{}"}
 """How a name is set in Markdown, by what was shown of it."""
-SHOWN = {EFFICIENT: "efficient", OPEN: "not told apart from {}", BEATEN: "beaten by {}"}
+SHOWN = {
+    EFFICIENT: "efficient",
+    OPEN: "not told apart from {}",
+    BEATEN: "beaten by {}",
+    UNTIMED: "not timed",
+}
 LEGEND = (
     "Bold: every other variant was shown to be slower or worse. Plain: another one was shown to be "
     "better and as fast. Italic: neither was shown. Tests of all pairs, corrected by Holm."
@@ -40,10 +46,9 @@ def frontier_markdown(table: pd.DataFrame) -> str:
     for _, row in table.iterrows():
         name = BOLD[row["verdict"]].format(row["variant"])
         nfe = _nfe_text(row)
-        saved = interval_text(row, "denoise_saving", FRONTIER["denoise_saving"].format)
         cells = (_cell(row, column) for column in columns)
-        lines.append([name, nfe, saved, *cells, verdict_text(row)])
-    return with_marks(markdown_lines(lines), table)
+        lines.append([name, nfe, _saved(row), *cells, verdict_text(row)])
+    return in_markdown(with_marks(markdown_lines(lines), table), table)
 
 
 def _time_heading(table: pd.DataFrame) -> str:
@@ -61,6 +66,14 @@ def _nfe_text(row: "pd.Series[Any]") -> str:
     form = FRONTIER["nfe"].format
     own, timed = (form.text(row.get(name, row["nfe"])) for name in ("nfe", "timed_nfe"))
     return own if own == timed else f"{own} (timed at {timed})"
+
+
+def _saved(row: "pd.Series[Any]") -> str:
+    """The time of the loop that is saved, or that is predicted where nothing was timed."""
+    form = FRONTIER["denoise_saving"].format
+    if math.isnan(row["denoise_saving"]):
+        return f"{MISSING} ({form.text(row['predicted_denoise_saving'])})"
+    return interval_text(row, "denoise_saving", form)
 
 
 def verdict_text(row: "pd.Series[Any]") -> str:

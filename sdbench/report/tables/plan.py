@@ -8,6 +8,7 @@ from rich.table import Table
 from sdbench.records.columns import Format
 from sdbench.records.computed import PAIRED_METRIC, PAIRED_SHARE, PLAN
 from sdbench.records.names import PLANNED
+from sdbench.report.disturbance import disturbance_note
 from sdbench.report.tables.cells import MISSING, add_row, empty_table, interval_text
 
 WIDE = 120  # columns of a terminal from which every figure has its interval
@@ -38,6 +39,7 @@ def plan_text(table: pd.DataFrame, metric: str, *, width: int = WIDE) -> Table:
         ("variant", *numbers, "verdict"),
         left=("variant", "verdict"),
         no_wrap=("variant", *labels.values(), PLAN["worse"].label),
+        note=disturbance_note(table),
     )
 
     # The plan is named by its steps, as several of them stand in one table.

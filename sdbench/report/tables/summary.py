@@ -12,7 +12,14 @@ from sdbench.analysis.known import OTHER_SEED
 from sdbench.records.columns import MILLISECONDS, Column
 from sdbench.records.computed import SUMMARY
 from sdbench.records.metrics import MANY
-from sdbench.report.tables.cells import MISSING, add_row, empty_table, markdown_lines
+from sdbench.report.disturbance import WORD, disturbance_note, in_markdown, time_legend
+from sdbench.report.tables.cells import (
+    MISSING,
+    add_row,
+    empty_table,
+    interval_text,
+    markdown_lines,
+)
 from sdbench.report.tables.known import mark_legend, marked, with_marks
 
 NAME_WIDTH = 14  # longer names of variants are folded
@@ -50,13 +57,19 @@ def summary_table(summary: pd.DataFrame, *, width: int = 120) -> Table:
     }
 
     table = empty_table(
-        ("variant", *headings.values()), left=("variant",), no_wrap=("variant", *headings.values())
+        ("variant", *headings.values()),
+        left=("variant",),
+        no_wrap=("variant", *headings.values()),
+        note=disturbance_note(summary),
     )
     for _, row in summary.iterrows():
         cells = [_cell(row, name, column).replace(" ", "\n") for name, column in columns.items()]
         if width < MEAN_WIDTH and "lpips" in columns:
             place = list(columns).index("lpips")
             cells[place] = cells[place].partition("\n")[0]
+        if "predicted_saving" not in columns and _is_untimed(row):
+            expected = SUMMARY["predicted_saving"].format.text(row["predicted_saving"])
+            cells[list(columns).index("saving")] = f"{MISSING}\n({expected})"
         add_row(table, [textwrap.fill(_variant(row), NAME_WIDTH), *cells])
     return table
 
@@ -78,7 +91,8 @@ def summary_cells(summary: pd.DataFrame) -> tuple[list[str], list[list[Cell]]]:
         cells = [Cell(_variant(row), "", str(row["variant"]))]
         for name, column in columns.items():
             text, _, interval = _cell(row, name, column).partition(" ")
-            cells.append(Cell(text, interval, column.format.factor * float(row[name])))
+            value = math.nan if text == WORD else column.format.factor * float(row[name])
+            cells.append(Cell(text, interval, value))
         rows.append(cells)
     return _head(columns), rows
 
@@ -98,7 +112,16 @@ def latex(summary: pd.DataFrame) -> str:
     texts = [[f"{cell.text} {cell.interval}".rstrip() for cell in row] for row in rows]
     layout = "l" + "r" * (len(head) - 1)
     table = pd.DataFrame(texts, columns=head)
-    return str(table.to_latex(index=False, escape=True, column_format=layout))
+    text = str(table.to_latex(index=False, escape=True, column_format=layout))
+    note = disturbance_note(summary)
+    above = [f"\\textbf{{{_for_latex(note)}}}\\par"] if note else []
+    below = [f"\\par {_for_latex(line)}\n" for line in time_legend(summary)]
+    return "\n".join([*above, text, *below])
+
+
+def _for_latex(text: str) -> str:
+    """A line of ours in LaTeX; names of variants may hold what it reads as its own."""
+    return "".join(f"\\{sign}" if sign in "%&#_$" else sign for sign in text)
 
 
 def markdown(summary: pd.DataFrame) -> str:
@@ -108,7 +131,7 @@ def markdown(summary: pd.DataFrame) -> str:
     for _, row in summary.iterrows():
         cells = (_cell(row, name, column) for name, column in columns.items())
         lines.append([_variant(row), *cells])
-    return with_marks(markdown_lines(lines), summary) + "\n"
+    return in_markdown(with_marks(markdown_lines(lines), summary), summary) + "\n"
 
 
 def legend(summary: pd.DataFrame) -> str:
@@ -120,7 +143,7 @@ def legend(summary: pd.DataFrame) -> str:
         for name, column in _shown(summary).items()
         if name + OTHER_SEED in summary
     ]
-    return "\n".join([*meanings, *scales, *mark_legend(summary), FOOTNOTE])
+    return "\n".join([*meanings, *scales, *mark_legend(summary), *time_legend(summary), FOOTNOTE])
 
 
 def _shown(summary: pd.DataFrame) -> dict[str, Column]:
@@ -157,12 +180,15 @@ def _variant(row: "pd.Series[Any]") -> str:
     return f"{row['variant']} ({row['failed']} failed)" if row["failed"] else str(row["variant"])
 
 
+def _is_untimed(row: "pd.Series[Any]") -> bool:
+    """Whether a variant has no time of its own, and a predicted one."""
+    return math.isnan(row["saving"]) and not math.isnan(row.get("predicted_saving", math.nan))
+
+
 def _cell(row: "pd.Series[Any]", name: str, column: Column) -> str:
     """The estimate, with its interval where the table has room for one and there is one."""
-    form = column.format
-    estimate, lo, hi = (row.get(end, math.nan) for end in (name, f"{name}_lo", f"{name}_hi"))
-    if math.isnan(estimate):
+    if math.isnan(row[name]):
         return MISSING
-    if name not in WITH_INTERVAL or math.isnan(lo):
-        return form.text(estimate)
-    return f"{form.text(estimate)} [{form.text(lo)},{form.text(hi)}]"
+    text = interval_text(row, name, column.format)
+    # Without room for the interval only the figure stands, or the word instead of it.
+    return text if name in WITH_INTERVAL else text.partition(" ")[0]
