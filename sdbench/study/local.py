@@ -59,6 +59,7 @@ class Worker:
             ValueError: anything that cannot run.
         """
         self._pipe = loaded(study) if pipe is None else pipe
+        self._takes_turns = takes_turns(study, self._pipe)
         self._work = prepare(self._pipe, study)
         with safety_checker(self._pipe, on=study.safety_checker):
             self.pipeline = identity(self._pipe, full=study.full_hash)
@@ -66,7 +67,6 @@ class Worker:
         if tune and tunable(study):
             self.study = with_tuned_scales(study, self._pipe)
 
-        self._takes_turns = takes_turns(study, self._pipe)
         self._executed = executed(self._pipe, study.execution)
         self._timed = study.is_repeated or study.execution != "eager"
         self._warm: set[tuple[str, int]] = set()

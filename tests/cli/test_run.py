@@ -68,10 +68,10 @@ def test_a_truncated_table_is_named(folder, tmp_path):
 def test_a_failed_call_ends_in_exit_code_1(tmp_path, monkeypatch):
     observe = local.observe
 
-    def failing(pipe, unit, work):
+    def failing(pipe, unit, work, **how):
         if unit.variant.name == "last:50%":
             raise RuntimeError("out of luck")
-        return observe(pipe, unit, work)
+        return observe(pipe, unit, work, **how)
 
     monkeypatch.setattr(local, "observe", failing)
     done = invoke(*QUICK, "--out", tmp_path / "x")
@@ -80,7 +80,7 @@ def test_a_failed_call_ends_in_exit_code_1(tmp_path, monkeypatch):
 
 
 def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **how):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(local, "observe", interrupted)

@@ -12,6 +12,7 @@ from sdbench.records.files import read_image
 from sdbench.records.store import read
 from sdbench.report.figures.images import image_grid
 from sdbench.study import local, runner
+from sdbench.study.estimate import estimate
 from sdbench.study.shards import gather
 from sdbench.study.study import Study
 from sdbench.study.units import units
@@ -152,10 +153,10 @@ def test_a_study_interrupted_among_its_further_draws_is_resumed(
 ):
     observe = local.observe
 
-    def interrupted(pipe, unit, work):
+    def interrupted(pipe, unit, work, **how):
         if unit.phase == "untimed":
             raise KeyboardInterrupt
-        return observe(pipe, unit, work)
+        return observe(pipe, unit, work, **how)
 
     monkeypatch.setattr(local, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -164,7 +165,9 @@ def test_a_study_interrupted_among_its_further_draws_is_resumed(
 
     ran = []
     monkeypatch.setattr(
-        local, "observe", lambda pipe, unit, work: ran.append(unit) or observe(pipe, unit, work)
+        local,
+        "observe",
+        lambda pipe, unit, work, **how: ran.append(unit) or observe(pipe, unit, work, **how),
     )
     found = runner.run(STUDY, tmp_path, pipe=pipe, mode="resume")
     assert [unit.draw for unit in ran if unit.variant.draws] == [3]
@@ -183,10 +186,10 @@ def test_shards_hold_the_draws_of_their_batches(pipe, tmp_path):
 def test_a_draw_that_fails_is_a_failed_call(pipe, tmp_path, monkeypatch):
     observe = local.observe
 
-    def broken(pipe, unit, work):
+    def broken(pipe, unit, work, **how):
         if unit.draw == 3:
             raise local.NotFinite("latents")
-        return observe(pipe, unit, work)
+        return observe(pipe, unit, work, **how)
 
     monkeypatch.setattr(local, "observe", broken)
     found = runner.run(changed(variants=["cfg", DRAWS]), tmp_path, pipe=pipe)
@@ -197,7 +200,7 @@ def test_a_draw_that_fails_is_a_failed_call(pipe, tmp_path, monkeypatch):
 
 
 def test_an_estimate_counts_the_draws(pipe):
-    assert runner.estimate(STUDY, pipe=pipe).calls == len(units(STUDY)) == 3 * (1 + 2) + 1
+    assert estimate(STUDY, pipe=pipe).calls == len(units(STUDY)) == 3 * (1 + 2) + 1
 
 
 @pytest.mark.parametrize(

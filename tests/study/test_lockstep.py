@@ -1,6 +1,7 @@
 """Calls that take turns: each as alone, whatever runs between its steps."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -44,15 +45,14 @@ def observed(pipe, schedule, given, give_way=None):
     return latents, seen
 
 
+def in_turn(schedule, given, own, give_way):
+    return observed(own, schedule, given, give_way)
+
+
 def assert_as_alone(pipe, schedules):
     """Each call under its schedule gives bit for bit what it gives alone."""
     alone = [observed(pipe, schedule, arguments(pipe)) for schedule in schedules]
-    calls = [
-        lambda own, give_way, schedule=schedule, given=arguments(pipe): observed(
-            own, schedule, given, give_way
-        )
-        for schedule in schedules
-    ]
+    calls = [partial(in_turn, schedule, arguments(pipe)) for schedule in schedules]
     before = [dict(vars(part)) for part in modules(pipe)]
     ended = take_turns(pipe, calls, seed="0")
 

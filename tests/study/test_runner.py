@@ -13,6 +13,7 @@ from sdbench.models.registry import load
 from sdbench.records.store import read
 from sdbench.study import check, images, local, runner
 from sdbench.study.call import Call
+from sdbench.study.estimate import estimate
 from sdbench.study.study import Study
 from sdbench.study.units import units
 from sdbench.variants.grammar import parse
@@ -175,27 +176,33 @@ def test_the_tables_summarise(results):
 def test_an_interrupted_study_is_readable_and_resumes(pipe, tmp_path, monkeypatch, results):
     observe, calls = local.observe, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **how):
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return observe(*arguments)
+        return observe(*arguments, **how)
 
-    study = dataclasses.replace(SMALL, variants=["cfg", "unguided"])
+    study = dataclasses.replace(SMALL, variants=["cfg", "unguided"], timing="calls")
     monkeypatch.setattr(local, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runner.run(study, tmp_path, pipe=pipe)
     assert len(read(tmp_path).runs) == 3
     calls.clear()
-    monkeypatch.setattr(local, "observe", lambda *arguments: calls.append(1) or observe(*arguments))
+
+    def counted(*arguments, **how):
+        calls.append(1)
+        return observe(*arguments, **how)
+
+    monkeypatch.setattr(local, "observe", counted)
     resumed = runner.run(study, tmp_path, pipe=pipe, mode="resume")
     assert len(calls) == 6 - 3 + 1  # another seed, among the known answers
-    columns = ["unit", "prompt_id", "sha256", "ssim"]
+    columns = ["variant", "prompt_id", "sha256", "ssim"]
     same = results.images[results.images["variant"].isin(["cfg", "unguided"])]
-    expected = same[columns].sort_values(["unit", "prompt_id"], ignore_index=True)
-    pd.testing.assert_frame_equal(
-        resumed.images[columns].sort_values(["unit", "prompt_id"], ignore_index=True), expected
+    found, expected = (
+        images[columns].sort_values([*columns[:2], "ssim"], ignore_index=True)
+        for images in (resumed.images, same)
     )
+    pd.testing.assert_frame_equal(found, expected)
 
 
 def test_a_folder_with_another_study_is_refused_before_anything_runs(
@@ -212,10 +219,10 @@ def test_a_folder_with_another_study_is_refused_before_anything_runs(
 def test_a_failing_call_is_a_failed_row_and_the_rest_goes_on(quick, tmp_path, monkeypatch):
     observe = local.observe
 
-    def failing(pipe, unit, work):
+    def failing(pipe, unit, work, **how):
         if unit.variant.name == "unguided" and unit.phase == "measured":
             raise RuntimeError("out of luck")
-        return observe(pipe, unit, work)
+        return observe(pipe, unit, work, **how)
 
     monkeypatch.setattr(local, "observe", failing)
     study = dataclasses.replace(TINY, variants=["cfg", "unguided"])
@@ -291,7 +298,7 @@ def test_no_space_on_the_disk_ends_the_study_and_keeps_what_was_finished(
 
 
 def test_an_estimate_counts_the_calls(pipe):
-    expected = runner.estimate(SMALL, pipe=pipe)
+    expected = estimate(SMALL, pipe=pipe)
     assert expected.calls == len(units(SMALL))
     assert expected.seconds > 0
     assert expected.rss_peak_bytes > 1e8
@@ -414,8 +421,8 @@ def test_scoring_opens_no_more_images_at_a_time_in_a_larger_study(results, monke
 def test_the_images_of_a_call_are_gone_before_the_next_is_done(quick, tmp_path, monkeypatch):
     opened, observe = Open(), local.observe
 
-    def watched(*arguments):
-        measured, steps, made = observe(*arguments)
+    def watched(*arguments, **how):
+        measured, steps, made = observe(*arguments, **how)
         return measured, steps, dataclasses.replace(made, images=opened.track(made.images))
 
     monkeypatch.setattr(local, "observe", watched)
@@ -446,10 +453,10 @@ def test_a_folder_with_calls_of_another_version_is_refused(quick, tmp_path, monk
 def test_a_resumed_study_warms_up_before_it_goes_on(quick, tmp_path, monkeypatch):
     observe, calls = local.observe, []
 
-    def interrupted(pipe, unit, work):
+    def interrupted(pipe, unit, work, **how):
         if unit.phase == "measured":
             raise KeyboardInterrupt
-        return observe(pipe, unit, work)
+        return observe(pipe, unit, work, **how)
 
     study = dataclasses.replace(TINY, variants=["cfg", "unguided"])
     monkeypatch.setattr(local, "observe", interrupted)
