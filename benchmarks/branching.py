@@ -14,8 +14,9 @@ from sdbench.models.pipeline import Pipeline
 from sdbench.models.registry import load
 from sdbench.records.names import BASELINE
 from sdbench.study.call import Call, generate
+from sdbench.study.generation import Generation
 from sdbench.study.images import eight_bit
-from sdbench.study.study import Generation, Study
+from sdbench.study.study import Study
 from sdbench.variants.schedule import GuidanceSchedule, Mask
 from sdbench.variants.variant import Variant
 

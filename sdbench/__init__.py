@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from sdbench.models.registry import load as load
     from sdbench.records.store import Results as Results
     from sdbench.records.store import read as read
+    from sdbench.study.generation import Generation as Generation
     from sdbench.study.runner import run as run
     from sdbench.study.shards import gather as gather
-    from sdbench.study.study import Generation as Generation
     from sdbench.study.study import Study as Study
     from sdbench.variants.grammar import register_variant as register_variant
     from sdbench.variants.guidance import guided_by as guided_by
     from sdbench.variants.schedule import GuidanceSchedule as GuidanceSchedule
 
 _HOME = {
-    "Generation": "sdbench.study.study",
+    "Generation": "sdbench.study.generation",
     "GuidanceSchedule": "sdbench.variants.schedule",
     "Results": "sdbench.records.store",
     "Study": "sdbench.study.study",

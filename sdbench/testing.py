@@ -27,7 +27,7 @@ from sdbench.models.registry import load
 from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
 from sdbench.study.call import Call, ready
-from sdbench.study.study import Generation, Pairs
+from sdbench.study.generation import Generation, Pairs
 from sdbench.variants.grammar import methods_of, parse
 from sdbench.variants.hooks import call_replaced
 from sdbench.variants.rows import first_tensor

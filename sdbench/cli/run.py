@@ -250,11 +250,15 @@ def _print_files(place: str, pictures: dict[str, str]) -> None:
 
 
 def _print_estimate(study: Study) -> None:
-    from sdbench.study.runner import estimate
+    from sdbench.study.estimate import estimate
 
     expected = estimate(study)
+    calls, minutes = f"{expected.calls}", f"{expected.seconds / 60:.1f}"
+    if expected.most_calls > expected.calls:
+        calls += f" to {expected.most_calls}"
+        minutes += f" to {expected.most_seconds / 60:.1f}"
     console.print(
-        f"{expected.calls} calls, about {expected.seconds / 60:.1f} minutes of computing here, "
+        f"{calls} calls, about {minutes} minutes of computing here, "
         f"peak memory of the process about {expected.rss_peak_bytes / 1e9:.1f} GB "
         "(not counting image metrics)"
     )

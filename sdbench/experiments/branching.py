@@ -25,8 +25,9 @@ from sdbench.models.random_weights import free_bytes
 from sdbench.records.names import BASELINE
 from sdbench.study.call import Call, generate, ready
 from sdbench.study.check import prepare
+from sdbench.study.generation import Generation, Pair, Pairs
 from sdbench.study.images import eight_bit
-from sdbench.study.study import Generation, Pair, Pairs, Study
+from sdbench.study.study import Study
 from sdbench.variants.branches import Branches, Trunk
 from sdbench.variants.grammar import parse
 from sdbench.variants.hooks import replaced

@@ -16,7 +16,7 @@ from sdbench.experiments.search import RESCALED, Planned, Tuner, intervals, resc
 from sdbench.instruments.quality import find_metric
 from sdbench.models.pipeline import Pipeline
 from sdbench.records.names import BASELINE, PLANNED
-from sdbench.study.study import Generation
+from sdbench.study.generation import Generation
 from sdbench.study.tuning import nearest_scales
 from sdbench.variants.controls import fewer_steps, random_masks
 from sdbench.variants.grammar import parse

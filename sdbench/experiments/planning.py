@@ -31,8 +31,9 @@ from sdbench.records.names import BASELINE
 from sdbench.records.schema import PLANS, frame
 from sdbench.records.store import Mode, Results, StudyFolder
 from sdbench.study.check import loop_length
+from sdbench.study.generation import Generation
 from sdbench.study.runner import run
-from sdbench.study.study import Generation, Study
+from sdbench.study.study import Study
 from sdbench.variants.grammar import parse
 from sdbench.variants.schedule import mask_text
 

@@ -18,7 +18,7 @@ import numpy as np
 from sdbench.experiments.branching import Branch, Brancher, Row, batches, judgeable
 from sdbench.instruments.quality import find_metric
 from sdbench.models.pipeline import Pipeline
-from sdbench.study.study import Generation
+from sdbench.study.generation import Generation
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of
 from sdbench.variants.variant import Variant
 

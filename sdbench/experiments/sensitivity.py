@@ -33,8 +33,8 @@ from sdbench.records.environment import environment
 from sdbench.records.schema import SWEEP, frame
 from sdbench.records.store import Mode, StudyFolder, Sweep, read_sweep
 from sdbench.study.check import loop_length
+from sdbench.study.generation import Generation
 from sdbench.study.progress import progress_bar
-from sdbench.study.study import Generation
 from sdbench.variants.schedule import Mask, mask_of
 
 Runs = list[tuple[int, int]]

@@ -21,8 +21,9 @@ from sdbench.models.registry import load
 from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
 from sdbench.study.call import Call, ready
+from sdbench.study.generation import Generation
 from sdbench.study.sizes import require_judgeable
-from sdbench.study.study import Generation, Study
+from sdbench.study.study import Study
 from sdbench.study.units import units
 from sdbench.variants.grammar import parse
 from sdbench.variants.noise import first_step

@@ -8,6 +8,8 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sdbench.records.stopping import precision
+
 LARGEST = 1_000_000  # of any count: more is a slip, and would only be found when memory is full
 
 
@@ -88,6 +90,19 @@ def require_whole(name: str, value: Any, *, minimum: int, maximum: int = LARGEST
         raise ValueError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
     if value > maximum:
         raise ValueError(f"{name} must be a whole number of at most {maximum}, not {value!r}")
+
+
+def known_repeats(value: Any) -> int | str:
+    """Repeats of a study, a precision in the one way in which it is stored.
+
+    Raises:
+        ValueError: neither a number nor a precision.
+    """
+    points = precision(value)
+    if points is not None:
+        return f"until {points:g} points"
+    require_whole("repeats", value, minimum=1)
+    return int(value)
 
 
 def require_optional_whole(name: str, value: Any) -> None:

@@ -23,7 +23,8 @@ from sdbench.instruments.quality import find_metric, score
 from sdbench.records.files import inside, read_image
 from sdbench.records.names import ANSWERS, BAD_ANSWERS, BASELINE
 from sdbench.records.schema import frame
-from sdbench.study.study import Pairs, Study
+from sdbench.study.generation import Pairs
+from sdbench.study.study import Study
 from sdbench.study.units import Shard, Unit, batches_of
 
 PROMPTS = 64  # at most, one image each: as many as an interval of a mean takes

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
+from rich.progress import Progress, TaskID
 
 from sdbench.instruments.quality import provenance
 from sdbench.instruments.steps import GUIDANCE_SPACE
@@ -27,16 +27,16 @@ from sdbench.records.remote import Remote
 from sdbench.records.results import read_known
 from sdbench.records.schema import empty, frame
 from sdbench.records.store import Mode, Results, StudyFolder, existing_study, read
-from sdbench.study.check import loaded, loop_length, prepare
 from sdbench.study.fields import digest
 from sdbench.study.images import save, scored
 from sdbench.study.known import known_answers, known_units, placed
-from sdbench.study.local import Outcome, Worker, observe
+from sdbench.study.local import Worker
+from sdbench.study.observation import Outcome
 from sdbench.study.progress import progress_bar
+from sdbench.study.repeating import Repeating, marked
 from sdbench.study.study import Study
-from sdbench.study.tuning import constant_scales, tunable, tuning_rows, with_scales
-from sdbench.study.units import Shard, Unit, parse_shard, units
-from sdbench.variants.grammar import parse
+from sdbench.study.tuning import constant_scales, with_scales
+from sdbench.study.units import COMPANION, Shard, Told, Unit, parse_shard, units
 
 
 class Engine(Protocol):
@@ -50,9 +50,9 @@ class Engine(Protocol):
     """What `identity` says of the pipeline."""
 
     def outcomes(
-        self, calls: Sequence[Unit], begun: Callable[[Unit], None]
+        self, calls: Sequence[Unit], told: Told
     ) -> Iterator[tuple[Unit, Outcome]]:
-        """Run calls, in any order; `begun` gets each when it starts. The caller writes."""
+        """Run calls, in any order, and say how far they are. The caller writes."""
         ...
 
 
@@ -122,7 +122,7 @@ def record(
     with ExitStack() as open_:
         # The engine comes before the folder, as it may refuse.
         opened = open_.enter_context(_opened(engine, study, pipe, workers, tune=not stored))
-        calls = units(opened.study, part, pipeline=digest(opened.pipeline))
+        repeating = Repeating(opened.study, part, pipeline=digest(opened.pipeline))
         settings = opened.study.as_json() | {"pipeline": opened.pipeline}
         settings |= {"quality": quality, "guidance_space": GUIDANCE_SPACE}
         if part is not None:
@@ -130,10 +130,10 @@ def record(
         creating = StudyFolder.create(out, settings, environment=opened.environment, mode=mode)
         folder = open_.enter_context(creating)
 
-        _require_expected(folder, calls, out)
-        _forget_known_answers(folder, calls)
+        _require_expected(folder, repeating, out)
+        _forget_known_answers(folder, repeating.units)
         try:
-            _run_missing(folder, opened, calls)
+            _run_missing(folder, opened, repeating)
         finally:
             folder.compact()
         _judge(folder, opened.study, is_whole=part is None)
@@ -143,11 +143,14 @@ def record(
 
 
 def _judge(folder: StudyFolder, study: Study, *, is_whole: bool) -> None:
-    """Mark the calls of variants that did nothing, and score the images."""
-    runs = folder.read("runs")["runs"]
+    """Mark disturbed calls and those of variants that did nothing, and score the images."""
+    tables = folder.read("runs", "steps")
+    runs = tables["runs"]
+    if study.is_repeated:
+        runs = marked(runs, tables["steps"])
     if is_whole:  # what a variant did is known when all of the study ran
         runs = inactive_failed(runs)
-        folder.rewrite("runs", runs)
+    folder.rewrite("runs", runs)
     if study.output == "image":
         images = folder.read("runs", "images")["images"]
         folder.rewrite("images", scored(images, runs, study, folder.path))
@@ -169,7 +172,7 @@ def _add_known_answers(folder: StudyFolder, engine: Engine, part: Shard | None) 
     further = known_units(study, part, pipeline=digest(engine.pipeline))
     made = placed(
         {
-            answer: list(engine.outcomes(calls, lambda unit: None))
+            answer: list(engine.outcomes(calls, lambda unit, share: None))
             for answer, calls in further.items()
         }
     )
@@ -210,9 +213,10 @@ def _opened(
     return Worker(study, pipe, tune=tune)
 
 
-def _require_expected(folder: StudyFolder, calls: list[Unit], out: str | Path) -> None:
+def _require_expected(folder: StudyFolder, repeating: Repeating, out: str | Path) -> None:
     """Refuse a folder with calls of another study: both would count pairs and repeats twice."""
-    strange = folder.recorded() - {unit.id for unit in calls}
+    listed = {unit for unit in folder.recorded() if not unit.startswith(COMPANION)}
+    strange = listed - repeating.possible
     if strange:
         raise ValueError(
             f"{out} holds {len(strange)} calls that this study does not make now: another version "
@@ -221,23 +225,57 @@ def _require_expected(folder: StudyFolder, calls: list[Unit], out: str | Path) -
         )
 
 
-def _run_missing(folder: StudyFolder, engine: Engine, calls: list[Unit]) -> None:
-    """Run what is not finished, and record each call as it comes."""
+def _run_missing(folder: StudyFolder, engine: Engine, repeating: Repeating) -> None:
+    """Run what is not finished, and record each call as it comes, until repeats are enough."""
     finished = folder.finished()
-    missing = [unit for unit in calls if unit.id not in finished]
     with progress_bar() as progress:
-        done = len(calls) - len(missing)
-        task = progress.add_task("running", total=len(calls), completed=done, what="")
+        shown = _Shown(progress)
+        for calls in repeating.stages(lambda: folder.read("runs", "steps")):
+            asked = [unit.id for unit in repeating.units]
+            shown.asked(repeating.told, len(asked), done=len(finished.intersection(asked)))
+            missing = [unit for unit in calls if unit.id not in finished]
+            for unit, outcome in engine.outcomes(missing, shown.told):
+                record_call(folder, unit, outcome)
+                finished.add(unit.id)  # a call that failed is not tried twice in a run
+                shown.ended(unit)
 
-        def begun(unit: Unit) -> None:
-            progress.update(task, what=unit.variant.name)
 
-        for unit, outcome in engine.outcomes(missing, begun):
-            _record(folder, unit, outcome)
-            progress.advance(task)
+class _Shown:
+    """A study's calls in a progress bar: how many are done, and how far others are."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Show nothing yet."""
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._done = 0
+        self._shares: dict[str, float] = {}
+
+    def asked(self, what: str, total: int, *, done: int) -> None:
+        """So many calls are asked for now, of which so many are done."""
+        self._done = done
+        if self._task is None:
+            self._task = self._progress.add_task(what, total=total, completed=done, what="")
+        self._progress.update(self._task, description=what, total=total, completed=done)
+
+    def told(self, unit: Unit, share: float) -> None:
+        """A call has taken this share of its steps."""
+        if unit.phase != "companion":  # it is on nobody's list
+            self._shares[unit.id] = share
+        self._update(what=unit.variant.name)
+
+    def ended(self, unit: Unit) -> None:
+        """A call is over, however it ended."""
+        self._shares.pop(unit.id, None)
+        self._done += unit.phase != "companion"
+        self._update()
+
+    def _update(self, **changes: Any) -> None:
+        assert self._task is not None
+        completed = self._done + sum(self._shares.values())
+        self._progress.update(self._task, completed=completed, **changes)
 
 
-def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:
+def record_call(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:
     """Write the rows of a call."""
     identity = {
         "unit": unit.id,
@@ -267,9 +305,10 @@ def _record(folder: StudyFolder, unit: Unit, outcome: Outcome) -> None:
 def inactive_failed(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs, with the variants failed that did nothing else than the baseline.
 
-    The first repeat decides.
+    The first repeat decides; of what needs no time, its first call.
     """
-    first = runs[(runs["phase"] == "measured") & (runs["repeat"] == 0) & (runs["status"] == "ok")]
+    counts = runs["phase"].isin(["measured", "untimed"]) & (runs["status"] == "ok")
+    first = runs[counts & (runs["repeat"] == 0)]
     calls = first.dropna(subset="sha256").groupby("variant")
     did = {name: Counter(zip(rows["rows"], rows["sha256"], strict=True)) for name, rows in calls}
     inactive = {
@@ -281,53 +320,3 @@ def inactive_failed(runs: pd.DataFrame) -> pd.DataFrame:
     changed.loc[failed, "status"] = "failed"
     changed.loc[failed, "message"] = "inactive: as many evaluations as cfg, and the same outcome"
     return changed
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a study will take: calls, seconds of computing, and the peak memory of a trial.
-
-    The seconds hold those of known answers, whose calls are not counted.
-
-    `uncounted` says why its work cannot be counted; it is empty where it can.
-    """
-
-    calls: int
-    seconds: float
-    rss_peak_bytes: int
-    uncounted: str = ""
-
-
-def estimate(study: Study, *, pipe: Pipeline | None = None, steps: int = 4) -> Estimate:
-    """How long a study takes and how much memory, from one short call of the baseline.
-
-    Evaluations are taken to cost in proportion to their rows, so the estimate for unguided steps is
-    a lower bound.
-
-    Args:
-        study: that would run.
-        pipe: used instead of the study's model.
-        steps: of the short call.
-    """
-    pipe = loaded(study) if pipe is None else pipe
-    work = prepare(pipe, study)
-    calls = units(study)
-
-    # The second call counts: the first one warms up.
-    baseline = replace(parse(BASELINE), num_steps=steps, stock_start=True)
-    short = Unit(study, baseline, calls[0].pairs, 0, "measured")
-    observe(pipe, short, work)
-    measured, *_ = observe(pipe, short, work)
-    row_s = measured["denoise_s"] / measured["rows"]
-    other_s = (measured["text_s"] + measured["decode_s"]) / len(short.pairs)
-
-    # Controls that will be found by tuning cost what the baseline costs.
-    to_be_found = [unit for unit in calls if unit.variant.is_baseline] * len(tunable(study))
-    seconds = tuning_rows(study) * row_s
-    listed = loop_length(pipe, study) if study.lists_steps else None
-    further = chain.from_iterable(known_units(study).values())
-    for unit in (*calls, *to_be_found, *further):
-        nfe = unit.variant.rule(listed or unit.call.num_steps).nfe
-        seconds += len(unit.pairs) * (nfe * row_s + other_s)
-    peak_bytes = measured["rss_peak_bytes"]
-    return Estimate(len(calls) + len(to_be_found), seconds, peak_bytes, work.uncounted)

@@ -1,10 +1,10 @@
-"""What to generate and what to measure about it: `Generation`, `Study`. Nothing opens a model."""
+"""What to measure about what is generated: `Study`. Nothing opens a model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -13,21 +13,20 @@ from typing import Any
 from sdbench.instruments.quality import find_metric
 from sdbench.records.files import read_prompts, read_toml
 from sdbench.records.names import BASELINE
+from sdbench.records.stored import TIMINGS
 from sdbench.study.fields import (
-    LARGEST,
     digest,
     entries,
+    known_repeats,
     listed,
     require_choice,
-    require_json,
     require_optional_text,
-    require_optional_whole,
-    require_size,
     require_text,
     require_texts,
     require_truth,
     require_whole,
 )
+from sdbench.study.generation import Generation
 from sdbench.variants.controls import controls_of
 from sdbench.variants.grammar import parse
 from sdbench.variants.variant import Variant
@@ -40,114 +39,9 @@ PROTOCOLS = {
     "selective-guidance": "arXiv 2305.09847 on Stable Diffusion 1.5",
     "lora-distillation": "arXiv 2312.06899 on Stable Diffusion 2.1 base",
 }
-MEMORY_FORMATS = (None, "contiguous", "channels_last")
 OUTPUTS = ("image", "latent")
 EXECUTIONS = ("eager", "compile", "cudagraph")
 GUIDANCE_EXECUTIONS = (None, "batched", "sequential")
-
-Pair = tuple[str, str, int]
-"""Identifier of the prompt, prompt, seed."""
-Pairs = tuple[Pair, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """What is generated: a model, (prompt, seed) pairs, and how the images come about.
-
-    Args:
-        model: a name, hub id or folder, as `sdbench.load` takes it.
-        prompts: at least one; each is run with every seed.
-        seeds: the noise of a pair is `torch.Generator("cpu").manual_seed(seed)`.
-        num_steps: denoising steps asked of the pipeline.
-        guidance_scale: w, above 1.
-        batch: (prompt, seed) pairs per pipeline call.
-        height: image height in pixels; the model's own by default.
-        width: image width in pixels.
-        dtype: number format of the weights.
-        device: where to run; CUDA where there is one, else the CPU.
-        random_weights: `model` is an architecture, built without its weights.
-        weights_variant: of the model's files, such as "fp16"; as `sdbench.load` takes it.
-        negative_prompt: of every image.
-        arguments: further arguments of the pipeline's call, such as `guidance_rescale`.
-        memory_format: of the denoiser's kernels: "contiguous" or "channels_last"; on the CPU by
-            default the faster.
-        threads: of torch on the CPU; by default the fastest number.
-        safety_checker: leave a pipeline's safety checker on. It replaces images by placeholders,
-            which are not judged.
-        full_hash: name calls by SHA-256 of the weights instead of by sums of their bytes.
-
-    Raises:
-        ValueError: on construction, for anything that could not run.
-    """
-
-    model: str
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    num_steps: int
-    guidance_scale: float
-    batch: int = 8
-    height: int | None = None
-    width: int | None = None
-    dtype: str = "float32"
-    device: str | None = None
-    random_weights: bool = False
-    weights_variant: str | None = None
-    negative_prompt: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    memory_format: str | None = None
-    threads: int | None = None
-    safety_checker: bool = False
-    full_hash: bool = False
-
-    def __post_init__(self) -> None:
-        """Make sequences immutable and check every field."""
-        for name in ("prompts", "seeds"):
-            object.__setattr__(self, name, entries(name, getattr(self, name)))
-        require_texts("prompts", self.prompts)
-        for name in ("model", "dtype"):
-            require_text(name, getattr(self, name))
-        for name in ("device", "negative_prompt", "weights_variant"):
-            require_optional_text(name, getattr(self, name))
-        for name in ("random_weights", "safety_checker", "full_hash"):
-            require_truth(name, getattr(self, name))
-        require_json("arguments", self.arguments)
-
-        for name in ("num_steps", "batch"):
-            require_whole(name, getattr(self, name), minimum=1)
-        require_optional_whole("threads", self.threads)
-        require_size(self.height, self.width)
-        for seed in self.seeds:
-            require_whole("each of seeds", seed, minimum=0, maximum=2**63 - 1)
-
-        scale = self.guidance_scale
-        if not isinstance(scale, int | float) or not 1 < scale <= LARGEST:
-            raise ValueError(
-                f"guidance_scale must be above 1, not {scale!r}: at 1 there is no guidance"
-            )
-        require_choice("memory_format", self.memory_format, MEMORY_FORMATS)
-
-    @property
-    def pairs(self) -> list[Pair]:
-        """(prompt_id, prompt, seed) of every image, in order."""
-        return [
-            (f"{index:03d}", prompt, seed)
-            for index, prompt in enumerate(self.prompts)
-            for seed in self.seeds
-        ]
-
-    @property
-    def lists_steps(self) -> bool:
-        """Whether `arguments` list the steps, as timesteps or sigmas, instead of `num_steps`."""
-        return any(self.arguments.get(name) is not None for name in ("timesteps", "sigmas"))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The fields of a generation by name, without those that a study adds."""
-        return {item.name: getattr(self, item.name) for item in fields(Generation)}
-
-    def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return json.loads(json.dumps(self.settings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +50,19 @@ class Study(Generation):
 
     Args:
         variants: texts of the variant grammar, or variants; the baseline `cfg` must be among them.
-        repeats: measured calls per variant and batch; fewer than 6 give no interval on times.
+        repeats: measured calls per variant and batch; fewer than 6 give no interval on times. Or
+            such as "until 2 points": from 6 to 24, until the 95 % interval of every saving reaches
+            at most so far to each side. Disturbed repeats are measured again
+            (`sdbench.study.repeating`).
         warmups: untimed calls before them; on the CPU they alone measure memory.
         metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on
             mini-sd; none on random weights.
         output: "image", or "latent" to stop before decoding: only time, memory and work are
             measured.
         execution: of the denoiser: "eager", "compile" or "cudagraph".
+        timing: of measured calls: "lockstep" (the calls of all variants advance one step at a time
+            in turn, so that a drift of the machine hits all alike) or "calls" (one after another);
+            by default in lockstep on the CPU, where there are repeats and execution is "eager".
         guidance_execution: of a guided step: "batched" (both predictions in one call) or
             "sequential" (in two); by default as the pipeline does it.
         controls: add what every comparison needs to the variants (`sdbench.variants.controls`).
@@ -177,11 +77,12 @@ class Study(Generation):
     """
 
     variants: tuple[Variant, ...]
-    repeats: int = 8
+    repeats: int | str = 8
     warmups: int = 1
     metrics: tuple[str, ...] | None = None
     output: str = "image"
     execution: str = "eager"
+    timing: str | None = None
     guidance_execution: str | None = None
     controls: bool = False
     name: str = "study"
@@ -189,7 +90,7 @@ class Study(Generation):
     def __post_init__(self) -> None:
         """Read the variants and check every field."""
         super().__post_init__()
-        require_whole("repeats", self.repeats, minimum=1)
+        object.__setattr__(self, "repeats", known_repeats(self.repeats))
         require_whole("warmups", self.warmups, minimum=0)
         for name in ("output", "execution", "name"):
             require_text(name, getattr(self, name))
@@ -201,6 +102,7 @@ class Study(Generation):
         object.__setattr__(self, "variants", self._with_controls(_read(self.variants)))
         require_choice("output", self.output, OUTPUTS)
         require_choice("execution", self.execution, EXECUTIONS)
+        require_choice("timing", self.timing, (None, *TIMINGS))
         require_choice("guidance_execution", self.guidance_execution, GUIDANCE_EXECUTIONS)
         if self.output == "latent" and (self.height is None or self.width is None):
             raise ValueError("a study that stops at latents must be given height and width")
@@ -253,6 +155,23 @@ class Study(Generation):
     def variant_names(self) -> tuple[str, ...]:
         """The texts of the variants."""
         return tuple(variant.name for variant in self.variants)
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether calls run more than once, for their times."""
+        return self.repeats != 1
+
+    @property
+    def timed_variants(self) -> tuple[Variant, ...]:
+        """Those whose calls are timed: with controls, all that have a cost of their own."""
+        return tuple(
+            variant for variant in self.variants if not (self.controls and variant.needs_no_time)
+        )
+
+    @property
+    def judges_images(self) -> bool:
+        """Whether images are made, of weights that make some."""
+        return self.output == "image" and not self.random_weights
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values, variants as their texts."""

@@ -18,7 +18,8 @@ from sdbench.models.pipeline import Pipeline
 from sdbench.records.files import first_line
 from sdbench.records.names import split_name
 from sdbench.study.call import Call, generate
-from sdbench.study.study import Generation, Pairs, Study
+from sdbench.study.generation import Generation, Pairs
+from sdbench.study.study import Study
 from sdbench.variants.controls import matched_schedules
 from sdbench.variants.grammar import parse
 from sdbench.variants.variant import Variant
@@ -76,7 +77,7 @@ def tunable(study: Study) -> list[Variant]:
 
     There are none where no image is judged.
     """
-    if not study.controls or study.random_weights or study.output != "image":
+    if not study.controls or not study.judges_images:
         return []
     return matched_schedules(study.variants, num_steps=study.num_steps)
 

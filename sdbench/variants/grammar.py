@@ -92,7 +92,13 @@ def _combined(text: str, first: Variant, added: Variant) -> Variant:
         number: _combined(f"{draw.name}+{added.name}", draw, added)
         for number, draw in first.draws.items()
     }
-    return replace(both, name=text, content=content, draws=draws)
+    return replace(
+        both,
+        name=text,
+        content=content,
+        needs_no_time=first.needs_no_time and added.needs_no_time,
+        draws=draws,
+    )
 
 
 for _method in sorted(all_methods(), key=lambda method: GROUPS.index(method.group)):

@@ -7,7 +7,7 @@ import sdbench
 from sdbench.analysis.sensitivity import evaluations
 from sdbench.experiments.sensitivity import BranchChoice, branches_of, sweep
 from sdbench.records.store import read_sweep
-from sdbench.study.study import Generation
+from sdbench.study.generation import Generation
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny

@@ -14,8 +14,9 @@ from sdbench.experiments.judging import controls, weaker
 from sdbench.experiments.planning import Target, plan, steps_for
 from sdbench.experiments.search import Tuner, _together, search, search_within, shapes, without
 from sdbench.instruments import quality
+from sdbench.study.generation import Generation
 from sdbench.study.runner import run
-from sdbench.study.study import Generation, Study
+from sdbench.study.study import Study
 from sdbench.study.units import units
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny

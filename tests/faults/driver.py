@@ -108,7 +108,7 @@ def of_runner() -> Family:
 
 def of_sensitivity() -> Family:
     from sdbench.experiments.sensitivity import BranchChoice, sweep
-    from sdbench.study.study import Generation
+    from sdbench.study.generation import Generation
     from tests import tiny
 
     pipe, choice = tiny.stable_diffusion(), BranchChoice("single", max_rows=2, growth=True)

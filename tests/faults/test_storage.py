@@ -15,7 +15,7 @@ from sdbench.cli import app
 from sdbench.experiments.sensitivity import BranchChoice, sweep
 from sdbench.models import registry
 from sdbench.records.store import StudyFolder, read, read_sweep
-from sdbench.study.study import Generation
+from sdbench.study.generation import Generation
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from sdbench.models import opening, registry
 from sdbench.models.opening import INDEX
 from sdbench.study.check import loaded
-from sdbench.study.study import Generation
+from sdbench.study.generation import Generation
 from tests import tiny
 
 UNET, VAE, TEXT = "unet", "vae", "text_encoder"

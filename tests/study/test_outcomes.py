@@ -11,6 +11,7 @@ from sdbench.experiments.distances import _first_images
 from sdbench.experiments.sensitivity import sensitivity
 from sdbench.report.tables import remarks
 from sdbench.study import runner
+from sdbench.study.estimate import estimate
 from sdbench.study.study import Study
 from tests import tiny
 from tests.families import videos
@@ -245,7 +246,7 @@ def test_controls_are_not_made_up_for_listed_steps():
 def test_a_dry_run_of_what_is_not_finite_is_refused(pipe):
     broken_weights(pipe)
     with pytest.raises(ValueError, match="not finite"):
-        runner.estimate(STUDY, pipe=pipe)
+        estimate(STUDY, pipe=pipe)
 
 
 def test_a_distance_is_not_taken_to_placeholders(pipe):

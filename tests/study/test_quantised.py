@@ -14,6 +14,7 @@ from sdbench.analysis.regression import compare
 from sdbench.records.schema import columns
 from sdbench.report.page import page
 from sdbench.study import runner
+from sdbench.study.estimate import estimate
 from sdbench.study.study import Study
 from tests import tiny
 
@@ -131,9 +132,9 @@ def test_a_stored_study_is_resumed(ran):
 
 
 def test_the_estimate_says_so():
-    expected = runner.estimate(STUDY, pipe=dynamically_quantised())
+    expected = estimate(STUDY, pipe=dynamically_quantised())
     assert "no FLOP formula for quantized.linear_dynamic" in expected.uncounted
-    assert runner.estimate(STUDY, pipe=tiny.stable_diffusion()).uncounted == ""
+    assert estimate(STUDY, pipe=tiny.stable_diffusion()).uncounted == ""
 
 
 def test_the_columns_meaning_says_when_there_is_no_count():

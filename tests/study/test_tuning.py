@@ -5,6 +5,7 @@ import pytest
 
 from sdbench.models.registry import load
 from sdbench.study import runner, tuning
+from sdbench.study.estimate import estimate
 from sdbench.study.study import Study
 from sdbench.study.tuning import (
     GRID,
@@ -141,8 +142,8 @@ def test_without_images_or_controls_there_is_nothing_to_tune(changes):
 
 
 def test_an_estimate_counts_the_search_and_what_it_adds(pipe):
-    plain = runner.estimate(replace(STUDY, controls=False), pipe=pipe)
-    with_controls = runner.estimate(STUDY, pipe=pipe)
+    plain = estimate(replace(STUDY, controls=False), pipe=pipe)
+    with_controls = estimate(STUDY, pipe=pipe)
     assert with_controls.calls == plain.calls + 2 * 2  # two scales, each with a warm-up and a call
     assert tuning_rows(STUDY) == 2 * (2 * GRID + 1) * 6 + 9 + 10
 

@@ -10,7 +10,8 @@ import torch
 
 from sdbench.study import check
 from sdbench.study.call import Call, generate
-from sdbench.study.runner import estimate, run
+from sdbench.study.estimate import estimate
+from sdbench.study.runner import run
 from sdbench.study.study import Study
 from sdbench.variants.adapters import applied
 from sdbench.variants.grammar import parse

@@ -67,6 +67,7 @@ def _random(name: str, argument: str | None) -> Variant:
             lambda steps: GuidanceSchedule.random(steps, count.of(steps), seed=draw),
             content=DRAWN_AS,
             of_share=count.percent,
+            needs_no_time=True,
         )
 
     if last is None:

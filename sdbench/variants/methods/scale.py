@@ -13,7 +13,7 @@ def _scale(name: str, argument: str | None) -> Variant:
     (text,) = matched(argument, rf"({NUMBER})", "scale:W, a guidance scale above 1")
     if float(text) <= 1:
         raise ValueError(f"a guidance scale of {text} is no guidance; use 'unguided'")
-    return Variant(name, GuidanceSchedule.full, guidance_scale=float(text))
+    return Variant(name, GuidanceSchedule.full, guidance_scale=float(text), needs_no_time=True)
 
 
 def _add(first: Variant, scaled: Variant) -> Variant:

@@ -1,0 +1,194 @@
+"""How often a study measures: until its intervals are narrow, and again what was disturbed.
+
+The rule reads what stands in the tables, so that a study which goes on later decides alike. Whether
+a round was disturbed is said by the baseline's steps and by what others did
+(`sdbench.records.disturbed`), never by a variant's own time. A disturbed round stays in the tables,
+marked, and its batch is measured once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sdbench.records.disturbed import disturbed_rounds
+from sdbench.records.names import BASELINE
+from sdbench.records.stopping import LOOKS, further, level, looks, precision, widest
+from sdbench.study.study import Study
+from sdbench.study.units import Shard, Unit, batches_of, possible_units, units
+
+HOPELESS = 0.5
+"""Share of disturbed rounds above which none is measured again: others would be disturbed alike."""
+
+
+def marked(runs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    """The runs, with what is known of disturbance in the rounds of their timed calls.
+
+    Args:
+        runs: the table of that name.
+        steps: the table of that name.
+    """
+    disturbed = runs["beside"].astype("string").map(disturbed_rounds(runs, steps))
+    return runs.assign(disturbed=disturbed.astype("boolean"))
+
+
+class Repeating:
+    """Says how many repeats every batch gets, given what was measured.
+
+    Attributes:
+        repeats: by batch, that are asked for up to now.
+        possible: identifiers of all calls that there may be.
+        widest: the variant whose saving is known worst, and its half width in points; no name
+            before the first look.
+    """
+
+    def __init__(self, study: Study, shard: Shard | None = None, *, pipeline: str = "") -> None:
+        """Begin with the fewest repeats of a study or a shard; `pipeline` is as in `Unit`."""
+        self._study = study
+        self._shard = shard
+        self._pipeline = pipeline
+        self._looks = list(looks(study.repeats))
+        batches = batches_of(study, shard)
+        self.repeats = dict.fromkeys(batches, self._looks[0])
+        self.widest = ("", np.inf)
+
+        numbers = {batch: number for number, batch in enumerate(batches)}
+        possible = possible_units(study, shard, pipeline=pipeline)
+        self._batch_of = {
+            unit.id: numbers[unit.pairs] for unit in possible if unit.phase == "measured"
+        }
+        self.possible = frozenset(unit.id for unit in possible)
+
+    def stages(self, tables: Callable[[], Mapping[str, pd.DataFrame]]) -> Iterator[list[Unit]]:
+        """Lists of calls, of which each holds the ones before it; further ones where rules ask.
+
+        Args:
+            tables: `runs` and `steps`, once the last list ran.
+        """
+        if self._study.is_repeated:
+            yield self._timed
+            while self._extends(**tables()):
+                yield self._timed
+        yield self.units
+
+    @property
+    def told(self) -> str:
+        """How far the repeats have come, in words for a progress bar."""
+        if precision(self._study.repeats) is None:
+            return "running"
+        if not self.widest[0]:
+            return f"running {LOOKS[0]} to {LOOKS[-1]} repeats"
+        return f"running, widest interval ±{self.widest[1]:.1f} points"
+
+    @property
+    def _timed(self) -> list[Unit]:
+        return [unit for unit in self.units if unit.phase != "untimed"]
+
+    @property
+    def units(self) -> list[Unit]:
+        """All calls that are asked for up to now."""
+        return units(self._study, self._shard, pipeline=self._pipeline, repeats=self.repeats)
+
+    def _extends(self, runs: pd.DataFrame, steps: pd.DataFrame) -> bool:
+        """Ask for more where the rule does, once all that was asked for is measured.
+
+        Args:
+            runs: the table of that name, with every call of `repeats`.
+            steps: the table of that name.
+
+        Returns:
+            Whether there is more to measure.
+        """
+        rounds = self._rounds(runs, steps)
+        return self._measures_again(rounds) or self._looks_again(rounds)
+
+    def _measures_again(self, rounds: pd.DataFrame) -> bool:
+        """Ask for as many further repeats of a batch as are missing for its disturbed ones."""
+        if _calm(rounds).mean() < 1 - HOPELESS:
+            return False
+        wanted = self._looks[0]
+        calm = _calm(rounds).groupby(level="batch").sum()
+        before = dict(self.repeats)
+        for number, batch in enumerate(self.repeats):
+            missing = max(0, wanted - int(calm.get(number, 0)))
+            most = wanted + further(wanted)
+            self.repeats[batch] = max(before[batch], min(before[batch] + missing, most))
+        return self.repeats != before
+
+    def _looks_again(self, rounds: pd.DataFrame) -> bool:
+        """Ask for repeats up to the next look, where an interval is wider than it should be."""
+        points = precision(self._study.repeats)
+        if points is None:
+            return False
+        self.widest = widest(_log_ratios(rounds, self._looks[0]), level(self._study.repeats))
+        look, *later = self._looks
+        if self.widest[1] <= points or not later:
+            return False
+        self._looks = later
+        self.repeats = {batch: number + later[0] - look for batch, number in self.repeats.items()}
+        return True
+
+    def _rounds(self, runs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+        """Measured calls of the repeats that are asked for.
+
+        Returns:
+            `batch` (its number), `repeat`, `variant`, `seconds` and `baseline_s` (of the call
+            beside it; both NaN where a call failed), `disturbed`.
+        """
+        seconds = call_seconds(runs, steps)
+        known = marked(runs, steps)
+        found = pd.DataFrame(
+            {
+                "batch": known["unit"].astype("string").map(self._batch_of),
+                "repeat": known["repeat"].astype(int),
+                "variant": known["variant"].astype("string"),
+                "seconds": known["unit"].astype("string").map(seconds),
+                "baseline_s": known["beside"].astype("string").map(seconds),
+                "disturbed": known["disturbed"].fillna(False).astype(bool),
+            }
+        )
+        asked = dict(enumerate(self.repeats.values()))
+        return found[found["repeat"] < found["batch"].map(asked)]
+
+
+def call_seconds(runs: pd.DataFrame, steps: pd.DataFrame) -> pd.Series[float]:
+    """Time of every finished call, by unit.
+
+    Of calls in lockstep that have steps of the same work it is the median of these, as often as
+    they are there: a few slices that others disturbed do not count.
+    """
+    done = runs[runs["status"] == "ok"].astype({"unit": "string"}).set_index("unit")
+    whole = done["latency_s"].astype("float64")
+    in_turn = (done["timing"] == "lockstep").fillna(False) & ~done["accelerated"].fillna(False)
+    own = steps[steps["unit"].isin(in_turn.index[in_turn.astype(bool)])]
+    kinds = own.groupby([own["unit"].astype("string"), "rows"])["latency_s"].agg(["size", "median"])
+    loops = (kinds["size"] * kinds["median"]).groupby(level=0).sum()
+    around = (done["latency_s"] - done["denoise_s"]).astype("float64")
+    return (loops + around).reindex(whole.index).fillna(whole)
+
+
+def _calm(rounds: pd.DataFrame) -> pd.Series[bool]:
+    """Whether no call of a round was disturbed, by batch and repeat."""
+    return ~rounds.groupby(["batch", "repeat"])["disturbed"].any()
+
+
+def _log_ratios(rounds: pd.DataFrame, look: int) -> dict[str, NDArray[np.float64]]:
+    """Of every variant's time over the baseline's: one per repeat that counts at a look.
+
+    Only calm rounds count where every batch has enough of them for an interval, else all.
+    """
+    calm = _calm(rounds)
+    enough = calm.groupby(level="batch").sum().min() >= LOOKS[0]
+    counted = calm[calm] if enough else calm
+    place = counted.groupby(level="batch").cumcount().rename("place")
+    placed = rounds[rounds["variant"] != BASELINE].join(place[place < look], on=["batch", "repeat"])
+
+    # A repeat of several batches is known where all of them are.
+    whole = placed.dropna(subset=["place", "seconds", "baseline_s"]).groupby(["place", "variant"])
+    sums = whole[["seconds", "baseline_s"]].sum()[whole.size() == rounds["batch"].nunique()]
+    logs = sums.apply(np.log)
+    ratios = (logs["seconds"] - logs["baseline_s"]).groupby(level="variant")
+    return {str(variant): values.to_numpy(float) for variant, values in ratios}
