@@ -8,6 +8,8 @@ import pandas as pd
 from sdbench.analysis.stability import UNDECIDED_FROM, undecided, untimed
 from sdbench.records.names import BASELINE
 
+SAVING = "saving"
+"""How the names of columns end that hold a saving of time."""
 WORD = "undecided"
 """What stands instead of a saving whose interval is too wide."""
 UNDECIDED_LEGEND = (
@@ -40,7 +42,7 @@ def disturbance_note(table: pd.DataFrame) -> str:
 
 def time_legend(table: pd.DataFrame) -> list[str]:
     """A line for what stands instead of a measured saving, where the table has such rows."""
-    names = [str(name) for name in table if str(name).endswith("saving") and f"{name}_lo" in table]
+    names = [str(name) for name in table if str(name).endswith(SAVING) and f"{name}_lo" in table]
     lines = [UNDECIDED_LEGEND] if any(undecided(table, name).any() for name in names) else []
     measured = [name for name in names if f"predicted_{name}" in table]
     return lines + [UNTIMED_LEGEND] * any(untimed(table, name).any() for name in measured)

@@ -23,6 +23,7 @@ from plotly.offline import get_plotlyjs
 from sdbench.analysis.calls import uncounted
 from sdbench.analysis.dominance import BEATEN, OPEN
 from sdbench.analysis.frontier import frontier
+from sdbench.analysis.stability import undecided
 from sdbench.analysis.tables import step_profile, summarise
 from sdbench.records.computed import SUMMARY
 from sdbench.records.files import NUMBER, inside, read_image, require
@@ -30,6 +31,8 @@ from sdbench.records.metrics import scale_of
 from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
 from sdbench.records.store import Results
+from sdbench.report.disturbance import disturbance_note
+from sdbench.report.figures.frontier import at_predicted
 from sdbench.report.figures.style import BASELINE_COLOUR, colour_at, dash_at
 from sdbench.report.tables import (
     FRONTIER_LEGEND,
@@ -47,6 +50,7 @@ PICTURES_BYTES = 3_000_000  # of all images in the page, which with plotly's scr
 MAX_PROMPTS = 16
 MARKERS = 8  # of plotly's, told apart at a glance
 UNFILLED = 100  # from a marker's number to that of its outline
+DIAMOND = "diamond-tall-open"  # which no timed variant has
 PALE = 0.35
 DASHES = ("solid", "dash", "dot")
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -84,6 +88,7 @@ def page(results: Results) -> str:
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         title=f"{results.study['name']}: {len(summary)} variants of {results.study['model']}",
+        note=disturbance_note(summary),
         facts=_facts(results),
         head=[*head, "verdict"] if len(tested) else head,
         rows=[_row(row, tested) for row in rows],
@@ -171,9 +176,7 @@ def _figures(summary: pd.DataFrame, results: Results, tested: pd.DataFrame) -> l
     metric = _compared_by(summary)
     if metric is not None:
         content = _content(_frontier(summary, metric, places, tested))
-        title = (
-            f"Time saved against {metric} (filled: efficient, pale: beaten, open: neither shown)"
-        )
+        title = f"Time saved against {metric} ({_signs(summary, metric)})"
         figures.append({"title": title, "content": content})
 
     profile = step_profile(results)
@@ -191,19 +194,31 @@ def _figures(summary: pd.DataFrame, results: Results, tested: pd.DataFrame) -> l
     return figures
 
 
+def _signs(summary: pd.DataFrame, metric: str) -> str:
+    """What the signs of the frontier's points are, and which points it lacks."""
+    known = at_predicted(summary, "saving").dropna(subset=["saving", metric])
+    signs = ["filled: efficient, pale: beaten, open: neither shown"]
+    if known["untimed"].any():
+        signs.append("diamonds: not timed, at the predicted saving")
+    names = ", ".join(known.loc[undecided(known, "saving"), "variant"])
+    return "; ".join([*signs, *([f"undecided, not drawn: {names}"] if names else [])])
+
+
 def _frontier(
     summary: pd.DataFrame, metric: str, places: dict[str, int], tested: pd.DataFrame
 ) -> go.Figure:
     """A variant has the same colour in all figures, by its place among all of them."""
     figure = go.Figure()
     form = SUMMARY["saving"].format
-    points = summary.dropna(subset=["saving", metric])
+    points = at_predicted(summary, "saving").dropna(subset=["saving", metric])
+    points = points[~undecided(points, "saving")]
 
     # Every variant has its own trace, so that the legend can hide it.
     for _, row in points.iterrows():
         place = places[row["variant"]]
         verdict = tested["verdict"].get(row["variant"], OPEN)
-        symbol = place % MARKERS + (UNFILLED if verdict == OPEN else 0)
+        number = place % MARKERS + (UNFILLED if verdict == OPEN else 0)
+        symbol = DIAMOND if row["untimed"] else number
         bars = {
             "error_x": _bar(row, "saving", form.factor),
             "error_y": _bar(row, metric, 1),

@@ -7,13 +7,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdbench.report.disturbance import SAVING
 from sdbench.report.figures.style import (
     BASELINE_COLOUR,
+    SMALL,
+    WARNING,
     colour_at,
+    decided,
     error_bars,
     legend_outside,
     new_figure,
     open_frame,
+    say_first,
 )
 
 
@@ -37,12 +42,13 @@ def curves_figure(
         log: the horizontal axis doubles.
     """
     figure = new_figure(7, 0.6 + 2.2 * len(panels))
+    say_first(figure, table)
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     groups = [("", table)] if by is None else list(table.groupby(by, sort=False))
     for axes, (column, text) in zip(rows, panels.items(), strict=True):
         for index, (name, group) in enumerate(groups):
             _draw_line(axes, group, across, column, index, name)
-        _finish_panel(axes, text)
+        _finish_panel(axes, text, _undrawn(table, column))
 
     # The panels share their horizontal axis, so the last one speaks for all.
     if log:
@@ -57,6 +63,8 @@ def curves_figure(
 def _draw_line(
     axes: Axes, group: pd.DataFrame, across: str, column: str, index: int, name: Any
 ) -> None:
+    if _is_saving(group, column):
+        group = decided(group, column)
     axes.errorbar(
         group[across],
         group[column],
@@ -69,9 +77,21 @@ def _draw_line(
     )
 
 
-def _finish_panel(axes: Axes, text: str) -> None:
+def _is_saving(table: pd.DataFrame, column: str) -> bool:
+    """Whether a column is a saving of time with its interval."""
+    return column.endswith(SAVING) and f"{column}_lo" in table
+
+
+def _undrawn(table: pd.DataFrame, column: str) -> int:
+    """How many points of a panel are undecided, and so not drawn."""
+    return len(table) - len(decided(table, column)) if _is_saving(table, column) else 0
+
+
+def _finish_panel(axes: Axes, text: str, undrawn: int) -> None:
     """The axis begins at 0, or below where the data do."""
     axes.set_ylabel(text)
+    if undrawn:
+        axes.set_title(f"{undrawn} undecided, not drawn", fontsize=SMALL, color=WARNING)
     axes.margins(y=0.12)
     axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
     open_frame(axes)

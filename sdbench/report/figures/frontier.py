@@ -7,15 +7,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdbench.analysis.dominance import BEATEN, EFFICIENT, OPEN
+from sdbench.analysis.dominance import BEATEN, EFFICIENT, OPEN, UNTIMED
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
+from sdbench.analysis.stability import untimed
 from sdbench.records.computed import SUMMARY
 from sdbench.records.names import BASELINE
 from sdbench.report.figures.style import (
     BASELINE_COLOUR,
+    decided,
     error_bars,
     new_figure,
     open_frame,
+    say_first,
+    say_undecided,
     variant_styles,
 )
 
@@ -31,9 +35,22 @@ STYLES: dict[str, dict[str, Any]] = {
         "zorder": 1.5,
     },
     BEATEN: {"marker": "x", "color": "0.7", "markersize": 4, "elinewidth": 0.6, "zorder": 1},
+    UNTIMED: {
+        "marker": "D",
+        "color": "0.35",
+        "markerfacecolor": "white",
+        "markersize": 5,
+        "elinewidth": 0.8,
+        "zorder": 1.5,
+    },
 }
 """Of a point, by what was shown of the variant."""
-TOLD = {EFFICIENT: "efficient", OPEN: "not told apart", BEATEN: "beaten"}
+TOLD = {
+    EFFICIENT: "efficient",
+    OPEN: "not told apart",
+    BEATEN: "beaten",
+    UNTIMED: "not timed: predicted",
+}
 
 
 def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
@@ -43,7 +60,8 @@ def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
         summary: from `sdbench.analysis.tables.summarise`, or from
             `sdbench.analysis.frontier.frontier`: then time is the loop's. What was shown to be
             efficient is filled, named and joined by a line, what was shown to be beaten is a cross,
-            and what was not told apart is an open circle; both are numbered.
+            and what was not told apart is an open circle; both are numbered. What was not timed is
+            an open diamond at its predicted saving. What is undecided is named, not drawn.
         metric: one of its columns.
     """
     marked = "verdict" in summary
@@ -51,10 +69,12 @@ def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
     form = SUMMARY[time].format
 
     # The baseline is perfect in a metric that compares with it: infinite where higher is better.
-    points = summary.dropna(subset=[time, metric])
-    points = points[np.isfinite(points[metric])]
+    known = at_predicted(summary, time).dropna(subset=[time, metric])
+    known = known[np.isfinite(known[metric])]
+    points = decided(known, time)
 
     figure = new_figure(10, 6) if marked else new_figure(7, 4.5)
+    say_first(figure, summary)
     axes = figure.subplots()
     axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
     _draw_points(axes, points, time, metric)
@@ -68,10 +88,29 @@ def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
     axes.set(xlabel=f"time {what}saved against {BASELINE} ({form.unit})", ylabel=_axis_of(metric))
     axes.margins(0.12, 0.06)
     open_frame(axes)
-    if marked:
-        _name_styles(axes)
+    say_undecided(axes, known, time)
+    _name_styles(axes, points)
     _label(figure, axes, points, time, metric)
     return figure
+
+
+def at_predicted(summary: pd.DataFrame, time: str) -> pd.DataFrame:
+    """A summary with predicted savings where nothing was timed.
+
+    Args:
+        summary: with the column `time` and its interval.
+        time: a saving.
+
+    Returns:
+        The same rows, with the predicted saving instead of a measured one that is missing, and
+        `untimed`, which says where.
+    """
+    rows = untimed(summary, time)
+    ends = [time, f"{time}_lo", f"{time}_hi"]
+    points = summary.assign(untimed=rows)
+    for end in ends if rows.any() else []:
+        points[end] = points[end].mask(rows, points[f"predicted_{end}"])
+    return points
 
 
 def _draw_points(axes: Axes, points: pd.DataFrame, time: str, metric: str) -> None:
@@ -90,17 +129,28 @@ def _draw_points(axes: Axes, points: pd.DataFrame, time: str, metric: str) -> No
 
 
 def _point_style(point: pd.DataFrame, colour: str) -> dict[str, Any]:
-    if "verdict" not in point:
-        return NAMED | {"color": colour}
-    return STYLES[point["verdict"].item()]
+    if "verdict" in point:
+        return STYLES[point["verdict"].item()]
+    own = STYLES[UNTIMED] if point["untimed"].item() else NAMED
+    return own | {"color": colour}
 
 
-def _name_styles(axes: Axes) -> None:
-    """Say what filled points, open ones and crosses are, above the axes."""
-    for verdict, style in STYLES.items():
+def _name_styles(axes: Axes, points: pd.DataFrame) -> None:
+    """Say what filled points, open ones, crosses and diamonds are, above the axes."""
+    shown = [EFFICIENT, OPEN, BEATEN] if "verdict" in points else []
+    shown += [UNTIMED] * bool(points["untimed"].any())
+    for verdict in shown:
+        style = STYLES[verdict]
         marker = {name: value for name, value in style.items() if name != "elinewidth"}
         axes.plot([], [], linestyle="", label=TOLD[verdict], **marker)
-    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    if shown:
+        axes.legend(
+            frameon=False,
+            fontsize="small",
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=len(shown),
+        )
 
 
 def _axis_of(metric: str) -> str:

@@ -11,10 +11,13 @@ from sdbench.report.figures.style import (
     BASELINE_COLOUR,
     colour_at,
     dash_at,
+    decided,
     error_bars,
     legend_outside,
     new_figure,
     open_frame,
+    say_first,
+    say_undecided,
 )
 
 
@@ -38,6 +41,7 @@ def plan_figure(table: pd.DataFrame, metric: str) -> Figure:
         }
 
     figure = new_figure(7.5, 1.5 + 3 * len(labels))
+    say_first(figure, table)
     panels = figure.subplots(len(labels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, label) in zip(panels, labels.items(), strict=True):
         _draw(axes, table, name)
@@ -45,6 +49,7 @@ def plan_figure(table: pd.DataFrame, metric: str) -> Figure:
         open_frame(axes)
     panels[-1].set_xlabel(f"time of a call saved ({SUMMARY['saving'].format.unit})")
     legend_outside(panels[0])
+    say_undecided(panels[-1], table, "saving")
     return figure
 
 
@@ -56,7 +61,7 @@ def _draw(axes: Axes, table: pd.DataFrame, name: str) -> None:
     kinds = table["variant"].map(lambda name: split_name(name)[0])
 
     for index, (kind, variants) in enumerate(table.groupby(kinds, sort=False)):
-        points = variants.sort_values("saving")
+        points = decided(variants, "saving").sort_values("saving")
         axes.errorbar(
             form.shown(points["saving"]),
             points[name],

@@ -9,9 +9,12 @@ from sdbench.records.names import BASELINE
 from sdbench.report.figures.style import (
     BASELINE_COLOUR,
     PALETTE,
+    decided,
     error_bars,
     new_figure,
     open_frame,
+    say_first,
+    say_undecided,
 )
 
 
@@ -30,13 +33,15 @@ def saving_figure(table: pd.DataFrame, *, published: str) -> Figure:
     share = form.shown(table["unguided_share"])
 
     figure = new_figure(7, 4.5)
+    say_first(figure, table)
     axes = figure.subplots()
     _draw_expected(axes, share, table)
 
+    measured = decided(table, "saving")
     axes.errorbar(
-        share,
-        form.shown(table["saving"]),
-        yerr=error_bars(table, "saving", form),
+        form.shown(measured["unguided_share"]),
+        form.shown(measured["saving"]),
+        yerr=error_bars(measured, "saving", form),
         linewidth=0,
         label="measured, 95 % interval",
         color=BASELINE_COLOUR,
@@ -58,6 +63,7 @@ def saving_figure(table: pd.DataFrame, *, published: str) -> Figure:
         ylabel=f"time of a call saved against {BASELINE} ({form.unit})",
     )
     open_frame(axes)
+    say_undecided(axes, table, "saving")
     axes.legend(frameon=False, fontsize="small")
     return figure
 

@@ -11,6 +11,7 @@ from sdbench.report.figures.style import (
     legend_outside,
     new_figure,
     open_frame,
+    say_first,
     variant_styles,
 )
 
@@ -22,6 +23,7 @@ def step_figure(profile: pd.DataFrame) -> Figure:
         profile: from `sdbench.analysis.tables.step_profile`.
     """
     figure = new_figure(8, 5.5)
+    say_first(figure, profile)
     time, cosine = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     _draw_times(time, profile)
     _draw_cosine(cosine, profile[profile["variant"] == BASELINE])
@@ -37,6 +39,8 @@ def _draw_times(axes: Axes, profile: pd.DataFrame) -> None:
     form = columns("steps")["latency_s"].format
     for variant, (colour, dash) in variant_styles(profile["variant"]).items():
         steps = profile[profile["variant"] == variant]
+        if steps["latency_s"].isna().all():
+            continue  # it was not timed
         axes.plot(
             steps["step"],
             form.shown(steps["latency_s"]),

@@ -10,11 +10,9 @@ from rich.text import Text
 
 from sdbench.analysis.stability import is_undecided
 from sdbench.records.columns import Format
-from sdbench.report.disturbance import WORD
+from sdbench.report.disturbance import SAVING, WORD
 
 MISSING = "-"
-SAVING = "saving"
-"""How the names of columns end that hold a saving of time."""
 
 
 def interval_text(row: "pd.Series[Any]", name: str, form: Format, *, between: str = ",") -> str:
