@@ -18,7 +18,8 @@ from sdbench.cli.options import (
     Markdown,
     Model,
     Out,
-    Repeats,
+    Precision,
+    StudyRepeats,
     Threshold,
     Undecided,
     Variants,
@@ -46,7 +47,8 @@ def bench(
     threshold: Threshold = "3%",
     undecided: Undecided = "fail",
     absolute: Absolute = False,
-    repeats: Repeats[int | None] = None,
+    repeats: StudyRepeats = None,
+    precision: Precision = None,
     accept: Accept = None,
     force: Force = False,
     markdown: Markdown = None,
@@ -59,7 +61,9 @@ def bench(
     from sdbench.study.study import Study
 
     terms = terms_of(threshold, undecided, absolute=absolute, accept=accept, force=force)
-    fields = study_fields({"model": model, "variants": variants, "repeats": repeats})
+    fields = study_fields(
+        {"model": model, "variants": variants, "repeats": repeats, "precision": precision}
+    )
     if study is None:
         benchmark = Study.protocol("mini-sd-bench", **fields)
     else:

@@ -48,6 +48,17 @@ Absolute = Annotated[
 # How it runs.
 SharedBatch = Annotated[int | None, running(help="(prompt, seed) pairs that share their calls")]
 Repeats = Annotated[T, running(help="measured calls per variant; at least 6 for intervals")]
+StudyRepeats = Annotated[
+    str | None,
+    running(
+        "--repeats",
+        help="measured calls per variant; at least 6 for intervals; or 'until 2 points': from 6 to "
+        "24, until no saving's interval reaches further to a side",
+    ),
+]
+Precision = Annotated[
+    str | None, running(help="points: the same as --repeats 'until so many points'")
+]
 MaxRows = Annotated[int | None, running(help="of one evaluation; from the free memory by default")]
 Dtype = Annotated[T, running(help="float32, float16 or bfloat16")]
 Device = Annotated[str | None, running(help="cpu or cuda")]

@@ -19,11 +19,12 @@ from sdbench.cli.options import (
     Model,
     NumSteps,
     Overwrite,
+    Precision,
     Prompt,
     PromptsFile,
-    Repeats,
     Resume,
     Seeds,
+    StudyRepeats,
     WeightsVariant,
     compared,
     generated,
@@ -77,6 +78,10 @@ _Batch = Annotated[int | None, running(help="(prompt, seed) pairs per call")]
 _Warmups = Annotated[
     int | None, running(help="calls before them, not timed; 0 leaves memory on the CPU out")
 ]
+_Timing = Annotated[
+    str | None,
+    running(help="of measured calls: lockstep (a step of each in turn) or calls (one by one)"),
+]
 _MemoryFormat = Annotated[str | None, running(help="of the denoiser: contiguous or channels_last")]
 _Threads = Annotated[int | None, running(help="of torch on the CPU")]
 _FullHash = Annotated[
@@ -122,7 +127,9 @@ def run(
     arguments: Arguments = None,
     safety_checker: _SafetyChecker = None,
     batch: _Batch = None,
-    repeats: Repeats[int | None] = None,
+    repeats: StudyRepeats = None,
+    precision: Precision = None,
+    timing: _Timing = None,
     warmups: _Warmups = None,
     dtype: Dtype[str | None] = None,
     device: Device = None,

@@ -34,7 +34,11 @@ def study_fields(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in values:
             values[name] = read(values[name])
 
-    # These two are not: one prompt is given at a time, and a file is no field.
+    # These are not: one prompt is given at a time, a file is no field, nor is a precision.
+    if options.get("precision") is not None:
+        if "repeats" in values:
+            raise ValueError("give --repeats or --precision, not both")
+        values["repeats"] = f"until {positive('--precision', options['precision']):g} points"
     if options.get("prompt") is not None:
         values["prompts"] = options["prompt"]
     if options.get("prompts_file") is not None:
@@ -103,6 +107,14 @@ def positive(option: str, text: str) -> float:
     return value
 
 
+def repeats_of(text: str) -> int | str:
+    """A number of repeats, or what a study reads as a precision."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
 def json_object(text: str) -> dict[str, Any]:
     """Further arguments of the pipeline."""
     from sdbench.records.files import parsed
@@ -138,5 +150,6 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "variants": variant_names,
     "seeds": seed_list,
     "metrics": split,
+    "repeats": repeats_of,
     "arguments": json_object,
 }

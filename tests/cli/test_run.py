@@ -1,5 +1,6 @@
 import pytest
 
+from sdbench.cli.values import study_fields
 from sdbench.records.remote import Remote
 from sdbench.records.store import read
 from sdbench.study import local
@@ -36,6 +37,11 @@ def test_the_table_and_its_legend_are_printed(folder):
         (["--arguments", "[1]"], "--arguments takes a JSON object"),
         (["none.toml"], "study file 'none.toml' cannot be read"),
         (["--resume"], "--resume needs --out"),
+        (["--repeats", "until soon"], "or such as 'until 2 points', not 'until soon'"),
+        (["--repeats", "0"], "repeats must be a whole number of at least 1, not 0"),
+        (["--precision", "0"], "--precision takes positive numbers, not '0'"),
+        (["--precision", "2", "--repeats", "6"], "give --repeats or --precision, not both"),
+        (["--timing", "later"], "unknown timing 'later'; there are: lockstep, calls"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, message):
@@ -88,6 +94,21 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     assert done.exit_code == 130
     assert "continue with --resume" in words(done)
     assert len(read(tmp_path / "x").runs) == 0
+
+
+def test_an_estimate_of_a_precision_is_a_range(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*QUICK, "--dry-run", "--precision", "2")
+    assert "give --repeats or --precision, not both" in done.stderr
+    options = ["--num-steps", "2", "--variants", "cfg,last:50%", "--metrics", "ssim"]
+    done = invoke("run", *options, "--dry-run", "--precision", "2")
+    assert "14 to 50 calls, about" in words(done)
+
+
+def test_a_precision_is_repeats_until_so_many_points():
+    assert study_fields({"precision": "2.0"}) == {"repeats": "until 2 points"}
+    assert study_fields({"repeats": "until 2 points"}) == {"repeats": "until 2 points"}
+    assert study_fields({"repeats": "7"}) == {"repeats": 7}
 
 
 def test_a_dry_run_only_estimates(tmp_path, monkeypatch):

@@ -302,3 +302,26 @@ def test_the_files_of_a_variant_are_read_once(tmp_path, monkeypatch):
     assert {unit.variant.content for unit in units(changed)} != {""}
     assert made.shared == changed.shared
     assert len(reads) == 1
+
+
+def test_repeats_until_a_precision_are_stored_in_one_way():
+    made = study(repeats="until  2.50 points")
+    assert made.repeats == made.as_json()["repeats"] == "until 2.5 points"
+    assert study(repeats="until 2.5 point") == made
+    assert made.is_repeated
+
+
+@pytest.mark.parametrize("repeats", [0, 2.0, True, None, "6", "until -1 points"])
+def test_repeats_that_are_none_are_refused(repeats):
+    with pytest.raises(ValueError, match="repeats must be a whole number of at least 1"):
+        study(repeats=repeats)
+
+
+def test_controls_that_need_no_time_are_not_timed():
+    names = ["cfg", "last:50%", "last:50%+scale:4", "random:50%@0+scale:4", "scale:3"]
+    made = study(variants=names, controls=True)
+    untimed = [each.name for each in made.variants if each not in made.timed_variants]
+    assert [name for name in untimed if name in names] == ["random:50%@0+scale:4", "scale:3"]
+    assert any(name.startswith("random") and name not in names for name in untimed)
+    without = study(variants=names)
+    assert without.timed_variants == without.variants

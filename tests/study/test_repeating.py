@@ -1,0 +1,184 @@
+"""How often a study measures is decided by widths and by disturbance, alike whenever it goes on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sdbench.records.schema import frame
+from sdbench.study import repeating as module
+from sdbench.study.repeating import Repeating, call_seconds, marked
+from sdbench.study.study import Study
+from sdbench.study.units import COMPANION, companion, of_baseline, possible_units, units
+
+STUDY = Study(
+    model="mine",
+    variants=["cfg", "last:50%", "random:50%@0..7", "scale:3"],
+    prompts=["a", "b"],
+    seeds=[0],
+    num_steps=4,
+    guidance_scale=5.0,
+    batch=1,
+    repeats=6,
+    controls=True,
+    metrics=["ssim"],
+)
+UNTIL = replace(STUDY, repeats="until 2 points")
+SECONDS = {"cfg": 1.0, "last:50%": 0.75}
+
+
+def tables(calls, *, spread=0.0, disturbed=()):
+    """Measured calls of known times, and those of the baseline's repeats that are disturbed."""
+    random = np.random.default_rng(0)
+    rows = []
+    for unit in calls:
+        if unit.phase == "measured":
+            base = SECONDS.get(unit.variant.name, 0.6)
+            other = base * np.exp(spread * random.standard_normal())
+            rows.append(
+                {
+                    **{"unit": unit.id, "variant": unit.variant.name, "repeat": unit.repeat},
+                    **{"phase": "measured", "status": "ok", "timing": "calls", "batch": 1},
+                    **{"latency_s": other, "denoise_s": other, "beside": of_baseline(unit).id},
+                    **{"study": "s", "model": "m", "num_steps": 4, "guidance_scale": 5.0},
+                    **{"dtype": "float32", "scheduler": "s", "environment": "e"},
+                    "foreign_load": float((unit.pairs[0][0], unit.repeat) in disturbed),
+                }
+            )
+    return {"runs": frame("runs", rows), "steps": frame("steps", [])}
+
+
+def measured(study, **noise):
+    """Numbers of repeats by batch when a study is over, and what its rule held last."""
+    rule = Repeating(study)
+    for calls in rule.stages(lambda: tables(rule.units, **noise)):
+        last = calls
+    assert last == rule.units
+    return list(rule.repeats.values()), rule
+
+
+def test_repeats_end_at_the_first_look_that_is_narrow_enough():
+    assert measured(UNTIL, spread=0.001)[0] == [6, 6]
+    assert measured(UNTIL, spread=10)[0] == [24, 24]
+    repeats, rule = measured(UNTIL, spread=0.03)
+    assert repeats[0] in (9, 13, 18)
+    assert rule.widest[1] <= 2
+    assert rule.told == f"running, widest interval ±{rule.widest[1]:.1f} points"
+
+
+def test_a_study_that_goes_on_decides_alike():
+    repeats, rule = measured(UNTIL, spread=0.03)
+    whole = tables(rule.units, spread=0.03)
+    again = Repeating(UNTIL)
+    for _ in again.stages(lambda: whole):
+        pass
+    assert list(again.repeats.values()) == repeats
+
+
+def test_a_number_of_repeats_is_one_list_of_calls():
+    rule = Repeating(STUDY)
+    stages = list(rule.stages(lambda: tables(rule.units, spread=10)))
+    assert [len(calls) for calls in stages] == [
+        len(units(STUDY)) - sum_untimed(),
+        len(units(STUDY)),
+    ]
+    assert rule.told == "running"
+
+
+def sum_untimed():
+    return sum(unit.phase == "untimed" for unit in units(STUDY))
+
+
+def test_a_disturbed_round_is_measured_again_for_its_batch_alone():
+    repeats, _ = measured(STUDY, disturbed={("000", 2), ("000", 4)})
+    assert repeats == [8, 6]
+
+
+def test_further_repeats_that_are_disturbed_too_end_at_the_limit():
+    disturbed = {("000", repeat) for repeat in (3, 4, 5, 6, 7, 8)}
+    assert measured(STUDY, disturbed=disturbed)[0] == [9, 6]
+
+
+def test_where_all_are_disturbed_alike_none_is_measured_again():
+    disturbed = {(batch, repeat) for batch in ("000", "001") for repeat in range(12)}
+    assert measured(STUDY, disturbed=disturbed)[0] == [6, 6]
+
+
+def test_few_repeats_give_no_interval_and_are_not_measured_again():
+    few = replace(STUDY, repeats=3)
+    assert measured(few, disturbed={("000", 1)})[0] == [3, 3]
+
+
+def test_a_look_leaves_disturbed_rounds_out():
+    """Of 8 repeats that were measured the 6 calm ones decide."""
+    noise = {"spread": 0.001, "disturbed": {("000", 0), ("001", 5)}}
+    repeats, rule = measured(UNTIL, **noise)
+    assert repeats == [7, 7]
+    assert 0 < rule.widest[1] < 2
+
+
+def test_every_call_of_a_round_is_marked():
+    calls = units(STUDY)
+    found = tables(calls, disturbed={("001", 2)})
+    runs = marked(**found).merge(
+        pd.DataFrame(
+            {"unit": [unit.id for unit in calls], "batch_of": [u.pairs[0][0] for u in calls]}
+        )
+    )
+    of_round = (runs["batch_of"] == "001") & (runs["repeat"] == 2)
+    assert runs.loc[of_round, "disturbed"].tolist() == [True] * of_round.sum()
+    assert not runs.loc[~of_round, "disturbed"].any()
+
+
+def test_calls_that_may_come_are_known_and_companions_are_on_no_list():
+    for study in (STUDY, UNTIL):
+        possible = {unit.id for unit in possible_units(study)}
+        _, rule = measured(study, spread=10, disturbed={("000", 2)})
+        assert {unit.id for unit in rule.units} <= possible == rule.possible
+        assert companion(units(study)[:1]).id.startswith(COMPANION)
+
+
+def test_identifiers_do_not_depend_on_the_number_of_repeats():
+    few, until = ({unit.id for unit in units(study)} for study in (STUDY, UNTIL))
+    assert few == until
+
+
+def test_controls_that_need_no_time_run_once_per_draw():
+    """And where nobody asked for controls, what was listed is timed."""
+    quiet = [unit for unit in units(STUDY) if unit.variant.needs_no_time]
+    assert {unit.phase for unit in quiet} == {"untimed"}
+    counts = pd.Series([unit.variant.name for unit in quiet]).value_counts()
+    assert counts["random:50%@0..7"] == 8 * 2
+    assert counts["scale:3"] == 2
+    assert {unit.draw for unit in quiet if unit.variant.draws} == set(range(8))
+
+    asked = units(replace(STUDY, controls=False))
+    timed = {unit.variant.name for unit in asked if unit.phase == "measured"}
+    assert {"random:50%@0..7", "scale:3"} <= timed
+
+
+@pytest.mark.parametrize("fields", [{"random_weights": True}, {"output": "latent"}])
+def test_where_no_image_is_judged_they_run_once(fields):
+    study = replace(STUDY, metrics=None, height=16, width=16, **fields)
+    quiet = [unit for unit in units(study) if unit.variant.needs_no_time]
+    assert {(unit.phase, unit.repeat) for unit in quiet} == {("untimed", 0)}
+
+
+def test_a_spike_in_a_slice_does_not_decide_when_repeats_end():
+    runs = tables(units(STUDY))["runs"].head(1)
+    runs = runs.assign(timing="lockstep", latency_s=100.5, denoise_s=100.0)
+    step = {"unit": runs["unit"][0], "variant": "cfg", "repeat": 0, "phase": "measured"}
+    step |= {"timestep": 1.0, "guided": True, "denoiser_s": 1.0, "scheduler_s": 0.0}
+    rows = [(2, 1.0), (2, 94.0), (2, 1.0), (1, 2.0), (1, 2.0)]
+    steps = frame(
+        "steps",
+        [step | {"step": at, "rows": rows, "latency_s": s} for at, (rows, s) in enumerate(rows)],
+    )
+    assert call_seconds(runs, steps).tolist() == [pytest.approx(3 * 1 + 2 * 2 + 0.5)]
+    assert call_seconds(runs.assign(timing="calls"), steps).tolist() == [100.5]
+
+
+def test_what_disturbed_a_round_is_the_rule_of_the_records(monkeypatch):
+    monkeypatch.setattr(module, "disturbed_rounds", lambda runs, steps: pd.Series(dtype=bool))
+    assert marked(**tables(units(STUDY), disturbed={("000", 1)}))["disturbed"].isna().all()
