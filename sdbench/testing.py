@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -20,14 +20,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdbench.instruments.clock import clock_for
 from sdbench.instruments.metric import Metric
 from sdbench.instruments.quality import find_metric, score
+from sdbench.instruments.steps import GiveWay, StepProbe
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.registry import load
 from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
 from sdbench.study.call import Call, ready
 from sdbench.study.generation import Generation, Pairs
+from sdbench.study.lockstep import Alone, Ended, take_turns
 from sdbench.variants.grammar import methods_of, parse
 from sdbench.variants.hooks import call_replaced
 from sdbench.variants.rows import first_tensor
@@ -87,8 +90,9 @@ class VariantContract:
         """Hold a variant against what its methods say of themselves.
 
         It saves the rows and the work that they promise, and no others. It changes the images,
-        which stay finite. Repeated, it gives the same bits. An image does not depend on its batch.
-        Afterwards the pipeline makes the baseline's images again, bit for bit.
+        which stay finite. Repeated, it gives the same bits, also where a call of the baseline runs
+        between its steps, unless its accelerator takes no turns. An image does not depend on its
+        batch. Afterwards the pipeline makes the baseline's images again, bit for bit.
 
         Args:
             text: of the variant grammar.
@@ -105,7 +109,6 @@ class VariantContract:
         _require(bool(torch.isfinite(images).all()), f"{text} makes values that are not finite")
         repeated = self._made(text, self._pairs)
         _require(torch.equal(repeated.images, images), f"{text} repeated gives another image")
-
         for index, pair in enumerate(self._pairs):
             alone = self._made(text, (pair,)).images
             away = float((alone - images[[index]]).abs().max())
@@ -116,6 +119,30 @@ class VariantContract:
 
         after = self._made(BASELINE, self._pairs).images
         _require(torch.equal(after, self._baseline.images), f"{text} leaves the pipeline changed")
+        self._check_turns(text, images)
+
+    def _check_turns(self, text: str, images: Float[Tensor, "n 3 height width"]) -> None:
+        """In lockstep with the baseline both make the images that they make alone."""
+        method = parse(text).accelerator
+        if method is not None and not method.takes_turns:
+            return
+
+        def in_turn(own: Pipeline, give_way: GiveWay, name: str) -> Float[Tensor, "n ..."]:
+            probe = StepProbe(own.scheduler, clock_for(own.device), give_way)
+            call = Call(self._generation, parse(name), self._pairs)
+            with ready(own, call, listeners=[probe], copies_weights=True) as run:
+                return run().images
+
+        calls = [partial(in_turn, name=name) for name in (text, BASELINE)]
+        for name, end, expected in zip(
+            (text, BASELINE),
+            take_turns(self.pipe, calls, seed=text),
+            (images, self._baseline.images),
+            strict=True,
+        ):
+            reason = end.reason if isinstance(end, Alone) else "it makes another image"
+            same = isinstance(end, Ended) and torch.equal(end.returned, expected)
+            _require(same, f"{text} beside {BASELINE}, step by step: {name} fails, {reason}")
 
     def _check_savings(self, text: str, made: _Made) -> None:
         """Rows, work, and work in a row, against what the methods promise."""

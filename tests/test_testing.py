@@ -1,5 +1,6 @@
 """The contracts see what they are there to see: each fault is planted once."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from sdbench.testing import VariantContract, check_metric
 from sdbench.variants.grammar import VARIANTS
 from sdbench.variants.policy import Policy
 from sdbench.variants.schedule import GuidanceSchedule
-from sdbench.variants.variant import Method, Variant
+from sdbench.variants.variant import Accelerator, Method, Variant
 from tests import tiny
 
 
@@ -77,6 +78,36 @@ def test_a_pipeline_that_is_left_changed_is_seen(contract, monkeypatch):
             contract.check("broken")
     finally:
         contract.pipe.unet.load_state_dict(before)
+
+
+@contextmanager
+def of_all_networks(pipe):
+    """Acts on whoever calls a network of this class meanwhile, not on this pipeline alone."""
+    original = type(pipe.unet).forward
+
+    def forward(self, sample, *args, **kwargs):
+        return original(self, 0.9 * sample, *args, **kwargs)
+
+    type(pipe.unet).forward = forward
+    try:
+        yield
+    finally:
+        type(pipe.unet).forward = original
+
+
+@pytest.mark.parametrize("takes_turns", [True, False])
+def test_an_accelerator_that_acts_on_other_calls_is_seen(contract, monkeypatch, takes_turns):
+    method = Accelerator("broken", of_all_networks, takes_turns=takes_turns)
+
+    def build(name, argument):
+        return Variant(name, GuidanceSchedule.none, accelerator=method)
+
+    monkeypatch.setitem(VARIANTS, "broken", Method("broken", "broken", "", build))
+    if not takes_turns:
+        contract.check("broken")
+        return
+    with pytest.raises(AssertionError, match="beside cfg, step by step: cfg fails, it makes ano"):
+        contract.check("broken")
 
 
 def test_a_good_variant_passes(contract):

@@ -26,7 +26,7 @@ from sdbench.study.lockstep import Alone, in_lockstep
 from sdbench.study.observation import Outcome, first_call, observe
 from sdbench.study.study import Study
 from sdbench.study.tuning import tunable, with_tuned_scales
-from sdbench.study.units import Unit, companion, of_baseline, rounds
+from sdbench.study.units import Told, Unit, companion, of_baseline, rounds
 from sdbench.variants.trace import Unsupported
 
 ROOM = 0.5
@@ -91,19 +91,19 @@ class Worker:
         self._executed.__exit__(*error)
 
     def outcomes(
-        self, calls: Sequence[Unit], begun: Callable[[Unit], None]
+        self, calls: Sequence[Unit], told: Told
     ) -> Iterator[tuple[Unit, Outcome]]:
         """Run the calls of every round in turn, step by step, or else one after another."""
         for together in rounds(calls):
             if together[0].phase == "measured" and self._takes_turns:
-                yield from self._round(together, begun)
+                yield from self._round(together, told)
                 continue
             for unit in together:
-                begun(unit)
+                told(unit, 0.0)
                 yield unit, self.outcome(unit)
 
     def _round(
-        self, together: Sequence[Unit], begun: Callable[[Unit], None]
+        self, together: Sequence[Unit], told: Told
     ) -> Iterator[tuple[Unit, Outcome]]:
         """The calls of a round, each beside one of the baseline."""
         in_turn: list[Unit] = []
@@ -121,8 +121,16 @@ class Worker:
         if in_turn and not any(unit.variant.is_baseline for unit in in_turn):
             in_turn.append(companion(in_turn))
         for unit in in_turn:
-            begun(unit)
-        for unit, outcome in in_lockstep(self._pipe, in_turn, self.outcome):
+            told(unit, 0.0)
+
+        def outcome_in_turn(unit: Unit, pipe: Pipeline, give_way: GiveWay) -> Outcome:
+            def telling(progress: float) -> None:
+                told(unit, progress)
+                give_way(progress)
+
+            return self.outcome(unit, pipe, telling)
+
+        for unit, outcome in in_lockstep(self._pipe, in_turn, outcome_in_turn):
             if isinstance(outcome, Alone):
                 alone.append((unit, outcome.reason))
             else:
@@ -130,7 +138,7 @@ class Worker:
                 yield unit, _timed(outcome, "lockstep", beside=baseline)
 
         for unit, reason in alone:
-            begun(unit)
+            told(unit, 0.0)
             yield from self._alone(unit, reason)
 
     def _alone(self, unit: Unit, reason: str) -> Iterator[tuple[Unit, Outcome]]:

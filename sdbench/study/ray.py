@@ -12,10 +12,10 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import chain
 from typing import Any
 
 import torch
@@ -24,10 +24,11 @@ from sdbench.models.causes import missing_module
 from sdbench.study.check import loaded, prepare
 from sdbench.study.fields import digest
 from sdbench.study.known import known_units
-from sdbench.study.local import Outcome, Worker
+from sdbench.study.local import Worker
+from sdbench.study.observation import Outcome
 from sdbench.study.study import Study
 from sdbench.study.tuning import constant_scales, tunable, with_scales, with_tuned_scales
-from sdbench.study.units import Unit, units
+from sdbench.study.units import Told, Unit, possible_units, rounds
 from sdbench.variants.trace import MissingPackage
 
 try:
@@ -63,6 +64,10 @@ def cluster(study: Study, workers: int | None = None, *, tune: bool = False) -> 
     Raises:
         ValueError: anything that cannot run.
     """
+    if study.timing == "lockstep":
+        raise ValueError(
+            "timing 'lockstep' cannot be: engine 'ray' hands calls to its workers one by one"
+        )
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     starts_ray = not ray.is_initialized()
@@ -104,7 +109,7 @@ def _shares(study: Study, asked: int | None) -> _Shares:
         most = default = sum(int(node["GPU"]) for node in nodes)
     else:
         # What is timed on a CPU has the machine to itself.
-        most = 1 if study.repeats > 1 else sum(int(node["CPU"]) for node in nodes)
+        most = 1 if study.is_repeated else sum(int(node["CPU"]) for node in nodes)
         default = 2 * len(nodes)
 
     workers = min(asked or default, most)
@@ -174,7 +179,7 @@ class _Actor:
         self._worker = Worker(study, exclusive=self._exclusive).__enter__()
         pipeline = self._worker.pipeline
         further = known_units(study, pipeline=digest(pipeline)).values()
-        calls = chain(units(study, pipeline=digest(pipeline)), *further)
+        calls = chain(possible_units(study, pipeline=digest(pipeline)), *further)
         self._units = {unit.id: unit for unit in calls}
         return _Place(self._worker.environment, self._worker.columns, pipeline)
 
@@ -205,7 +210,7 @@ class Cluster:
         """Start nothing yet."""
         self.study = study
         self._shares = shares
-        self._timing = study.repeats > 1
+        self._timing = study.is_repeated
         alone = self._timing or shares.gpus > 0 or shares.workers == 1
         actor = ray.remote(_Actor).options(num_cpus=shares.threads, num_gpus=shares.gpus)
         self._start = lambda: actor.remote(study.as_json(), shares.threads, alone)
@@ -213,7 +218,7 @@ class Cluster:
         self._busy: dict[Any, tuple[_Seat, Unit | None]] = {}
         self._queue: deque[list[Unit]] = deque()
         self._tries: Counter[str] = Counter()
-        self._begun: Callable[[Unit], None] = lambda unit: None
+        self._told: Told = lambda unit, share: None
 
     def open(self) -> None:
         """Start the workers and wait for the first."""
@@ -232,15 +237,15 @@ class Cluster:
             ray.kill(seat.actor)
 
     def outcomes(
-        self, planned: Sequence[Unit], begun: Callable[[Unit], None]
+        self, planned: Sequence[Unit], told: Told
     ) -> Iterator[tuple[Unit, Outcome]]:
         """Give every worker the next call when it is free, until all have an outcome.
 
         A call whose worker dies is tried again, by another worker; after three tries it is a failed
         one.
         """
-        self._begun = begun
-        self._queue.extend(_together(planned) if self._timing else ([unit] for unit in planned))
+        self._told = told
+        self._queue.extend(rounds(planned) if self._timing else ([unit] for unit in planned))
         while self._hand_out():
             yield from self._next()
 
@@ -256,7 +261,7 @@ class Cluster:
             if seat.rest:
                 self._idle.remove(seat)
                 unit = seat.rest.pop(0)
-                self._begun(unit)
+                self._told(unit, 0.0)
                 self._busy[seat.actor.run.remote(unit.id)] = (seat, unit)
         return bool(self._queue) or any(unit for _, unit in self._busy.values())
 
@@ -303,9 +308,3 @@ class Cluster:
             assert seat.place is not None
             failed = {"status": "failed", "message": reason}
             yield unit, Outcome(seat.place.environment, seat.place.columns | failed)
-
-
-def _together(planned: Iterable[Unit]) -> Iterator[list[Unit]]:
-    """The calls that one device runs: all variants of a batch in a repeat."""
-    for _, calls in groupby(planned, key=lambda unit: (unit.phase, unit.repeat, unit.pairs)):
-        yield list(calls)

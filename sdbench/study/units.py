@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -18,6 +18,8 @@ from sdbench.study.generation import Pairs
 from sdbench.study.study import Study
 from sdbench.variants.variant import Variant
 
+Told = Callable[["Unit", float], None]
+"""Gets a call where it starts, and again later, with the share of its steps that it has taken."""
 COMPANION = "companion-"
 """How the identifiers of companions begin: they are not on the list of a study's calls."""
 

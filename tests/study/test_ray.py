@@ -19,7 +19,7 @@ from sdbench.study import runner
 from sdbench.study.fields import digest
 from sdbench.study.known import known_units
 from sdbench.study.study import Study
-from sdbench.study.units import units
+from sdbench.study.units import rounds, units
 from tests.study import in_workers
 from tests.study.tables import assert_same
 
@@ -84,6 +84,12 @@ def test_two_workers_make_the_tables_of_the_local_engine(local, harm, folder, tm
     assert_same(found, local, without=WHERE)
     assert len(list(folder.glob("calls-*"))) == 2
     assert set(calls(folder).values()) == {1}
+
+
+def test_workers_take_no_turns(tmp_path):
+    study = dataclasses.replace(QUALITY, repeats=2, timing="lockstep")
+    with pytest.raises(ValueError, match="engine .ray. hands calls to its workers"):
+        runner.run(study, tmp_path / "study", engine="ray")
 
 
 @pytest.mark.slow
@@ -233,6 +239,6 @@ def test_a_cluster_is_divided_by_gpus_or_cores(monkeypatch, nodes, changes, aske
 
 def test_what_is_compared_runs_on_one_device():
     study = dataclasses.replace(QUALITY, repeats=2)
-    groups = list(engine._together(units(study)))
+    groups = list(rounds(units(study)))
     assert [len(group) for group in groups] == [3] * 5  # a warm-up, two batches in two repeats
     assert [unit.id for group in groups for unit in group] == [unit.id for unit in units(study)]

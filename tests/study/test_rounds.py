@@ -43,7 +43,7 @@ def by_variant(study, pipe):
     with Worker(study, pipe) as worker:
         calls = [unit for unit in units(study) if unit.phase == "measured" and unit.repeat == 0]
         return {
-            unit.variant.name: outcome for unit, outcome in worker.outcomes(calls, lambda _: None)
+            unit.variant.name: outcome for unit, outcome in worker.outcomes(calls, lambda *_: None)
         }
 
 
@@ -126,7 +126,7 @@ def test_a_call_that_fails_is_its_own_row(quick, monkeypatch):
 
 def test_a_round_that_goes_on_has_a_baseline_again(quick, tmp_path, monkeypatch):
     """Its first calls are finished; the others are timed beside a companion."""
-    record, recorded = runner._record, []
+    record, recorded = runner.record_call, []
 
     def interrupted(folder, unit, outcome):
         if len(recorded) == 6:
@@ -134,7 +134,7 @@ def test_a_round_that_goes_on_has_a_baseline_again(quick, tmp_path, monkeypatch)
         recorded.append(unit)
         record(folder, unit, outcome)
 
-    monkeypatch.setattr(runner, "_record", interrupted)
+    monkeypatch.setattr(runner, "record_call", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runner.run(STUDY, tmp_path / "study", pipe=quick)
     assert len(read(tmp_path / "study").runs) == 6
