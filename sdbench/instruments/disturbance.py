@@ -1,12 +1,11 @@
 """What disturbed a call from outside: other processes, and a clock that was held back.
 
-It is recorded and nothing is left out; what it says of a run is decided in
-`sdbench.analysis.stability`.
+It is recorded and nothing is left out; whether it was too much is decided in
+`sdbench.records.disturbed`.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -14,12 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import psutil
 import torch
 
 from sdbench.instruments.gpu import GpuReading, gpu_reading
+from sdbench.models.processor import busy_s, own_s
 
-IDLE = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in the user's as well
 COUNTERS = (
     "sys/fs/cgroup/cpu.stat",  # a quota of the container: `nr_throttled`
     "sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count",
@@ -86,12 +84,8 @@ class Disturbance:
 
 def reading(device: torch.device, root: Path = Path("/")) -> Reading:
     """This machine's counters, of this process those of its threads."""
-    busy = sum(
-        seconds for kind, seconds in psutil.cpu_times()._asdict().items() if kind not in IDLE
-    )
-    own = os.times()
     gpu = gpu_reading(device) if device.type == "cuda" else None
-    return Reading(time.perf_counter(), busy, own.user + own.system, throttle_count(root), gpu)
+    return Reading(time.perf_counter(), busy_s(), own_s(), throttle_count(root), gpu)
 
 
 def throttle_count(root: Path) -> int | None:

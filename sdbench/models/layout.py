@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -10,8 +11,15 @@ from typing import Any
 import torch
 
 from sdbench.models.pipeline import LatentPipeline, Pipeline, denoiser_of, invoke
+from sdbench.models.processor import busy_s, own_s
 
 LARGE = 100e6  # parameters of a denoiser whose layout is not chosen
+HELD = 0.5
+"""Cores that others take from which one counts as held. A step whose threads wait for each other at
+barriers then waits for the one that shares its core."""
+PATIENCE = 0.25
+"""By how much of their time more threads must be faster where others hold a core: what they gain in
+the middle they lose in the spread of the steps, which about doubles."""
 
 _LAYOUTS: dict[tuple[Any, ...], dict[str, Any]] = {}
 
@@ -71,9 +79,11 @@ def choose_layout(
 ) -> None:
     """Set the memory format and the number of threads under which a step is fastest on this CPU.
 
-    The default stays unless another choice is faster by `margin` in interleaved timings. A denoiser
-    of over 100 M parameters, or one whose step takes over a second, is left alone: choosing would
-    cost minutes, and large convolutions gain nothing from `channels_last`.
+    The default stays unless another choice is faster by `margin` in interleaved timings. Where
+    other processes hold cores meanwhile, fewer threads are the default, and more have to be faster
+    by a quarter. A denoiser of over 100 M parameters, or one whose step takes over a second, is
+    left alone: choosing would cost minutes, and large convolutions gain nothing from
+    `channels_last`.
     """
     if sum(parameter.numel() for parameter in denoiser.parameters()) > LARGE:
         return
@@ -90,18 +100,30 @@ def choose_layout(
         return lambda: torch.set_num_threads(chosen)
 
     formats = [memory_format(torch.contiguous_format), memory_format(torch.channels_last)]
+    began_s, before_s = time.perf_counter(), busy_s() - own_s()
     _fastest(formats, step, margin)
+    foreign_s = busy_s() - own_s() - before_s
+    load = foreign_s / max(time.perf_counter() - began_s, 1e-9)
 
-    # Half the threads pay where two of them share a core.
+    # Half the threads pay where two of them share a core, and where others hold the rest.
     cores = torch.get_num_threads()
-    if cores > 1:
-        _fastest([threads(cores), threads(cores // 2)], step, margin)
+    held = max(0, math.floor(load + 1 - HELD))
+    counts = sorted({count for count in (cores // 2, cores - held, cores) if count > 0})
+    if len(counts) > 1:
+        choices = [threads(count) for count in (counts if held else reversed(counts))]
+        _fastest(choices, step, PATIENCE if held else margin)
 
 
 def _fastest(
-    choices: list[Callable[[], Any]], step: Callable[[], None], margin: float, rounds: int = 5
+    choices: list[Callable[[], Any]], step: Callable[[], None], margin: float, rounds: int = 7
 ) -> None:
-    """Apply the choice with the smallest median time; the first is the default."""
+    """Apply the choice whose steps are fast, and seldom slow; the first is the default.
+
+    A choice is judged by the upper quartile of its times: one that spikes now and then is not
+    blamed for it, and one that does so in every third step is. It takes the default's place where
+    that is smaller by the margin, and its step was the faster one in all rounds but one: noise
+    alone does so in one choice of sixteen.
+    """
     seconds: list[list[float]] = [[] for _ in choices]
     for _ in range(rounds):
         for apply, taken in zip(choices, seconds, strict=True):
@@ -111,9 +133,11 @@ def _fastest(
             step()
             taken.append(time.perf_counter() - started)
 
-    medians = [statistics.median(taken) for taken in seconds]
-    best = min(range(len(choices)), key=medians.__getitem__)
-    choices[best if medians[best] < (1 - margin) * medians[0] else 0]()
+    slow = [statistics.quantiles(taken, n=4)[-1] for taken in seconds]
+    best = min(range(len(choices)), key=slow.__getitem__)
+    won = sum(own < default for own, default in zip(seconds[best], seconds[0], strict=True))
+    pays = slow[best] < (1 - margin) * slow[0] and won >= rounds - 1
+    choices[best if pays else 0]()
 
 
 def _one_step(pipe: Pipeline) -> None:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -12,6 +13,8 @@ class Machine:
         self.now, self.seconds, self.module = 0.0, seconds, torch.nn.Conv2d(4, 4, 3)
         monkeypatch.setattr(layout.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(layout.torch, "set_num_threads", lambda count: None)
+        monkeypatch.setattr(layout, "busy_s", lambda: 0.0)
+        monkeypatch.setattr(layout, "own_s", lambda: 0.0)
 
     @property
     def last(self):
@@ -28,6 +31,74 @@ def test_the_memory_format_changes_only_where_it_pays(monkeypatch, contiguous_s,
     machine = Machine(monkeypatch, {False: contiguous_s, True: last_s})
     layout.choose_layout(machine.module, machine.step)
     assert machine.last == chosen
+
+
+class Shared:
+    """A fake machine of two cores, of which others take some: steps move its clock on.
+
+    Two threads take 0.6 of the time of one. A thread whose core is shared waits in some steps, and
+    the other one with it.
+    """
+
+    def __init__(self, monkeypatch, foreign_cores, waits_s=()):
+        self.now, self.threads, self.waits = 0.0, 2, list(waits_s)
+        self.module = torch.nn.Linear(1, 1)
+        monkeypatch.setattr(layout.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(layout, "busy_s", lambda: (foreign_cores + 1) * self.now)
+        monkeypatch.setattr(layout, "own_s", lambda: self.now)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: self.threads)
+        monkeypatch.setattr(torch, "set_num_threads", self.set_threads)
+
+    def set_threads(self, count):
+        self.threads = count
+
+    def step(self):
+        self.now += 0.1 if self.threads == 1 else 0.06
+        if self.threads > 1 and self.waits:
+            self.waits.append(self.waits.pop(0))
+            self.now += self.waits[-1]
+
+
+@pytest.mark.parametrize(
+    ("foreign_cores", "waits_s", "threads"),
+    [
+        (0.0, [], 2),  # two threads are faster
+        (0.0, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.4], 2),  # a spike now and then
+        (1.0, [0.0, 0.3, 0.0, 0.0, 0.3], 1),  # barriers: fast in the middle, slow in every third
+        (1.0, [0.02], 1),  # a bit faster, where others hold a core
+        (1.0, [], 2),  # far faster all the same
+        (0.3, [], 2),
+    ],
+)
+def test_fewer_threads_run_where_another_process_holds_a_core(
+    monkeypatch, foreign_cores, waits_s, threads
+):
+    machine = Shared(monkeypatch, foreign_cores, waits_s)
+    layout.choose_layout(machine.module, machine.step)
+    assert machine.threads == threads
+
+
+def test_of_many_cores_those_that_are_held_are_left_to_others(monkeypatch):
+    machine = Shared(monkeypatch, 3.0)
+    machine.threads = 16
+    tried = []
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: tried.append(count))
+    layout.choose_layout(machine.module, machine.step)
+    assert set(tried) == {8, 13, 16}
+
+
+def test_noise_alone_changes_no_layout(monkeypatch):
+    seconds = iter(np.random.default_rng(0).lognormal(-2, 0.3, 10_000))
+    changed = 0
+    for _ in range(50):
+        machine = Machine(monkeypatch, {False: 0.0, True: 0.0})
+
+        def step(machine=machine):
+            machine.now += next(seconds)
+
+        layout.choose_layout(machine.module, step)
+        changed += machine.last
+    assert changed <= 5
 
 
 def test_a_large_model_is_left_alone(monkeypatch):
