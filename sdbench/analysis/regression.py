@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.stability import disturbances, spread_text
+from sdbench.analysis.stability import disturbance, disturbances, spread_text
 from sdbench.analysis.stats import MIN_PAIRS
 from sdbench.analysis.tables import SUMMARY, summarise
 from sdbench.analysis.timing import (
@@ -69,8 +69,10 @@ def compare(
         Of times with 6 repeats there are also `detectable`, the smallest slowdown that these
         repeats find with the stated power, and, of an undecided one, `repeats_needed`: the repeats
         of both runs that find one of the threshold's size. It is missing where they are there
-        already: the change is then one between none and the threshold. How times are judged is
-        said by `sdbench.analysis.timing.verdicts`; the interval of a change is of its test alone.
+        already: the change is then one between none and the threshold. `disturbance` says what
+        disturbed either run, the same in every row; empty where nothing did. How times are judged
+        is said by `sdbench.analysis.timing.verdicts`; the interval of a change is of its test
+        alone.
 
     Raises:
         NotComparable: the studies differ; absolute times of other machines or versions; names what
@@ -103,7 +105,11 @@ def compare(
         )
         rows += _counts(variant, baseline, current, missing=gone)
         rows += _bounded(variant, before, after, missing=gone)
-    return pd.DataFrame([*rows, *_times(baseline, current, limits, absolute=absolute)])
+    table = pd.DataFrame([*rows, *_times(baseline, current, limits, absolute=absolute)])
+    told = {"baseline": disturbance(baseline), "current": disturbance(current)}
+    return table.assign(
+        disturbance="; ".join(f"{run}: {text}" for run, text in told.items() if text)
+    )
 
 
 def differing_environment(baseline: Results, current: Results) -> list[str]:

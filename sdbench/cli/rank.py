@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from sdbench.cli.console import command, console
 from sdbench.cli.options import Metric, Results, compared
 from sdbench.cli.values import positive, variant_names
+
+if TYPE_CHECKING:
+    from sdbench.records.store import Results as StudyResults
 
 _Pair = Annotated[
     str | None, compared(help="two variants with a comma between them: compare these alone")
@@ -37,6 +40,7 @@ def rank(
     With --pair two variants are compared, on the same captions and seeds.
     """
     from sdbench.analysis.ranking import ranking
+    from sdbench.analysis.stability import WATCHED
     from sdbench.analysis.tables import PAIRS
     from sdbench.instruments.quality import find_metric
     from sdbench.records.store import read
@@ -49,11 +53,24 @@ def rank(
     if other is not None or margin is not None or shared:
         raise ValueError("--with, --margin and --shared need --pair, the variants to compare")
 
-    pairs = read(results, columns=PAIRS)
+    pairs = read(results, columns=PAIRS | WATCHED)
+    _print_disturbance(pairs)
     ranked = ranking(pairs, kind.name, higher_is_better=bool(kind.higher_is_better))
     console.print(ranking_text(ranked, kind.name))
     for line in (ranking_note(ranked), *mark_legend(ranked)):
         console.print(line, markup=False, highlight=False)
+
+
+def _print_disturbance(study: StudyResults) -> None:
+    """What disturbed a study's calls, and that it does not matter here."""
+    from sdbench.analysis.stability import disturbance
+
+    if told := disturbance(study):
+        console.print(
+            f"DISTURBED: {told}. Ranks are of images, which this does not change.",
+            style="bold",
+            highlight=False,
+        )
 
 
 def _compare(
@@ -69,6 +86,8 @@ def _compare(
         raise ValueError(f"--pair takes two variants with a comma between them, not '{pair}'")
     first, second = names
     studies = (read(folder), first), (read(other), second)
+    for study, _ in studies[:1] if other == folder else studies:
+        _print_disturbance(study)
     values, left_out = shared_pairs(*studies, metric, some=some)
     allowed = None if margin is None else positive("--margin", margin)
     images = image_differences(*studies, metric)

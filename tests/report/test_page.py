@@ -63,7 +63,9 @@ def test_every_variant_prompt_and_seed_is_in_the_comparer(html):
 
 def test_a_variant_has_one_colour_in_all_figures(results):
     summary = summarise(results).assign(
-        lpips=[0.0, 0.1, 0.2, np.nan], saving=[np.nan, 0.1, 0.2, np.nan]
+        lpips=[0.0, 0.1, 0.2, np.nan],
+        saving=[np.nan, 0.1, 0.2, np.nan],
+        predicted_saving=np.nan,
     )
     tested = pd.DataFrame({"verdict": ["beaten"], "rival": ["cfg"]}, index=["last:50%"])
     figures = _figures(summary, results, tested)

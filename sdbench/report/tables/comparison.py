@@ -9,6 +9,7 @@ from rich.table import Table
 from sdbench.analysis.stats import MIN_PAIRS
 from sdbench.analysis.timing import ABSOLUTE, RATIO
 from sdbench.records.computed import COMPARISON, RELATIVE_CHANGE
+from sdbench.report.disturbance import disturbance_note, in_markdown
 from sdbench.report.tables.cells import add_row, empty_table, interval_text, markdown_lines
 
 TEXTS = ("variant", "figure", "verdict")
@@ -20,7 +21,7 @@ RELATIVE = (*TIMES, "peak_bytes")
 
 def comparison_text(table: pd.DataFrame) -> Table:
     """A comparison of two runs for a terminal: what is not the same, and every time."""
-    shown = empty_table(HEAD, left=TEXTS)
+    shown = empty_table(HEAD, left=TEXTS, note=disturbance_note(table))
     for cells in _rows(table):
         add_row(shown, cells)
     return shown
@@ -30,7 +31,8 @@ def comparison_markdown(table: pd.DataFrame) -> str:
     """The same for a pull request; what is undecided stands above it."""
     told = undecided_text(table)
     head = f"**{told}**\n\n" if told else ""
-    return head + markdown_lines([HEAD, ["---"] * len(HEAD), *_rows(table)]) + "\n"
+    lines = markdown_lines([HEAD, ["---"] * len(HEAD), *_rows(table)])
+    return in_markdown(head + lines, table) + "\n"
 
 
 def undecided_text(table: pd.DataFrame) -> str:
