@@ -208,6 +208,7 @@ def _report(results: Results, place: str) -> None:
 def _print_summary(results: Results) -> pd.DataFrame:
     """The table with its legend, why a variant could not run, and what is to be noted."""
     from sdbench.analysis.calls import uncounted
+    from sdbench.analysis.ended import ended
     from sdbench.analysis.tables import summarise
     from sdbench.report.tables import legend, remarks, summary_table
 
@@ -219,7 +220,8 @@ def _print_summary(results: Results) -> pd.DataFrame:
     for variant, reason in unsupported.itertuples(index=False):
         console.print(f"unsupported: {variant}: {reason}", markup=False, highlight=False)
     runs = results.runs
-    for line in remarks(runs[runs["status"] == "ok"]):
+    reason = ended(results.study.get("repeats"), summary)
+    for line in (*remarks(runs[runs["status"] == "ok"]), *filter(None, [reason])):
         console.print(line, markup=False, highlight=False)
     console.print(legend(summary), markup=False, highlight=False)
     return summary

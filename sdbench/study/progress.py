@@ -80,9 +80,15 @@ class _Lines(Progress):
         self._tell_share(task_id)
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """Change what is known of the work."""
+        """Change what is known of the work; where there is more of it, shares are of the whole."""
+        task = self._tasks[task_id]
+        total = task.total
         super().update(task_id, **changes)
-        self._tell_share(task_id)
+        if task.total == total:
+            self._tell_share(task_id)
+        else:
+            self._shares_told[task_id] = _share(task)
+            self._tell(_counts(task))
 
     def _tell_share(self, task_id: TaskID) -> None:
         task = self._tasks[task_id]

@@ -54,6 +54,20 @@ def test_a_resumed_study_starts_at_its_share():
     assert counts(told(20, done=13)) == [13, 14, 16, 18, 20]
 
 
+def test_work_that_grows_is_told_of_in_tenths_of_the_whole():
+    console = piped()
+    with progress_bar(console=console) as progress:
+        task = progress.add_task("running", total=4, completed=0, what="")
+        for _ in range(4):
+            progress.advance(task)
+        progress.update(task, total=8, completed=4, description="running, widest ±3.1")
+        for _ in range(4):
+            progress.advance(task)
+    lines = console.file.getvalue().splitlines()
+    assert lines[5] == "running, widest ±3.1 4/8"
+    assert [line.split(",")[1].split()[-1] for line in lines[6:]] == ["5/8", "6/8", "7/8", "8/8"]
+
+
 def test_a_finished_study_is_told_of_once():
     assert told(20, done=20) == ["running 20/20"]
 
