@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 import sdbench
-from sdbench.analysis.calls import complete_repeats
 from sdbench.analysis.dominance import BEATEN, EFFICIENT, dominance
+from sdbench.analysis.repeats import complete_repeats
 from sdbench.analysis.shared import metric_values
 from sdbench.records.names import BASELINE
 
@@ -61,7 +61,7 @@ def stored(quality: Path, timing: Path, metric: str = "lpips") -> Population:
     values = metric_values(sdbench.read(quality), metric)
     if BASELINE not in values:
         values[BASELINE] = 0.0
-    repeats = complete_repeats(sdbench.read(timing).runs)
+    repeats = complete_repeats(sdbench.read(timing))
     times = repeats.pivot_table("denoise_s", index="repeat", columns="variant")
     names = [name for name in times if name in values]
     return Population(times[names].map(math.log), values[names].dropna())

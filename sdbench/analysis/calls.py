@@ -1,32 +1,104 @@
-"""Which calls and steps of a study count, and the times of its repeats.
+"""Which calls and steps of a study count.
 
-What is made of them is in `tables.py`.
+The times of its repeats are in `repeats.py`, and what is made of both in `tables.py`.
 """
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sdbench.analysis.stats import MIN_PAIRS
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
+COUNTED = ("exclusive", "timing", "beside", "disturbed", "sha256")
+"""Columns of the runs that say which calls count, and how they were timed."""
+
 
 def finished(results: Results) -> pd.DataFrame:
-    """Calls that did not fail, without warm-ups."""
+    """Calls that did not fail, without warm-ups and those that are there to be compared with."""
     runs = results.runs
-    return runs[(runs["phase"] != "warmup") & (runs["status"] == "ok")]
+    return runs[~runs["phase"].isin(["warmup", "companion"]) & (runs["status"] == "ok")]
 
 
 def timed(results: Results) -> pd.DataFrame:
-    """Measured calls that finished and had the device to themselves."""
-    runs = finished(results)
-    return runs[(runs["phase"] == "measured") & ~_beside(runs)]
+    """Measured calls that finished, had the device to themselves, and whose repeats count."""
+    runs = results.runs
+    calls = runs.loc[counted(runs).index]
+    return calls[usable(calls)]
 
 
-def _beside(runs: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether other calls shared a call's device."""
-    # A table that does not say so is of calls in turn.
-    return ~runs["exclusive"].fillna(True).astype(bool)
+def usable(runs: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether a call finished, and no other one shared its device."""
+    # A table that does not say so is of calls one after another.
+    return (runs["status"] == "ok") & runs["exclusive"].fillna(True).astype(bool)
+
+
+def counted(runs: pd.DataFrame) -> pd.DataFrame:
+    """Measured calls whose times count, finished or not.
+
+    Disturbed ones do not where at least 6 repeats without any are left, and all do where there are
+    fewer. What decides is the baseline's calls, and whether they were disturbed. What was measured
+    again takes the place of what does not count: of every batch, the calls that count are numbered.
+
+    Args:
+        runs: of a study.
+
+    Returns:
+        Their rows, with the number of the `repeat` that they are part of, and `beside`, the unit of
+        the baseline's call that they are compared with; missing where it did not run.
+    """
+    measured = runs["phase"] == "measured"
+    calls = runs[measured].assign(beside=_beside(runs[measured]))
+    calls["unit"] = calls["unit"].astype("string")
+    disturbed = calls["disturbed"].fillna(False).astype(bool)
+    if not disturbed.any():
+        return calls
+
+    # A batch is known by its images of the baseline, or else by their number alone.
+    calls = calls.sort_values("repeat", kind="stable")
+    calls["disturbed"] = disturbed
+    calls["of"] = _batches(runs, calls)
+    size = calls.groupby(["variant", "repeat", "of"], observed=True).size().groupby("of").max()
+    calm = calls[~calls["disturbed"]].groupby(["variant", "of"], observed=True).size()
+    repeats = calm.div(size, level="of").unstack("of").fillna(0).min(axis=1)  # noqa: PD010
+
+    # A variant that ran beside calls of its own is judged by them, all others by the baseline's.
+    phase = by_unit(runs)["phase"].reindex(calls["beside"]).to_numpy()
+    apart = pd.Series(phase == "companion", calls.index).groupby(calls["variant"]).all()
+    enough = calls["variant"].map(_enough(repeats, apart)).fillna(False).astype(bool)
+    calls = calls[~(calls["disturbed"] & enough)]
+    number = calls.groupby(["variant", "of"], observed=True).cumcount()
+    return calls.assign(repeat=number // calls["of"].map(size).astype("int64")).drop(columns="of")
+
+
+def _beside(calls: pd.DataFrame) -> "pd.Series[str]":
+    """Unit of the baseline's call beside which each measured call was timed."""
+    named = calls["beside"].astype("string")
+    if named.notna().all():
+        return named
+
+    # Where nothing says so, calls of a repeat are compared in the order of its batches.
+    place = calls.groupby(["variant", "repeat", "batch"], observed=True).cumcount()
+    places = pd.MultiIndex.from_arrays([calls["repeat"], calls["batch"], place])
+    units = pd.Series(calls["unit"].astype("string").array, places)
+    of_baseline = units[(calls["variant"] == BASELINE).to_numpy(bool)].reindex(places)
+    return named.fillna(pd.Series(of_baseline.array, calls.index))
+
+
+def _batches(runs: pd.DataFrame, calls: pd.DataFrame) -> "pd.Series[str]":
+    """What is the same for all calls of a batch of pairs, and for no other where that is known."""
+    images = by_unit(runs)["sha256"].astype("string").reindex(calls["beside"]).array
+    batches = pd.Series(images, calls.index)
+    in_repeat = calls[calls["variant"] == BASELINE].groupby("repeat").size().max()
+    known = batches.notna().all() and batches.nunique() == in_repeat
+    return batches if known else calls["batch"].astype("string")
+
+
+def _enough(repeats: "pd.Series[float]", apart: "pd.Series[bool]") -> "pd.Series[bool]":
+    """Whether the repeats that were not disturbed are enough, by variant."""
+    deciding = repeats.where(apart.reindex(repeats.index), repeats.get(BASELINE, 0))
+    return deciding >= MIN_PAIRS
 
 
 def uncounted(results: Results) -> list[str]:
@@ -61,33 +133,3 @@ def steps_of(runs: pd.DataFrame, results: Results) -> NDArray[np.bool_]:
     units = units_of(results)
     chosen: NDArray[np.bool_] = by_unit(runs).index.get_indexer(units.categories) >= 0
     return chosen[units.codes]
-
-
-def complete_repeats(runs: pd.DataFrame) -> pd.DataFrame:
-    """Time per (repeat, variant), summed over batches.
-
-    Only where every batch of the study finished and had the device to itself.
-    """
-    measured = runs[runs["phase"] == "measured"]
-    measured = measured.assign(failed=(measured["status"] != "ok") | _beside(measured))
-    groups = measured.groupby(["repeat", "variant"])
-    totals = groups[["latency_s", "denoise_s"]].sum(min_count=1)
-
-    # What ran in no repeat at all is not known here, so the fullest repeat says what is complete.
-    calls = groups.size()
-    images = groups["batch"].sum()
-    complete: pd.Series[bool] = (
-        (calls == calls.max()) & (images == images.max()) & ~groups["failed"].any()
-    )
-    return totals[complete]
-
-
-def side_by_side(repeats: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Times with a row per repeat and a column per variant; NaN where a repeat is not complete."""
-    return repeats[column].unstack("variant")  # noqa: PD010 - a pivot would average, and is slow
-
-
-def paired(repeats: pd.DataFrame, column: str, variant: str) -> pd.DataFrame:
-    """Times of a variant and of the baseline in the repeats that have both, one column each."""
-    times = side_by_side(repeats, column)
-    return times.reindex(columns=list(dict.fromkeys([variant, BASELINE]))).dropna()

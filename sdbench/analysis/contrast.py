@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sdbench.analysis.calls import complete_repeats, side_by_side
 from sdbench.analysis.draws import over_draws
 from sdbench.analysis.paired_tests import LEVEL, clear_tests, slower_tests
 from sdbench.analysis.pairs import BETTER, NEARER, UNDECIDED, pair_median, paired_verdict
+from sdbench.analysis.repeats import complete_repeats, ratios
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.stats import Interval, bounded_mean, ratio_interval
 from sdbench.records.metrics import scale_of
@@ -159,7 +159,7 @@ class TimeContrast:
 
 
 def time_contrast(results: Results, first: str, second: str, column: str) -> TimeContrast:
-    """Compare the times of two variants of a study within its repeats.
+    """Compare the times of two variants of a study, each over that of its own baseline's call.
 
     Args:
         results: of the study.
@@ -170,7 +170,7 @@ def time_contrast(results: Results, first: str, second: str, column: str) -> Tim
     Raises:
         ValueError: a variant has no repeat that all of its batches finished.
     """
-    times = side_by_side(complete_repeats(results.runs), column)
+    times = ratios(complete_repeats(results), column)
     for name in (first, second):
         if name not in times:
             raise ValueError(f"{results.folder}: '{name}' has no times")

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.calls import complete_repeats, side_by_side
 from sdbench.analysis.dominance import UNTIMED, dominance
 from sdbench.analysis.other_times import with_times
+from sdbench.analysis.repeats import complete_repeats, ratios
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.shared import mask_tests, metric_values
 from sdbench.analysis.stability import untimed
@@ -35,9 +35,10 @@ def frontier(
 
     Returns:
         The summary's rows that have a time and the metric, fastest first, with `verdict`, `rival`
-        and `p` as `dominance` says: t tests of the paired log-ratios of the loop's times, and
-        sign-flip tests of the metric, of every two variants. Behind them come those that were not
-        timed and have a predicted saving; of these nothing is tested, and the verdict is "untimed".
+        and `p` as `dominance` says: t tests of the log-ratios of the loop's times, each over that
+        of the baseline beside which it was taken, and sign-flip tests of the metric, of every two
+        variants. Behind them come those that were not timed and have a predicted saving; of these
+        nothing is tested, and the verdict is "untimed".
 
     Raises:
         ValueError: as `with_times` says of the other study.
@@ -61,7 +62,7 @@ def frontier(
     if timed.empty:
         return ordered.assign(verdict=UNTIMED, rival="", p=np.nan)
 
-    times = side_by_side(complete_repeats((timing or results).runs), "denoise_s")
+    times = ratios(complete_repeats(timing or results), "denoise_s")
     tested = dominance(
         times.map(math.log),
         values[timed["variant"]],

@@ -57,9 +57,9 @@ def denoise_share(results: Results) -> float:
     return float((runs["denoise_s"] / runs["latency_s"])[runs["variant"] == BASELINE].median())
 
 
-def share_saved(times: "pd.Series[float]", baseline: "pd.Series[float]") -> Interval:
-    """Share of the baseline's time that is saved, from one value of both per repeat."""
-    ratio = ratio_interval(times, baseline)
+def share_saved(ratios: "pd.Series[float]", *, level: float = 0.95) -> Interval:
+    """Share of the baseline's time that is saved, from one ratio of times per repeat."""
+    ratio = ratio_interval(ratios, np.ones(len(ratios)), level=level)
     return Interval(1 - ratio.estimate, 1 - ratio.hi, 1 - ratio.lo)
 
 
@@ -152,7 +152,7 @@ def _prediction(
         return medians[False] * made + further * counts["guided"][variant]
 
     own, baseline = loop(name), loop(BASELINE)
-    return Prediction(share_saved(rest + own, rest + baseline), share_saved(own, baseline))
+    return Prediction(share_saved((rest + own) / (rest + baseline)), share_saved(own / baseline))
 
 
 def _comparable_steps(results: Results) -> pd.DataFrame:

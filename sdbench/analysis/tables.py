@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.calls import complete_repeats, finished, paired, steps_of, timed
+from sdbench.analysis.calls import COUNTED, finished, steps_of, timed
 from sdbench.analysis.draws import less
 from sdbench.analysis.known import known_columns
 from sdbench.analysis.pairs import metric_columns, pair_interval
 from sdbench.analysis.predicted import call_counts, has_rows_of_its_own, predictions, share_saved
-from sdbench.analysis.stability import disturbance
+from sdbench.analysis.repeats import complete_repeats, ratios
+from sdbench.analysis.stability import WATCHED, disturbance
 from sdbench.analysis.stats import Interval, spread
-from sdbench.records.disturbed import COLUMNS as DISTURBED
 from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
+from sdbench.records.stopping import level
 from sdbench.records.store import Results, read
 
 PAIRS = {
@@ -43,9 +44,10 @@ SUMMARY = {
         "flop",
         "accelerated",
         "peak_bytes",
-        *DISTURBED["runs"],
+        *COUNTED,
+        *WATCHED["runs"],
     ),
-    "steps": ("guided", "rows", *DISTURBED["steps"]),
+    "steps": ("guided", "rows", *WATCHED["steps"]),
     "images": PAIRS["images"],
 }
 """Columns that `summarise` needs."""
@@ -55,11 +57,12 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
     """One row per variant, the baseline `cfg` first, then as they first ran.
 
     Times are of measured calls that finished and had the device to themselves. A repeat counts for
-    a variant when all its batches did; it is paired with the baseline's same repeat. Metrics are
-    averaged over (prompt, seed) pairs, with intervals clustered by prompt. A few images that became
-    others can decide a mean, so its interval needs many prompts (`pairs.pair_interval` says how
-    many), and the median and the share of changed images stand beside it. The baseline's own
-    metrics compare its later repeats with its first: the noise floor.
+    a variant when all its batches did; each call's time is taken over that of the baseline's call
+    beside which it was timed. Disturbed repeats count only where fewer than 6 others are left.
+    Metrics are averaged over (prompt, seed) pairs, with intervals clustered by prompt. A few images
+    that became others can decide a mean, so its interval needs many prompts (`pairs.pair_interval`
+    says how many), and the median and the share of changed images stand beside it. The baseline's
+    own metrics compare its later repeats with its first: the noise floor.
 
     Args:
         results: of a study, or the study's folder: then no more is read than is needed here, which
@@ -92,7 +95,10 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
     # What is one number per variant, and what is paired first.
     cost = _costs(results).reindex(order)
     predicted = predictions(results)
-    repeats = complete_repeats(results.runs)
+    repeats = complete_repeats(results)
+    shares = {column: ratios(repeats, column) for column in ("latency_s", "denoise_s")}
+    # Where repeats end by the width of intervals, these must be wider to cover what they state.
+    at = level(results.study.get("repeats"))
     images = _by_variant(pair_means(results), order, ["prompt_id", "seed"])
     singles = images
     if results.images["draw"].notna().any():
@@ -106,15 +112,15 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             "variant": variant,
             "nfe": cost["nfe"][variant],
             "steps": cost["steps"][variant],
-            "repeats": len(paired(repeats, "latency_s", variant)),
+            "repeats": len(_of_variant(shares["latency_s"], variant)),
             "pairs": len(images[variant]),
             "failed": int(cost["failed"][variant]),
             "unsupported": _unsupported(results.runs, variant),
             "disturbance": disturbed,
             "batch": cost["batch"][variant],
             "latency_s": cost["latency_s"][variant],
-            **spread("saving", _saving(repeats, "latency_s", variant)),
-            **spread("denoise_saving", _saving(repeats, "denoise_s", variant)),
+            **spread("saving", _saving(shares["latency_s"], variant, at)),
+            **spread("denoise_saving", _saving(shares["denoise_s"], variant, at)),
             "ideal_saving": cost["ideal_saving"][variant],
             **spread("predicted_saving", predicted[variant].call),
             **spread("predicted_denoise_saving", predicted[variant].loop),
@@ -205,7 +211,7 @@ def _costs(results: Results) -> pd.DataFrame:
         {
             "nfe": nfe,
             "steps": counts["steps"],
-            "failed": (results.runs["status"] == "failed").groupby(results.runs["variant"]).sum(),
+            "failed": _failed(results.runs).groupby(results.runs["variant"]).sum(),
             "batch": batch,
             "latency_s": whole.groupby("variant")["latency_s"].median(),
             "ideal_saving": (1 - nfe / nfe.reindex([BASELINE]).item()).mask(
@@ -214,6 +220,11 @@ def _costs(results: Results) -> pd.DataFrame:
             "peak_bytes": _peak_bytes(results.runs),
         }
     )
+
+
+def _failed(runs: pd.DataFrame) -> "pd.Series[bool]":
+    """Which calls failed, without those that are there to be compared with."""
+    return (runs["status"] == "failed") & (runs["phase"] != "companion")
 
 
 def _unsupported(runs: pd.DataFrame, variant: str) -> str:
@@ -232,11 +243,15 @@ def _peak_bytes(runs: pd.DataFrame) -> "pd.Series[float]":
     return by_phase["measured"].fillna(by_phase["warmup"])
 
 
-def _saving(repeats: pd.DataFrame, column: str, variant: str) -> Interval:
+def _saving(shares: pd.DataFrame, variant: str, at: float) -> Interval:
     if variant == BASELINE:
         return Interval(0.0, np.nan, np.nan)
-    times = paired(repeats, column, variant)
-    return share_saved(times[variant], times[BASELINE])
+    return share_saved(_of_variant(shares, variant), level=at)
+
+
+def _of_variant(shares: pd.DataFrame, variant: str) -> "pd.Series[float]":
+    """Ratios of times to the baseline, one per repeat; none where it has no times."""
+    return shares[variant].dropna() if variant in shares else pd.Series(dtype=float)
 
 
 def _metrics(images: pd.DataFrame) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from sdbench.analysis.calls import complete_repeats, paired
+from sdbench.analysis.repeats import complete_repeats, ratios
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
@@ -53,23 +53,22 @@ Logs = dict[tuple[str, str], Array]
 
 
 def log_ratios(results: Results) -> Logs:
-    """Of a variant's loop time over the baseline's of the same repeat."""
-    repeats = complete_repeats(results.runs)
+    """Of a variant's loop time over the baseline's beside which it was timed."""
+    shares = ratios(complete_repeats(results), "denoise_s")
     logs: Logs = {}
     for variant in results.runs["variant"].unique():
-        times = paired(repeats, "denoise_s", str(variant))
-        if variant != BASELINE and len(times):
-            ratios = times[variant] / times[BASELINE]
-            logs[RATIO, str(variant)] = np.log(ratios.to_numpy(dtype=float))
+        if variant != BASELINE and variant in shares and shares[variant].notna().any():
+            times = shares[variant].dropna().to_numpy(dtype=float)
+            logs[RATIO, str(variant)] = np.log(times)
     return logs
 
 
 def log_times(results: Results) -> Logs:
     """Of every variant's loop time."""
-    times = complete_repeats(results.runs)["denoise_s"].dropna()
+    times = complete_repeats(results)["denoise_s"].dropna()
     return {
         (ABSOLUTE, str(variant)): np.log(group.to_numpy(dtype=float))
-        for variant, group in times.groupby("variant")
+        for variant, group in times.groupby("variant", observed=True)
     }
 
 
