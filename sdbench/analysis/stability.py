@@ -7,12 +7,15 @@ in `sdbench.records.disturbed`.
 import numpy as np
 import pandas as pd
 
+from sdbench.analysis.calls import counted
 from sdbench.analysis.stats import MIN_PAIRS
 from sdbench.analysis.timing import RATIO, Array, log_ratios
-from sdbench.records.disturbed import APART, LOAD, SPREAD, rounds
+from sdbench.records.disturbed import APART, COLUMNS, LOAD, SPREAD, rounds
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
+WATCHED = COLUMNS | {"runs": (*COLUMNS["runs"], "disturbed", "sha256")}
+"""Columns that `disturbance` needs."""
 UNDECIDED_FROM = 0.2
 """Width of the interval of a saving, a share of the baseline's time, beyond which it is undecided:
 the savings that are compared are mostly within twenty points of each other."""
@@ -23,7 +26,7 @@ def disturbance(results: Results) -> str:
     """What disturbed a run, and how much, in words; empty for a calm run.
 
     Args:
-        results: of a study, with the columns that `sdbench.records.disturbed` names.
+        results: of a study, with the columns in `WATCHED`.
     """
     found = rounds(results.runs, results.steps)
     disturbed = found[found["disturbed"]]
@@ -33,15 +36,19 @@ def disturbance(results: Results) -> str:
     most = disturbed[["load", "spread", "apart"]].max()
     number = int((disturbed["others"] > 0).sum())
     held = int(disturbed["held_back"].sum())
-    told = {
+    kinds = {
         f"others took up to {most['load']:.1f} cores": most["load"] > LOAD,
         f"others were on the GPU in {number} of them": number > 0,
         f"the device was held back in {held} calls": held > 0,
         f"steps of equal work spread by up to {most['spread']:.0%}": most["spread"] > SPREAD,
         f"calls of equal work were up to {most['apart']:.0%} apart": most["apart"] > APART,
     }
-    reasons = ", ".join(text for text, is_told in told.items() if is_told)
-    return f"{len(disturbed)} of {len(found)} rounds of calls: {reasons}"
+    reasons = ", ".join(text for text, is_told in kinds.items() if is_told)
+    told = f"{len(disturbed)} of {len(found)} rounds of calls: {reasons}"
+
+    # What was measured again takes the place of what does not count.
+    left_out = int((~disturbed.index.isin(counted(results.runs)["beside"].dropna())).sum())
+    return f"{told}; {left_out} of them left out" if left_out else told
 
 
 def is_undecided(lo: float, hi: float) -> bool:

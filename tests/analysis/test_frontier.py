@@ -97,3 +97,17 @@ def test_a_metric_that_no_image_has_is_refused(results):
 def test_without_times_the_baseline_is_alone(results):
     runs = results.runs.assign(exclusive=pd.array([False] * len(results.runs), "boolean"))
     assert verdicts(replace(results, runs=runs)) == {"cfg": "efficient"}
+
+
+def test_what_was_not_timed_comes_last_and_nothing_is_tested_of_it(study):
+    def untimed(row):
+        return row | ({"phase": "untimed"} if row["variant"] == "bad" else {})
+
+    results = study(MASKS, images=images(LPIPS, "lpips"), changed=untimed)
+    table = frontier(results, "lpips", higher_is_better=False)
+    assert table["variant"].tolist() == ["fast", "good", "cfg", "bad"]
+    last = table.iloc[-1]
+    assert (last["verdict"], last["rival"]) == ("untimed", "")
+    assert np.isnan(last["denoise_saving"])
+    assert last["predicted_denoise_saving"] > 0
+    assert "untimed" not in table["verdict"].iloc[:3].tolist()

@@ -1,8 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from sdbench.analysis.stability import disturbances, unstable
+from sdbench.analysis.regression import compare
+from sdbench.analysis.stability import (
+    disturbance,
+    disturbances,
+    is_undecided,
+    undecided,
+    unstable,
+    untimed,
+)
+from sdbench.analysis.tables import step_profile, summarise
 
 
 def runs(**columns):
@@ -68,3 +79,60 @@ def test_a_run_without_times_of_its_own_does_not_show_that_it_is_stable(study):
 def test_few_repeats_do_not_show_that_a_baseline_is_stable(study):
     results = study({"cfg": [1], "unguided": [0]}, repeats=5)
     assert unstable(results) == {"unguided": "of 6 repeats that tell how times spread there are 5"}
+
+
+def level(results, factors, **changed):
+    """Bring the baseline's calls and their steps to levels, one per repeat, and change runs."""
+    factor = results.runs["repeat"].map(dict(enumerate(factors))).astype(float)
+    steps = results.steps.assign(latency_s=results.steps["repeat"].map(dict(enumerate(factors))))
+    runs = results.runs.assign(denoise_s=factor, latency_s=factor, **changed)
+    return replace(results, runs=runs, steps=steps.astype({"latency_s": float}))
+
+
+def test_a_calm_run_has_no_disturbance(study):
+    results = level(study({"cfg": [1, 1]}), [1.0, 1.1, 1.0, 1.05, 1.0, 1.1])
+    assert disturbance(results) == ""
+    assert set(summarise(results)["disturbance"]) == {""}
+
+
+def test_a_disturbed_run_says_how_much_and_in_how_many_rounds(study):
+    results = level(study({"cfg": [1, 1], "last:1": [1, 0]}), [1.0, 1.5, 1.0, 1.0, 1.3, 1.0])
+    told = "2 of 6 rounds of calls: calls of equal work were up to 50% apart"
+    assert disturbance(results) == told
+    assert list(summarise(results)["disturbance"]) == [told, told]
+    assert set(step_profile(results)["disturbance"]) == {told}
+    assert set(compare(results, results)["disturbance"]) == {f"baseline: {told}; current: {told}"}
+
+
+def test_load_and_throttling_are_told_with_what_they_were(study):
+    results = level(study({"cfg": [1]}), [1.0] * 6, foreign_load=1.94, throttled=True)
+    results.runs["throttled"] = results.runs["throttled"].astype("boolean")
+    assert disturbance(results) == (
+        "6 of 6 rounds of calls: others took up to 1.9 cores, the device was held back in 6 calls"
+    )
+
+
+def test_rounds_that_were_measured_again_are_left_out(study):
+    results = level(study({"cfg": [1]}, repeats=8), [1.5, 1.0, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0])
+    marks = pd.array(results.runs["repeat"].isin([0, 2]), dtype="boolean")
+    results.runs["disturbed"] = marks
+    assert disturbance(results).endswith("50% apart; 2 of them left out")
+
+    # Where too few others are left, they count.
+    results.runs["disturbed"] = pd.array(results.runs["repeat"] < 4, dtype="boolean")
+    assert "left out" not in disturbance(results)
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "told"), [(0.1, 0.29, False), (0.1, 0.31, True), (np.nan, np.nan, False)]
+)
+def test_a_saving_is_undecided_from_twenty_points_on(lo, hi, told):
+    assert is_undecided(lo, hi) == told
+    table = pd.DataFrame({"saving_lo": [lo], "saving_hi": [hi]})
+    assert undecided(table, "saving").tolist() == [told]
+
+
+def test_untimed_is_what_has_a_prediction_and_no_time():
+    table = pd.DataFrame({"saving": [0.1, np.nan, np.nan], "predicted_saving": [0.1, 0.2, np.nan]})
+    assert untimed(table, "saving").tolist() == [False, True, False]
+    assert not untimed(table[["saving"]], "saving").any()

@@ -77,6 +77,39 @@ def test_a_variant_has_one_colour_in_all_figures(results):
     assert len(set(colours.values())) == 3
 
 
+def test_the_page_says_first_that_a_run_was_disturbed(results):
+    calm = replace(results, runs=results.runs.assign(foreign_load=0.0, throttled=pd.NA))
+    steps = results.steps.assign(latency_s=1.0)
+    runs = calm.runs.assign(denoise_s=4.0, latency_s=4.0)
+    assert 'role="alert"' not in page(replace(calm, runs=runs, steps=steps))
+
+    busy = page(replace(calm, runs=runs.assign(foreign_load=1.5), steps=steps))
+    above, _, below = busy.partition('role="alert"')
+    assert "<table" not in above
+    assert below[1:].startswith(
+        "DISTURBED: 2 of 2 rounds of calls: others took up to 1.5 cores. "
+        "Not to trust: times in seconds"
+    )
+
+
+def test_the_page_draws_what_was_not_timed_and_names_what_is_undecided(results):
+    summary = summarise(results).assign(
+        lpips=[0.0, 0.1, 0.2, np.nan],
+        saving=[0.0, np.nan, -3.0, np.nan],
+        saving_lo=[np.nan, np.nan, -9.0, np.nan],
+        saving_hi=[np.nan, np.nan, 0.5, np.nan],
+        predicted_saving=[0.0, 0.25, 0.5, np.nan],
+    )
+    figure = _figures(summary, results, pd.DataFrame({"verdict": [], "rival": []}))[0]
+    points = {trace["name"]: trace for trace in figure["content"]["data"]}
+    assert list(points) == ["cfg", "last:50%"]
+    assert points["last:50%"]["x"] == [25]
+    assert points["last:50%"]["marker"]["symbol"] == "diamond-tall-open"
+    assert figure["title"].endswith(
+        "diamonds: not timed, at the predicted saving; undecided, not drawn: steps:2)"
+    )
+
+
 def test_what_tests_say_of_a_variant_is_in_table_and_figure(results):
     """Of alignment, which one variant has less of in every image."""
     full = (results.images["variant"] == "cfg").astype(float)
