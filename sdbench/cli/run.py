@@ -158,7 +158,18 @@ def run(
 def _run_and_report(study: Study, out: str | None, **how: Any) -> None:
     """Run a study into the folder asked for, or a new one, and show what came out."""
     folder = out or str(new_folder(study.name))
-    _report(run_study(study, folder, **how), folder)
+    _report(run_study(study, folder, times_known=_print_times, **how), folder)
+
+
+def _print_times(folder: Path) -> None:
+    """The table of a study whose last controls, which need no time, have still to run."""
+    from sdbench.analysis.tables import SUMMARY
+    from sdbench.records.store import read
+
+    results = read(folder, columns=SUMMARY)
+    if (results.runs["status"] == "ok").any():
+        _print_summary(results)
+        console.print("All times are taken. What follows makes images only.\n")
 
 
 def _study(file: Path | None, protocol: str | None, fields: dict[str, Any]) -> Study:

@@ -40,6 +40,7 @@ class Repeating:
 
     Attributes:
         repeats: by batch, that are asked for up to now.
+        is_settled: whether repeats are enough, so that all times are there.
         possible: identifiers of all calls that there may be.
         widest: the variant whose saving is known worst, and its half width in points; no name
             before the first look.
@@ -54,6 +55,7 @@ class Repeating:
         batches = batches_of(study, shard)
         self.repeats = dict.fromkeys(batches, self._looks[0])
         self.widest = ("", np.inf)
+        self.is_settled = False
 
         numbers = {batch: number for number, batch in enumerate(batches)}
         possible = possible_units(study, shard, pipeline=pipeline)
@@ -72,6 +74,7 @@ class Repeating:
             yield self._timed
             while self._extends(**tables()):
                 yield self._timed
+            self.is_settled = True
         yield self.units
 
     @property

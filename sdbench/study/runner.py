@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from importlib.metadata import version
@@ -49,9 +49,7 @@ class Engine(Protocol):
     pipeline: dict[str, str]
     """What `identity` says of the pipeline."""
 
-    def outcomes(
-        self, calls: Sequence[Unit], told: Told
-    ) -> Iterator[tuple[Unit, Outcome]]:
+    def outcomes(self, calls: Sequence[Unit], told: Told) -> Iterator[tuple[Unit, Outcome]]:
         """Run calls, in any order, and say how far they are. The caller writes."""
         ...
 
@@ -108,8 +106,21 @@ def record(
     engine: str = "local",
     workers: int | None = None,
     shard: str | None = None,
+    times_known: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Run a study as `run` does, and return its folder: its tables may be large."""
+    """Run a study as `run` does, and return its folder: its tables may be large.
+
+    Args:
+        study: as in `run`, as are all others but the last.
+        out: likewise.
+        pipe: likewise.
+        mode: likewise.
+        engine: likewise.
+        workers: likewise.
+        shard: likewise.
+        times_known: gets the folder where all times are taken and calls are left of which only the
+            images count. What is made by then is scored.
+    """
     if pipe is not None and has_random_weights(pipe):
         study = replace(study, random_weights=True)
     part = None if shard is None else parse_shard(shard)
@@ -132,8 +143,14 @@ def record(
 
         _require_expected(folder, repeating, out)
         _forget_known_answers(folder, repeating.units)
+
+        def first() -> None:
+            if times_known is not None:
+                _judge(folder, opened.study, is_whole=False)
+                times_known(folder.path)
+
         try:
-            _run_missing(folder, opened, repeating)
+            _run_missing(folder, opened, repeating, first)
         finally:
             folder.compact()
         _judge(folder, opened.study, is_whole=part is None)
@@ -225,7 +242,9 @@ def _require_expected(folder: StudyFolder, repeating: Repeating, out: str | Path
         )
 
 
-def _run_missing(folder: StudyFolder, engine: Engine, repeating: Repeating) -> None:
+def _run_missing(
+    folder: StudyFolder, engine: Engine, repeating: Repeating, times_known: Callable[[], None]
+) -> None:
     """Run what is not finished, and record each call as it comes, until repeats are enough."""
     finished = folder.finished()
     with progress_bar() as progress:
@@ -234,6 +253,10 @@ def _run_missing(folder: StudyFolder, engine: Engine, repeating: Repeating) -> N
             asked = [unit.id for unit in repeating.units]
             shown.asked(repeating.told, len(asked), done=len(finished.intersection(asked)))
             missing = [unit for unit in calls if unit.id not in finished]
+            if missing and repeating.is_settled:
+                progress.stop()  # what is shown now stands above the bar
+                times_known()
+                progress.start()
             for unit, outcome in engine.outcomes(missing, shown.told):
                 record_call(folder, unit, outcome)
                 finished.add(unit.id)  # a call that failed is not tried twice in a run

@@ -7,10 +7,14 @@ import pandas as pd
 import pytest
 
 from sdbench.records.schema import frame
+from sdbench.records.store import read
 from sdbench.study import repeating as module
+from sdbench.study import tuning
 from sdbench.study.repeating import Repeating, call_seconds, marked
+from sdbench.study.runner import record
 from sdbench.study.study import Study
 from sdbench.study.units import COMPANION, companion, of_baseline, possible_units, units
+from tests import tiny
 
 STUDY = Study(
     model="mine",
@@ -177,6 +181,28 @@ def test_a_spike_in_a_slice_does_not_decide_when_repeats_end():
     )
     assert call_seconds(runs, steps).tolist() == [pytest.approx(3 * 1 + 2 * 2 + 0.5)]
     assert call_seconds(runs.assign(timing="calls"), steps).tolist() == [100.5]
+
+
+def test_times_are_shown_before_the_images_that_need_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "nearest_scales", lambda *args, **how: {"last:50%": 3.0})
+    seen = []
+
+    def look(folder):
+        there = read(folder)
+        seen.append((set(there.runs["phase"]), set(there.images["variant"])))
+        assert there.images.loc[there.images["variant"] == "last:50%", "ssim"].notna().all()
+
+    study = replace(STUDY, variants=["cfg", "last:50%", "scale:3"], repeats=2, prompts=["a"])
+    record(study, tmp_path, pipe=tiny.stable_diffusion(), times_known=look)
+    timed = {variant.name for variant in study.timed_variants}
+    assert seen == [({"warmup", "measured"}, timed)]
+    whole = read(tmp_path)
+    assert set(whole.images["variant"]) > timed
+    assert whole.images["ssim"].notna().sum() > 0
+
+    # Where all is there, nothing is shown before the end.
+    record(study, tmp_path, pipe=tiny.stable_diffusion(), mode="resume", times_known=look)
+    assert len(seen) == 1
 
 
 def test_what_disturbed_a_round_is_the_rule_of_the_records(monkeypatch):

@@ -16,6 +16,7 @@ from sdbench.study.tuning import (
     tunable,
     tuning_rows,
 )
+from sdbench.study.units import units
 from sdbench.variants.grammar import parse
 from tests import tiny
 
@@ -104,8 +105,9 @@ def test_a_resumed_study_takes_the_scales_that_it_has(tmp_path, monkeypatch):
     first = runner.run(short, tmp_path, pipe=pipe)
     again = runner.run(short, tmp_path, pipe=pipe, mode="resume")
     assert first.study["variants"] == again.study["variants"] == [*short.variant_names, "scale:3.2"]
-    # A warm-up and a call each, and the five draws that the one repeat does not reach.
-    assert len(again.runs) == len(first.runs) == 2 * len(first.study["variants"]) + 5
+    # A warm-up and a call of what is timed; one of each of six random masks and of the scale.
+    timed = ["cfg", "last:50%", "unguided", "steps:3"]
+    assert len(again.runs) == len(first.runs) == 2 * len(timed) + 6 + 1
 
 
 def test_what_fails_in_the_search_is_said(pipe, tmp_path, monkeypatch):
@@ -142,9 +144,8 @@ def test_without_images_or_controls_there_is_nothing_to_tune(changes):
 
 
 def test_an_estimate_counts_the_search_and_what_it_adds(pipe):
-    plain = estimate(replace(STUDY, controls=False), pipe=pipe)
-    with_controls = estimate(STUDY, pipe=pipe)
-    assert with_controls.calls == plain.calls + 2 * 2  # two scales, each with a warm-up and a call
+    expected = estimate(STUDY, pipe=pipe)
+    assert expected.calls == expected.most_calls == len(units(STUDY)) + 2  # a call of each scale
     assert tuning_rows(STUDY) == 2 * (2 * GRID + 1) * 6 + 9 + 10
 
 
