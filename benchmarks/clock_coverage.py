@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.special import stdtrit
 
-from sdbench.analysis.slices import Array, by_kind, by_step, held, location, pairs
+from sdbench.records.slices import Array, by_kind, by_step, held, location, pairs
 from sdbench.report.tables.cells import markdown_lines
 
 REPEATS = (6, 8, 12)

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sdbench.analysis.stats import MIN_PAIRS
+from sdbench.records.call_times import usable
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
@@ -26,12 +27,6 @@ def timed(results: Results) -> pd.DataFrame:
     runs = results.runs
     calls = runs.loc[counted(runs).index]
     return calls[usable(calls)]
-
-
-def usable(runs: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether a call finished, and no other one shared its device."""
-    # A table that does not say so is of calls one after another.
-    return (runs["status"] == "ok") & runs["exclusive"].fillna(True).astype(bool)
 
 
 def counted(runs: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ Which rows belong together is decided here; the intervals are in `stats.py`, uni
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from sdbench.analysis.predicted import call_counts, has_rows_of_its_own, predict
 from sdbench.analysis.repeats import complete_repeats, ratios
 from sdbench.analysis.stability import WATCHED, disturbance
 from sdbench.analysis.stats import Interval, spread
+from sdbench.records.call_times import TIMES
 from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
 from sdbench.records.stopping import level
@@ -95,10 +97,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
     # What is one number per variant, and what is paired first.
     cost = _costs(results).reindex(order)
     predicted = predictions(results)
-    repeats = complete_repeats(results)
-    shares = {column: ratios(repeats, column) for column in ("latency_s", "denoise_s")}
-    # Where repeats end by the width of intervals, these must be wider to cover what they state.
-    at = level(results.study.get("repeats"))
+    saved = _savings(results, order)
     images = _by_variant(pair_means(results), order, ["prompt_id", "seed"])
     singles = images
     if results.images["draw"].notna().any():
@@ -112,15 +111,15 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             "variant": variant,
             "nfe": cost["nfe"][variant],
             "steps": cost["steps"][variant],
-            "repeats": len(_of_variant(shares["latency_s"], variant)),
+            "repeats": saved[variant].repeats,
             "pairs": len(images[variant]),
             "failed": int(cost["failed"][variant]),
             "unsupported": _unsupported(results.runs, variant),
             "disturbance": disturbed,
             "batch": cost["batch"][variant],
             "latency_s": cost["latency_s"][variant],
-            **spread("saving", _saving(shares["latency_s"], variant, at)),
-            **spread("denoise_saving", _saving(shares["denoise_s"], variant, at)),
+            **spread("saving", saved[variant].call),
+            **spread("denoise_saving", saved[variant].loop),
             "ideal_saving": cost["ideal_saving"][variant],
             **spread("predicted_saving", predicted[variant].call),
             **spread("predicted_denoise_saving", predicted[variant].loop),
@@ -243,15 +242,35 @@ def _peak_bytes(runs: pd.DataFrame) -> "pd.Series[float]":
     return by_phase["measured"].fillna(by_phase["warmup"])
 
 
-def _saving(shares: pd.DataFrame, variant: str, at: float) -> Interval:
-    if variant == BASELINE:
-        return Interval(0.0, np.nan, np.nan)
-    return share_saved(_of_variant(shares, variant), level=at)
+class Saved(NamedTuple):
+    """What was measured of a variant's time.
+
+    Attributes:
+        repeats: that have times of it and of the baseline.
+        call: share of the time of the baseline's call that is saved.
+        loop: share of the time of its denoising loop.
+    """
+
+    repeats: int
+    call: Interval
+    loop: Interval
 
 
-def _of_variant(shares: pd.DataFrame, variant: str) -> "pd.Series[float]":
-    """Ratios of times to the baseline, one per repeat; none where it has no times."""
-    return shares[variant].dropna() if variant in shares else pd.Series(dtype=float)
+def _savings(results: Results, order: list[str]) -> dict[str, Saved]:
+    """The measured savings of every variant."""
+    repeats = complete_repeats(results)
+    shares = [ratios(repeats, column).reindex(columns=order) for column in TIMES]
+    # Where repeats end by the width of intervals, these must be wider to cover what they state.
+    at = level(results.study.get("repeats"))
+
+    found = {}
+    for variant in order:
+        own = [of_column[variant].dropna().astype(float) for of_column in shares]
+        intervals = [share_saved(of_column, level=at) for of_column in own]
+        if variant == BASELINE:
+            intervals = [Interval(0.0, np.nan, np.nan)] * len(TIMES)
+        found[variant] = Saved(len(own[0]), *intervals)
+    return found
 
 
 def _metrics(images: pd.DataFrame) -> list[str]:

@@ -2,7 +2,7 @@
 
 Arrays in, arrays out. Slices are steps of calls in lockstep: those of the same progress ran next to
 each other, so their ratio knows no drift of the machine. What a few of them suffer is not the
-call's own. Which calls are compared is decided in `repeats.py`.
+call's own. Which calls are compared is decided in `call_times.py`.
 """
 
 from typing import NamedTuple

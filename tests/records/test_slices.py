@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sdbench.analysis.slices import by_kind, by_step, held, location, pairs
+from sdbench.records.slices import by_kind, by_step, held, location, pairs
 
 GUIDED_S, UNGUIDED_S = 0.4, 0.25
 MASK = np.array([1, 1, 1, 1, 1, 0, 0, 0])
