@@ -252,17 +252,44 @@ def _gaffke(deviations: NDArray[np.float64], room: float, level: float) -> float
         return 0.0
     target = float(ndtri((1 + level) / 2))
 
-    def end(tau: float) -> tuple[float, float]:
-        weights = 1 / (1 - tau * x)
-        u = float((x * weights).sum() / weights.sum())
-        s = tau / (1 - tau * u)
-        factors = 1 - s * (x - u)
-        root = np.sqrt(2 * np.log(factors).sum())
-        slope = s * np.sqrt((((x - u) / factors) ** 2).sum())
-        return u, float(root + np.log(slope / root) / root)
+    def missing(tau: float) -> float:
+        return float(gaffke_end(x, tau)[1]) - target
 
     # Close to 0 both square roots are rounding, at its other end u is the largest value.
-    last = (1 - 1e-9) / x.max()
-    first = min(0.1 / float(np.sqrt((x**2).sum())), last / 2)
-    tau = brentq(lambda at: end(at)[1] - target, first, last, xtol=1e-9 * last, rtol=1e-9)
-    return end(tau)[0]
+    first, last = gaffke_bracket(x)
+    tau = brentq(missing, first, last, xtol=1e-9 * last, rtol=1e-9)
+    return float(gaffke_end(x, tau)[0])
+
+
+def gaffke_end(
+    x: NDArray[np.float64], tau: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A bound of Gaffke's interval, and how sure it is.
+
+    Args:
+        x: deviations of the clusters' means from the estimate and the room above it, along the last
+            axis; other axes are samples.
+        tau: one per sample, above 0 and below 1 / max(x).
+
+    Returns:
+        How far above the estimate the bound lies, and the normal quantile of the probability that
+        the mean is below it. Both grow with `tau`.
+
+    Source: Barndorff-Nielsen 1986, Biometrika 73.
+    """
+    tau = np.asarray(tau)
+    weights = 1 / (1 - tau[..., None] * x)
+    u = (x * weights).sum(-1) / weights.sum(-1)
+    s = tau / (1 - tau * u)
+
+    above = x - u[..., None]
+    factors = 1 - s[..., None] * above
+    root = np.sqrt(2 * np.log(factors).sum(-1))
+    slope = s * np.sqrt(((above / factors) ** 2).sum(-1))
+    return u, root + np.log(slope / root) / root
+
+
+def gaffke_bracket(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The least and the largest `tau` of `gaffke_end` between which bounds are sought."""
+    last = (1 - 1e-9) / x.max(-1)
+    return np.minimum(0.1 / np.sqrt((x**2).sum(-1)), last / 2), last
