@@ -24,7 +24,16 @@ settings.load_profile("sdbench")
 
 # Where the long files are. They come first, so that the short ones fill up the last minute of two
 # processes: a file stays in one of them, and makes its fixtures once.
-LONG_FIRST = ("study", "variants", "analysis", "distill", "experiments", "cli", "faults")
+LONG_FIRST = (
+    "study",
+    "variants",
+    "benchmarks",
+    "analysis",
+    "distill",
+    "experiments",
+    "cli",
+    "faults",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

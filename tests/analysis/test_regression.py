@@ -16,8 +16,8 @@ from sdbench.analysis.regression import (
     differing_environment,
     metric_bound,
 )
+from sdbench.analysis.timing import log_ratios, welch
 from sdbench.analysis.timing import verdicts as judged
-from sdbench.analysis.timing import welch
 from sdbench.records.store import read
 
 MASKS = {"cfg": [1, 1, 1, 1], "last:2": [1, 1, 0, 0], "unguided": [0, 0, 0, 0]}
@@ -96,18 +96,26 @@ def test_a_faster_variant_is_an_improvement(run):
     )
 
 
-@pytest.mark.slow  # four hundred runs
-def test_runs_of_the_same_code_raise_few_alarms(run):
-    """200 pairs of runs that differ in noise alone; the level is over both variants together."""
-    alarms = 0
-    for seed in range(200):
-        rows = _times(
-            run(seed=2 * seed, noise=0.03),
-            run(seed=2 * seed + 1, noise=0.03),
-            Limits(threshold=1e-6),
+def test_runs_of_the_same_code_raise_few_alarms():
+    """2,000 pairs of runs that differ in noise alone; the level is over both variants together."""
+    logs = np.random.default_rng(0).normal(0, 0.03, (2, 2000, 3, 8))  # run, pair, variant, repeat
+    before, after = logs[:, :, 1:] - logs[:, :, :1]  # over the baseline of the same repeat
+    limits = Limits(threshold=1e-6)
+    told = judged(welch(before, after, limits), limits)
+    alarms = np.isin(told, ["regression", "improvement"]).any(axis=1)
+    assert alarms.mean() <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 2000)
+
+
+def test_a_run_is_judged_by_these_tests(run):
+    """What the command says of two runs is what the simulation above says of their logarithms."""
+    limits = Limits(threshold=1e-6)
+    for seed in range(4):
+        first, second = (
+            run(seed=2 * seed + later, noise=0.03, slower=1 + 0.02 * later) for later in (0, 1)
         )
-        alarms += any(row["verdict"] in ("regression", "improvement") for row in rows)
-    assert alarms <= 0.05 * 200 + 2 * np.sqrt(0.05 * 0.95 * 200)
+        logs = [np.stack(list(log_ratios(results).values())) for results in (first, second)]
+        expected = judged(welch(*logs, limits), limits)
+        assert [row["verdict"] for row in _times(first, second, limits)] == list(expected)
 
 
 def test_the_test_is_welchs(run):

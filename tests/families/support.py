@@ -43,14 +43,14 @@ def table() -> str:
     columns = schedulers.DIFFUSION | schedulers.FLOW
     lines = [["family", "guidance", *columns], ["---", "---", *["---:"] * len(columns)]]
     for family in families.FAMILIES:
-        usual = families.make(family).scheduler
+        pipe = families.make(family)
+        usual = pipe.scheduler
         allowed = schedulers.FLOW if is_flow(usual) else schedulers.DIFFUSION
-        cells = []
-        for name in columns:
-            pipe = families.make(family)
+        cells = ["–"] * len(columns)
+        for place, name in enumerate(columns):
             if name in allowed:
                 pipe.scheduler = allowed[name](usual.config)
-            cells.append(counts(pipe) if name in allowed else "–")
+                cells[place] = counts(pipe)
         lines.append([family, "two calls" if family in families.TWO_CALLS else "one call", *cells])
     head = (
         "Rows evaluated over rows of full guidance, for 4 latents guided on the first and the last "
