@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sdbench.records.call_times import call_times
 from sdbench.records.disturbed import disturbed_rounds
 from sdbench.records.names import BASELINE
 from sdbench.records.stopping import LOOKS, further, level, looks, precision, widest
@@ -106,14 +107,21 @@ class Repeating:
             Whether there is more to measure.
         """
         rounds = self._rounds(runs, steps)
-        return self._measures_again(rounds) or self._looks_again(rounds)
+        if self._measures_again(rounds):
+            return True
+        points = precision(self._study.repeats)
+        if points is None:
+            return False
+        ratios = _log_ratios(rounds, self._looks[0], runs, steps)
+        self.widest = widest(ratios, level(self._study.repeats))
+        return self.widest[1] > points and self._looks_again()
 
     def _measures_again(self, rounds: pd.DataFrame) -> bool:
         """Ask for as many further repeats of a batch as are missing for its disturbed ones."""
         if _calm(rounds).mean() < 1 - HOPELESS:
             return False
         wanted = self._looks[0]
-        calm = _calm(rounds).groupby(level="batch").sum()
+        calm = _calm(rounds).groupby(level="number").sum()
         before = dict(self.repeats)
         for number, batch in enumerate(self.repeats):
             missing = max(0, wanted - int(calm.get(number, 0)))
@@ -121,77 +129,50 @@ class Repeating:
             self.repeats[batch] = max(before[batch], min(before[batch] + missing, most))
         return self.repeats != before
 
-    def _looks_again(self, rounds: pd.DataFrame) -> bool:
-        """Ask for repeats up to the next look, where an interval is wider than it should be."""
-        points = precision(self._study.repeats)
-        if points is None:
-            return False
-        self.widest = widest(_log_ratios(rounds, self._looks[0]), level(self._study.repeats))
+    def _looks_again(self) -> bool:
+        """Ask for repeats up to the next look, where there is one."""
         look, *later = self._looks
-        if self.widest[1] <= points or not later:
-            return False
-        self._looks = later
-        self.repeats = {batch: number + later[0] - look for batch, number in self.repeats.items()}
-        return True
+        if later:
+            self._looks = later
+            more = later[0] - look
+            self.repeats = {batch: number + more for batch, number in self.repeats.items()}
+        return bool(later)
 
     def _rounds(self, runs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
-        """Measured calls of the repeats that are asked for.
-
-        Returns:
-            `batch` (its number), `repeat`, `variant`, `seconds` and `baseline_s` (of the call
-            beside it; both NaN where a call failed), `disturbed`.
-        """
-        seconds = call_seconds(runs, steps)
+        """Measured calls of the repeats that are asked for, with `number`, that of their batch."""
         known = marked(runs, steps)
-        found = pd.DataFrame(
-            {
-                "batch": known["unit"].astype("string").map(self._batch_of),
-                "repeat": known["repeat"].astype(int),
-                "variant": known["variant"].astype("string"),
-                "seconds": known["unit"].astype("string").map(seconds),
-                "baseline_s": known["beside"].astype("string").map(seconds),
-                "disturbed": known["disturbed"].fillna(False).astype(bool),
-            }
+        known = known[known["phase"] == "measured"].astype({"repeat": int, "variant": "string"})
+        known = known.assign(
+            number=known["unit"].astype("string").map(self._batch_of),
+            disturbed=known["disturbed"].fillna(False).astype(bool),
         )
         asked = dict(enumerate(self.repeats.values()))
-        return found[found["repeat"] < found["batch"].map(asked)]
-
-
-def call_seconds(runs: pd.DataFrame, steps: pd.DataFrame) -> pd.Series[float]:
-    """Time of every finished call, by unit.
-
-    Of calls in lockstep that have steps of the same work it is the median of these, as often as
-    they are there: a few slices that others disturbed do not count.
-    """
-    done = runs[runs["status"] == "ok"].astype({"unit": "string"}).set_index("unit")
-    whole = done["latency_s"].astype("float64")
-    in_turn = (done["timing"] == "lockstep").fillna(False) & ~done["accelerated"].fillna(False)
-    own = steps[steps["unit"].isin(in_turn.index[in_turn.astype(bool)])]
-    kinds = own.groupby([own["unit"].astype("string"), "rows"])["latency_s"].agg(["size", "median"])
-    loops = (kinds["size"] * kinds["median"]).groupby(level=0).sum()
-    around = (done["latency_s"] - done["denoise_s"]).astype("float64")
-    return (loops + around).reindex(whole.index).fillna(whole)
+        return known[known["repeat"] < known["number"].map(asked)]
 
 
 def _calm(rounds: pd.DataFrame) -> pd.Series[bool]:
-    """Whether no call of a round was disturbed, by batch and repeat."""
-    return ~rounds.groupby(["batch", "repeat"])["disturbed"].any()
+    """Whether no call of a round was disturbed, by number of the batch and repeat."""
+    return ~rounds.groupby(["number", "repeat"])["disturbed"].any()
 
 
-def _log_ratios(rounds: pd.DataFrame, look: int) -> dict[str, NDArray[np.float64]]:
+def _log_ratios(
+    rounds: pd.DataFrame, look: int, runs: pd.DataFrame, steps: pd.DataFrame
+) -> dict[str, NDArray[np.float64]]:
     """Of every variant's time over the baseline's: one per repeat that counts at a look.
 
     Only calm rounds count where every batch has enough of them for an interval, else all.
     """
     calm = _calm(rounds)
-    enough = calm.groupby(level="batch").sum().min() >= LOOKS[0]
+    enough = calm.groupby(level="number").sum().min() >= LOOKS[0]
     counted = calm[calm] if enough else calm
-    place = counted.groupby(level="batch").cumcount().rename("place")
-    placed = rounds[rounds["variant"] != BASELINE].join(place[place < look], on=["batch", "repeat"])
+    place = counted.groupby(level="number").cumcount().rename("place")
+    placed = rounds.join(place[place < look], on=["number", "repeat"]).dropna(subset="place")
 
     # A repeat of several batches is known where all of them are.
-    whole = placed.dropna(subset=["place", "seconds", "baseline_s"]).groupby(["place", "variant"])
-    sums = whole[["seconds", "baseline_s"]].sum()[whole.size() == rounds["batch"].nunique()]
-    logs = sums.apply(np.log)
-    ratios = (logs["seconds"] - logs["baseline_s"]).groupby(level="variant")
+    times = call_times(placed, runs, steps).assign(place=placed["place"], variant=placed["variant"])
+    own = times[times["variant"] != BASELINE].dropna(subset=["latency_s", "baseline_latency_s"])
+    groups = own.groupby(["place", "variant"])
+    sums = groups[["latency_s", "baseline_latency_s"]].sum()
+    logs = sums[groups.size() == rounds["number"].nunique()].apply(np.log)
+    ratios = (logs["latency_s"] - logs["baseline_latency_s"]).groupby(level="variant")
     return {str(variant): values.to_numpy(float) for variant, values in ratios}

@@ -1,16 +1,18 @@
 """How often a study measures is decided by widths and by disturbance, alike whenever it goes on."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from sdbench.analysis.tables import summarise
 from sdbench.records.schema import frame
-from sdbench.records.store import read
+from sdbench.records.store import Results, read
 from sdbench.study import repeating as module
 from sdbench.study import tuning
-from sdbench.study.repeating import Repeating, call_seconds, marked
+from sdbench.study.repeating import Repeating, marked
 from sdbench.study.runner import record
 from sdbench.study.study import Study
 from sdbench.study.units import COMPANION, companion, of_baseline, possible_units, units
@@ -69,6 +71,22 @@ def test_repeats_end_at_the_first_look_that_is_narrow_enough():
     assert repeats[0] in (9, 13, 18)
     assert rule.widest[1] <= 2
     assert rule.told == f"running, widest interval ±{rule.widest[1]:.1f} points"
+
+
+def test_the_width_that_decides_is_that_of_the_table():
+    """Of the interval that is printed, whose level says that repeats ended by it."""
+    _, rule = measured(UNTIL, spread=0.03)
+    found = tables(rule.units, spread=0.03)
+    results = Results(
+        folder=Path(),
+        study={"repeats": UNTIL.repeats},
+        environment={},
+        images=frame("images", []),
+        known=frame("known", []),
+        **found,
+    )
+    savings = summarise(results).set_index("variant").loc[rule.widest[0]]
+    assert 50 * (savings["saving_hi"] - savings["saving_lo"]) == pytest.approx(rule.widest[1])
 
 
 def test_a_study_that_goes_on_decides_alike():
@@ -167,20 +185,6 @@ def test_where_no_image_is_judged_they_run_once(fields):
     study = replace(STUDY, metrics=None, height=16, width=16, **fields)
     quiet = [unit for unit in units(study) if unit.variant.needs_no_time]
     assert {(unit.phase, unit.repeat) for unit in quiet} == {("untimed", 0)}
-
-
-def test_a_spike_in_a_slice_does_not_decide_when_repeats_end():
-    runs = tables(units(STUDY))["runs"].head(1)
-    runs = runs.assign(timing="lockstep", latency_s=100.5, denoise_s=100.0)
-    step = {"unit": runs["unit"][0], "variant": "cfg", "repeat": 0, "phase": "measured"}
-    step |= {"timestep": 1.0, "guided": True, "denoiser_s": 1.0, "scheduler_s": 0.0}
-    rows = [(2, 1.0), (2, 94.0), (2, 1.0), (1, 2.0), (1, 2.0)]
-    steps = frame(
-        "steps",
-        [step | {"step": at, "rows": rows, "latency_s": s} for at, (rows, s) in enumerate(rows)],
-    )
-    assert call_seconds(runs, steps).tolist() == [pytest.approx(3 * 1 + 2 * 2 + 0.5)]
-    assert call_seconds(runs.assign(timing="calls"), steps).tolist() == [100.5]
 
 
 def test_times_are_shown_before_the_images_that_need_none(tmp_path, monkeypatch):
