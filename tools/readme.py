@@ -148,8 +148,8 @@ STUDENTS = (
     "cfg", "unguided", "lora", "lora+deepcache:3", "steps:25",
     "plan:results/mini-sd/plan-25/plan-25.json",
 )  # fmt: skip
-SAVED = ("saving", "saving_lo", "saving_hi", "ideal_saving", "predicted_saving")
-TIMED = ("latency", "saving", "denoise", "predicted", "ideal", "peak")
+SAVED = ("saving", "saving_lo", "saving_hi", "ideal_saving", "predicted_saving", "disturbance")
+TIMED = ("latency", "saving", "denoise", "predicted", "ideal", "peak", "disturbance")
 
 
 def _timed(table: pd.DataFrame) -> list[str]:

@@ -31,7 +31,8 @@ def disturbance_note(table: pd.DataFrame) -> str:
     Returns:
         A line; empty for a calm run, and for a table without times.
     """
-    told = [text for text in table.get("disturbance", pd.Series(dtype=str)).unique() if text]
+    texts = table.get("disturbance", pd.Series(dtype=str)).dropna().unique()
+    told = [text for text in texts if text]
     if not told:
         return ""
 
