@@ -3,8 +3,7 @@
 One pipeline call guides every image at every step. The branches of later calls leave that trunk
 where their masks do (`variants/branches.py`), so a mask costs no more than its steps after its
 first unguided one. Every row has its own generator with the image's seed, and the pipeline's own
-loop runs, so a branch ends where its mask ends alone. Which masks are followed is decided in
-`sensitivity.py` and `search.py`.
+loop runs, so a branch ends where its mask ends alone. `sensitivity.py` and `search.py` pick masks.
 """
 
 from __future__ import annotations

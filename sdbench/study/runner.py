@@ -110,16 +110,8 @@ def record(
 ) -> Path:
     """Run a study as `run` does, and return its folder: its tables may be large.
 
-    Args:
-        study: as in `run`, as are all others but the last.
-        out: likewise.
-        pipe: likewise.
-        mode: likewise.
-        engine: likewise.
-        workers: likewise.
-        shard: likewise.
-        times_known: gets the folder where all times are taken and calls are left of which only the
-            images count. What is made by then is scored.
+    `times_known` gets the folder where all times are taken and calls are left of which only the
+    images count. What is made by then is scored. All other arguments are those of `run`.
     """
     if pipe is not None and has_random_weights(pipe):
         study = replace(study, random_weights=True)
@@ -134,10 +126,7 @@ def record(
         # The engine comes before the folder, as it may refuse.
         opened = open_.enter_context(_opened(engine, study, pipe, workers, tune=not stored))
         repeating = Repeating(opened.study, part, pipeline=digest(opened.pipeline))
-        settings = opened.study.as_json() | {"pipeline": opened.pipeline}
-        settings |= {"quality": quality, "guidance_space": GUIDANCE_SPACE}
-        if part is not None:
-            settings["shard"] = str(part)
+        settings = _settings(opened, quality, part)
         creating = StudyFolder.create(out, settings, environment=opened.environment, mode=mode)
         folder = open_.enter_context(creating)
 
@@ -157,6 +146,13 @@ def record(
         if read_known(folder.path).empty:
             _add_known_answers(folder, opened, part)
         return folder.path
+
+
+def _settings(engine: Engine, quality: dict[str, Any], part: Shard | None) -> dict[str, Any]:
+    """What a folder says of its study."""
+    settings = engine.study.as_json() | {"pipeline": engine.pipeline}
+    settings |= {"quality": quality, "guidance_space": GUIDANCE_SPACE}
+    return settings if part is None else settings | {"shard": str(part)}
 
 
 def _judge(folder: StudyFolder, study: Study, *, is_whole: bool) -> None:
