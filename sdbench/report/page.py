@@ -62,7 +62,7 @@ _STUDY: dict[str, tuple[type, ...]] = {
     "prompts": (list,),
     "seeds": (list,),
     "batch": (int,),
-    "repeats": (int,),
+    "repeats": (int, str),
     "warmups": (int,),
 }
 
@@ -147,7 +147,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("pipeline", f"{study['model']}, {first['dtype']}, {first['scheduler']}"),
         ("asked", f"{study['num_steps']} steps, guidance scale {study['guidance_scale']:g}"),
         ("pairs", f"{pairs}; pairs per call: {study['batch']}"),
-        ("repeats", f"{study['repeats']} measured, {study['warmups']} before them"),
+        ("repeats", f"measured {study['repeats']}, {study['warmups']} before them"),
     ]
 
     # What is read from a study may come from anyone, so its form is checked first.
