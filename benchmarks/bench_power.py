@@ -15,6 +15,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from benchmarks.lockstep import others
@@ -63,23 +64,29 @@ def main(
             seconds.append(time.perf_counter() - started)
     typer.echo(f"a run takes {statistics.median(seconds):.0f} s (at most {max(seconds):.0f})")
 
-    names = [name for name in study.variant_names if name != BASELINE]
-    pairs = list(permutations(found, 2))
     for share in (0.0, 0.03, 0.05, 0.10):
-        told = [
-            verdicts(before, slower(after, name, share))
-            for before, after in pairs
-            for name in (names if share else names[:1])
-        ]
-        slowed = [name for _ in pairs for name in (names if share else names[:1])]
-        hit = statistics.mean(
-            said[name] == "regression" for said, name in zip(told, slowed, strict=True)
-        )
-        alarms = statistics.mean("regression" in said.values() for said in told)
+        hits, alarms = judged(found, share)
         if share:
-            typer.echo(f"{share:.0%} slower: found in {hit:.0%} of {len(told)} comparisons")
+            typer.echo(f"{share:.0%} slower: found in {np.mean(hits):.0%} of {len(hits)}")
         else:
-            typer.echo(f"nothing slower: an alarm in {alarms:.0%} of {len(told)} comparisons")
+            typer.echo(f"nothing slower: an alarm in {np.mean(alarms):.0%} of {len(alarms)}")
+
+
+def judged(found: list[Results], share: float) -> tuple[list[bool], list[bool]]:
+    """Of all comparisons of two runs: whether the slower variant was found, and whether any.
+
+    Args:
+        found: runs of the benchmark.
+        share: by which one variant of the later run is slower, each in turn.
+    """
+    names = [str(name) for name in found[0].runs["variant"].unique() if name != BASELINE]
+    hits, alarms = [], []
+    for before, after in permutations(found, 2):
+        for name in names if share else names[:1]:
+            said = verdicts(before, slower(after, name, share))
+            hits.append(said[name] == "regression")
+            alarms.append("regression" in said.values())
+    return hits, alarms
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from sdbench.instruments.rss import PeakRss
 from sdbench.models.layout import set_layout
 from sdbench.models.pipeline import Pipeline
 from sdbench.models.registry import load
+from sdbench.records.names import BASELINE
 from sdbench.records.store import StudyFolder, read
 from sdbench.records.stored import TIMINGS
 from sdbench.study.local import Worker
@@ -36,7 +37,7 @@ from sdbench.study.runner import record_call
 from sdbench.study.study import Study
 from sdbench.study.units import units
 
-VARIANTS = "cfg,last:20%,last:50%,unguided,steps:25,lora"
+MASKS = "cfg,last:20%,last:50%,unguided"
 MARGIN = 0.01  # of savings that count as equal
 
 
@@ -62,31 +63,35 @@ def measured(pipe: Pipeline, study: Study) -> tuple[dict[str, pd.DataFrame], dic
     repeats = study.repeats
     assert isinstance(repeats, int)
     with ExitStack() as open_:
-        workers, folders = {}, {}
+        ways = {}
         for timing in TIMINGS:
             own = replace(study, timing=timing)
-            worker = workers[timing] = open_.enter_context(Worker(own, pipe))
+            worker = open_.enter_context(Worker(own, pipe))
             out = Path(tempfile.mkdtemp()) / timing
             creating = StudyFolder.create(
                 out, own.as_json(), environment=worker.environment, mode="new"
             )
-            folders[timing] = open_.enter_context(creating)
+            ways[timing] = worker, open_.enter_context(creating)
 
         peaks = dict.fromkeys(TIMINGS, 0)
         for repeat in track(range(repeats), description="repeats"):
             for timing in TIMINGS if repeat % 2 else reversed(TIMINGS):
-                worker = workers[timing]
-                calls = [unit for unit in units(worker.study) if unit.phase == "measured"]
-                calls = [unit for unit in calls if unit.repeat == repeat]
-                with PeakRss() as rss:
-                    for unit, outcome in worker.outcomes(calls, lambda *_: None):
-                        record_call(folders[timing], unit, outcome)
-                peaks[timing] = max(peaks[timing], rss.peak_bytes)
+                peaks[timing] = max(peaks[timing], repeated(*ways[timing], repeat))
 
-        for folder in folders.values():
+        for _, folder in ways.values():
             folder.compact()
-        found = {timing: summarise(read(folder.path)) for timing, folder in folders.items()}
+        found = {timing: summarise(read(folder.path)) for timing, (_, folder) in ways.items()}
     return {timing: table.set_index("variant") for timing, table in found.items()}, peaks
+
+
+def repeated(worker: Worker, folder: StudyFolder, repeat: int) -> int:
+    """Run a repeat and write it down; returns the peak memory of the process."""
+    measured_units = (unit for unit in units(worker.study) if unit.phase == "measured")
+    calls = [unit for unit in measured_units if unit.repeat == repeat]
+    with PeakRss() as rss:
+        for unit, outcome in worker.outcomes(calls, lambda *_: None):
+            record_call(folder, unit, outcome)
+    return rss.peak_bytes
 
 
 def half_width(row: pd.Series[Any], column: str) -> float:
@@ -96,9 +101,8 @@ def half_width(row: pd.Series[Any], column: str) -> float:
 
 def widths(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Half widths of the savings in points, and their ratio, by variant."""
-    names = [name for name in found["calls"].index if name != "cfg"]
     rows = {}
-    for name in names:
+    for name in found["calls"].index.drop(BASELINE):
         by_way = {
             timing: 100 * half_width(table.loc[name], "saving") for timing, table in found.items()
         }
@@ -112,7 +116,7 @@ def differences(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Saving in lockstep less that by calls, with a 90 % interval: the test of equivalence."""
     share = 1.645 / 1.96  # from half widths of 95 % to those of 90 %
     rows = {}
-    for name in [name for name in found["calls"].index if name != "cfg"]:
+    for name in found["calls"].index.drop(BASELINE):
         own, other = (found[timing].loc[name] for timing in ("lockstep", "calls"))
         difference = float(own["saving"] - other["saving"])
         half = share * (half_width(own, "saving") ** 2 + half_width(other, "saving") ** 2) ** 0.5
@@ -140,17 +144,17 @@ def main(
     batch: Annotated[int, typer.Option(help="images of a call")] = 8,
     threads: Annotated[int, typer.Option(help="of torch")] = 1,
     busy: Annotated[int, typer.Option(help="other processes at work")] = 0,
-    variants: Annotated[str, typer.Option(help="with commas between them")] = VARIANTS,
+    variants: Annotated[str, typer.Option(help="with commas; by default six")] = "",
     width: Annotated[int, typer.Option(help="of a UNet with random weights; 0: mini-sd")] = 0,
     equal: Annotated[bool, typer.Option("--equal", help="test equivalence")] = False,
 ) -> None:
     """Print half widths, or how far both ways of timing differ."""
     pipe = larger(width) if width else load("mini-sd")
     set_layout(pipe, memory_format="channels_last", threads=threads)
-    chosen = [name.replace("steps:25", f"steps:{steps // 2}") for name in variants.split(",")]
+    own = variants or (f"{MASKS},steps:{steps // 2}" + ("" if width else ",lora"))
     study = Study.protocol(
         "mini-sd",
-        variants=chosen if not width else [name for name in chosen if name != "lora"],
+        variants=own.split(","),
         controls=False,
         repeats=repeats,
         num_steps=steps,

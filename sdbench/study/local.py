@@ -90,9 +90,7 @@ class Worker:
         """Put the pipeline back."""
         self._executed.__exit__(*error)
 
-    def outcomes(
-        self, calls: Sequence[Unit], told: Told
-    ) -> Iterator[tuple[Unit, Outcome]]:
+    def outcomes(self, calls: Sequence[Unit], told: Told) -> Iterator[tuple[Unit, Outcome]]:
         """Run the calls of every round in turn, step by step, or else one after another."""
         for together in rounds(calls):
             if together[0].phase == "measured" and self._takes_turns:
@@ -102,9 +100,7 @@ class Worker:
                 told(unit, 0.0)
                 yield unit, self.outcome(unit)
 
-    def _round(
-        self, together: Sequence[Unit], told: Told
-    ) -> Iterator[tuple[Unit, Outcome]]:
+    def _round(self, together: Sequence[Unit], told: Told) -> Iterator[tuple[Unit, Outcome]]:
         """The calls of a round, each beside one of the baseline."""
         in_turn: list[Unit] = []
         alone: list[tuple[Unit, str]] = []
@@ -117,11 +113,26 @@ class Worker:
             else:
                 in_turn.append(unit)
 
-        # A round that goes on where it was interrupted has no baseline any more.
-        if in_turn and not any(unit.variant.is_baseline for unit in in_turn):
-            in_turn.append(companion(in_turn))
-        for unit in in_turn:
+        for unit, outcome in self._in_turn(in_turn, told):
+            if not isinstance(outcome, Alone):
+                yield unit, outcome
+            elif unit.phase != "companion":  # each that runs by itself gets one of its own
+                alone.append((unit, outcome.reason))
+
+        for unit, reason in alone:
             told(unit, 0.0)
+            yield from self._alone(unit, reason)
+
+    def _in_turn(
+        self, together: Sequence[Unit], told: Told
+    ) -> Iterator[tuple[Unit, Outcome | Alone]]:
+        """Calls in lockstep, with a companion where the baseline's is not among them."""
+        if not together:
+            return
+        # So it is where a round goes on that was interrupted.
+        has_baseline = any(unit.variant.is_baseline for unit in together)
+        calls = [*together] if has_baseline else [*together, companion(together)]
+        baseline = next(unit for unit in calls if unit.variant.is_baseline)
 
         def outcome_in_turn(unit: Unit, pipe: Pipeline, give_way: GiveWay) -> Outcome:
             def telling(progress: float) -> None:
@@ -130,16 +141,12 @@ class Worker:
 
             return self.outcome(unit, pipe, telling)
 
-        for unit, outcome in in_lockstep(self._pipe, in_turn, outcome_in_turn):
-            if isinstance(outcome, Alone):
-                alone.append((unit, outcome.reason))
-            else:
-                baseline = next(call for call in in_turn if call.variant.is_baseline)
-                yield unit, _timed(outcome, "lockstep", beside=baseline)
-
-        for unit, reason in alone:
+        for unit in calls:
             told(unit, 0.0)
-            yield from self._alone(unit, reason)
+        for unit, outcome in in_lockstep(self._pipe, calls, outcome_in_turn):
+            if not isinstance(outcome, Alone):
+                outcome = _timed(outcome, "lockstep", beside=baseline)
+            yield unit, outcome
 
     def _alone(self, unit: Unit, reason: str) -> Iterator[tuple[Unit, Outcome]]:
         """A call that takes no turns, and one of the baseline before or after it."""

@@ -105,13 +105,18 @@ def take_turns(pipe: Pipeline, calls: Sequence[Call], *, seed: str) -> list[Ende
 
         state = _ThreadState(pipe.device)
         while waiting := [call for call in in_progress if call.end is None]:
-            least = min(call.progress for call in waiting)
-            call = order.choice([call for call in waiting if call.progress == least])
+            call = order.choice(_least(waiting))
             call.go_on()
             if call.end is None and (held := state.changed()):
                 call.leave()
                 call.end = Alone(f"it holds {held} over its steps")
     return [call.end for call in in_progress if call.end is not None]
+
+
+def _least(calls: Sequence[_InProgress]) -> list[_InProgress]:
+    """The calls of the least progress."""
+    least = min(call.progress for call in calls)
+    return [call for call in calls if call.progress == least]
 
 
 class _InProgress:

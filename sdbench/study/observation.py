@@ -82,19 +82,24 @@ def observe(
 
     # Outside of the clock: on a device this waits.
     run.require_finite(made)
-    measured = _measured(record, work) | (around.columns if around else {})
-    measured["accelerated"] = unit.variant.has_rows_of_its_own
+    measured = _measured(record, work) | _of_unit(unit, made) | (around.columns if around else {})
     if measured["accelerated"]:
         # Its rows differ in work, which only the untimed warm-up can count.
         measured["flop"] = probes.flop.flop if probes.flop else None
     if is_compiled:
         measured["compile_s"] = compile_s
-    measured |= {"height": study.height, "width": study.width}
-    if study.output == "image":
-        measured |= {"height": made.images.shape[2], "width": made.images.shape[3]}
     if probes.memory is not None:
         measured |= _memory(probes.memory, work, record)
     return measured, record.steps, made
+
+
+def _of_unit(unit: Unit, made: Made) -> dict[str, Any]:
+    """What a call shows of its unit: whose rows they are, and of what size its images."""
+    study = unit.study
+    height, width = study.height, study.width
+    if study.output == "image":
+        height, width = made.images.shape[2:]
+    return {"accelerated": unit.variant.has_rows_of_its_own, "height": height, "width": width}
 
 
 @dataclass(frozen=True)

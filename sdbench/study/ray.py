@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -236,9 +236,7 @@ class Cluster:
         for seat in [*self._idle, *(seat for seat, _ in self._busy.values())]:
             ray.kill(seat.actor)
 
-    def outcomes(
-        self, planned: Sequence[Unit], told: Told
-    ) -> Iterator[tuple[Unit, Outcome]]:
+    def outcomes(self, planned: Sequence[Unit], told: Told) -> Iterator[tuple[Unit, Outcome]]:
         """Give every worker the next call when it is free, until all have an outcome.
 
         A call whose worker dies is tried again, by another worker; after three tries it is a failed
