@@ -1,3 +1,8 @@
+import shutil
+
+import pandas as pd
+import pytest
+
 from tests.cli.commands import invoke, words
 
 
@@ -28,3 +33,27 @@ def test_what_belongs_to_a_pair_needs_one(small):
         assert "need --pair" in words(done)
     done = invoke("rank", small[0], "--metric", "ssim", "--pair", "last:50%")
     assert "--pair takes two variants" in words(done)
+
+
+@pytest.fixture
+def disturbed(small, tmp_path):
+    """The small study, if another process had taken a core and a half in every call."""
+    folder = shutil.copytree(small[0], tmp_path / "disturbed")
+    runs = pd.read_parquet(folder / "runs.parquet")
+    runs.assign(foreign_load=1.5, latency_s=60.0).to_parquet(folder / "runs.parquet", index=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("rank", "--metric", "ssim"),
+        ("rank", "--metric", "ssim", "--pair", "last:50%,cached:2,split"),
+        ("report",),
+        ("frontier", "--metric", "ssim"),
+    ],
+)
+def test_a_disturbed_study_is_said_to_be_so_before_anything_else(disturbed, command):
+    done = invoke(command[0], disturbed, *command[1:])
+    assert done.exit_code == 0, done.output
+    assert words(done).lstrip("*").startswith("DISTURBED: 1 of 1 rounds of calls: others took up")
