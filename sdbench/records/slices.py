@@ -35,10 +35,12 @@ class Pairs(NamedTuple):
 
 
 def pairs(own_s: ArrayLike, baseline_s: ArrayLike) -> Pairs:
-    """Pair the slices of the same progress.
+    """Pair the slices that ran at the same progress.
 
-    Where one call has more steps, a slice of the other is in several pairs. Were it set against
-    their mean, a spike would be rarer on its side, and would move the middle.
+    A slice runs when its call has the least progress: step k of n where that is k / n. Where calls
+    have unlike numbers of steps, a slice of the one is paired with those of the other on both of
+    its sides. Were it with those after it alone, what dies away slowly would seem its own; were it
+    with their mean, a spike would be rarer on that side. Both would move the middle.
 
     Args:
         own_s: seconds: ... steps.
@@ -46,10 +48,13 @@ def pairs(own_s: ArrayLike, baseline_s: ArrayLike) -> Pairs:
     """
     own, baseline = (np.log(np.asarray(times, dtype=float)) for times in (own_s, baseline_s))
     counts = own.shape[-1], baseline.shape[-1]
-    middle = (np.arange(max(counts)) + 0.5) / max(counts)
-    places = [(middle * count).astype(np.intp) for count in counts]
+    apart = np.abs(
+        np.subtract.outer(np.arange(counts[0]) * counts[1], np.arange(counts[1]) * counts[0])
+    )
+    near = (2 * apart <= max(counts)) | (apart == apart.min(axis=1, keepdims=True))
+    places = np.nonzero(near)
     logs = own[..., places[0]] - baseline[..., places[1]]
-    return Pairs(logs, places[0], 1 / np.bincount(places[0])[places[0]])
+    return Pairs(logs, places[0], 1 / near.sum(axis=1)[places[0]])
 
 
 def location(values: ArrayLike) -> Array:

@@ -12,19 +12,19 @@ CACHED = np.array([1.05, 0.4, 0.4] * 4)
 
 
 def test_slices_of_the_same_progress_are_paired():
+    paired = pairs([2.0, 4.0], [1.0, 2.0])
+    assert np.exp(paired.logs) == pytest.approx([2, 2])
+    assert (paired.steps.tolist(), paired.weights.tolist()) == ([0, 1], [1, 1])
+
+
+def test_a_slice_meets_those_of_the_baseline_on_both_of_its_sides():
     paired = pairs([2.0, 4.0], [1.0, 1.0, 2.0, 8.0])
-    assert np.exp(paired.logs) == pytest.approx([2, 2, 2, 0.5])
-    assert paired.steps.tolist() == [0, 0, 1, 1]
-    assert paired.weights.tolist() == [0.5] * 4
+    assert np.exp(paired.logs) == pytest.approx([2, 2, 4, 2, 0.5])
+    assert paired.steps.tolist() == [0, 0, 1, 1, 1]
+    assert paired.weights.tolist() == pytest.approx([1 / 2] * 2 + [1 / 3] * 3)
 
 
-def test_a_call_of_more_steps_meets_a_slice_of_the_baseline_several_times():
-    paired = pairs([1.0, 2.0, 3.0, 4.0], [1.0, 2.0])
-    assert np.exp(paired.logs) == pytest.approx([1, 2, 1.5, 2])
-    assert paired.weights.tolist() == [1] * 4
-
-
-@pytest.mark.parametrize(("own", "baseline"), [(37, 50), (50, 37), (1, 3), (12, 12)])
+@pytest.mark.parametrize(("own", "baseline"), [(37, 50), (50, 37), (1, 3), (12, 12), (90, 12)])
 def test_every_step_counts_once(own, baseline):
     paired = pairs(np.ones(own), np.ones(baseline))
     assert np.bincount(paired.steps, paired.weights) == pytest.approx(np.ones(own))
