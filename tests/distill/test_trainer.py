@@ -515,7 +515,7 @@ def test_the_package_is_the_verb(plain_run):
 
 
 COMMAND = (
-    "distill --model mini-sd --steps 40 --rows 2 --rank 2 --targets attention --num-steps 3"
+    "distill --model mini-sd --steps 10 --rows 2 --rank 2 --targets attention --num-steps 3"
     " --save-every 1 --evaluate-every 40"
 )
 AS_OPENED = """
@@ -542,15 +542,17 @@ def finish(process):
 @pytest.mark.network
 @pytest.mark.slow  # loads and trains mini-sd three times
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
-    finish(start(tmp_path / "whole"))
-    killed, checkpoint = start(tmp_path / "killed"), tmp_path / "killed" / "checkpoint.pt"
+    (tmp_path / "few.txt").write_text("\n".join(held_out_captions(2)))
+    few = ("--held-out-file", str(tmp_path / "few.txt"))
+    finish(start(tmp_path / "whole", *few))
+    killed, checkpoint = start(tmp_path / "killed", *few), tmp_path / "killed" / "checkpoint.pt"
     while not checkpoint.exists():
         assert killed.poll() is None, killed.stdout.read()
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert not (tmp_path / "killed" / "student").exists()
-    finish(start(tmp_path / "killed", "--resume"))
+    finish(start(tmp_path / "killed", *few, "--resume"))
     expected, found = (
         load_file(tmp_path / name / "student" / LORA_FILE) for name in ("whole", "killed")
     )
