@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sdbench.analysis.stats import MIN_PAIRS
-from sdbench.records.call_times import usable
+from sdbench.records.call_times import in_rounds, usable
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
@@ -35,6 +35,8 @@ def counted(runs: pd.DataFrame) -> pd.DataFrame:
     Disturbed ones do not where at least 6 repeats without any are left, and all do where there are
     fewer. What decides is the baseline's calls, and whether they were disturbed. What was measured
     again takes the place of what does not count: of every batch, the calls that count are numbered.
+    In lockstep every round, a batch in a repeat, knows its times by itself, and is one of these
+    repeats.
 
     Args:
         runs: of a study.
@@ -47,7 +49,8 @@ def counted(runs: pd.DataFrame) -> pd.DataFrame:
     calls = runs[measured].assign(beside=_beside(runs[measured]))
     calls["unit"] = calls["unit"].astype("string")
     disturbed = calls["disturbed"].fillna(False).astype(bool)
-    if not disturbed.any():
+    by_round = in_rounds(calls)
+    if not disturbed.any() and not by_round:
         return calls
 
     # A batch is known by its images of the baseline, or else by their number alone.
@@ -56,15 +59,33 @@ def counted(runs: pd.DataFrame) -> pd.DataFrame:
     calls["of"] = _batches(runs, calls)
     size = calls.groupby(["variant", "repeat", "of"], observed=True).size().groupby("of").max()
     calm = calls[~calls["disturbed"]].groupby(["variant", "of"], observed=True).size()
-    repeats = calm.div(size, level="of").unstack("of").fillna(0).min(axis=1)  # noqa: PD010
+    of_batches = calm.div(1 if by_round else size, level="of").unstack("of").fillna(0)  # noqa: PD010
+    repeats = of_batches.sum(axis=1) if by_round else of_batches.min(axis=1)
 
     # A variant that ran beside calls of its own is judged by them, all others by the baseline's.
     phase = by_unit(runs)["phase"].reindex(calls["beside"]).to_numpy()
     apart = pd.Series(phase == "companion", calls.index).groupby(calls["variant"]).all()
     enough = calls["variant"].map(_enough(repeats, apart)).fillna(False).astype(bool)
     calls = calls[~(calls["disturbed"] & enough)]
-    number = calls.groupby(["variant", "of"], observed=True).cumcount()
-    return calls.assign(repeat=number // calls["of"].map(size).astype("int64")).drop(columns="of")
+    numbers = _numbers(calls, size, by_round=by_round)
+    return calls.assign(repeat=numbers.astype("Int64")).drop(columns="of")
+
+
+def _numbers(calls: pd.DataFrame, size: "pd.Series[int]", *, by_round: bool) -> "pd.Series[int]":
+    """Numbers of the repeats of calls, or of their rounds.
+
+    Args:
+        calls: with `of`, what they have in common with others of their batch.
+        size: how many calls of a repeat have that in common.
+        by_round: whether every round is a repeat.
+    """
+    place = calls.groupby(["variant", "of"], observed=True).cumcount()
+    alike = calls["of"].map(size).astype("int64")
+    repeat: pd.Series[int] = place // alike
+    if not by_round:
+        return repeat
+    first = size.cumsum() - size  # of the rounds of a repeat
+    return repeat * int(size.sum()) + calls["of"].map(first).astype("int64") + place % alike
 
 
 def _beside(calls: pd.DataFrame) -> "pd.Series[str]":

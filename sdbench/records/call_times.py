@@ -38,6 +38,11 @@ def usable(runs: pd.DataFrame) -> "pd.Series[bool]":
     return (runs["status"] == "ok") & runs["exclusive"].fillna(True).astype(bool)
 
 
+def in_rounds(calls: pd.DataFrame) -> bool:
+    """Whether calls took turns, so that every round of them knows its times by itself."""
+    return bool((calls["timing"] == "lockstep").fillna(False).any())
+
+
 def call_times(calls: pd.DataFrame, runs: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     """The times of calls, and of the baseline's beside them.
 

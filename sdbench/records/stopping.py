@@ -61,12 +61,16 @@ def level(repeats: object) -> float:
     return NOMINAL if precision(repeats) is None else CORRECTED
 
 
-def further(repeats: int) -> int:
-    """Disturbed repeats that are measured again, at most, of so many that are asked for.
+def further(repeats: int, batches: int = 1) -> int:
+    """Disturbed repeats of a batch that are measured again, at most.
 
-    There are none below the repeats that give an interval: no time is known there.
+    There are none below as many rounds as give an interval: no time is known there.
+
+    Args:
+        repeats: that are asked for.
+        batches: of the study; each of them has so many rounds.
     """
-    return 0 if repeats < LOOKS[0] else int(FURTHER * repeats)
+    return 0 if repeats * batches < LOOKS[0] else int(FURTHER * repeats)
 
 
 def half_width(logs: ArrayLike, at: float) -> float:

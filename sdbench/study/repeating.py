@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sdbench.records.call_times import call_times
+from sdbench.records.call_times import call_times, in_rounds
 from sdbench.records.disturbed import disturbed_rounds
 from sdbench.records.names import BASELINE
 from sdbench.records.stopping import LOOKS, further, level, looks, precision, widest
@@ -125,7 +125,7 @@ class Repeating:
         before = dict(self.repeats)
         for number, batch in enumerate(self.repeats):
             missing = max(0, wanted - int(calm.get(number, 0)))
-            most = wanted + further(wanted)
+            most = wanted + further(wanted, len(before) if in_rounds(rounds) else 1)
             self.repeats[batch] = max(before[batch], min(before[batch] + missing, most))
         return self.repeats != before
 
@@ -158,21 +158,29 @@ def _calm(rounds: pd.DataFrame) -> pd.Series[bool]:
 def _log_ratios(
     rounds: pd.DataFrame, look: int, runs: pd.DataFrame, steps: pd.DataFrame
 ) -> dict[str, NDArray[np.float64]]:
-    """Of every variant's time over the baseline's: one per repeat that counts at a look.
+    """Of every variant's time over the baseline's: one per repeat or round that counts at a look.
 
-    Only calm rounds count where every batch has enough of them for an interval, else all.
+    Only calm rounds count where there are enough of them for an interval, of every batch where
+    calls took no turns, else all.
     """
+    by_round = in_rounds(rounds)
     calm = _calm(rounds)
-    enough = calm.groupby(level="number").sum().min() >= LOOKS[0]
+    of_batches = calm.groupby(level="number").sum()
+    enough = (of_batches.sum() if by_round else of_batches.min()) >= LOOKS[0]
     counted = calm[calm] if enough else calm
     place = counted.groupby(level="number").cumcount().rename("place")
     placed = rounds.join(place[place < look], on=["number", "repeat"]).dropna(subset="place")
 
-    # A repeat of several batches is known where all of them are.
-    times = call_times(placed, runs, steps).assign(place=placed["place"], variant=placed["variant"])
+    # A repeat of several batches is known where all of them are, a round where it is as large as
+    # the others.
+    names = placed[["place", "number", "variant"]]
+    times = call_times(placed, runs, steps).join(names)
+    if by_round:
+        times = times[placed["batch"] == placed["batch"].max()]
     own = times[times["variant"] != BASELINE].dropna(subset=["latency_s", "baseline_latency_s"])
-    groups = own.groupby(["place", "variant"])
+    groups = own.groupby(["place", *(["number"] if by_round else []), "variant"])
     sums = groups[["latency_s", "baseline_latency_s"]].sum()
-    logs = sums[groups.size() == rounds["number"].nunique()].apply(np.log)
+    complete = 1 if by_round else rounds["number"].nunique()
+    logs = sums[groups.size() == complete].apply(np.log)
     ratios = (logs["latency_s"] - logs["baseline_latency_s"]).groupby(level="variant")
     return {str(variant): values.to_numpy(float) for variant, values in ratios}

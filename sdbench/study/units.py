@@ -148,7 +148,7 @@ def possible_units(study: Study, shard: Shard | None = None, *, pipeline: str = 
     fewest, *_, most = (*looks(study.repeats), *looks(study.repeats)[-1:])
     calls = (
         *_warmups(study, batches),
-        *_in_turns(study, dict.fromkeys(batches, most + further(most)), "measured"),
+        *_in_turns(study, dict.fromkeys(batches, most + further(most, len(batches))), "measured"),
         *_untimed(study, dict.fromkeys(batches, fewest)),
     )
     return [replace(unit, pipeline=pipeline) for unit in calls]

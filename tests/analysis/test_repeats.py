@@ -207,8 +207,22 @@ def test_a_round_that_was_measured_again_takes_the_place_of_the_disturbed_one(st
 
 
 def test_without_what_was_measured_again_a_batch_is_lacking(study):
-    results = lockstep(study(MASKS, repeats=7, batches=2, changed=disturbed({3}, batch=1)))
+    results = lockstep(
+        study(MASKS, repeats=7, batches=2, changed=disturbed({3}, batch=1)), timing="calls"
+    )
     assert complete_repeats(results).groupby("variant").size().tolist() == [6, 6, 6]
+
+
+def test_in_lockstep_every_round_is_a_pair(study):
+    """Three repeats of two batches know a time six times; one that was disturbed does not count."""
+    few = by_variant(lockstep(study(MASKS, repeats=3, batches=2)))
+    assert few["repeats"].to_dict() == dict.fromkeys(MASKS, 6)
+    assert few.loc["unguided", ["saving_lo", "saving_hi"]].notna().all()
+    by_calls = by_variant(lockstep(study(MASKS, repeats=3, batches=2), timing="calls"))
+    assert by_calls["repeats"].to_dict() == dict.fromkeys(MASKS, 3)
+    assert by_calls["saving_lo"].isna().all()
+    left_out = lockstep(study(MASKS, repeats=4, batches=2, changed=disturbed({3}, batch=1)))
+    assert by_variant(left_out)["repeats"].to_dict() == dict.fromkeys(MASKS, 7)
 
 
 def test_batches_without_images_are_told_by_their_size(study):
