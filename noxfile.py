@@ -116,6 +116,13 @@ def branching(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def lockstep(session: nox.Session) -> None:
+    """How wide intervals of savings are, timed by calls and in lockstep (mini-sd, minutes)."""
+    session.install("-e", ".")
+    session.run("python", "-m", "benchmarks.lockstep", *session.posargs)
+
+
+@nox.session(default=False)
 def power(session: nox.Session) -> None:
     """Print which slowdowns the regression benchmark finds, by the spread of its times."""
     session.install("-e", ".")

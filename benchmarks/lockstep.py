@@ -51,6 +51,7 @@ def others(number: int) -> Iterator[None]:
     finally:
         for process in running:
             process.kill()
+            process.wait()
 
 
 def measured(pipe: Pipeline, study: Study) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
@@ -130,11 +131,9 @@ def differences(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def larger(width: int) -> Pipeline:
     """Stable Diffusion 1.5 with random weights, its UNet narrower: of some hundred megabytes."""
     pipe: Any = load("sd15", random_weights=True, device="cpu")
-    channels = [width, 2 * width, 4 * width, 4 * width]
-    pipe.register_modules(
-        unet=type(pipe.unet).from_config(dict(pipe.unet.config) | {"block_out_channels": channels})
-    )
-    pipe.unet.eval()
+    config = {name: value for name, value in pipe.unet.config.items() if name[0] != "_"}
+    config["block_out_channels"] = (width, 2 * width, 4 * width, 4 * width)
+    pipe.register_modules(unet=type(pipe.unet)(**config).eval())
     return pipe
 
 

@@ -10,7 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.calls import by_unit, finished, step_counts, steps_of, timed, units_of
+from sdbench.analysis.calls import (
+    by_unit,
+    counted,
+    finished,
+    step_counts,
+    steps_of,
+    timed,
+    units_of,
+)
 from sdbench.analysis.stats import Interval, ratio_interval
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
@@ -194,6 +202,7 @@ def _medians(steps: pd.DataFrame) -> pd.DataFrame:
 def _comparable(results: Results) -> pd.DataFrame:
     """Calls that had the device to themselves, and whose rows are the baseline's work."""
     runs = timed(results)
+    runs = runs.assign(repeat=counted(results.runs)["repeat"].reindex(runs.index))
     return runs[~_differ_in_work(results.runs)[runs.index]]
 
 

@@ -71,12 +71,13 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             lets the tables have millions of rows.
 
     Returns:
-        `variant`, `nfe`, `steps` (of a call), `repeats` (paired with the baseline), `pairs` (with
-        images), `failed` (calls), `unsupported` (why the variant cannot run on this pipeline; empty
-        where it can), `disturbance` (what disturbed the run, the same in every row; empty where
-        nothing did), `batch` (images of a call), `latency_s` (median per call of so many),
-        `saving` (share of the baseline's time), `denoise_saving` (the same of the denoising loop),
-        `ideal_saving` (share of the baseline's evaluations not made), `predicted_saving` and
+        `variant`, `nfe`, `steps` (of a call), `repeats` (paired with the baseline; in lockstep
+        rounds, of one batch each), `pairs` (with images), `failed` (calls), `unsupported` (why the
+        variant cannot run on this pipeline; empty where it can), `disturbance` (what disturbed the
+        run, the same in every row; empty where nothing did), `batch` (images of a call),
+        `latency_s` (median per call of so many), `saving` (share of the baseline's time),
+        `denoise_saving` (the same of the denoising loop), `ideal_saving` (share of the baseline's
+        evaluations not made), `predicted_saving` and
         `predicted_denoise_saving` (of call and loop, to expect from what steps of other variants
         took, as `predictions` says), `peak_bytes`, every metric (its mean) with its `_median` and,
         where it has a threshold, the share of images that are `_changed`; and

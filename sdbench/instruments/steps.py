@@ -72,7 +72,7 @@ class StepProbe(Listener):
         """Attach nothing yet: pass the probe to `guided_by` as a listener."""
         self._scheduler = scheduler
         self._clock = clock
-        self._give_way = give_way or (lambda _: None)
+        self._give_way = give_way
         self._text_ended: Mark = None
         self._marks: list[_StepMarks] = []
         self._images = 0
@@ -114,9 +114,11 @@ class StepProbe(Listener):
         self._images = images
         self._iterations = iterations
         self._loops += 1
-        self._text_ended = self._clock.mark()
-        self._give_way(0.0)
-        self._marks = [_StepMarks(self._clock.mark())]
+        self._text_ended = begins = self._clock.mark()
+        if self._give_way is not None:
+            self._give_way(0.0)
+            begins = self._clock.mark()
+        self._marks = [_StepMarks(begins)]
 
     def denoiser_begins(self, step: Step, rows: int) -> None:
         """Mark the start of an evaluation."""
@@ -147,7 +149,8 @@ class StepProbe(Listener):
         # An unguided step has one prediction and no signal.
         if step.uncond is not None:
             marks.signal = guidance_signal(self._scheduler, step)
-        self._give_way((step.index + 1) / self._iterations)
+        if self._give_way is not None:
+            self._give_way((step.index + 1) / self._iterations)
         self._marks.append(_StepMarks(self._clock.mark()))
 
     def _fill(self, record: CallRecord, started: Mark, ended: Mark) -> None:

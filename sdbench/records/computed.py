@@ -31,8 +31,8 @@ SUMMARY = {
         "1",
         "saving",
         PERCENT,
-        f"share of the time of `{BASELINE}` that the variant saves, call against call within each "
-        "repeat; where the interval holds 0, no saving was shown.",
+        f"share of the time of `{BASELINE}` that the variant saves, each call against that of "
+        f"`{BASELINE}` beside which it was timed; where the interval holds 0, no saving was shown.",
     ),
     "denoise_saving": _computed("1", "loop", PERCENT, "the same in the denoising loop alone."),
     "ideal_saving": _computed(

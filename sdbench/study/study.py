@@ -50,10 +50,10 @@ class Study(Generation):
 
     Args:
         variants: texts of the variant grammar, or variants; the baseline `cfg` must be among them.
-        repeats: measured calls per variant and batch; fewer than 6 give no interval on times. Or
-            such as "until 2 points": from 6 to 24, until the 95 % interval of every saving reaches
-            at most so far to each side. Disturbed repeats are measured again
-            (`sdbench.study.repeating`).
+        repeats: measured calls per variant and batch. Times have an interval from 6 repeats on, in
+            lockstep from 6 rounds, which are the batches of all repeats. Or such as "until 2
+            points": from 6 to 24, until the 95 % interval of every saving reaches at most so far to
+            each side. Disturbed repeats are measured again (`sdbench.study.repeating`).
         warmups: untimed calls before them; on the CPU they alone measure memory.
         metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on
             mini-sd; none on random weights.

@@ -56,4 +56,4 @@ def disturbed(small, tmp_path):
 def test_a_disturbed_study_is_said_to_be_so_before_anything_else(disturbed, command):
     done = invoke(command[0], disturbed, *command[1:])
     assert done.exit_code == 0, done.output
-    assert words(done).lstrip("*").startswith("DISTURBED: 1 of 1 rounds of calls: others took up")
+    assert words(done).lstrip("*").startswith("DISTURBED: 2 of 2 rounds of calls: others took up")

@@ -8,7 +8,7 @@ from tests.cli.commands import QUICK, invoke, words
 
 
 def test_a_run_writes_tables_and_pictures(folder):
-    assert len(read(folder).runs) == 2 * 2
+    assert len(read(folder).runs) == 2 * 3
     assert {"grid.png", "steps.png", "frontier.png"} <= {path.name for path in folder.iterdir()}
 
 
@@ -102,7 +102,7 @@ def test_an_estimate_of_a_precision_is_a_range(tmp_path, monkeypatch):
     assert "give --repeats or --precision, not both" in done.stderr
     options = ["--num-steps", "2", "--variants", "cfg,last:50%", "--metrics", "ssim"]
     done = invoke("run", *options, "--dry-run", "--precision", "2")
-    assert "14 to 50 calls, about" in words(done)
+    assert "26 to 98 calls, about" in words(done)
 
 
 def test_a_precision_is_repeats_until_so_many_points():
@@ -115,7 +115,7 @@ def test_a_dry_run_only_estimates(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = invoke(*QUICK, "--dry-run")
     assert done.exit_code == 0
-    assert "4 calls, about" in done.output
+    assert "6 calls, about" in done.output
     assert not list(tmp_path.iterdir())
 
 
@@ -136,6 +136,6 @@ def test_a_run_at_a_url_leaves_tables_and_pictures_there():
     assert done.exit_code == 0, done.output
     assert f"Tables and pictures are in {url}" in done.output
     assert {"runs.parquet", "grid.png", "steps.png", "frontier.png"} <= set(Remote(url).files())
-    assert len(read(url).runs) == 2 * 2
+    assert len(read(url).runs) == 2 * 3
     assert invoke(*QUICK, "--out", url).exit_code == 2
     assert invoke(*QUICK, "--out", url, "--resume").exit_code == 0

@@ -367,7 +367,7 @@ def test_a_schedule_of_another_length_is_refused(tmp_path):
 TIMING = pd.DataFrame(
     [("cfg", 0.0, np.nan, np.nan), ("last:5", 0.08, 0.07, 0.09), ("steps:45", 0.1, 0.09, 0.11)],
     columns=["variant", "saving", "saving_lo", "saving_hi"],
-)
+).assign(disturbance="")
 
 
 def judged_frame(values):

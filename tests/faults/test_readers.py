@@ -34,6 +34,7 @@ from sdbench.models.students import (
 )
 from sdbench.records.files import read_image, read_prompts
 from sdbench.records.schema import STUDY
+from sdbench.study import estimate as estimating
 from sdbench.study import runner
 from sdbench.study.study import Study
 from sdbench.variants.grammar import VARIANTS, parse
@@ -248,7 +249,9 @@ def test_tables_with_other_rows(study, copied, data):
 
 @pytest.fixture
 def without_running(monkeypatch):
-    monkeypatch.setattr(runner, "estimate", lambda planned: runner.Estimate(1, 1.0, 1))
+    monkeypatch.setattr(
+        estimating, "estimate", lambda planned: estimating.Estimate(1, 1.0, 1, 1.0, 1)
+    )
 
 
 @fuzzed

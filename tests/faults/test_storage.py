@@ -173,7 +173,7 @@ def test_a_full_disk_ends_a_command_with_one_line_and_it_resumes(tmp_path, monke
     done = CliRunner().invoke(app, [*QUICK, str(tmp_path / "study"), "--resume"])
     assert done.exit_code == 0, done.output
     after = read(tmp_path / "study").runs
-    assert len(after) == 4
+    assert len(after) == 6
     pd.testing.assert_frame_equal(
         after[after["unit"].isin(before["unit"])], before, check_exact=True
     )

@@ -1,3 +1,5 @@
+import mmap
+
 import pytest
 
 from sdbench.instruments.rss import PeakRss
@@ -6,7 +8,10 @@ MIB = 1 << 20
 
 
 def touch(mib):
-    bytearray(b"x") * (mib * MIB)
+    """Take pages that are new: the heap may have old ones."""
+    with mmap.mmap(-1, mib * MIB) as pages:
+        for _ in range(mib):
+            pages.write(b"x" * MIB)
 
 
 @pytest.mark.skipif(not PeakRss.clear_refs.exists(), reason="needs Linux's /proc")

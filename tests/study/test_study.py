@@ -252,7 +252,7 @@ def test_the_default_study_is_the_one_the_readme_promises():
         *("steps:25", "steps:37", "steps:38", "steps:45"),
     }
     assert (default.model, default.num_steps, default.guidance_scale) == ("mini-sd", 50, 5.0)
-    assert len(default.pairs) == default.batch == 8
+    assert (len(default.pairs), default.batch, default.repeats) == (8, 4, 3)  # six rounds
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
