@@ -36,11 +36,12 @@ class Run(NamedTuple):
     printed: list[str]
 
 
-def run_of(checkout: Path) -> Run:
-    """The default run of a checkout, summarised by its own code."""
+def run_of(checkout: Path, num_steps: int) -> Run:
+    """The default run of a checkout, at some number of steps, summarised by its own code."""
     out = Path(tempfile.mkdtemp())
     env = os.environ | {"PYTHONPATH": str(checkout), "COLUMNS": "140"}
     command = [sys.executable, "-u", "-m", "sdbench.cli", "run", "--out", str(out / "study")]
+    command += ["--num-steps", str(num_steps)]
     started = time.perf_counter()
     printed: list[str] = []
     table_s = 0.0
@@ -63,6 +64,7 @@ def run_of(checkout: Path) -> Run:
 
 def main(
     against: Annotated[Path, typer.Option(help="folder of the other checkout")],
+    steps: Annotated[int, typer.Option(help="of the baseline; fewer take less time")] = 50,
     rounds: Annotated[int, typer.Option(help="runs of each")] = 1,
     busy: Annotated[int, typer.Option(help="other processes at work")] = 0,
 ) -> None:
@@ -72,7 +74,7 @@ def main(
     for turn in range(rounds):
         for name in checkouts if turn % 2 else reversed(checkouts):
             with others(busy):
-                run = run_of(checkouts[name])
+                run = run_of(checkouts[name], steps)
             seconds[name].append(run.table_s)
             half = 50 * (run.summary["saving_hi"] - run.summary["saving_lo"])
             shown = pd.DataFrame({"saving": 100 * run.summary["saving"], "half": half}).round(2)

@@ -29,7 +29,8 @@ from sdbench.records.store import StudyFolder, read
 
 Tables = dict[str, pd.DataFrame]
 FILLERS = {"string": "text", "Int64": 1, "float64": 0.5, "boolean": True}
-MEASURED = ("_s", "_bytes", "foreign_load", "foreign_processes", "throttled")
+MEASURED = ("_s", "_bytes", "foreign_load", "foreign_processes", "throttled", "disturbed")
+MEASURED += ("beside",)  # a round that goes on has another call of the baseline
 LEARNT = "pytorch_lora_weights.safetensors"
 
 
@@ -262,13 +263,10 @@ def contents(family: Family, folder: Path) -> Tables:
 
 
 def in_order(table: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """Its rows in the order of their key; of images what is not scored after the last unit."""
-    metrics = [
-        name
-        for name in frame
-        if table == "images" and name in {"reference_variant", *schema.METRICS}
-    ]
-    return frame.drop(columns=metrics).sort_values(KEYS[table], ignore_index=True)
+    """Its rows in the order of their key, without what is judged after the last unit."""
+    judged = {"images": {"reference_variant", *schema.METRICS}, "runs": {"disturbed"}}
+    columns = [name for name in frame if name in judged.get(table, ())]
+    return frame.drop(columns=columns).sort_values(KEYS[table], ignore_index=True)
 
 
 def finished_like(family: Family, found: Path, expected: Path) -> None:
@@ -277,6 +275,8 @@ def finished_like(family: Family, found: Path, expected: Path) -> None:
     assert not (found / "parts").exists()
     wanted = contents(family, expected)
     for name, frame in contents(family, found).items():
+        if "phase" in frame:
+            frame = frame[frame["phase"] != "companion"]
         varying = [column for column in frame if family.measured(column)]
         varying += (
             ["unit"] if family.tables == SWEEP else []

@@ -197,11 +197,11 @@ def test_a_study_begun_here_goes_on_with_workers(local, harm, folder, tmp_path, 
     monkeypatch.setattr(registry, "lay_out", lambda pipe: None)
     observe, ran = local_engine.observe, []
 
-    def interrupted(pipe, unit, work):
+    def interrupted(pipe, unit, work, **how):
         if len(ran) == 4:
             raise KeyboardInterrupt
         ran.append(unit.id)
-        return observe(pipe, unit, work)
+        return observe(pipe, unit, work, **how)
 
     monkeypatch.setattr(local_engine, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):

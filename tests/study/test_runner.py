@@ -463,10 +463,10 @@ def test_a_resumed_study_warms_up_before_it_goes_on(quick, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         runner.run(study, tmp_path / "study", pipe=quick)
     monkeypatch.setattr(local, "observe", observe)
-    first_call = local._first_call
+    first_call = local.first_call
     monkeypatch.setattr(
         local,
-        "_first_call",
+        "first_call",
         lambda pipe, unit: calls.append(unit.variant.name) or first_call(pipe, unit),
     )
     runner.run(study, tmp_path / "study", pipe=quick, mode="resume")
