@@ -59,8 +59,8 @@ def counted(runs: pd.DataFrame) -> pd.DataFrame:
     calls["of"] = _batches(runs, calls)
     size = calls.groupby(["variant", "repeat", "of"], observed=True).size().groupby("of").max()
     calm = calls[~calls["disturbed"]].groupby(["variant", "of"], observed=True).size()
-    calm = calm if by_round else calm.div(size, level="of")
-    of_batches = calm.unstack("of").fillna(0)  # noqa: PD010 - a pivot would average
+    whole = calm.astype(float) if by_round else calm.div(size, level="of")
+    of_batches = whole.unstack("of").fillna(0)  # noqa: PD010 - a pivot would average
     repeats = of_batches.sum(axis=1) if by_round else of_batches.min(axis=1)
 
     # A variant that ran beside calls of its own is judged by them, all others by the baseline's.
