@@ -10,6 +10,7 @@ Both ways of timing run in one process, one repeat of each in turn, on the same 
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import tempfile
@@ -131,7 +132,9 @@ def differences(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def larger(width: int) -> Pipeline:
     """Stable Diffusion 1.5 with random weights, its UNet narrower: of some hundred megabytes."""
     pipe: Any = load("sd15", random_weights=True, device="cpu")
-    config = {name: value for name, value in pipe.unet.config.items() if name[0] != "_"}
+    # Keys of its class alone: a config also keeps what was noted in it.
+    known = inspect.signature(type(pipe.unet).__init__).parameters
+    config = {name: value for name, value in pipe.unet.config.items() if name in known}
     config["block_out_channels"] = (width, 2 * width, 4 * width, 4 * width)
     pipe.register_modules(unet=type(pipe.unet)(**config).eval())
     return pipe
