@@ -5,8 +5,10 @@ For a study it is found on images that are not in it: of its prompts, with other
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from sdbench.variants.controls import matched_schedules
 from sdbench.variants.grammar import parse
 from sdbench.variants.variant import Variant
 
-GRID = 8  # scales that are run, from none to the whole; others lie between their latents
+HALVINGS = 3  # of the way from no guidance to the whole, until the scales around are near enough
 CONSTANT = "scale"  # the method whose variants are found here
 PAIRS = 16  # that a study tunes on, at most
 
@@ -86,7 +88,8 @@ def tuning_rows(study: Study) -> float:
     """Denoiser rows that the search for scales evaluates."""
     matched = tunable(study)
     tops = {variant.guidance_scale or study.guidance_scale for variant in matched}
-    grid = len(tops) * (2 * GRID + 1) * study.num_steps
+    # No guidance, the whole, and a scale for every halving; others lie between their latents.
+    grid = len(tops) * (1 + 2 * (1 + HALVINGS)) * study.num_steps
     own = sum(variant.rule(study.num_steps).nfe for variant in matched)
     return len(_other_pairs(study)) * (grid + own)
 
@@ -118,18 +121,35 @@ def nearest_scales(
     def latents(variant: Variant) -> Float[np.ndarray, " values"]:
         return _latents(pipe, generation, variant, pairs, sequential=sequential)
 
-    lines: dict[float, Float[np.ndarray, "points values"]] = {}
+    @cache
+    def at(scale: float) -> Float[np.ndarray, " values"]:
+        return latents(parse("unguided" if scale == 1.0 else f"{CONSTANT}:{scale:f}"))
+
     scale_of: dict[str, float | None] = {}
     for variant in variants:
         top = variant.guidance_scale or generation.guidance_scale
-        scales = np.linspace(1.0, top, GRID + 1)
-        if top not in lines:
-            constant = ["unguided", *(f"{CONSTANT}:{scale:f}" for scale in scales[1:])]
-            lines[top] = np.stack([latents(parse(name)) for name in constant])
-
-        scale = round(nearest(lines[top], scales, latents(variant)), 1)
+        scale = round(_searched(latents(variant), at, top), 1)
         scale_of[variant.name] = scale if 1.0 < scale < top else None
     return scale_of
+
+
+def _searched(
+    target: Float[np.ndarray, " values"],
+    at: Callable[[float], Float[np.ndarray, " values"]],
+    top: float,
+) -> float:
+    """The scale, from 1 to the top, whose latents are nearest to a target.
+
+    Scales are run closer and closer around it, and what lies between two of them is interpolated.
+    """
+    scales = [1.0, top]
+    for _ in range(HALVINGS):
+        place = nearest(np.stack([at(scale) for scale in scales]), np.array(scales), target)
+        around = [pair for pair in pairwise(scales) if pair[0] <= place <= pair[1]]
+        widest = max(high - low for low, high in around)
+        scales += [(low + high) / 2 for low, high in around if high - low == widest]
+        scales.sort()
+    return nearest(np.stack([at(scale) for scale in scales]), np.array(scales), target)
 
 
 def nearest(

@@ -8,7 +8,7 @@ from sdbench.study import runner, tuning
 from sdbench.study.estimate import estimate
 from sdbench.study.study import Study
 from sdbench.study.tuning import (
-    GRID,
+    HALVINGS,
     _latents,
     _other_pairs,
     nearest,
@@ -146,7 +146,7 @@ def test_without_images_or_controls_there_is_nothing_to_tune(changes):
 def test_an_estimate_counts_the_search_and_what_it_adds(pipe):
     expected = estimate(STUDY, pipe=pipe)
     assert expected.calls == expected.most_calls == len(units(STUDY)) + 2  # a call of each scale
-    assert tuning_rows(STUDY) == 2 * (2 * GRID + 1) * 6 + 9 + 10
+    assert tuning_rows(STUDY) == 2 * (1 + 2 * (1 + HALVINGS)) * 6 + 9 + 10
 
 
 @pytest.mark.parametrize(
