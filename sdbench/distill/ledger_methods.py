@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdbench.distill.low_rank_layers import add_lora
-from sdbench.variants.rows import first_tensor, halves
+from sdbench.variants.rows import Layout, first_tensor
 
 DenoiserInputs = dict[str, Any]
 """The keyword arguments of a denoiser's call."""
@@ -49,7 +49,7 @@ class Method:
 
     def rows_of(self, call: Mapping[str, Any]) -> Any:
         """What the denoiser runs of a guided step's inputs: all, or the conditional half."""
-        return call if self.is_guided else halves(call, len(first_tensor(call)))[1]
+        return call if self.is_guided else Layout(len(first_tensor(call))).halves(call)[1]
 
 
 METHODS = {

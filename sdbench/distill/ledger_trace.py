@@ -13,7 +13,7 @@ from torch import Tensor
 from sdbench.distill.ledger_methods import Method, Setup
 from sdbench.distill.loss import distillation_loss, guided_prediction
 from sdbench.instruments.memory import AllocatorTrace, parts_held
-from sdbench.variants.rows import first_tensor, halves
+from sdbench.variants.rows import Layout, first_tensor
 
 STEPS = 2  # the first makes the optimiser's state, in the second all parts are there
 SCALE = 7.5  # w of the target; memory does not depend on it
@@ -71,7 +71,7 @@ def _step(
     optimiser: torch.optim.Optimizer,
     mark: Callable[[str], None],
 ) -> None:
-    student_call = halves(call, len(first_tensor(call)))[1]
+    student_call = Layout(len(first_tensor(call))).halves(call)[1]
     if teacher is None:
         target = torch.zeros_like(first_tensor(student_call))
     else:

@@ -16,7 +16,7 @@ from sdbench.distill.examples import Examples, Scales, Teaching
 from sdbench.distill.pipeline_call import EnoughSeen, call_pipeline
 from sdbench.models.pipeline import Pipeline, Scheduler, denoiser_of
 from sdbench.variants.noise import is_flow
-from sdbench.variants.rows import first_tensor, halves, map_tensors
+from sdbench.variants.rows import Layout, first_tensor, map_tensors
 
 DenoiserCall = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments and keyword arguments of a denoiser."""
@@ -83,7 +83,7 @@ class Images:
         channels = latents.shape[1]
         cond = cond.narrow(1, 0, channels)
         uncond = uncond.narrow(1, 0, channels)
-        args, kwargs = halves((args, kwargs), 2 * self.rows)[1]
+        args, kwargs = Layout(2 * self.rows).halves((args, kwargs))[1]
         return Examples(args, kwargs, cond, uncond, sigma, self.scales.rows(rng, self.rows))
 
     def _recorded_call(self, prompts: list[str]) -> DenoiserCall:

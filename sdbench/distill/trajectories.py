@@ -15,7 +15,7 @@ from sdbench.distill.pipeline_call import EnoughSeen, call_pipeline
 from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.hooks import call_replaced
-from sdbench.variants.rows import first_tensor, halves
+from sdbench.variants.rows import Layout, first_tensor
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import Listener, Step
 
@@ -154,7 +154,7 @@ class _Recorder(Listener):
         first_call = self._calls[0]
         self._calls = []
         concatenated = len(first_tensor(first_call)) == 2 * rows
-        args, kwargs = halves(first_call, 2 * rows)[1] if concatenated else first_call
+        args, kwargs = Layout(2 * rows).halves(first_call)[1] if concatenated else first_call
 
         # Learned variances follow the prediction.
         channels = step.sample.shape[1]

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
+from diffusers import DiffusionPipeline
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+
+from sdbench.models.formula import own_scale
+from sdbench.models.modular import (
+    SCALE,
+    asked,
+    block_inputs,
+    guiders_of,
+    is_modular,
+    needs_negative_prompt,
+    output_of,
+    scale_name,
+)
 
 
 class Scheduler(Protocol):
@@ -105,17 +118,51 @@ class LoraPipeline(Pipeline, Protocol):
         ...
 
 
+NAMED = ("unet", "transformer", "transformer_2")
+"""What most pipelines call the networks of their loop."""
+TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
+"""What such networks call the argument that says how noisy their latents are."""
+
+
 def denoisers_of(pipe: Pipeline) -> list[nn.Module]:
     """The networks that a pipeline calls in its loop: one, or two that share the steps.
+
+    Where they are called otherwise (`prior`, `decoder`), they are those that are told the time. A
+    ControlNet is told it, too, but only feeds another one.
 
     Raises:
         ValueError: the pipeline has none.
     """
-    candidates = [getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2")]
+    candidates = [getattr(pipe, name, None) for name in NAMED]
     denoisers = [module for module in candidates if module is not None]
     if not denoisers:
-        raise ValueError(f"{type(pipe).__name__} has neither a unet nor a transformer")
+        parts = getattr(pipe, "components", {})
+        denoisers = [
+            part
+            for name, part in parts.items()
+            if isinstance(part, nn.Module) and "controlnet" not in name and _is_told_time(part)
+        ]
+    if not denoisers:
+        raise ValueError(
+            f"{type(pipe).__name__} has no network that predicts noise: neither a unet nor a "
+            "transformer, nor another one that takes a timestep"
+        )
     return denoisers
+
+
+def _is_told_time(network: nn.Module) -> bool:
+    taken = inspect.signature(type(network).forward).parameters
+    return any(name in taken for name in TIMES)
+
+
+def parts_of(pipe: Pipeline) -> list[Pipeline]:
+    """The pipelines that a pipeline runs one after another, or itself where it runs no other."""
+    parts = [
+        part
+        for name, part in getattr(pipe, "__dict__", {}).items()
+        if isinstance(part, DiffusionPipeline) and not name.startswith("_")
+    ]
+    return [pipe] if not parts else cast(list[Pipeline], parts)
 
 
 def denoiser_of(pipe: Pipeline) -> nn.Module:
@@ -129,27 +176,39 @@ def guidance_arguments(
     """The arguments by which a call asks for guidance.
 
     Flux and Qwen-Image also take a scale that the model was trained on. Such a pipeline guides by
-    `true_cfg_scale`, and only if it is given a negative prompt.
+    `true_cfg_scale`, and only if it is given a negative prompt. Of a pipeline with guiders the
+    scale is theirs, and `invoke` hands it on.
 
     Args:
         pipe: a guided pipeline.
-        guidance_scale: w.
+        guidance_scale: w of `u + w (c - u)`; a pipeline that is known to take another number for it
+            gets that (`sdbench.models.formula`).
         rows: images of the call.
         negative_prompt: of every image.
     """
     has_true_scale = "true_cfg_scale" in call_parameters(pipe)
-    if negative_prompt is None and has_true_scale:
+    if negative_prompt is None and (has_true_scale or needs_negative_prompt(pipe)):
         negative_prompt = ""
 
     arguments: dict[str, Any] = {}
-    arguments["true_cfg_scale" if has_true_scale else "guidance_scale"] = guidance_scale
+    if has_true_scale:
+        arguments["true_cfg_scale"] = guidance_scale
+    else:
+        arguments[SCALE] = own_scale(pipe, guidance_scale)
     if negative_prompt is not None:
         arguments["negative_prompt"] = [negative_prompt] * rows
     return arguments
 
 
 def call_parameters(pipe: Pipeline) -> set[str]:
-    """Names of the arguments that a pipeline's call takes."""
+    """Names of the arguments that a pipeline's call takes, those of its guiders included."""
+    own = _own_parameters(pipe)
+    return own if SCALE in own else own | {scale_name(guider) for guider in guiders_of(pipe)}
+
+
+def _own_parameters(pipe: Pipeline) -> set[str]:
+    if is_modular(pipe):
+        return block_inputs(pipe)
     return {
         parameter.name
         for parameter in method_parameters(type(pipe), "__call__")
@@ -183,5 +242,11 @@ def method_parameters(kind: type, method: str) -> list[inspect.Parameter]:
 
 
 def invoke(pipe: Pipeline, arguments: Mapping[str, Any]) -> Any:
-    """Call a pipeline: the only place that does. Studies come here by `sdbench.study.call`."""
-    return pipe(**arguments)
+    """Call a pipeline: the only place that does. Studies come here by `sdbench.study.call`.
+
+    Raises:
+        ValueError: a guidance scale for a guider that has none, or latents that are not there.
+    """
+    with asked(pipe, arguments, _own_parameters(pipe)) as taken:
+        returned = pipe(**taken)
+    return output_of(pipe, returned, arguments)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from sdbench.instruments.cost import NoFormula, denoiser_flop, flop_per_row
@@ -22,8 +20,10 @@ from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
 from sdbench.study.call import Call, ready
 from sdbench.study.generation import Generation
+from sdbench.study.made import Made
 from sdbench.study.sizes import require_judgeable
 from sdbench.study.study import Study
+from sdbench.study.taught import require_no_cache, require_own_noise
 from sdbench.study.units import units
 from sdbench.variants.grammar import parse
 from sdbench.variants.noise import first_step
@@ -60,6 +60,7 @@ class Workload:
         weights_bytes: of the pipeline.
         unsupported: why a variant cannot run here, by its name.
         uncounted: why the work cannot be counted; empty where it is.
+        output: what the study's `output` stands for on this pipeline.
     """
 
     flop_per_row: float | None
@@ -67,6 +68,7 @@ class Workload:
     weights_bytes: int
     unsupported: dict[str, str] = field(default_factory=dict)
     uncounted: str = ""
+    output: str = "image"
 
 
 def loaded(generation: Generation) -> Pipeline:
@@ -85,11 +87,12 @@ def loaded(generation: Generation) -> Pipeline:
 def prepare(pipe: Pipeline, study: Study) -> Workload:
     """Check that a pipeline can run a study, and count the work of a denoiser row.
 
-    No image is generated, except where only an image tells its size.
+    Nothing is decoded, except where only an image or a video tells its size.
 
     Raises:
         ValueError: a pipeline without guidance, a schedule that does not fit the loop, arguments
-            that the pipeline does not take, or images of a size that a metric does not take.
+            that the pipeline does not take, images of a size that a metric does not take, or metrics
+            of audio.
     """
     try:
         return _checked(pipe, study)
@@ -104,6 +107,9 @@ def prepare(pipe: Pipeline, study: Study) -> Workload:
 def _checked(pipe: Pipeline, study: Study) -> Workload:
     first = units(study)[0]
     _require_arguments(pipe, first.call)
+    require_no_cache(pipe)
+    two_steps = Call(replace(study.generation, num_steps=2), parse(BASELINE), first.pairs)
+    require_own_noise(pipe, lambda: _run(pipe, two_steps))
 
     unsupported = {}
     baseline: list[float] = []
@@ -127,8 +133,10 @@ def _checked(pipe: Pipeline, study: Study) -> Workload:
 
     # A whole call of one step: what fails after the loop fails now.
     one_step = Call(replace(study.generation, num_steps=1), NO_GUIDANCE, first.pairs)
-    require_judgeable(pipe, study, one_step, _run(pipe, one_step))
-    return _workload(pipe, study, first.call, unsupported)
+    made = _run(pipe, one_step)
+    study = study.making(made.kind)
+    require_judgeable(pipe, study, one_step, made.images)
+    return replace(_workload(pipe, study, first.call, unsupported), output=study.output)
 
 
 def _changes_denoiser(call: Call) -> bool:
@@ -292,7 +300,7 @@ def _start(pipe: Pipeline, call: Call, *listeners: Listener) -> None:
         _run(pipe, call, *listeners)
 
 
-def _run(pipe: Pipeline, call: Call, *listeners: Listener) -> Float[Tensor, "n ..."]:
-    """The latents of a call, which nobody will judge."""
+def _run(pipe: Pipeline, call: Call, *listeners: Listener) -> Made:
+    """What a call makes up to its latents, which nobody will judge."""
     with ready(pipe, call, output="latent", listeners=listeners) as run:
-        return run().images
+        return run()

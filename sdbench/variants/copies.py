@@ -16,8 +16,9 @@ from typing import Any, Self
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from sdbench.models.copied import OWNER
 from sdbench.models.pipeline import Pipeline
-from sdbench.variants.holds import OWNER, Holds, held
+from sdbench.variants.holds import Holds, held
 
 CONTAINERS = (dict, OrderedDict, list, set)
 """Attributes that a copy has by itself, since they may be changed in place."""
@@ -132,7 +133,7 @@ def _weights(module: nn.Module) -> list[nn.Parameter]:
 
 def _copied(attributes: Attributes) -> Attributes:
     return {
-        name: copy.copy(value) if type(value) in CONTAINERS else value
+        name: value.copy() if type(value) in CONTAINERS else value
         for name, value in attributes.items()
     }
 

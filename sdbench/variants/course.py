@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdbench.models.pipeline import Pipeline, denoisers_of
-from sdbench.variants.fitted_scale import require_order
+from sdbench.variants.forms import Form
 from sdbench.variants.loops import Run, Turn, random_state, running
 from sdbench.variants.noise import first_step, noise_levels
 from sdbench.variants.policy import Loop, Policy
@@ -21,8 +21,8 @@ from sdbench.variants.refusals import (
     require_no_noise_drawn,
     require_own_noise,
     require_sigmas,
-    require_unconditional_first,
 )
+from sdbench.variants.rows import is_twice, samples, tensors
 from sdbench.variants.trace import Listener, Step, Trace
 
 
@@ -37,6 +37,7 @@ class Course:
 
     Attributes:
         latents: shape of the latents that the call in progress prepared.
+        is_inferred: whether only the arguments of a network told it.
         run: the loop in progress, or the last one.
         turn: when the pipeline is the one whose loop runs in this thread.
         broken_off: the calls whose loop ended early, and not because somebody asked for that. A
@@ -55,11 +56,11 @@ class Course:
         self.trace = trace
         self.listeners = [trace, policy, *listeners]
         self.latents: tuple[int, ...] = ()
+        self.is_inferred = False
         self.device = torch.device("cpu")
         self.run: Run | None = None
         self.turn = Turn()
         self.broken_off: list[str] = []
-        self._calls = 0
 
     @property
     def images(self) -> int:
@@ -68,9 +69,27 @@ class Course:
 
     def latents_prepared(self, latents: Float[Tensor, "images ..."]) -> None:
         """The pipeline has made the latents of a call."""
-        self.latents = tuple(latents.shape)
+        self.latents, self.is_inferred = tuple(latents.shape), False
         self.device = latents.device
         self.turn.begin()
+
+    def latents_seen(self, arguments: Any, form: Form) -> None:
+        """Take the latents from a call of a network, where the pipeline has prepared no such ones.
+
+        Args:
+            arguments: args and kwargs of the call.
+            form: what is known of the pipeline: a call with both halves has its latents twice.
+        """
+        if self.run is None or self.run.is_over:
+            return
+        given = samples(arguments)
+        rows = len(given)
+        if self.latents and rows % self.images == 0:
+            return
+        shape = given.shape if isinstance(given, Tensor) else (len(given), *given[0].shape)
+        is_double = set(form.orders) != {False} and is_twice(given)
+        self.latents, self.is_inferred = (rows // 2 if is_double else rows, *shape[1:]), True
+        self.device = next(tensors(given)).device
 
     def timesteps_set(self) -> None:
         """The scheduler is ready for a loop."""
@@ -100,20 +119,27 @@ class Course:
                 self._begin(run, timestep)
             if run.index >= run.iterations:
                 raise RuntimeError(f"the loop runs on after its {run.iterations} steps")
-            run.step = Step(self._calls - 1, run.index)
+            run.step = Step(self.trace.loops - 1, run.index)
         return run.step
 
     def _begin(self, run: Run, timestep: Any) -> None:
         """Settle the loop's length, which is known only now, and tell the policy of it."""
-        run.iterations = self._length(timestep)
-        require_unconditional_first(self.kind, self.policy)
+        run.iterations = self._length(run, timestep)
         timesteps: list[float] = []
         sigmas: list[float] = []
         if not self.policy.plain:
             timesteps, sigmas = noise_levels(self.scheduler, timestep, run.iterations)
             require_sigmas(self.scheduler, self.policy, sigmas)
         on_cuda = self.device.type == "cuda"
-        loop = Loop(run.iterations, self.latents, timesteps, sigmas, self.scheduler, on_cuda)
+        loop = Loop(
+            run.iterations,
+            self.latents,
+            timesteps,
+            sigmas,
+            self.scheduler,
+            on_cuda,
+            self._high_steps(run, timestep),
+        )
         self.policy.begins(loop)
 
         if self.policy.isolated:
@@ -121,16 +147,26 @@ class Course:
             run.random_state = random_state(self.device)
         self._tell_of(run, self.listeners)
 
-    def _length(self, timestep: Any) -> int:
+    def _high_steps(self, run: Run, timestep: Any) -> int | None:
+        """Steps of the first of two denoisers, which are those before a boundary."""
+        config = getattr(self.pipe, "config", {})
+        boundary = config.get("boundary_ratio") if len(self.denoisers) > 1 else None
+        if boundary is None:
+            return None
+        timesteps, _ = noise_levels(self.scheduler, timestep, run.iterations)
+        last = boundary * self.scheduler.config.num_train_timesteps
+        return sum(own >= last for own in timesteps)
+
+    def _length(self, run: Run, timestep: Any) -> int:
         # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`.
-        shortened = getattr(self.pipe, "_num_timesteps", None)
+        shortened = getattr(self.pipe, "_num_timesteps", None) or run.iterable
         return shortened or len(self.scheduler.timesteps) - first_step(self.scheduler, timestep)
 
     def _tell_of(self, run: Run, listeners: Sequence[Listener]) -> None:
         run.is_known = True
-        self._calls += 1
+        call = self.trace.loops
         for listener in listeners:
-            listener.loop_begins(self._calls - 1, run.iterations, self.images)
+            listener.loop_begins(call, run.iterations, self.images)
 
     def step_taken(self, run: Run) -> None:
         """A step of a loop is over."""
@@ -143,7 +179,7 @@ class Course:
         """The pipeline has left its loop, by an exception where it failed."""
         self._end(run, failed=failed)
         if not run.is_known and self.latents:  # it was refused or left before its first step
-            run.iterations = self._length(None)
+            run.iterations = self._length(run, None)
             self._tell_of(run, [self.trace])
         self.latents = ()  # every call prepares its own
 
@@ -161,21 +197,12 @@ class Course:
 
     def _note(self, run: Run) -> None:
         steps = f"{run.index} of {run.iterations} steps"
-        self.broken_off.append(f"call {self._calls - 1} ended after {steps}")
+        self.broken_off.append(f"call {self.trace.loops - 1} ended after {steps}")
         run.is_broken = False
 
     def finish(self) -> None:
         """Nothing has failed that was not caught, and no call follows."""
-        self.check_order()
         if self.run is not None:
             self._end(self.run, failed=True)
             if self.run.is_broken:
                 self._note(self.run)
-
-    def check_order(self) -> None:
-        """Refuse a pipeline whose conditional rows come first.
-
-        It is checked after the loop, which must not wait for the device.
-        """
-        if self.run is not None and self.run.fitted_scale is not None:
-            require_order(self.kind, float(self.run.fitted_scale))

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from sdbench.variants.policy import Half, Policy
 from sdbench.variants.rows import (
+    Layout,
     doubled,
-    first_tensor,
-    halves,
     joined,
     map_tensors,
-    select,
+    samples,
+    stacked,
     tensors,
 )
 from sdbench.variants.trace import Step
@@ -38,14 +38,14 @@ class DenoiserCall:
         step: that it is part of.
         asked: the halves that it is for, in the order of their rows.
         images: rows of a half.
-        frames: of a row.
+        layout: of the rows in the arguments.
         arguments: args and kwargs, with the rows of all halves that are asked for.
     """
 
     step: Step
     asked: tuple[Half, ...]
     images: int
-    frames: int
+    layout: Layout
     arguments: tuple[Any, Any]
 
 
@@ -67,7 +67,7 @@ def answer(call: DenoiserCall, policy: Policy, evaluate: Evaluate, *, sequential
         args, kwargs = _rows_of(call, rows)
         outputs.append(evaluate(args, kwargs, len(rows)))
     if not policy.plain:
-        _require_one_tensor(outputs)
+        _require_one_tensor(call, outputs)
     evaluated = _by_half(outputs, wanted)
 
     # Of two calls in a step the conditional one comes first; the other may need its prediction.
@@ -78,7 +78,7 @@ def answer(call: DenoiserCall, policy: Policy, evaluate: Evaluate, *, sequential
     _note(step, policy, evaluated, passed)
 
     if not any(tensor is not None for tensor in made.values()):
-        return outputs[0] if len(outputs) == 1 else joined(*outputs)
+        return outputs[0] if len(outputs) == 1 else joined(*outputs, listed=call.layout.listed)
     return _filled(call, policy, passed, cond)
 
 
@@ -91,13 +91,29 @@ def _filled(
     """The denoiser's output with other predictions than those that were evaluated."""
     output = call.step.output
     if "uncond" in passed and passed["uncond"] is cond:  # then whatever else it holds is the same
-        return doubled(output) if "cond" in call.asked else output
+        return doubled(output, listed=call.layout.listed) if "cond" in call.asked else output
 
     rows = torch.cat([passed[half] for half in call.asked])
-    return map_tensors(policy.form if output is None else output, lambda _: rows)
+    form = policy.form if output is None else output
+    if call.layout.listed:
+        return _listed_again(form, list(rows))
+    return map_tensors(form, lambda _: rows)
 
 
-def _require_one_tensor(outputs: list[Any]) -> None:
+def _listed_again(form: Any, rows: list[Float[Tensor, "row ..."]]) -> Any:
+    """An output whose samples are a list, with other ones."""
+    if isinstance(form, list):
+        return rows
+    if isinstance(form, dict):
+        return type(form)(**{key: _listed_again(value, rows) for key, value in form.items()})
+    if isinstance(form, tuple):
+        return tuple(_listed_again(value, rows) for value in form)
+    return form
+
+
+def _require_one_tensor(call: DenoiserCall, outputs: list[Any]) -> None:
+    if call.layout.listed:
+        return
     if any(sum(1 for _ in tensors(out)) != 1 for out in outputs):
         raise ValueError(
             "the denoiser returns more than one tensor, so its rows cannot be told apart"
@@ -132,17 +148,18 @@ def _rows_of(call: DenoiserCall, chosen: list[int]) -> Any:
     rows = len(call.asked) * call.images
     if chosen == list(range(rows)):
         return call.arguments
+    first, second = call.layout.halves(call.arguments)
     if chosen == list(range(rows // 2)):
-        return halves(call.arguments, rows, frames=call.frames)[0]
+        return first
     if chosen == list(range(rows // 2, rows)):
-        return halves(call.arguments, rows, frames=call.frames)[1]
-    return select(call.arguments, rows, chosen, frames=call.frames)
+        return second
+    return call.layout.select(call.arguments, chosen)
 
 
 def _by_half(outputs: list[Any], wanted: dict[Half, list[int]]) -> Predictions:
     """The evaluated predictions; a half without any is left out."""
     sizes = {half: len(rows) for half, rows in wanted.items() if rows}
-    predictions = [first_tensor(out) for out in outputs]
+    predictions = [stacked(samples(out)) for out in outputs]
 
     # Copied only where the evaluations were cut elsewhere than between the halves.
     if [len(rows) for rows in predictions] != list(sizes.values()):
@@ -154,6 +171,7 @@ def _by_half(outputs: list[Any], wanted: dict[Half, list[int]]) -> Predictions:
 
 def _note(step: Step, policy: Policy, evaluated: Predictions, passed: Predictions) -> None:
     """Keep in the step what listeners may ask of it."""
+    step.answered += tuple(passed)
     step.cond = passed.get("cond", step.cond)
     if "uncond" in passed:
         step.given = passed["uncond"]

@@ -2,39 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 LIKENESS = 0.9
 """Cosine of what reached the scheduler and the formula's, below which nothing is told."""
+BETTER = 0.1
+"""Share of a fit's rest that another one may leave at most to take its place."""
+BETWEEN = (0.1, 0.9)
+"""Scales that tell no order: w of one order is 1 - w of the other, and some are meant so."""
 
 
-def fitted_scale(
-    guided: Float[Tensor, "n ..."], cond: Float[Tensor, "n ..."], uncond: Float[Tensor, "n ..."]
-) -> Float[Tensor, ""]:
-    """The scale w of a guided prediction `a (u + w (c - u))`, by least squares, whatever a.
+class Fit(NamedTuple):
+    """How a guided prediction is made of the two that it comes from.
 
-    The factor a is that of `guidance_rescale` and of other normalisations. Below 1 the two
-    predictions have changed places. NaN where they are equal, and where nothing is told: what
-    reached the scheduler has another shape, or is nothing like the formula.
+    Attributes:
+        scale: w, a scalar; NaN where nothing is told.
+        factor: a, by which all of it is multiplied.
+        rest: norm of what the formula does not explain, over the norm of the guided prediction.
+        difference: of the predictions, c - u, laid out as the guided one.
+    """
+
+    scale: Float[Tensor, ""]
+    factor: Float[Tensor, ""]
+    rest: Float[Tensor, ""]
+    difference: Float[Tensor, "n ..."]
+
+    def unguided(self, guided: Float[Tensor, "n ..."], *, swapped: bool) -> Float[Tensor, "n ..."]:
+        """What the formula gives where the conditional prediction stands for both.
+
+        Args:
+            guided: what the fit is of.
+            swapped: whether the predictions have changed places.
+        """
+        kept = 0.0 if swapped else 1.0
+        return guided + (self.factor * (kept - self.scale) * self.difference).to(guided.dtype)
+
+
+@torch.no_grad()
+def fitted(
+    guided: Float[Tensor, "n ..."],
+    first: Any,
+    second: Any,
+    sample: Float[Tensor, "n ..."] | None = None,
+) -> Fit | None:
+    """Fit `a (u + w (c - u)) + b x` to a guided prediction, by least squares, whatever a and b.
+
+    The factor a is that of `guidance_rescale` and of other normalisations. The latents x are part
+    of it where a pipeline preconditions what its network predicts. Without waiting for a device.
 
     Args:
         guided: what reached the scheduler.
-        cond: the conditional prediction c; may have further channels (a learned variance).
-        uncond: the unconditional prediction u, of the same shape.
-    """
-    unknown = guided.new_full((), torch.nan, dtype=torch.float32)
-    if not is_laid_out_like(guided, cond):
-        return unknown
-    u, c = (part.narrow(1, 0, guided.shape[1]).float().flatten() for part in (uncond, cond))
-    d = c - u
-    o = guided.float().flatten()
+        first: the prediction that is taken for the unconditional one u; a tensor, or one per image.
+        second: that is taken for the conditional one c. Where the scale is below a half the two
+            have changed places, and it is 1 - w.
+        sample: the latents x.
 
-    scale = ((u @ u) * (d @ o) - (u @ d) * (u @ o)) / ((d @ d) * (u @ o) - (u @ d) * (d @ o))
-    fitted = u + scale * d
-    likeness = (o @ fitted).abs() / (o.norm() * fitted.norm())
-    return torch.where(likeness > LIKENESS, scale, unknown)
+    Returns:
+        None where the layout of the predictions is not told by their shapes.
+    """
+    best: Fit | None = None
+    for u, c in zip(_laid_out(first, guided), _laid_out(second, guided), strict=True):
+        bases: list[list[Tensor]] = [[]]
+        if sample is not None and sample.shape == guided.shape:
+            bases.append([sample])
+        for further in bases:
+            fit = _least_squares(guided, u, c, further)
+            best = fit if best is None else _better(best, fit)
+    return best
+
+
+def is_swapped(scale: float) -> bool | None:
+    """Whether a scale says that both predictions have changed places; None where it tells nothing.
+
+    Args:
+        scale: w, or NaN.
+    """
+    low, high = BETWEEN
+    if scale < low:
+        return True
+    return False if scale > high else None
+
+
+def require_order(pipeline: str, scale: float) -> None:
+    """Refuse a pipeline whose guidance contradicts the order in which its halves are read.
+
+    Args:
+        pipeline: its class.
+        scale: that its first guided step shows; NaN, of two equal predictions, tells nothing.
+
+    Raises:
+        ValueError: the scale is 1 - w, as where the halves have changed places.
+    """
+    if is_swapped(scale):
+        raise ValueError(
+            f"{pipeline} does not guide as u + w (c - u) with w above 1 "
+            f"(its first guided step has w = {scale:.2f}): not supported"
+        )
 
 
 def is_laid_out_like(latents: Float[Tensor, "n ..."], prediction: Float[Tensor, "n ..."]) -> bool:
@@ -45,19 +113,80 @@ def is_laid_out_like(latents: Float[Tensor, "n ..."], prediction: Float[Tensor, 
     return shape[0] == other[0] and shape[2:] == other[2:] and shape[1] <= other[1]
 
 
-def require_order(pipeline: str, scale: float) -> None:
-    """Refuse a pipeline whose conditional rows come first.
+def fitted_scale(
+    guided: Float[Tensor, "n ..."], cond: Float[Tensor, "n ..."], uncond: Float[Tensor, "n ..."]
+) -> Float[Tensor, ""]:
+    """The scale w alone, as `fitted` finds it; NaN where nothing is told."""
+    fit = fitted(guided, uncond, cond)
+    return torch.full((), torch.nan) if fit is None else fit.scale
 
-    Args:
-        pipeline: its class.
-        scale: that its first guided step shows; NaN, of two equal predictions, tells nothing.
 
-    Raises:
-        ValueError: the scale is 1 - w, as where the halves have changed places.
-    """
-    if scale < 0.5:
-        raise ValueError(
-            f"{pipeline} does not guide as u + w (c - u) with w above 1 and "
-            "the unconditional rows first "
-            f"(its first guided step has w = {scale:.2f}): not supported"
-        )
+def _least_squares(
+    guided: Float[Tensor, "n ..."],
+    u: Float[Tensor, "n ..."],
+    c: Float[Tensor, "n ..."],
+    further: list[Float[Tensor, "n ..."]],
+) -> Fit:
+    """The fit with one layout of the predictions."""
+    d = c.float() - u.float()
+    parts = [part.double().flatten() for part in (u, d, *further)]
+    target = guided.double().flatten()
+
+    # Of lengths one, so that their sizes do not decide what is small.
+    norms = torch.stack([part.norm() for part in parts])
+    gram = torch.stack([torch.stack([one @ other for other in parts]) for one in parts])
+    gram = gram / norms / norms[:, None]
+    along = torch.stack([part @ target for part in parts]) / norms
+    shares, _ = torch.linalg.solve_ex(gram, along)
+    weights = shares / norms
+
+    explained = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    size = target.norm()
+    likeness = (target @ explained) / (size * explained.norm())
+    factor, scale = weights[0], weights[1] / weights[0]
+    unknown = torch.full_like(scale, torch.nan)
+    rest = (target - explained).norm() / size
+    return Fit(torch.where(likeness > LIKENESS, scale, unknown), factor, rest, d)
+
+
+def _better(one: Fit, other: Fit) -> Fit:
+    """The other fit where it leaves much less, else the one."""
+    takes = (other.rest < BETTER * one.rest) | one.scale.isnan()
+    return Fit(*(torch.where(takes, new, old) for old, new in zip(one, other, strict=True)))
+
+
+def _laid_out(prediction: Any, guided: Float[Tensor, "n ..."]) -> Iterator[Float[Tensor, "n ..."]]:
+    """A prediction as pipelines lay it out for their schedulers, in all ways that fit the shape."""
+    yield from _cut(_stacked(prediction), guided)
+
+
+def _stacked(prediction: Any) -> Float[Tensor, "n ..."]:
+    """Predictions as one tensor, where there is one per image."""
+    return torch.stack(list(prediction)) if isinstance(prediction, list | tuple) else prediction
+
+
+def _cut(
+    tensor: Float[Tensor, "n ..."], guided: Float[Tensor, "n ..."]
+) -> Iterator[Float[Tensor, "n ..."]]:
+    """Rows that stand twice, frames as rows, and one dimension that was cut at either end."""
+    wanted = guided.shape
+    if 2 * len(tensor) == len(guided):
+        tensor = torch.cat([tensor, tensor])
+    if tensor.ndim == 5 and guided.ndim == 4 and len(guided) == len(tensor) * tensor.shape[2]:
+        tensor = tensor.transpose(1, 2).flatten(0, 1)
+    if tensor.ndim != guided.ndim and _without_ones(tensor.shape) == _without_ones(wanted):
+        tensor = tensor.reshape(wanted)
+    if tensor.ndim != guided.ndim or tensor.ndim < 2 or len(tensor) != len(guided):
+        return
+
+    unlike = [dim for dim, size in enumerate(wanted) if tensor.shape[dim] != size]
+    if not unlike:
+        yield tensor
+    elif len(unlike) == 1 and tensor.shape[unlike[0]] > wanted[unlike[0]]:
+        dim, size = unlike[0], wanted[unlike[0]]
+        yield tensor.narrow(dim, 0, size)
+        yield tensor.narrow(dim, tensor.shape[dim] - size, size)
+
+
+def _without_ones(shape: torch.Size) -> list[int]:
+    return [size for size in shape if size != 1]

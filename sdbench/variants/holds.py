@@ -17,11 +17,10 @@ from typing import Any, Literal
 
 from torch import nn
 
+from sdbench.models.copied import owner_of
 from sdbench.models.pipeline import Pipeline, denoisers_of
 
 Purpose = Literal["guidance schedule", "student", "accelerator", "lockstep"]
-OWNER = "_sdbench_owner"
-"""Attribute of a pipeline's copy: the pipeline."""
 _LOCK = threading.Lock()
 
 
@@ -37,8 +36,7 @@ class _Hold:
     @property
     def owner(self) -> Pipeline:
         """The pipeline, or the one that it is a copy of."""
-        owner: Pipeline = vars(self.pipe).get(OWNER, self.pipe)
-        return owner
+        return owner_of(self.pipe)
 
     @property
     def changes(self) -> bool:

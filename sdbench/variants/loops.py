@@ -22,15 +22,22 @@ class Run:
     """One loop of one pipeline call, from `set_timesteps` on.
 
     `fitted_scale` is that of the first guided step, `random_state` that of the global generator at
-    the start. A loop is known of once its trace is. It is over after its last step, or where its
+    the start. `iterable` is the length of what its progress bar runs over, 0 where it is told none.
+    `order` is that in which its pipeline asks for both halves, once it has, in one call
+    or in two; it `is_told` where it is more than the usual one. A loop is known of once its trace
+    is. It is over after its last step, or where its
     pipeline left it before; it is broken where that is still to be told.
     """
 
     iterations: int = 0
+    iterable: int = 0
     index: int = 0
     step: Step | None = None
     fitted_scale: Float[Tensor, ""] | None = None
     random_state: UInt8[Tensor, " bytes"] | None = None
+    order: tuple[str, ...] = ()
+    in_one_call: bool = False
+    is_told: bool = False
     is_known: bool = False
     is_over: bool = False
     is_broken: bool = False

@@ -12,8 +12,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FLOW_CLASSES = ("FlowMatch", "FlowMap", "LTXEulerAncestralRF", "MiniMaxH3", "Piflow")
-"""How the names of diffusers' flow schedulers begin; those derived from them have any name."""
+FLOW_CLASSES = frozenset(
+    {
+        "FlowMapEulerDiscreteScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+        "FlowMatchLCMScheduler",
+        "LTXEulerAncestralRFScheduler",
+        "MiniMaxH3Scheduler",
+        "PiflowScheduler",
+    }
+)
+"""Diffusers' flow schedulers; those derived from them have any name."""
 TOWARDS_DATA = frozenset({"MiniMaxH3Scheduler"})
 """Flow schedulers whose networks predict the velocity towards the data, not towards the noise."""
 PREDICTIONS = frozenset({"epsilon", "v_prediction", "flow_prediction", "sample", "original_sample"})
@@ -34,7 +44,7 @@ def is_flow(scheduler: Any) -> bool:
     config = scheduler.config
     if config.get("use_flow_sigmas", False) or config.get("prediction_type") == "flow_prediction":
         return True
-    if any(ancestor.__name__.startswith(FLOW_CLASSES) for ancestor in type(scheduler).__mro__):
+    if {ancestor.__name__ for ancestor in type(scheduler).__mro__} & FLOW_CLASSES:
         return True
 
     # Variance-exploding ones are set up with the range of their sigmas, or with betas.

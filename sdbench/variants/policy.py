@@ -37,6 +37,8 @@ class Loop:
             not say.
         scheduler: of the pipeline.
         on_cuda: whether the host runs ahead of the device.
+        high_steps: the first steps that one of two denoisers takes, the other takes the rest; None
+            where one takes all.
     """
 
     iterations: int
@@ -45,6 +47,7 @@ class Loop:
     sigmas: Sequence[float]
     scheduler: Scheduler
     on_cuda: bool
+    high_steps: int | None = None
 
     @property
     def images(self) -> int:

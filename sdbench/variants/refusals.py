@@ -8,22 +8,46 @@ from typing import Any
 
 import torch
 
+from sdbench.variants.fitted_scale import Fit
 from sdbench.variants.loops import Run, random_state
 from sdbench.variants.policy import Policy
 from sdbench.variants.trace import Step, Unsupported
 
-CONDITIONAL_FIRST = frozenset({"LuminaPipeline"})
-"""Pipelines known to put the conditional rows first; others show it at their first guided step."""
+EXACT = 1e-2
+"""Share of a guided prediction that its formula may leave unexplained where it is used."""
 OWN_NOISE = (
     "draws noise that is not the rows' own, so rows of one image would not stay the same: "
     "it cannot branch"
 )
 
 
-def require_unconditional_first(kind: str, policy: Policy) -> None:
-    """Refuse a pipeline that is known to have its conditional rows first, given its class."""
-    if policy.changes and kind in CONDITIONAL_FIRST:
-        raise ValueError(f"{kind} puts its conditional rows first: not supported")
+def require_told(kind: str, is_told: bool) -> None:
+    """Refuse a policy that had to know which half is which before a step showed it."""
+    if not is_told:
+        raise ValueError(
+            f"which half of {kind}'s evaluations is the conditional one is not known yet: call it "
+            "once under guided_by(pipe, None), with guidance"
+        )
+
+
+def require_conditional_first(kind: str, policy: Policy, step: Step, order: Sequence[str]) -> None:
+    """Refuse to drop a prediction that is asked for before the one that stands for it is there."""
+    drops = not policy.plain or not policy.is_guided(step.index)
+    if order[0] == "uncond" and drops:
+        raise ValueError(
+            f"{kind} calls its denoiser for the unconditional prediction first, "
+            "when nothing can stand for it: not supported"
+        )
+
+
+def require_exact(kind: str, fit: Fit | None) -> None:
+    """Refuse to correct a spent step whose guidance is not known exactly."""
+    if fit is None or not float(fit.rest) < EXACT:
+        raise ValueError(
+            f"{kind} guides in a way of its own, so a first step without guidance does not show "
+            "which half is the conditional one: call it once under guided_by(pipe, None) before, "
+            "or guide the first step"
+        )
 
 
 def require_halves(kind: str, step: Step, policy: Policy, *, rows: int, images: int) -> None:

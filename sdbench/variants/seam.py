@@ -1,34 +1,39 @@
 """The seam: the calls of a stock pipeline where sdbench looks on and a policy decides.
 
-Every guided pipeline calls `scheduler.set_timesteps`, then per iteration the denoiser once
-(unconditional and conditional rows concatenated) or twice, and `scheduler.step` once. The seam
-wraps those three on the instance, and `prepare_latents` to learn the number of rows. What a
-pipeline evaluates next to its denoiser (a ControlNet) is halved with it. Which rows are evaluated
-is the policy's to say (`policy.py`).
+Every guided pipeline calls `scheduler.set_timesteps`, then per iteration the denoiser once (the
+rows of both halves concatenated) or twice, and `scheduler.step` once. The seam wraps those three on
+the instance, and `prepare_latents` to learn the number of rows. What a pipeline evaluates next to
+its denoiser (a ControlNet) is halved with it. Which half is which is told in `telling.py`; which
+rows are evaluated is the policy's to say (`policy.py`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
-from sdbench.models.pipeline import Pipeline, denoisers_of, method_parameters
+from sdbench.models.modular import loops_of
+from sdbench.models.pipeline import TIMES, Pipeline, denoisers_of, method_parameters
 from sdbench.variants.course import Course
 from sdbench.variants.evaluation import DenoiserCall, answer
-from sdbench.variants.fitted_scale import fitted_scale
 from sdbench.variants.holds import held
 from sdbench.variants.hooks import bare_copy, call_replaced, replaced, wrapped
 from sdbench.variants.loops import Run, running
 from sdbench.variants.noise import noise_to_signal
-from sdbench.variants.policy import HALVES, Half, Policy
-from sdbench.variants.refusals import require_guidance, require_halves
-from sdbench.variants.rows import as_rows, doubled, first_tensor, frames_of, halves
+from sdbench.variants.policy import Policy
+from sdbench.variants.reading import read
+from sdbench.variants.refusals import require_halves
+from sdbench.variants.rows import Layout, as_rows, doubled, first_tensor
+from sdbench.variants.telling import Telling
 from sdbench.variants.trace import Step
 
 _ENCODING = threading.RLock()
@@ -52,18 +57,15 @@ class Seam:
         self.sequential = sequential
         self.denoisers = course.denoisers
         self.scheduler = course.scheduler
+        self.telling = Telling(course, policy)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Wrap the pipeline's calls for the length of a block.
 
         Raises:
-            ValueError: the pipeline is wrapped already, or does not prepare latents.
+            ValueError: the pipeline is wrapped already, or its scheduler takes no steps.
         """
-        if not hasattr(self.pipe, "prepare_latents"):
-            raise ValueError(
-                f"{self.course.kind} has no prepare_latents: not a pipeline that makes latents"
-            )
         scheduler = self.scheduler
         if not hasattr(scheduler, "step"):
             raise ValueError(
@@ -73,9 +75,9 @@ class Seam:
         with ExitStack() as undo:
             undo.enter_context(held(self.pipe, "guidance schedule"))
             for owner, name, wrap in (
-                (self.pipe, "encode_prompt", _one_at_a_time),
+                (self.pipe, "encode_prompt", self._encode_prompt),
                 (self.pipe, "prepare_latents", self._prepare_latents),
-                (self.pipe, "progress_bar", self._progress_bar),
+                *((loop, "progress_bar", self._progress_bar) for loop in loops_of(self.pipe)),
                 (scheduler, "set_timesteps", self._set_timesteps),
                 (scheduler, "step", self._scheduler_step),
             ):
@@ -83,7 +85,7 @@ class Seam:
                     undo.enter_context(wrapped(owner, name, wrap))
 
             # A pipeline may copy its scheduler; the copy must not act on the original.
-            copying = functools.partial(bare_copy, scheduler)
+            copying = functools.partial(self._copied, scheduler)
             undo.enter_context(replaced(scheduler, "__deepcopy__", copying))
 
             for denoiser in self.denoisers:
@@ -94,6 +96,15 @@ class Seam:
             undo.callback(self._close)
             self.course.turn.is_open = True
             yield
+
+    def finish(self) -> None:
+        """Nothing has failed that was not caught, and no call follows.
+
+        Raises:
+            ValueError: the last loop contradicted what was known of the halves.
+        """
+        self.telling.loop_over()
+        self.course.finish()
 
     def _close(self) -> None:
         self.course.turn.end()
@@ -119,7 +130,7 @@ class Seam:
     def _set_timesteps(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)  # pipelines inspect the signature
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
-            self.course.check_order()
+            self.telling.loop_over()
             out = original(*args, **kwargs)
             self.course.timesteps_set()
             return out
@@ -133,6 +144,8 @@ class Seam:
         def progress_bar(*args: Any, **kwargs: Any) -> Any:
             bar = original(*args, **kwargs)
             run = self.course.run
+            if run is not None and args and hasattr(args[0], "__len__"):
+                run.iterable = len(args[0])
             handled = sys.exc_info()[1]  # of the caller's, which may be about another call
             if not hasattr(bar, "close"):
                 return bar
@@ -148,35 +161,75 @@ class Seam:
 
         return progress_bar
 
+    def _encode_prompt(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A tokenizer keeps the padding of its last call, so threads that share one take turns."""
+        # One that encodes a text at a time does not say which text that is.
+        encodes_both = any("negative" in name for name in inspect.signature(original).parameters)
+
+        @functools.wraps(original)
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            with _ENCODING:
+                returned = original(*args, **kwargs)
+            if encodes_both:
+                self.telling.texts.keep(returned)
+            return returned
+
+        return encode_prompt
+
+    def _copied(self, scheduler: Any, memo: dict[int, Any]) -> Any:
+        """A copy of the scheduler: it has no wrapper but one, as a loop may step copies alone."""
+        copied = bare_copy(scheduler, memo)
+        stepped = self._scheduler_step(copied.step)
+        plain = copied.step
+
+        @functools.wraps(plain)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            run = self.course.run
+            waits = running() is self.course.turn and run is not None and run.step is not None
+            return (stepped if waits else plain)(*args, **kwargs)
+
+        copied.step = step
+        return copied
+
     def _denoise(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def denoise(*args: Any, **kwargs: Any) -> Any:
             if running() not in (self.course.turn, None):
                 return original(*args, **kwargs)  # another pipeline's, which shares the denoiser
-            step = self.course.step(_timestep(args, kwargs))
-            rows = len(first_tensor((args, kwargs)))
-            step.requested += rows
+            step, layout = self._step_of(args, kwargs)
+            step.requested += layout.rows
+            run = self.course.run
+            assert run is not None
+            self.telling.reread(run, step, layout)
+            images = self.course.images
+            require_halves(self.course.kind, step, self.policy, rows=layout.rows, images=images)
 
-            asked = self._asked(step, rows)
+            asked = self.telling.asked(run, step, layout, (args, kwargs))
             evaluate = functools.partial(self._evaluate, original, step)
-            if asked:
-                images, frames = self.course.images, frames_of(self.course.latents)
-                call = DenoiserCall(step, asked, images, frames, (args, kwargs))
-                return answer(call, self.policy, evaluate, sequential=self.sequential)
+            if not asked:  # a third evaluation (skip-layer guidance) goes where guidance goes
+                is_guided = self.policy.is_guided(step.index)
+                return evaluate(args, kwargs, layout.rows) if is_guided else step.output
 
-            # A third evaluation (skip-layer guidance) goes where guidance goes.
-            is_guided = self.policy.is_guided(step.index)
-            return evaluate(args, kwargs, rows) if is_guided else step.output
+            policy = self.telling.deciding(run, step)
+            call = DenoiserCall(step, asked, images, layout, (args, kwargs))
+            if self._splits(call, policy):
+                call = read(call, self.telling.form, evaluate, kind=self.course.kind)
+            return answer(call, policy, evaluate, sequential=self.sequential)
 
         return denoise
 
-    def _asked(self, step: Step, rows: int) -> tuple[Half, ...]:
-        """The halves that a call of the denoiser is for; none where both were answered before."""
-        require_halves(self.course.kind, step, self.policy, rows=rows, images=self.course.images)
-        if rows == 2 * self.course.images:
-            return HALVES
-        if step.cond is None:
-            return ("cond",)
-        return ("uncond",) if step.given is None else ()
+    def _step_of(self, args: Any, kwargs: Any) -> tuple[Step, Layout]:
+        """The step that a call of a network is part of, and the layout of its rows."""
+        arguments = args, kwargs
+        self.course.latents_seen(arguments, self.telling.form)
+        step = self.course.step(_timestep(args, kwargs))
+        return step, Layout.of(arguments, self.course.latents)
+
+    def _splits(self, call: DenoiserCall, policy: Policy) -> bool:
+        """Whether rows are picked from a call for both halves."""
+        if len(call.asked) == 1:
+            return False
+        picks = policy.evaluated(call.step.index) is not None or not policy.plain
+        return self.sequential or picks
 
     def _evaluate(
         self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, rows: int
@@ -196,13 +249,18 @@ class Seam:
         def accompany(*args: Any, **kwargs: Any) -> Any:
             if running() not in (self.course.turn, None):
                 return original(*args, **kwargs)
-            step = self.course.step(_timestep(args, kwargs))
-            rows = len(first_tensor((args, kwargs)))
-            both, frames = 2 * self.course.images, frames_of(self.course.latents)
-            if self.policy.evaluated(step.index) == [] and rows in (both, both * frames):
-                args, kwargs = halves((args, kwargs), both, frames=frames)[1]
-                return doubled(original(*args, **kwargs))
-            return original(*args, **kwargs)
+            step, layout = self._step_of(args, kwargs)
+            run, both = self.course.run, 2 * self.course.images
+            is_dropped = self.policy.changes and self.policy.evaluated(step.index) == []
+            if not is_dropped or layout.rows not in (both, both * layout.frames):
+                return original(*args, **kwargs)
+            assert run is not None
+            layout = dataclasses.replace(layout, rows=both)
+            order = self.telling.order(run, layout, (args, kwargs))
+            if not run.is_told:
+                return original(*args, **kwargs)
+            args, kwargs = layout.halves((args, kwargs))[order.index("cond")]
+            return doubled(original(*args, **kwargs))
 
         return accompany
 
@@ -215,6 +273,8 @@ class Seam:
         def scheduler_step(*args: Any, **kwargs: Any) -> Any:
             run = self.course.run
             step = None if run is None else run.step
+            if step is None and run is not None and run.index > 0:
+                return original(*args, **kwargs)  # a further one of the same iteration
             if run is None or step is None or step.cond is None:
                 raise RuntimeError("a step ran in which the denoiser was not seen")
             run.step = None
@@ -224,7 +284,9 @@ class Seam:
             step.timestep = arguments.get("timestep")
             sample = arguments.get("sample")
             step.sample = None if sample is None else as_rows(sample, step.cond)
-            self._check_guidance(run, step, arguments)
+            instead = self.telling.settle(run, step, arguments)
+            if instead is not None:
+                args, kwargs = _with_output(instead, args, kwargs)
 
             for listener in self.course.listeners:
                 listener.scheduler_begins(step)
@@ -237,19 +299,6 @@ class Seam:
 
         return scheduler_step
 
-    def _check_guidance(self, run: Run, step: Step, arguments: dict[str, Any]) -> None:
-        """Refuse a pipeline without guidance; keep the scale that the first guided step shows."""
-        if not self.policy.changes:
-            return
-        require_guidance(self.course.kind, step, images=self.course.images)
-        # A third evaluation (skip-layer guidance) adds another term: it tells nothing of the rows.
-        plainly_guided = step.guided and step.requested == 2 * self.course.images
-        if run.fitted_scale is None and plainly_guided:
-            assert step.cond is not None
-            assert step.given is not None
-            guided = as_rows(arguments["model_output"], step.cond)
-            run.fitted_scale = fitted_scale(guided, step.cond, step.given)
-
     def _end_step(self, run: Run, step: Step) -> None:
         """Tell of a step that is over, and let go of its tensors."""
         self._name_noise(step)
@@ -258,6 +307,8 @@ class Seam:
         step.cond = step.uncond = step.given = step.sample = step.result = step.output = None
 
         self.course.step_taken(run)
+        if run.is_over:
+            self.telling.texts.begin()
 
     def _name_noise(self, step: Step) -> None:
         assert step.cond is not None
@@ -268,15 +319,13 @@ class Seam:
 
 def _timestep(args: Any, kwargs: Any) -> Any:
     """What a network gets for the timestep."""
-    return args[1] if len(args) > 1 else kwargs.get("timestep")
+    if len(args) > 1:
+        return args[1]
+    return next((kwargs[name] for name in TIMES if name in kwargs), None)
 
 
-def _one_at_a_time(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A tokenizer keeps the padding of its last call, so threads that share one take turns."""
-
-    @functools.wraps(original)
-    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-        with _ENCODING:
-            return original(*args, **kwargs)
-
-    return encode_prompt
+def _with_output(output: torch.Tensor, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Arguments of a scheduler's step with another model output, which is their first."""
+    if args:
+        return (output, *args[1:]), kwargs
+    return args, kwargs | {"model_output": output}

@@ -28,7 +28,9 @@ class Step:
     `rows` and `forwards` count what the denoiser evaluated; `requested` the rows that the pipeline
     asked for. `cond` and `uncond` are the two predictions of a guided step, `sample` and `result`
     the latents before and after the scheduler's part, (images, ...). A step in which only some
-    images were guided has no `uncond`. `given` is what the pipeline got for it.
+    images were guided has no `uncond`. `given` is what the pipeline got for it. `answered` are the
+    halves that the pipeline has asked for and got, in their order. A step is `spent` where both
+    were evaluated though it is not guided, to find out which half is which.
     """
 
     call: int
@@ -37,6 +39,8 @@ class Step:
     rows: int = 0
     forwards: int = 0
     requested: int = 0
+    answered: tuple[str, ...] = ()
+    spent: bool = False
     cond: Float[Tensor, "images ..."] | None = None
     uncond: Float[Tensor, "images ..."] | None = None
     given: Float[Tensor, "images ..."] | None = None
@@ -91,6 +95,11 @@ class Trace(Listener):
     def step_ends(self, step: Step) -> None:
         """Keep the step."""
         self._steps.append(step)
+
+    @property
+    def loops(self) -> int:
+        """How many have begun."""
+        return len(self._iterations)
 
     @property
     def steps(self) -> pd.DataFrame:

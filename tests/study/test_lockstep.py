@@ -75,12 +75,12 @@ def modules(pipe):
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_calls_of_every_family_are_as_alone(family):
     several = ["plain", "none", "last", "full"] if family == "sd" else ["none", "last"]
-    assert_as_alone(families.make(family), [SCHEDULES[name] for name in several])
+    assert_as_alone(tiny.taught(families.make(family)), [SCHEDULES[name] for name in several])
 
 
 @pytest.mark.parametrize("family", ["sd", "sd3", "flux", "wan"])
 def test_six_calls_of_every_kind_of_policy_are_as_alone(family):
-    assert_as_alone(families.make(family), list(SCHEDULES.values()))
+    assert_as_alone(tiny.taught(families.make(family)), list(SCHEDULES.values()))
 
 
 @pytest.mark.parametrize("scheduler", schedulers.DIFFUSION)

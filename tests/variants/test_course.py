@@ -227,7 +227,7 @@ def test_a_loop_that_is_broken_off_under_a_schedule_is_warned_of():
 
 def test_a_loop_that_ends_early_of_itself_is_warned_of_whatever_follows():
     pipe = tiny.stable_diffusion()
-    block = guided_by(pipe, GuidanceSchedule.none)
+    block = guided_by(pipe, GuidanceSchedule.full)
     block.__enter__()
     pipe.scheduler.set_timesteps(4)
     pipe.prepare_latents(2, 4, 16, 16, torch.float32, "cpu", None)

@@ -162,12 +162,12 @@ def test_a_controlnet_evaluates_no_more_rows_than_the_denoiser(family):
     assert rows == [8, 4, 4, 8]
 
 
-def test_latents_that_bypass_the_pipeline_are_refused():
+def test_latents_that_bypass_the_pipeline_are_seen_in_its_first_evaluation():
     pipe = families.make("sdxl-img2img")
-    with guided_by(pipe, GuidanceSchedule.full):
+    with guided_by(pipe, lambda steps: GuidanceSchedule.last(steps, 1)) as trace:
         run(pipe)
-        with pytest.raises(RuntimeError, match="given latents that it does not prepare"):
-            run(pipe, latents=torch.randn(4, 4, 8, 8))
+        run(pipe, latents=torch.randn(4, 4, 8, 8))
+    assert trace.steps.rows.tolist() == [8, 8, 8, 4] * 2
 
 
 def perturbed_attention():

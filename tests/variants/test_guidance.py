@@ -87,7 +87,7 @@ def test_the_last_steps_are_bitwise_those_of_the_cutoff_callback(cutoff):
     "mask", [[True] * 4, ON_OFF_ON, [False] * 4], ids=["full", "on-off-on", "none"]
 )
 def test_the_trace_says_what_ran(family, mask):
-    pipe = tiny.FAMILIES[family]()
+    pipe = tiny.taught(tiny.FAMILIES[family]())
     mask = mask_of(pipe, mask)
     with (
         guided_by(pipe, GuidanceSchedule.from_mask(mask)) as trace,
@@ -180,7 +180,7 @@ def fail_in_the_denoiser(pipe):
 @every_family
 @pytest.mark.parametrize("failure", [None, fail_in_the_callback, fail_in_the_denoiser])
 def test_the_pipeline_is_as_before_afterwards(family, failure):
-    pipe = tiny.FAMILIES[family]()
+    pipe = tiny.taught(tiny.FAMILIES[family]())
     plain = run(pipe)
     before = attributes(pipe)
     breaking, changes = failure(pipe) if failure else (nullcontext(), {})
@@ -440,7 +440,7 @@ def test_schedulers_with_history_see_what_the_oracle_shows_them(scheduler):
 
 def test_a_pipeline_without_a_denoiser_is_refused():
     with (
-        pytest.raises(ValueError, match="object has neither a unet nor a transformer"),
+        pytest.raises(ValueError, match="object has no network that predicts noise"),
         guided_by(object(), None),
     ):
         pass

@@ -14,7 +14,7 @@ from sdbench.models.pipeline import Pipeline
 from sdbench.variants.accelerators import accelerator, add_accelerator, import_package, unet_of
 from sdbench.variants.arguments import PERIOD
 from sdbench.variants.hooks import wrapped
-from sdbench.variants.rows import first_tensor, halves
+from sdbench.variants.rows import Layout, first_tensor
 from sdbench.variants.variant import Method
 
 
@@ -52,7 +52,7 @@ def deepcache(pipe: Pipeline, interval: float) -> Iterator[None]:
         rows = len(first_tensor((args, kwargs)))
         helper.cur_timestep += 1
         if kept == 2 * rows:
-            helper.cached_output = halves(helper.cached_output, kept)[1]
+            helper.cached_output = Layout(kept).halves(helper.cached_output)[1]
         elif kept != rows:
             helper.start_timestep = None  # this evaluation computes everything
         kept = rows

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sdbench.variants.arguments import matched
+from sdbench.variants.experts import of_expert, split_expert
 from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule, StepCount, mask_of
 from sdbench.variants.variant import Method, Variant
 
@@ -37,8 +38,20 @@ def _counted(
     def build(name: str, argument: str | None) -> Variant:
         if not argument:
             raise ValueError(f"expected {grammar}")
-        count = StepCount.parse(argument)
-        return Variant(name, lambda steps: make(steps, count.of(steps)), of_share=count.percent)
+        text, expert = split_expert(argument)
+        count = StepCount.parse(text)
+
+        def rule(steps: int) -> GuidanceSchedule:
+            return make(steps, count.of(steps))
+
+        if expert is None:
+            return Variant(name, rule, of_share=count.percent)
+        return Variant(
+            name,
+            GuidanceSchedule.full,
+            policy=of_expert(rule, expert),
+            of_share=count.percent,
+        )
 
     return build
 
@@ -124,8 +137,9 @@ METHODS = (
     ),
     Method(
         "last",
-        "last:20%|last:10",
-        "last steps unguided",
+        "last:20%|last:10|last:50%@high",
+        "last steps unguided, of the whole loop or of the denoiser of the noisy steps (@high) or "
+        "of the others (@low)",
         _counted(GuidanceSchedule.last, "last:N"),
         source=SELECTIVE,
         examples=("last:25%",),

@@ -1,0 +1,51 @@
+"""Two guided steps before a study, from which it learns how a pipeline guides.
+
+They tell which half of an evaluation is the conditional one, how its rows are read, and which
+number the pipeline takes for the guidance scale. They also show what no study can work with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sdbench.models.pipeline import Pipeline, denoisers_of
+from sdbench.variants.loops import random_state
+
+
+def require_no_cache(pipe: Pipeline) -> None:
+    """Refuse a denoiser that has one of diffusers' caches enabled.
+
+    Raises:
+        ValueError: the baseline would be accelerated itself.
+    """
+    for denoiser in denoisers_of(pipe):
+        if getattr(denoiser, "is_cache_enabled", False):
+            config = type(getattr(denoiser, "_cache_config", None)).__name__
+            raise ValueError(
+                f"the {type(denoiser).__name__} has a cache enabled ({config}), so the baseline "
+                "would be accelerated, too: call its disable_cache(), and name the cache as a "
+                "variant"
+            )
+
+
+def require_own_noise(pipe: Pipeline, call: Callable[[], Any]) -> None:
+    """Refuse a pipeline whose images depend on others: noise that is drawn for all at once.
+
+    Args:
+        pipe: whose call it is.
+        call: runs it, with a generator for every image.
+
+    Raises:
+        ValueError: the call moved torch's global generator on.
+    """
+    before = random_state(pipe.device)
+    call()
+    if not torch.equal(before, random_state(pipe.device)):
+        raise ValueError(
+            f"{type(pipe).__name__} with {type(pipe.scheduler).__name__} draws noise from torch's "
+            "global generator, not from the images' own: they would depend on their batch and on "
+            "what ran before, so variants could not be compared"
+        )

@@ -1,0 +1,209 @@
+"""Which half of a pipeline's evaluations is which: looked up, told by texts, or found in a step.
+
+Nothing may be dropped before that is known. So until then both halves are evaluated, and the first
+guided prediction shows it. A step that was to be unguided is then spent: what its scheduler gets is
+corrected to what the conditional half alone gives.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdbench.models.formula import learn_scale
+from sdbench.models.modular import guiders_of
+from sdbench.models.pipeline import call_parameters
+from sdbench.variants.course import Course
+from sdbench.variants.fitted_scale import Fit, fitted, is_swapped, require_order
+from sdbench.variants.forms import COND_FIRST, Order, Texts, form_of, usual
+from sdbench.variants.loops import Run
+from sdbench.variants.policy import Half, Observed, Policy
+from sdbench.variants.refusals import (
+    require_conditional_first,
+    require_exact,
+    require_guidance,
+    require_told,
+)
+from sdbench.variants.rows import Layout, samples, stacked
+from sdbench.variants.trace import Step
+
+_EVERYTHING = Observed()
+"""Evaluates both halves."""
+
+
+class Telling:
+    """Tells the halves of one pipeline apart.
+
+    Args:
+        course: of the pipeline's calls.
+        policy: decides what is dropped once that may be.
+
+    Attributes:
+        texts: what `encode_prompt` returned.
+        form: what is known of the pipeline.
+    """
+
+    def __init__(self, course: Course, policy: Policy) -> None:
+        """Know what earlier calls showed."""
+        self.course = course
+        self.policy = policy
+        self.texts = Texts()
+        self.form = form_of(course.pipe)
+
+    def reread(self, run: Run, step: Step, layout: Layout) -> None:
+        """See that a call is the second of two, where the first one was taken for both halves.
+
+        So it happens where nothing but the latents told their number, and those of two images are
+        the same. All of the first call was evaluated then, as nothing was known.
+        """
+        is_second = run.in_one_call and layout.rows == 2 * self.course.images
+        if not self.course.is_inferred or run.is_told or len(step.answered) < 2 or not is_second:
+            return
+        self.course.latents = (layout.rows, *self.course.latents[1:])
+        run.order, run.in_one_call = (), False
+        step.answered, step.cond = ("cond",), stacked(samples(step.output))
+        step.given = step.uncond = None
+
+    def asked(self, run: Run, step: Step, layout: Layout, arguments: Any) -> tuple[Half, ...]:
+        """The halves that a call of the denoiser is for; none where both were answered before.
+
+        Args:
+            run: the loop in progress.
+            step: likewise.
+            layout: of the call's rows.
+            arguments: args and kwargs.
+        """
+        order = self.order(run, layout, arguments)
+        if run.in_one_call:
+            return order
+        return order[len(step.answered) : len(step.answered) + 1]
+
+    def order(self, run: Run, layout: Layout, arguments: Any) -> Order:
+        """The order of the halves: known from before, told by the texts, or else the usual one."""
+        in_one_call = layout.rows == 2 * self.course.images
+        if not run.order or run.in_one_call != in_one_call:
+            self._look_up(run, layout, arguments, in_one_call=in_one_call)
+        return cast(Order, run.order)
+
+    def _look_up(self, run: Run, layout: Layout, arguments: Any, *, in_one_call: bool) -> None:
+        """Settle the order of a loop at its first call of a network."""
+        told = self.form.orders.get(in_one_call)
+        if not in_one_call and guiders_of(self.course.pipe):
+            told = COND_FIRST  # as all of diffusers' guiders ask
+        if told is None and self.policy.changes:
+            told = self.texts.order(layout, arguments, in_one_call=in_one_call)
+            if told is not None:
+                self.form.orders[in_one_call] = told
+        run.in_one_call, run.is_told = in_one_call, told is not None
+        run.order = told or usual(in_one_call=in_one_call)
+
+    def deciding(self, run: Run, step: Step) -> Policy:
+        """The policy, or one that evaluates everything while it is not known what may be dropped.
+
+        Raises:
+            ValueError: the policy cannot wait, or cannot work with this order.
+        """
+        if not self.policy.changes:
+            return self.policy
+        if run.is_told:
+            if not run.in_one_call:
+                require_conditional_first(self.course.kind, self.policy, step, run.order)
+            return self.policy
+        if not self.policy.plain:  # it takes part from the first step on
+            require_told(self.course.kind, self._evaluates_all(step))
+            return self.policy
+        step.spent = not self.policy.is_guided(step.index)
+        return _EVERYTHING
+
+    def _evaluates_all(self, step: Step) -> bool:
+        wanted = self.policy.evaluated(step.index)
+        return wanted is None or len(wanted) == self.course.images
+
+    def settle(
+        self, run: Run, step: Step, arguments: dict[str, Any]
+    ) -> Float[Tensor, "images ..."] | None:
+        """Refuse a pipeline without guidance; learn from the first guided step.
+
+        Args:
+            run: the loop in progress.
+            step: likewise.
+            arguments: that the scheduler's step gets.
+
+        Returns:
+            What the scheduler gets in a spent step; None for what the pipeline gave it.
+        """
+        if self.policy.changes:
+            require_guidance(self.course.kind, step, images=self.course.images)
+        # A third evaluation (skip-layer guidance) adds another term: it tells nothing of the rows.
+        is_plain = step.guided and step.requested == 2 * self.course.images
+        if run.fitted_scale is not None or not is_plain or step.given is None:
+            return None
+        guided = arguments["model_output"]
+        fit = fitted(guided, step.given, step.cond, arguments.get("sample"))
+        if fit is not None:
+            run.fitted_scale = fit.scale
+        if run.is_told or not self.policy.changes:
+            return None
+        return self._learn(run, step, fit, guided)
+
+    def _learn(
+        self, run: Run, step: Step, fit: Fit | None, guided: Float[Tensor, "images ..."]
+    ) -> Float[Tensor, "images ..."] | None:
+        """Tell the halves apart by a guided prediction, for this loop and all later ones."""
+        assert step.cond is not None
+        assert step.given is not None
+        # Without any effect of the prompt there is nothing to mix up.
+        is_same = torch.equal(step.given, step.cond)
+        swapped = None if fit is None else is_swapped(float(fit.scale))
+        run.is_told = is_same or swapped is not None
+        if swapped is not None and not is_same:
+            self._tell(run, step, swapped=swapped)
+        if not step.spent:
+            return None
+
+        step.guided, step.uncond, step.given = False, None, step.cond
+        if is_same:
+            return None
+        require_exact(self.course.kind, fit)
+        assert fit is not None
+        return fit.unguided(guided, swapped=bool(swapped))
+
+    def _tell(self, run: Run, step: Step, *, swapped: bool) -> None:
+        """Keep the order that a step has shown."""
+        if swapped:
+            require_told(self.course.kind, self.policy.plain)
+            run.order = tuple(reversed(run.order))
+            step.cond, step.given = step.given, step.cond
+            step.uncond = step.given
+            assert run.fitted_scale is not None
+            run.fitted_scale = 1 - run.fitted_scale
+        self.form.orders[run.in_one_call] = cast(Order, run.order)
+
+    def loop_over(self) -> None:
+        """Learn from a loop that was only observed; refuse what contradicts the order.
+
+        It is done after the loop, which must not wait for the device.
+        """
+        run = self.course.run
+        if run is None or run.fitted_scale is None:
+            return
+        scale = float(run.fitted_scale)
+        swapped = is_swapped(scale)
+        if run.is_told and self.policy.changes:
+            require_order(self.course.kind, scale)
+        elif not run.is_told and swapped is not None:
+            order = tuple(reversed(run.order)) if swapped else run.order
+            self.form.orders[run.in_one_call] = cast(Order, order)
+            run.is_told, run.fitted_scale = True, None
+        self._learn_scale(1 - scale if swapped else scale)
+
+    def _learn_scale(self, scale: float) -> None:
+        """Find which number the pipeline takes for w, where its own guidance was seen."""
+        pipe = self.course.pipe
+        own = getattr(pipe, "guidance_scale", None)
+        is_own = self.policy.plain and "true_cfg_scale" not in call_parameters(pipe)
+        if is_own and isinstance(own, int | float):
+            learn_scale(pipe, own=own, formula=scale)
