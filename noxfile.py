@@ -134,3 +134,14 @@ def reading(session: nox.Session) -> None:
     """Print time and memory of a study's summary, at 10^5, 10^6 and 10^7 step rows."""
     session.install("-e", ".")
     session.run("python", "-m", "benchmarks.reading", *session.posargs)
+
+
+@nox.session(default=False)
+def pipelines(session: nox.Session) -> None:
+    """Hold the seam against a small pipeline of every class of diffusers; write the support table.
+
+    A run that was killed goes on where it was. `-- CLASS ...` runs a few; `--jobs`, `--again`.
+    """
+    session.install("-e", ".[test]")
+    alone = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    session.run("python", "-m", "tools.pipelines", *session.posargs, env=alone)

@@ -1,0 +1,1 @@
+"""The seam held against every guided pipeline of diffusers: `nox -s pipelines`."""

@@ -1,0 +1,1 @@
+"""Components with tiny random weights that recipes share."""
