@@ -33,10 +33,12 @@ class Form:
 
     Attributes:
         orders: by whether both halves come in one call.
+        is_of_its_own: whether it evaluates other latents, too, for guidance of another kind.
         readings: how the rows of a call's arguments stand in them, by `Layout.kind`.
     """
 
     orders: dict[bool, Order] = field(default_factory=dict)
+    is_of_its_own: bool = False
     readings: dict[Hashable, Reading] = field(default_factory=dict)
 
 

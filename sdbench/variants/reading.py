@@ -8,6 +8,7 @@ predicts for that half. What does is remembered for the pipeline.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,8 +23,12 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 COARSE = 2e-2  # of shorter ones
 
 
-def read(call: DenoiserCall, form: Form, evaluate: Evaluate, *, kind: str) -> DenoiserCall:
-    """A call with the right reading of its rows.
+def read(
+    call: DenoiserCall, form: Form, evaluate: Evaluate, *, kind: str
+) -> tuple[DenoiserCall, Evaluate]:
+    """A call with the right reading of its rows, and what evaluates it.
+
+    The first time, the whole call is evaluated to try readings on; that is not done again.
 
     Args:
         call: that is for both halves.
@@ -35,21 +40,35 @@ def read(call: DenoiserCall, form: Form, evaluate: Evaluate, *, kind: str) -> De
         ValueError: no half of the arguments predicts what the whole predicts for it.
     """
     if call.layout.is_certain(call.arguments):
-        return call
+        return call, evaluate
     places = tuple(_with(call.layout, reading).kind(call.arguments) for reading in READINGS)
     if places not in form.readings:
-        form.readings[places] = _tried(call, evaluate, kind)
-    return replace(call, layout=replace(call.layout, reading=form.readings[places]))
+        whole = evaluate(*call.arguments, call.layout.rows)
+        form.readings[places] = _tried(call, stacked(samples(whole)), evaluate, kind)
+        evaluate = _once(call, whole, evaluate)
+    return replace(call, layout=_with(call.layout, form.readings[places])), evaluate
+
+
+def _once(call: DenoiserCall, whole: Any, evaluate: Evaluate) -> Evaluate:
+    """Evaluates all but the whole call, whose output is there."""
+
+    def evaluated(args: Any, kwargs: Any, rows: int) -> Any:
+        if rows < call.layout.rows:
+            return evaluate(args, kwargs, rows)
+        call.step.output = whole
+        return whole
+
+    return evaluated
 
 
 def _with(layout: Layout, reading: Reading) -> Layout:
     return replace(layout, reading=reading)
 
 
-def _tried(call: DenoiserCall, evaluate: Evaluate, kind: str) -> Reading:
+def _tried(
+    call: DenoiserCall, whole: Float[Tensor, "rows ..."], evaluate: Evaluate, kind: str
+) -> Reading:
     """The first reading that is right."""
-    args, kwargs = call.arguments
-    whole = stacked(samples(evaluate(args, kwargs, call.layout.rows)))
     expected = whole[len(whole) // 2 :]
     for reading in READINGS:
         args, kwargs = _with(call.layout, reading).halves(call.arguments)[1]

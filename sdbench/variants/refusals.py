@@ -40,6 +40,17 @@ def require_conditional_first(kind: str, policy: Policy, step: Step, order: Sequ
         )
 
 
+def require_halves_only(kind: str, policy: Policy) -> None:
+    """Refuse to drop a half where a third evaluation is made of what both halves have left."""
+    steps = range(policy.loop.iterations)
+    if policy.changes and not (policy.plain and all(map(policy.is_guided, steps))):
+        raise ValueError(
+            f"{kind} also evaluates latents of another kind in each step (self-attention "
+            "guidance), for which it needs both halves: guidance of its own kind, which cannot be "
+            "dropped by halves"
+        )
+
+
 def require_exact(kind: str, fit: Fit | None) -> None:
     """Refuse to correct a spent step whose guidance is not known exactly."""
     if fit is None or not float(fit.rest) < EXACT:

@@ -24,7 +24,7 @@ from torch import nn
 from sdbench.models.modular import loops_of
 from sdbench.models.pipeline import TIMES, Pipeline, denoisers_of, method_parameters
 from sdbench.variants.course import Course
-from sdbench.variants.evaluation import DenoiserCall, answer
+from sdbench.variants.evaluation import DenoiserCall, Evaluate, answer
 from sdbench.variants.holds import held
 from sdbench.variants.hooks import bare_copy, call_replaced, replaced, wrapped
 from sdbench.variants.loops import Run, running
@@ -32,7 +32,7 @@ from sdbench.variants.noise import noise_to_signal
 from sdbench.variants.policy import Policy
 from sdbench.variants.reading import read
 from sdbench.variants.refusals import require_halves
-from sdbench.variants.rows import Layout, as_rows, doubled, first_tensor
+from sdbench.variants.rows import Layout, as_rows, doubled, first_tensor, samples
 from sdbench.variants.telling import Telling
 from sdbench.variants.trace import Step
 
@@ -204,15 +204,17 @@ class Seam:
             require_halves(self.course.kind, step, self.policy, rows=layout.rows, images=images)
 
             asked = self.telling.asked(run, step, layout, (args, kwargs))
-            evaluate = functools.partial(self._evaluate, original, step)
+            step.latents = samples((args, kwargs)) if step.latents is None else step.latents
+            evaluate: Evaluate = functools.partial(self._evaluate, original, step)
             if not asked:  # a third evaluation (skip-layer guidance) goes where guidance goes
+                self.telling.look_at_third(step, args, kwargs)
                 is_guided = self.policy.is_guided(step.index)
                 return evaluate(args, kwargs, layout.rows) if is_guided else step.output
 
             policy = self.telling.deciding(run, step)
             call = DenoiserCall(step, asked, images, layout, (args, kwargs))
-            if self._splits(call, policy):
-                call = read(call, self.telling.form, evaluate, kind=self.course.kind)
+            if self._splits(call):
+                call, evaluate = read(call, self.telling.form, evaluate, kind=self.course.kind)
             return answer(call, policy, evaluate, sequential=self.sequential)
 
         return denoise
@@ -224,12 +226,9 @@ class Seam:
         step = self.course.step(_timestep(args, kwargs))
         return step, Layout.of(arguments, self.course.latents)
 
-    def _splits(self, call: DenoiserCall, policy: Policy) -> bool:
-        """Whether rows are picked from a call for both halves."""
-        if len(call.asked) == 1:
-            return False
-        picks = policy.evaluated(call.step.index) is not None or not policy.plain
-        return self.sequential or picks
+    def _splits(self, call: DenoiserCall) -> bool:
+        """Whether rows may be picked from calls like this one, which is for both halves."""
+        return len(call.asked) == 2 and (self.sequential or self.policy.changes)
 
     def _evaluate(
         self, original: Callable[..., Any], step: Step, args: Any, kwargs: Any, rows: int
@@ -304,7 +303,8 @@ class Seam:
         self._name_noise(step)
         for listener in self.course.listeners:
             listener.step_ends(step)
-        step.cond = step.uncond = step.given = step.sample = step.result = step.output = None
+        step.cond = step.uncond = step.given = step.sample = step.result = None
+        step.output = step.latents = None
 
         self.course.step_taken(run)
         if run.is_over:

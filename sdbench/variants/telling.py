@@ -25,6 +25,7 @@ from sdbench.variants.refusals import (
     require_conditional_first,
     require_exact,
     require_guidance,
+    require_halves_only,
     require_told,
 )
 from sdbench.variants.rows import Layout, samples, stacked
@@ -67,6 +68,18 @@ class Telling:
         step.answered, step.cond = ("cond",), stacked(samples(step.output))
         step.given = step.uncond = None
 
+    def look_at_third(self, step: Step, args: Any, kwargs: Any) -> None:
+        """See whether a third evaluation is of other latents than the halves are.
+
+        Raises:
+            ValueError: it is, and halves are to be dropped.
+        """
+        third = stacked(samples((args, kwargs)))
+        images = len(third)
+        if not torch.equal(third, stacked(step.latents)[-images:]):
+            self.form.is_of_its_own = True
+            require_halves_only(self.course.kind, self.policy)
+
     def asked(self, run: Run, step: Step, layout: Layout, arguments: Any) -> tuple[Half, ...]:
         """The halves that a call of the denoiser is for; none where both were answered before.
 
@@ -108,6 +121,8 @@ class Telling:
         """
         if not self.policy.changes:
             return self.policy
+        if self.form.is_of_its_own:
+            require_halves_only(self.course.kind, self.policy)
         if run.is_told:
             if not run.in_one_call:
                 require_conditional_first(self.course.kind, self.policy, step, run.order)

@@ -27,7 +27,8 @@ class Step:
 
     `rows` and `forwards` count what the denoiser evaluated; `requested` the rows that the pipeline
     asked for. `cond` and `uncond` are the two predictions of a guided step, `sample` and `result`
-    the latents before and after the scheduler's part, (images, ...). A step in which only some
+    the latents before and after the scheduler's part, (images, ...), and `latents` what the denoiser
+    got in the first call. A step in which only some
     images were guided has no `uncond`. `given` is what the pipeline got for it. `answered` are the
     halves that the pipeline has asked for and got, in their order. A step is `spent` where both
     were evaluated though it is not guided, to find out which half is which.
@@ -49,6 +50,7 @@ class Step:
     timestep: Any = None
     sigma: Float[Tensor, ""] | None = None
     output: Any = field(default=None, repr=False)
+    latents: Any = field(default=None, repr=False)
 
 
 def number(value: Any) -> float:
