@@ -173,7 +173,5 @@ def qwen_vae(channels: int = CHANNELS, levels: int = 4, **changes: Any) -> Autoe
 def wan_vae(channels: int = CHANNELS, levels: int = 4) -> AutoencoderKLWan:
     """The autoencoder of Wan, which some pipelines of images use."""
     return without_noise(
-        AutoencoderKLWan(
-            **_video_sizes(channels, levels), scale_factor_spatial=2 ** (levels - 1)
-        )
+        AutoencoderKLWan(**_video_sizes(channels, levels), scale_factor_spatial=2 ** (levels - 1))
     )

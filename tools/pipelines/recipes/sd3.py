@@ -95,9 +95,7 @@ def controlnet_inpaint(kind: type) -> Small:
     return guided(
         kind(**parts, controlnet=control),
         TEXTS,
-        lambda images: (
-            PIXELS | {"control_image": pictures(images), "control_mask": holes(images)}
-        ),
+        lambda images: PIXELS | {"control_image": pictures(images), "control_mask": holes(images)},
     )
 
 
