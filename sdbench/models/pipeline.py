@@ -127,7 +127,8 @@ TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
 def denoisers_of(pipe: Pipeline) -> list[nn.Module]:
     """The networks that a pipeline calls in its loop: one, or two that share the steps.
 
-    Where they are called otherwise (`prior`, `decoder`), they are those that are told the time. A
+    Most are called `unet` or `transformer`; a further one of the same class belongs to them. Where
+    they are called otherwise (`prior`, `decoder`), they are those that are told the time. A
     ControlNet is told it, too, but only feeds another one.
 
     Raises:
@@ -135,13 +136,13 @@ def denoisers_of(pipe: Pipeline) -> list[nn.Module]:
     """
     candidates = [getattr(pipe, name, None) for name in NAMED]
     denoisers = [module for module in candidates if module is not None]
-    if not denoisers:
-        parts = getattr(pipe, "components", {})
-        denoisers = [
-            part
-            for name, part in parts.items()
-            if isinstance(part, nn.Module) and "controlnet" not in name and _is_told_time(part)
-        ]
+    kinds = {type(module) for module in denoisers}
+    for name, part in getattr(pipe, "components", {}).items():
+        if not isinstance(part, nn.Module) or any(part is known for known in denoisers):
+            continue
+        is_another = type(part) in kinds if kinds else _is_told_time(part)
+        if is_another and "controlnet" not in name:
+            denoisers.append(part)
     if not denoisers:
         raise ValueError(
             f"{type(pipe).__name__} has no network that predicts noise: neither a unet nor a "

@@ -91,6 +91,12 @@ class Course:
         self.latents, self.is_inferred = (rows // 2 if is_double else rows, *shape[1:]), True
         self.device = next(tensors(given)).device
 
+    @property
+    def is_between_loops(self) -> bool:
+        """Whether a loop has run to its end, and no other has begun."""
+        run = self.run
+        return run is not None and run.is_over and 0 < run.iterations <= run.index
+
     def timesteps_set(self) -> None:
         """The scheduler is ready for a loop."""
         if self.run is not None:
@@ -159,8 +165,11 @@ class Course:
 
     def _length(self, run: Run, timestep: Any) -> int:
         # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`.
-        shortened = getattr(self.pipe, "_num_timesteps", None) or run.iterable
-        return shortened or len(self.scheduler.timesteps) - first_step(self.scheduler, timestep)
+        listed = len(self.scheduler.timesteps) - first_step(self.scheduler, timestep)
+        told = getattr(self.pipe, "_num_timesteps", None) or run.iterable
+        if not told and timestep is None:  # nothing else says where it begins
+            told = run.total
+        return min(told, listed) if told else listed
 
     def _tell_of(self, run: Run, listeners: Sequence[Listener]) -> None:
         run.is_known = True

@@ -66,7 +66,10 @@ def fitted(
         None where the layout of the predictions is not told by their shapes.
     """
     best: Fit | None = None
-    for u, c in zip(_laid_out(first, guided), _laid_out(second, guided), strict=True):
+    layouts = [list(_laid_out(prediction, guided)) for prediction in (first, second)]
+    if len(layouts[0]) != len(layouts[1]):
+        return None  # the two predictions differ in shape
+    for u, c in zip(*layouts, strict=True):
         bases: list[list[Tensor]] = [[]]
         if sample is not None and sample.shape == guided.shape:
             bases.append([sample])

@@ -33,12 +33,13 @@ class Form:
 
     Attributes:
         orders: by whether both halves come in one call.
-        is_of_its_own: whether it evaluates other latents, too, for guidance of another kind.
+        is_of_its_own: why its guidance is of another kind than by two predictions; empty where it
+            is not, as far as is known.
         readings: how the rows of a call's arguments stand in them, by `Layout.kind`.
     """
 
     orders: dict[bool, Order] = field(default_factory=dict)
-    is_of_its_own: bool = False
+    is_of_its_own: str = ""
     readings: dict[Hashable, Reading] = field(default_factory=dict)
 
 

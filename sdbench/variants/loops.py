@@ -22,8 +22,9 @@ class Run:
     """One loop of one pipeline call, from `set_timesteps` on.
 
     `fitted_scale` is that of the first guided step, `random_state` that of the global generator at
-    the start. `iterable` is the length of what its progress bar runs over, 0 where it is told none.
-    `order` is that in which its pipeline asks for both halves, once it has, in one call
+    the start. `iterable` is the length of what its progress bar runs over and `total` what the bar
+    was told, 0 where it was told none.
+    `is_left` is set where a network ran after its end. `order` is that in which its pipeline asks for both halves, once it has, in one call
     or in two; it `is_told` where it is more than the usual one. A loop is known of once its trace
     is. It is over after its last step, or where its
     pipeline left it before; it is broken where that is still to be told.
@@ -31,6 +32,7 @@ class Run:
 
     iterations: int = 0
     iterable: int = 0
+    total: int = 0
     index: int = 0
     step: Step | None = None
     fitted_scale: Float[Tensor, ""] | None = None
@@ -40,6 +42,7 @@ class Run:
     is_told: bool = False
     is_known: bool = False
     is_over: bool = False
+    is_left: bool = False
     is_broken: bool = False
 
 

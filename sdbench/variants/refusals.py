@@ -40,14 +40,18 @@ def require_conditional_first(kind: str, policy: Policy, step: Step, order: Sequ
         )
 
 
-def require_halves_only(kind: str, policy: Policy) -> None:
-    """Refuse to drop a half where a third evaluation is made of what both halves have left."""
+def require_halves_only(kind: str, policy: Policy, otherwise: str) -> None:
+    """Refuse to drop a half of guidance that is of another kind.
+
+    Args:
+        kind: class of the pipeline.
+        policy: that may drop one.
+        otherwise: of which kind it is.
+    """
     steps = range(policy.loop.iterations)
     if policy.changes and not (policy.plain and all(map(policy.is_guided, steps))):
         raise ValueError(
-            f"{kind} also evaluates latents of another kind in each step (self-attention "
-            "guidance), for which it needs both halves: guidance of its own kind, which cannot be "
-            "dropped by halves"
+            f"{kind} {otherwise}: guidance of its own kind, which cannot be dropped by halves"
         )
 
 

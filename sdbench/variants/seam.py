@@ -144,8 +144,9 @@ class Seam:
         def progress_bar(*args: Any, **kwargs: Any) -> Any:
             bar = original(*args, **kwargs)
             run = self.course.run
-            if run is not None and args and hasattr(args[0], "__len__"):
-                run.iterable = len(args[0])
+            if run is not None:
+                run.iterable = len(args[0]) if args and hasattr(args[0], "__len__") else 0
+                run.total = kwargs.get("total") or 0
             handled = sys.exc_info()[1]  # of the caller's, which may be about another call
             if not hasattr(bar, "close"):
                 return bar
@@ -195,6 +196,8 @@ class Seam:
         def denoise(*args: Any, **kwargs: Any) -> Any:
             if running() not in (self.course.turn, None):
                 return original(*args, **kwargs)  # another pipeline's, which shares the denoiser
+            if self.course.is_between_loops:
+                return self._between(original, args, kwargs)
             step, layout = self._step_of(args, kwargs)
             step.requested += layout.rows
             run = self.course.run
@@ -204,7 +207,10 @@ class Seam:
             require_halves(self.course.kind, step, self.policy, rows=layout.rows, images=images)
 
             asked = self.telling.asked(run, step, layout, (args, kwargs))
-            step.latents = samples((args, kwargs)) if step.latents is None else step.latents
+            if step.latents is None:
+                step.latents = samples((args, kwargs))
+            elif len(asked) == 1:
+                self.telling.look_at_second(step, args, kwargs)
             evaluate: Evaluate = functools.partial(self._evaluate, original, step)
             if not asked:  # a third evaluation (skip-layer guidance) goes where guidance goes
                 self.telling.look_at_third(step, args, kwargs)
@@ -218,6 +224,12 @@ class Seam:
             return answer(call, policy, evaluate, sequential=self.sequential)
 
         return denoise
+
+    def _between(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """An evaluation that no step needs, as of a video's last chunk for the next one."""
+        assert self.course.run is not None
+        self.course.run.is_left = True
+        return original(*args, **kwargs)
 
     def _step_of(self, args: Any, kwargs: Any) -> tuple[Step, Layout]:
         """The step that a call of a network is part of, and the layout of its rows."""
@@ -246,7 +258,7 @@ class Seam:
         """A network that feeds the denoiser evaluates no more rows than the denoiser needs."""
 
         def accompany(*args: Any, **kwargs: Any) -> Any:
-            if running() not in (self.course.turn, None):
+            if running() not in (self.course.turn, None) or self.course.is_between_loops:
                 return original(*args, **kwargs)
             step, layout = self._step_of(args, kwargs)
             run, both = self.course.run, 2 * self.course.images
@@ -272,10 +284,12 @@ class Seam:
         def scheduler_step(*args: Any, **kwargs: Any) -> Any:
             run = self.course.run
             step = None if run is None else run.step
-            if step is None and run is not None and run.index > 0:
+            if step is None and run is not None and run.index > 0 and not run.is_left:
                 return original(*args, **kwargs)  # a further one of the same iteration
             if run is None or step is None or step.cond is None:
-                raise RuntimeError("a step ran in which the denoiser was not seen")
+                raise RuntimeError(
+                    "a step ran in which the denoiser was not seen, or after the loop's end"
+                )
             run.step = None
 
             # Bound by name: CogVideoX's scheduler takes other arguments than most.

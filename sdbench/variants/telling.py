@@ -77,8 +77,25 @@ class Telling:
         third = stacked(samples((args, kwargs)))
         images = len(third)
         if not torch.equal(third, stacked(step.latents)[-images:]):
-            self.form.is_of_its_own = True
-            require_halves_only(self.course.kind, self.policy)
+            self.form.is_of_its_own = (
+                "also evaluates latents of another kind in each step (self-attention guidance), "
+                "for which it needs both halves"
+            )
+            require_halves_only(self.course.kind, self.policy, self.form.is_of_its_own)
+
+    def look_at_second(self, step: Step, args: Any, kwargs: Any) -> None:
+        """See whether the second of two calls is of other latents than the first.
+
+        Raises:
+            ValueError: it is, and halves are to be dropped.
+        """
+        first, second = step.latents, samples((args, kwargs))
+        if isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape != second.shape:
+            self.form.is_of_its_own = (
+                f"evaluates its predictions on latents of other shapes, {tuple(first.shape)} and "
+                f"{tuple(second.shape)}, so one cannot stand for the other"
+            )
+            require_halves_only(self.course.kind, self.policy, self.form.is_of_its_own)
 
     def asked(self, run: Run, step: Step, layout: Layout, arguments: Any) -> tuple[Half, ...]:
         """The halves that a call of the denoiser is for; none where both were answered before.
@@ -122,7 +139,7 @@ class Telling:
         if not self.policy.changes:
             return self.policy
         if self.form.is_of_its_own:
-            require_halves_only(self.course.kind, self.policy)
+            require_halves_only(self.course.kind, self.policy, self.form.is_of_its_own)
         if run.is_told:
             if not run.in_one_call:
                 require_conditional_first(self.course.kind, self.policy, step, run.order)
