@@ -67,7 +67,9 @@ def test_a_step_is_what_runs_until_the_scheduler_has_stepped():
     assert [len(step.calls) for step in record.taken] == [2, 2, 2, 2]
     assert record.loops == [4]
     # One layer of `WIDTH` values for each of two images, in two calls.
-    assert record.work("net") == [2 * 2 * toys.WIDTH] * 4
+    assert [sum(call.work for call in step.calls) for step in record.taken] == [
+        2 * 2 * toys.WIDTH
+    ] * 4
 
 
 def test_a_second_loop_begins_with_its_timesteps():

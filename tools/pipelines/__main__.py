@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 
@@ -20,6 +21,7 @@ def main() -> int:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # threads do not outlive a fork
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends the processes, too
 
     asked = _arguments()
     for module, error in runner.load_recipes().items():

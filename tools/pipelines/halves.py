@@ -54,6 +54,13 @@ class Together:
         """For the table."""
         return "conditional first" if self.cond_first else "unconditional first"
 
+    def predicts(self, call: Call) -> bool:
+        """Whether a call gives a prediction: it may fill a cache instead."""
+        if self.samples:
+            return bool(call.leaves)
+        leaves = [call.leaves[i] for i, _ in self.rows if i < len(call.leaves)]
+        return all(isinstance(leaf, torch.Tensor) for leaf in leaves)
+
     def is_guided(self, calls: Sequence[Call]) -> bool:
         """Whether a step has both predictions."""
         return any(self._has_both(call) for call in calls)
@@ -114,6 +121,10 @@ class Apart:
     def order(self) -> str:
         """For the table."""
         return "unconditional first" if self.place else "conditional first"
+
+    def predicts(self, call: Call) -> bool:
+        """All of its calls do."""
+        return True
 
     def is_guided(self, calls: Sequence[Call]) -> bool:
         """Whether a step has both predictions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -66,6 +67,14 @@ class Anatomy:
     halves: Sequence[Halves]
     off: Record | None = None
     without: Record | None = None
+
+    @property
+    def agreement(self) -> float | None:
+        """How far the last two are from each other; None where they cannot be compared."""
+        if self.without is None or self.off is None:
+            return None
+        apart = distance(self.without, self.off)
+        return apart if math.isfinite(apart) else None
 
     @property
     def guided(self) -> list[bool]:
@@ -135,7 +144,7 @@ def judged(small: Small, images: int) -> dict[str, Any]:
         "reason": reason,
         "calls": anatomy.calls if anatomy else None,
         "order": anatomy.predictors[0].order if anatomy else None,
-        "off": distance(anatomy.without, anatomy.off) if anatomy and anatomy.off else None,
+        "off": anatomy.agreement if anatomy else None,
         "notes": [note for finding in found.values() for note in finding.notes],
         "checks": {name: finding.outcome for name, finding in found.items()},
     }
@@ -156,9 +165,8 @@ def _anatomy(subject: Subject, plain: Record) -> Anatomy:
 
 
 def _has_less_work(off: Record, anatomy: Anatomy) -> bool:
-    networks = [name for one in anatomy.halves for name in one.networks]
-    work, both = off.work(*networks), anatomy.plain.work(*networks)
-    return off.loops == anatomy.plain.loops and sum(work) < 0.75 * sum(both)
+    costs = [sum(sum(work(one, own)) for own in anatomy.halves) for one in (off, anatomy.plain)]
+    return off.loops == anatomy.plain.loops and costs[0] < 0.75 * costs[1]
 
 
 def _reference(subject: Subject, anatomy: Anatomy, guided: Sequence[bool]) -> Record:
@@ -228,7 +236,7 @@ def _masked(subject: Subject, rule: Rule, record: Record, steps: Any, anatomy: A
     if guided not in expected:
         return Finding(SILENT, f"guides {_text(guided)}, expected {_text(expected[0])}")
 
-    wrong, notes = _work(record, steps, guided, anatomy)
+    wrong, notes = _costs(record, steps, guided, anatomy)
     if wrong:
         return Finding(SILENT, wrong)
     apart = distance(record, _reference(subject, anatomy, guided))
@@ -246,13 +254,19 @@ def _expected(rule: Rule, anatomy: Anatomy) -> list[list[bool]]:
     ]
 
 
-def _work(
+def work(record: Record, halves: Halves) -> list[int]:
+    """What the predictions of every step cost."""
+    calls = [step.of(*halves.networks) for step in record.taken]
+    return [sum(call.work for call in own if halves.predicts(call)) for own in calls]
+
+
+def _costs(
     record: Record, steps: Any, guided: Sequence[bool], anatomy: Anatomy
 ) -> tuple[str, list[str]]:
     """What is wrong with the work of the steps, and what is to be noted."""
     notes: list[str] = []
     for halves in anatomy.halves:
-        found, both = (one.work(*halves.networks) for one in (record, anatomy.plain))
+        found, both = work(record, halves), work(anatomy.plain, halves)
         if len(found) != len(both):
             return f"runs {len(found)} steps, not {len(both)}", notes
 
@@ -272,14 +286,14 @@ def _unexpected(
     found: Sequence[int], halves: Halves, guided: Sequence[bool], anatomy: Anatomy
 ) -> list[int]:
     """The steps whose work is not that of the predictions which they need."""
-    both = anatomy.plain.work(*halves.networks)
-    alone = anatomy.off.work(*halves.networks) if anatomy.off else [work / 2 for work in both]
+    both = work(anatomy.plain, halves)
+    alone = work(anatomy.off, halves) if anatomy.off else [cost / 2 for cost in both]
 
     wrong = []
     for step, own in enumerate(anatomy.guided):
         is_dropped = own and not guided[step]
         allowed = (alone[step], both[step] / 2) if is_dropped else (both[step],)
-        if all(abs(found[step] - work) > SHARE * both[step] for work in allowed):
+        if all(abs(found[step] - cost) > SHARE * both[step] for cost in allowed):
             wrong.append(step)
     return wrong
 

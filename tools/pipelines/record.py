@@ -93,10 +93,6 @@ class Record:
         names = [name for step in self.taken for name in {call.network for call in step.calls}]
         return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
-    def work(self, *networks: str) -> list[int]:
-        """Of every step."""
-        return [sum(call.work for call in step.of(*networks)) for step in self.taken]
-
     def _next(self) -> None:
         if self.steps[-1].results:
             self.steps.append(Step(self.steps[-1].loop))

@@ -32,7 +32,7 @@ from tools.pipelines.small import RECIPES, WITHOUT_HALVES, Small
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".pipelines"
-LIMIT_S = 300.0
+LIMIT_S = 600.0
 """For one class."""
 OWN = ("record", "halves", "oracle", "compare", "judge", "small", "outcomes")
 
@@ -62,14 +62,15 @@ def results(
         folder: where results are kept.
     """
     folder.mkdir(exist_ok=True)
+    keys = {name: key(name) for name in kinds if name in RECIPES}  # of the code that is imported
     waiting: dict[str, type] = {}
     for name, kind in kinds.items():
-        known = _settled(name, kind) or (None if again else _kept(folder, name))
+        known = _settled(name, kind) or (None if again else _kept(folder, name, keys[name]))
         if known:
             yield known
         elif isinstance(kind, type):
             waiting[name] = kind
-    yield from _examined(waiting, jobs, folder)
+    yield from _examined(waiting, keys, jobs, folder)
 
 
 def _settled(name: str, kind: type | str) -> Row | None:
@@ -87,15 +88,15 @@ def _row(name: str, where: str, outcome: str, reason: str) -> Row:
     return {"name": name, "family": where, "outcome": outcome, "reason": short, "batches": []}
 
 
-def _kept(folder: Path, name: str) -> Row | None:
+def _kept(folder: Path, name: str, of: str) -> Row | None:
     path = folder / f"{name}.json"
     row = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    return row if row.get("key") == key(name) else None
+    return row if row.get("key") == of else None
 
 
 def key(name: str) -> str:
     """A hash of all that the row of a class depends on."""
-    files = [ROOT / "sdbench" / "models" / "pipeline.py"]
+    files = sorted((ROOT / "sdbench" / "models").glob("*.py"))
     files += sorted((ROOT / "sdbench" / "variants").rglob("*.py"))
     files += [Path(__file__).with_name(f"{own}.py") for own in OWN]
     files += _files_of(sys.modules[RECIPES[name].__module__])
@@ -120,7 +121,9 @@ def _files_of(module: ModuleType) -> list[Path]:
     return sorted(Path(str(part.__file__)) for part in found.values())
 
 
-def _examined(waiting: Mapping[str, type], jobs: int, folder: Path) -> Iterator[Row]:
+def _examined(
+    waiting: Mapping[str, type], keys: Mapping[str, str], jobs: int, folder: Path
+) -> Iterator[Row]:
     """The rows of classes that run, as they come."""
     context = multiprocessing.get_context("fork")  # everything is imported once
     queue = list(waiting.items())
@@ -128,7 +131,10 @@ def _examined(waiting: Mapping[str, type], jobs: int, folder: Path) -> Iterator[
     while queue or running:
         while queue and len(running) < jobs:
             name, kind = queue.pop(0)
-            process = context.Process(target=_child, args=(name, kind, folder), daemon=True)
+            (folder / f"{name}.json").unlink(missing_ok=True)
+            process = context.Process(
+                target=_child, args=(name, kind, keys[name], folder), daemon=True
+            )
             process.start()
             running[process.sentinel] = (name, process, time.monotonic() + LIMIT_S)
 
@@ -141,10 +147,10 @@ def _examined(waiting: Mapping[str, type], jobs: int, folder: Path) -> Iterator[
             del running[sentinel]
             where = family(waiting[name])
             reason = f"its process ended ({process.exitcode}) within {LIMIT_S:g} s"
-            yield _kept(folder, name) or _row(name, where, UNCLEAR, reason)
+            yield _kept(folder, name, keys[name]) or _row(name, where, UNCLEAR, reason)
 
 
-def _child(name: str, kind: type, folder: Path) -> None:
+def _child(name: str, kind: type, of: str, folder: Path) -> None:
     """Examine a class and keep its row; what it prints goes to a file beside."""
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
@@ -153,7 +159,7 @@ def _child(name: str, kind: type, folder: Path) -> None:
         start = time.monotonic()
         row = examined(name, kind)
 
-    row |= {"key": key(name), "seconds": round(time.monotonic() - start, 1)}
+    row |= {"key": of, "seconds": round(time.monotonic() - start, 1)}
     written = folder / f"{name}.{os.getpid()}"
     written.write_text(json.dumps(row, indent=1), encoding="utf-8")
     written.replace(folder / f"{name}.json")
