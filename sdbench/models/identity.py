@@ -17,6 +17,7 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 
 from sdbench.models.bare_weights import bare_module, bare_name
+from sdbench.models.modular import block_names
 from sdbench.models.pipeline import Pipeline
 
 PLACES = 4093  # of a row; prime, so that no layer's rows fall on each other
@@ -41,7 +42,9 @@ def identity(pipe: Pipeline, *, full: bool = False) -> dict[str, str]:
     """
     settings = {name: value for name, value in _config(pipe).items() if not _is_component(value)}
     processors = [_config(getattr(pipe, name, None)) for name in _PROCESSORS]
-    found = {"pipeline": _named(pipe, [settings, processors])}
+    blocks = block_names(pipe)
+    own = [settings, processors, blocks] if blocks else [settings, processors]
+    found = {"pipeline": _named(pipe, own)}
     for name, covered in sorted(pipe.components.items()):
         if covered is not None:
             component = bare_module(covered)

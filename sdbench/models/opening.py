@@ -16,9 +16,14 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import try_to_load_from_cache
 
 from sdbench.models.causes import require_own
+from sdbench.models.modular_folders import (
+    INDEX,
+    MODULAR_INDEX,
+    is_modular_source,
+    open_modular,
+)
 from sdbench.records.files import first_line, read_json
 
-INDEX = "model_index.json"
 PICKLES = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
 _PICKLED = "is a pickle, which can run code when it is opened; only safetensors are"
 # A variant stands before the number of a shard; older versions of diffusers wrote it behind.
@@ -58,6 +63,8 @@ def open_pipeline(source: str, dtype: torch.dtype, weights_variant: str | None) 
     if folder.is_dir():
         weights_variant = _variant_of(folder, weights_variant)
     try:
+        if is_modular_source(source):
+            return open_modular(source, dtype, weights_variant)
         return DiffusionPipeline.from_pretrained(
             source, dtype=dtype, use_safetensors=True, variant=weights_variant
         )
@@ -76,7 +83,7 @@ def refuse_file(file: Path) -> None:
     """
     if not file.is_file():
         raise ValueError(f"there is no file '{file}'")
-    if file.name == INDEX:
+    if file.name in (INDEX, MODULAR_INDEX):
         raise ValueError(f"model '{file}' is a file of a pipeline's folder: give the folder")
     if file.suffix in PICKLES:
         raise ValueError(
@@ -201,7 +208,8 @@ def _cached_names(source: str) -> list[str]:
 
 def _names(folder: Path) -> list[str]:
     """Component and name of the files that a folder's pipeline is made of."""
-    index = read_json(folder / INDEX)
+    file = folder / INDEX
+    index = read_json(file if file.is_file() else folder / MODULAR_INDEX)
     return [
         f"{file.parent.name}/{file.name}"
         for file in sorted(folder.glob("*/*"))

@@ -11,7 +11,9 @@ import torch
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.causes import require_own
 from sdbench.models.layout import lay_out
-from sdbench.models.opening import INDEX, PICKLES, open_pipeline, refuse_file
+from sdbench.models.modular import loops_of
+from sdbench.models.modular_folders import INDEX, MODULAR_INDEX
+from sdbench.models.opening import PICKLES, open_pipeline, refuse_file
 from sdbench.models.pipeline import LatentPipeline, Pipeline, denoiser_of
 from sdbench.models.random_weights import build
 from sdbench.models.student_pipeline import open_student
@@ -128,9 +130,10 @@ def default_device() -> str:
 
 def _settle(pipe: LatentPipeline, device: str) -> None:
     """Bring a pipeline to its device and lay it out there."""
-    pipe.set_progress_bar_config(disable=True)
+    for loop in loops_of(pipe):
+        loop.set_progress_bar_config(disable=True)
     pipe.to(device)
-    if device == "cpu" and hasattr(pipe, "unet"):
+    if device == "cpu" and getattr(pipe, "unet", None) is not None:
         lay_out(pipe)
 
 
@@ -150,10 +153,12 @@ def own_adapter(pipe: Pipeline) -> str:
     Raises:
         ValueError: none does.
     """
+    # A modular pipeline has no such name.
+    own = str(getattr(pipe, "name_or_path", type(pipe).__name__))
     for spec in MODELS.values():
-        if spec.adapter is not None and spec.source == str(pipe.name_or_path):
+        if spec.adapter is not None and spec.source == own:
             return spec.adapter
-    raise ValueError(f"'{pipe.name_or_path}' comes without its own adapter; name one: lora:PATH")
+    raise ValueError(f"'{own}' comes without its own adapter; name one: lora:PATH")
 
 
 def own_side(pipe: Pipeline) -> int:
@@ -191,8 +196,11 @@ def _source(model: str) -> str:
             f"what it costs, or load the trained model '{ARCHITECTURES[model].source}'"
         )
     if Path(model).is_dir():
-        if not (Path(model) / INDEX).exists():
-            raise ValueError(f"folder '{model}' holds no diffusers pipeline: it has no {INDEX}")
+        if not any((Path(model) / index).exists() for index in (INDEX, MODULAR_INDEX)):
+            raise ValueError(
+                f"folder '{model}' holds no diffusers pipeline: "
+                f"it has no {INDEX} and no {MODULAR_INDEX}"
+            )
         return model
     if Path(model).is_file() or Path(model).suffix in {*PICKLES, ".safetensors"}:
         refuse_file(Path(model))
