@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from sdbench.analysis.paired_tests import LEVEL
-from sdbench.records.names import ANSWERS, BAD_ANSWERS
+from sdbench.records.names import ANSWERS, BAD_ANSWERS, STILL
 
 TOLD, LIKED, OPEN = "worse", "not clearly worse", "too few pairs"
 """What was shown of a bad answer."""
@@ -34,7 +34,7 @@ def answer_table(known: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for metric in known["metric"].unique():
         of_metric = known[known["metric"] == metric]
-        for answer in ANSWERS:
+        for answer in (*ANSWERS, STILL):
             pairs = of_metric[of_metric["answer"] == answer]
             if len(pairs):
                 rows.append({"metric": metric, "answer": answer} | _row(answer, pairs))
@@ -84,7 +84,7 @@ def _row(answer: str, pairs: pd.DataFrame) -> dict[str, object]:
         "worse": worse / len(loss) if len(loss) else np.nan,
         "verdict": "",
     }
-    if answer in BAD_ANSWERS:
+    if answer in (*BAD_ANSWERS, STILL):
         row["verdict"] = _verdict(loss, worse, better)
     return row
 

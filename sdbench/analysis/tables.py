@@ -19,6 +19,7 @@ from sdbench.analysis.repeats import complete_repeats, ratios
 from sdbench.analysis.stability import WATCHED, disturbance
 from sdbench.analysis.stats import Interval, spread
 from sdbench.records.call_times import TIMES
+from sdbench.records.columns import FLICKER
 from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
 from sdbench.records.stopping import level
@@ -81,12 +82,15 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         `predicted_denoise_saving` (of call and loop, to expect from what steps of other variants
         took, as `predictions` says), `peak_bytes`, every metric (its mean) with its `_median` and,
         where it has a threshold, the share of images that are `_changed`; and
-        `alignment_difference` to the baseline. Where the study has known answers, every metric also
-        has `_likes` (bad ones that it does not put clearly below the baseline) and `_other_seed`
-        (its mean for another seed of the same prompt). Measured and predicted savings, metrics and
-        difference have `_lo` and `_hi` behind them, the 95 % interval. What was not measured is
-        NaN; so are the baseline's intervals against itself, and what is ideal and predicted where a
-        row is other work than the baseline's.
+        `alignment_difference` to the baseline. Of videos a metric is the mean over the frames of
+        each, and that of the worst frame stands in `_worst`; `flicker` has a `flicker_difference`,
+        too, and `output` is "video" (of audio "audio"; of images there is no such column). Where
+        the study has known answers, every metric also has `_likes` (bad ones that it does not put
+        clearly below the baseline) and `_other_seed` (its mean for another seed of the same
+        prompt). Measured and predicted savings, metrics and differences have `_lo` and `_hi` behind
+        them, the 95 % interval. What was not measured is NaN; so are the baseline's intervals
+        against itself, and what is ideal and predicted where a row is other work than the
+        baseline's.
 
     Raises:
         ValueError: the study has no `cfg` calls; as `read` says.
@@ -104,7 +108,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
     if results.images["draw"].notna().any():
         singles = _by_variant(image_means(results), order, ["prompt_id", "seed", "draw"])
 
-    known = known_columns(results.known)
+    known = known_columns(results.known) | _output(results)
     disturbed = disturbance(results)
     rows = []
     for variant in order:
@@ -127,11 +131,11 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             "peak_bytes": cost["peak_bytes"][variant],
         }
 
-        # Alignment has no reference image to differ from, so its change is a figure, too.
+        # Some have no reference to differ from, so their change is a figure, too.
         for metric in _metrics(results.images):
             values = images[variant][metric]
             row |= metric_columns(values, metric, images=singles[variant][metric])
-        row |= spread("alignment_difference", _alignment_difference(images, singles, variant))
+        row |= _changes(images, singles, variant)
         rows.append(row | known)
     return pd.DataFrame(rows)
 
@@ -298,13 +302,25 @@ def _by_variant(means: pd.DataFrame, order: list[str], index: list[str]) -> dict
     return {variant: indexed[indexed["variant"] == variant] for variant in order}
 
 
-def _alignment_difference(
+def _output(results: Results) -> dict[str, str]:
+    """What the calls made, where that is no image."""
+    output = str(results.study.get("output"))
+    return {"output": output} if output in ("video", "audio") else {}
+
+
+def _changes(
     images: dict[str, pd.DataFrame], singles: dict[str, pd.DataFrame], variant: str
-) -> Interval:
-    """Change of the alignment, given the means of pairs, and of single images."""
-    if variant == BASELINE:
-        return Interval(np.nan, np.nan, np.nan)
-    of_baseline = images[BASELINE]["alignment"]
-    difference = images[variant]["alignment"] - of_baseline
-    by_image = less(singles[variant]["alignment"], of_baseline)
-    return pair_interval(difference, "alignment", difference=True, images=by_image)
+) -> dict[str, float]:
+    """Change of what has no reference, given the means of pairs, and of single images."""
+    row = {}
+    for metric in ("alignment", FLICKER):
+        if metric not in images[variant]:
+            continue
+        change = Interval(np.nan, np.nan, np.nan)
+        if variant != BASELINE:
+            of_baseline = images[BASELINE][metric]
+            difference = images[variant][metric] - of_baseline
+            by_image = less(singles[variant][metric], of_baseline)
+            change = pair_interval(difference, metric, difference=True, images=by_image)
+        row |= spread(f"{metric}_difference", change)
+    return row

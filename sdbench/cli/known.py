@@ -21,12 +21,12 @@ def known(results: Results) -> None:
     where it has several, the same call again where it has several repeats.
     """
     from sdbench.records.store import read
-    from sdbench.report.tables import KNOWN_LEGEND, known_text
+    from sdbench.report.tables import known_legend, known_text
 
     recorded = read(results)
     answers = recorded.known if len(recorded.known) else _added(recorded)
     console.print(known_text(answers))
-    console.print(KNOWN_LEGEND, markup=False, highlight=False)
+    console.print(known_legend(answers), markup=False, highlight=False)
 
 
 def _added(recorded: Recorded) -> pd.DataFrame:

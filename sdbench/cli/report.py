@@ -57,4 +57,4 @@ def _print_known(results: Path) -> None:
     answers = read_known(results)
     if len(answers):
         console.print(tables.known_text(answers))
-        console.print(tables.KNOWN_LEGEND, markup=False, highlight=False)
+        console.print(tables.known_legend(answers), markup=False, highlight=False)

@@ -47,7 +47,9 @@ _StudyFile = Annotated[
 _NegativePrompt = Annotated[str | None, generated(help="of every image")]
 _Height = Annotated[int | None, generated(help="pixels")]
 _Width = Annotated[int | None, generated(help="pixels")]
-_Output = Annotated[str | None, generated(help="image, or latent to stop before decoding")]
+_Output = Annotated[
+    str | None, generated(help="image (video, audio), or latent to stop before decoding")
+]
 _RandomWeights = Annotated[
     bool | None,
     generated("--random-weights", help="build an architecture without its weights, for its cost"),
@@ -250,7 +252,8 @@ def _draw(results: Results, summary: pd.DataFrame, place: str) -> dict[str, str]
         pairs = results.images[["prompt_id", "seed"]].drop_duplicates().head(8)
         shown = list(pairs.itertuples(index=False, name=None))
         figures["grid.png"] = image_grid(results, pairs=shown)
-        meanings["grid.png"] = "the images: one row per prompt, one column per variant"
+        what = "first, middle and last frames" if "frames" in results.images else "the images"
+        meanings["grid.png"] = f"{what}: one row per prompt, one column per variant"
         figures["frontier.png"] = frontier_figure(summary)
         meanings["frontier.png"] = "time saved against distance to the baseline's image"
 

@@ -59,8 +59,11 @@ def distances(
         The table `distances`.
 
     Raises:
-        ValueError: too few images, a variant that lacks some of the baseline's, or no reference.
+        ValueError: videos, too few images, a variant that lacks some of the baseline's, or no
+            reference.
     """
+    if "frames" in results.images:
+        raise ValueError(f"{results.folder} holds videos: distances are between sets of images")
     images = _first_images(results, fewest)
     prompts = _prompts(images)
 

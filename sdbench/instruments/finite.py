@@ -14,6 +14,14 @@ from torch import Tensor
 
 from sdbench.variants.trace import Listener, Step
 
+WHERE = {
+    "image": ("pixels", "images"),
+    "video": ("pixels", "videos"),
+    "audio": ("sound", "clips"),
+    "latent": ("returned latents", "images"),
+}
+"""What values of an output are called, and what has them, by the kind of the output."""
+
 
 class NotFinite(ValueError):
     """A call whose latents or pixels are NaN or infinite: the message says where, and how many."""
@@ -56,8 +64,8 @@ class FiniteProbe(Listener):
         """Refuse what a call returned, unless all of it is finite.
 
         Args:
-            output: images or latents.
-            kind: "image" or "latent".
+            output: what was made, or latents.
+            kind: a name of `WHERE`.
 
         Raises:
             NotFinite: it is not, or the latents of a step were not.
@@ -74,15 +82,17 @@ class FiniteProbe(Listener):
         cut = sum(int(count) for count, _ in self._decoded)
         if cut:
             values = sum(count for _, count in self._decoded)
-            raise NotFinite(f"not finite: {cut} of {values} values of the pixels, by the decoder")
+            raise NotFinite(
+                f"not finite: {cut} of {values} values of the {WHERE[kind][0]}, by the decoder"
+            )
 
         broken = int(_not_finite(output))
         if broken:
-            images = int((~output.isfinite()).flatten(1).any(dim=1).sum())
-            where = "pixels" if kind == "image" else "returned latents"
+            count = int((~output.isfinite()).flatten(1).any(dim=1).sum())
+            where, samples = WHERE[kind]
             raise NotFinite(
-                f"not finite: {broken} of {output.numel()} values of the {where}, in {images} of "
-                f"{len(output)} images"
+                f"not finite: {broken} of {output.numel()} values of the {where}, in {count} of "
+                f"{len(output)} {samples}"
             )
 
 

@@ -113,7 +113,22 @@ METRICS = {
     "alignment": real("1", "share of the caption's attributes that the image shows", nullable=True),
     "clip_score": real("1", "CLIPScore of image and prompt, 0 to 100", nullable=True),
 }
-"""Of an image."""
+"""Of an image; of a video the mean over its frames that have a value."""
+WORST = "_worst"
+"""Ends the name of a column with a metric's value for the worst frame of a video."""
+FLICKER = "flicker"
+VIDEO = {
+    **{
+        f"{name}{WORST}": real(
+            column.unit, f"the same of a video's worst frame: {column.meaning}", nullable=True
+        )
+        for name, column in METRICS.items()
+    },
+    FLICKER: real(
+        "1", "mean LPIPS between neighbouring frames of a video", nullable=True, minimum=0
+    ),
+}
+"""Of a video, next to its metrics, which are means over its frames; of images there are none."""
 PAIR = {
     "prompt_id": text("identifier of the prompt within the study"),
     "prompt": text("text of the prompt"),

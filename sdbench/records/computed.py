@@ -72,6 +72,25 @@ SUMMARY = {
         f"share of images with an LPIPS above {SCALES['lpips'].changed:g}, from where on the image "
         "tends to show something else.",
     ),
+    "lpips_worst": _computed(
+        "1",
+        "worst",
+        Format("z.3f"),
+        "mean over videos of the LPIPS of the worst frame; LPIPS is the mean over all frames.",
+    ),
+    "flicker": _computed(
+        "1",
+        "flicker",
+        Format("z.3f"),
+        "mean LPIPS between neighbouring frames of a video; 0 is a still.",
+    ),
+    "flicker_difference": _computed(
+        "1",
+        "flicker change",
+        Format("+z.3f"),
+        f"flicker less that of `{BASELINE}`, pair by pair: above 0 frames jump more, below 0 less "
+        "moves.",
+    ),
     "alignment": _computed(
         "1",
         "alignment",

@@ -13,11 +13,14 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import UInt8
 from PIL import Image
 
+from sdbench.records.animations import SUFFIX, frames_of
 from sdbench.records.pictures import as_rgb
 from sdbench.records.schema import YOUNGER, columns
 from sdbench.records.texts import lines_of, read_text
@@ -249,6 +252,21 @@ def read_image(path: Path) -> Image.Image:
             return as_rgb(image)
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise ValueError(f"image '{path}' cannot be read: {first_line(error)}") from None
+
+
+def read_pixels(path: Path) -> UInt8[np.ndarray, "*frames height width 3"]:
+    """The pixels of an image, or of every frame of a video.
+
+    Raises:
+        ValueError: it is missing, or not readable as what its name says.
+    """
+    if path.suffix != SUFFIX:
+        return np.asarray(read_image(path))
+    try:
+        with Image.open(path) as video:
+            return frames_of(video)
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+        raise ValueError(f"video '{path}' cannot be read: {first_line(error)}") from None
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,8 @@ has medians alone: without a range no interval of a mean holds.
 import math
 from typing import NamedTuple
 
+from sdbench.records.columns import FLICKER, WORST
+
 FEW = 6
 """The fewest prompts of any interval: of fewer not even a median has one of 95 %."""
 MANY = 64
@@ -52,8 +54,17 @@ SCALES = {
 alignment does not (Youden's J, rounded): `python -m benchmarks.changed` prints it for the stored
 tables of 256 images.
 """
+OF_FLICKER = Scale((0, 1))
+"""A mean LPIPS, too: no metric of an image, but of what lies between two."""
 
 
 def scale_of(metric: str) -> Scale:
-    """The scale of a metric; without bounds where it is not registered here."""
-    return SCALES.get(metric, Scale())
+    """The scale of a metric; without bounds where it is not registered here.
+
+    The worst frame of a video has that of its metric, without the threshold, which is for images.
+    """
+    if metric == FLICKER:
+        return OF_FLICKER
+    name = metric.removesuffix(WORST)
+    scale = SCALES.get(name, Scale())
+    return scale if name == metric else scale._replace(changed=None)

@@ -9,6 +9,8 @@ BAD_ANSWERS = ("black", "noise", "other prompt")
 another prompt."""
 ANSWERS = (*BAD_ANSWERS, "other seed", "again")
 """With what is as good as the baseline: another seed of the same prompt, the same call again."""
+STILL = "still"
+"""Of a video also: its first frame all along, which is bad as well."""
 
 
 def split_name(name: str) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from typing import Self
 
 from fsspec.core import url_to_fs
 
+from sdbench.records.animations import SUFFIX
 from sdbench.records.schema import TABLES
 
 _FILES = {"study.json", "environment.json", *(f"{table}.parquet" for table in TABLES)}
@@ -125,8 +126,8 @@ def _folder(name: str) -> str:
 
 
 def is_image(name: str) -> bool:
-    """Whether a path within a study's folder is one of its images."""
-    return name.startswith("images/") and name.endswith(".png")
+    """Whether a path within a study's folder is one of its images or videos."""
+    return name.startswith("images/") and name.endswith((".png", SUFFIX))
 
 
 def is_own(name: str) -> bool:

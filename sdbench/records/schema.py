@@ -14,6 +14,7 @@ from sdbench.records.stored import (
     HISTORY,
     KEYS,
     LEDGER,
+    OF_VIDEOS,
     PLANS,
     STUDY,
     SWEEP,
@@ -28,6 +29,7 @@ __all__ = [
     "KEYS",
     "LEDGER",
     "METRICS",
+    "OF_VIDEOS",
     "PLANS",
     "STUDY",
     "SWEEP",
@@ -97,7 +99,12 @@ def validate(
 
     # Anyone may register a metric; its column is known by its dtype alone.
     if table in WITH_METRICS:
-        expected |= {str(name): FURTHER_METRIC for name in table_frame if name not in registered}
+        further = OF_VIDEOS[table]
+        expected |= {
+            str(name): further.get(str(name), FURTHER_METRIC)
+            for name in table_frame
+            if name not in registered
+        }
 
     fault = _frame_fault(table_frame, expected, text="string" if asked is None else "category")
     if fault is None and table_frame.duplicated(KEYS[table]).any():
@@ -116,13 +123,19 @@ def frame(table: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             unknown.
     """
     dtypes = {name: column.dtype for name, column in columns(table).items()}
-    extra = dict.fromkeys(name for row in rows for name in row if name not in dtypes)
+    further = OF_VIDEOS.get(table, {})
+    extra = {
+        name: further.get(name, FURTHER_METRIC).dtype
+        for row in rows
+        for name in row
+        if name not in dtypes
+    }
     if extra and table not in WITH_METRICS:
         raise ValueError(f"{table}: unexpected column {next(iter(extra))!r}")
 
     typed = {}
     # Built column by column: pandas guesses other dtypes from rows, and an error names its column.
-    for name, dtype in (dtypes | dict.fromkeys(extra, "float64")).items():
+    for name, dtype in (dtypes | extra).items():
         try:
             typed[name] = pd.Series([row.get(name) for row in rows], dtype=dtype)
         except (TypeError, ValueError) as error:
@@ -139,12 +152,13 @@ def empty(table: str) -> pd.DataFrame:
 
 
 def describe(table: str) -> pd.DataFrame:
-    """What a table's columns mean: one row per column with `name`, `dtype`, `unit`, `meaning`."""
+    """What a table's columns mean: one row per column with `name`, `dtype`, `unit`, `meaning`.
+
+    Behind them come those that the table has of videos alone.
+    """
+    every = columns(table) | OF_VIDEOS.get(table, {})
     return pd.DataFrame(
-        [
-            (name, column.dtype, column.unit, column.meaning)
-            for name, column in columns(table).items()
-        ],
+        [(name, column.dtype, column.unit, column.meaning) for name, column in every.items()],
         columns=["name", "dtype", "unit", "meaning"],
     )
 

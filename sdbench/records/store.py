@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, get_args
 
 import pandas as pd
 
+from sdbench.records.animations import SUFFIX
 from sdbench.records.environment import environment_key
 from sdbench.records.files import PREFIX, read_json, sync, write_json, write_table
 from sdbench.records.parts import Columns, merged, part_folders, table_file
@@ -297,7 +298,7 @@ class StudyFolder:
         images = self.path / "images"
         if images.is_symlink():
             raise ValueError(f"{images} is a link: what is behind it is not the study's to remove")
-        for image in images.rglob("*.png"):
+        for image in [*images.rglob("*.png"), *images.rglob(f"*{SUFFIX}")]:
             image.unlink()
         for folder in sorted([images, *images.rglob("*")], reverse=True):
             if folder.is_dir() and not any(folder.iterdir()):

@@ -10,6 +10,7 @@ from sdbench.records.columns import (
     METRICS,
     MILLISECONDS,
     PAIR,
+    VIDEO,
     Column,
     Format,
     count,
@@ -19,7 +20,7 @@ from sdbench.records.columns import (
     size,
     text,
 )
-from sdbench.records.names import ANSWERS, BASELINE
+from sdbench.records.names import ANSWERS, BASELINE, STILL
 
 PHASES = ("warmup", "measured", "untimed", "companion")
 """Of calls."""
@@ -226,7 +227,9 @@ TABLES: dict[str, dict[str, Column]] = {
     },
     "known": {
         "metric": text("what judged"),
-        "answer": text("what was judged instead of the baseline's image", choices=ANSWERS),
+        "answer": text(
+            "what was judged instead of the baseline's image", choices=(*ANSWERS, STILL)
+        ),
         **PAIR,
         "value": real("1", "the metric of it, in the metric's own unit", nullable=True),
         "baseline": real(
@@ -294,6 +297,15 @@ LEDGER = ("ledger",)
 WITH_METRICS = ("images", "sensitivity", "judged")
 """Tables that may carry further float64 columns, one per registered metric."""
 FURTHER_METRIC = real("1", "", nullable=True)
+OF_VIDEOS: dict[str, dict[str, Column]] = {
+    "images": {
+        "frames": count("frames", "of the video, of which `path` is the file", nullable=True),
+        **VIDEO,
+    },
+    "sensitivity": VIDEO,
+    "judged": VIDEO,
+}
+"""Columns that a table has where its rows are of videos, and else has not."""
 
 KEYS = {
     "runs": ["unit"],

@@ -13,15 +13,16 @@ from torch import Tensor
 
 from sdbench.instruments.finite import FiniteProbe
 from sdbench.models.pipeline import Pipeline, guidance_arguments, invoke
-from sdbench.models.safety import flags_of, safety_checker
+from sdbench.models.safety import safety_checker
 from sdbench.study.generation import Generation, Pairs
+from sdbench.study.made import Made, made_by
 from sdbench.variants.adapters import applied
 from sdbench.variants.hooks import wrapped
 from sdbench.variants.rows import first_tensor
 from sdbench.variants.trace import Listener, Trace
 from sdbench.variants.variant import Variant
 
-OUTPUT_TYPES = {"image": "pt", "latent": "latent"}
+OUTPUT_TYPES = {"image": "pt", "video": "pt", "audio": "pt", "latent": "latent"}
 """A study's word for what a call returns, and diffusers' own."""
 
 
@@ -74,19 +75,6 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a call made.
-
-    Attributes:
-        images: in [0, 1], (n, 3, height, width), or the latents.
-        flagged: for each image whether a safety checker put a placeholder in its place.
-    """
-
-    images: Float[Tensor, "n ..."]
-    flagged: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
 class Ready:
     """A pipeline under a variant, with its arguments at hand: calling it calls the pipeline.
 
@@ -105,13 +93,14 @@ class Ready:
     def __call__(self) -> Made:
         """Call the pipeline; what comes back was not looked at yet."""
         output = invoke(self.pipe, self.arguments)
-        if not hasattr(output, "images"):
-            made = ", ".join(output) if isinstance(output, dict) else type(output).__name__
-            raise ValueError(
-                f"{type(self.pipe).__name__} makes {made}, not images: a study judges images"
-            )
+        made = made_by(
+            type(self.pipe).__name__,
+            output,
+            decoded=self.arguments["output_type"] != OUTPUT_TYPES["latent"],
+            pairs=len(self.arguments["generator"]),
+        )
         self.trace.require_complete()
-        return Made(output.images, flags_of(output))
+        return made
 
     def require_finite(self, made: Made) -> None:
         """Refuse what a call made, unless its latents and its images are finite.
@@ -119,8 +108,8 @@ class Ready:
         Raises:
             NotFinite: they are not.
         """
-        kind = "latent" if self.arguments["output_type"] == OUTPUT_TYPES["latent"] else "image"
-        self.finite.require(made.images, kind=kind)
+        is_latent = self.arguments["output_type"] == OUTPUT_TYPES["latent"]
+        self.finite.require(made.images, kind="latent" if is_latent else made.kind)
 
     def judgeable(self) -> Float[Tensor, "n ..."]:
         """The images or latents of a call, of which each can be judged.
@@ -154,7 +143,7 @@ def ready(
     Args:
         pipe: a guided pipeline.
         call: what will run.
-        output: "image" or "latent".
+        output: what is asked for, by a name of `OUTPUT_TYPES`.
         listeners: as `guided_by` takes them.
         sequential: as `guided_by` takes it.
         copies_weights: as `applied` takes it.

@@ -91,8 +91,8 @@ def prepare(pipe: Pipeline, study: Study) -> Workload:
 
     Raises:
         ValueError: a pipeline without guidance, a schedule that does not fit the loop, arguments
-            that the pipeline does not take, images of a size that a metric does not take, or metrics
-            of audio.
+            that the pipeline does not take, images of a size that a metric does not take, or
+            metrics of audio.
     """
     try:
         return _checked(pipe, study)

@@ -54,6 +54,7 @@ def estimate(study: Study, *, pipe: Pipeline | None = None, steps: int = 4) -> E
     """
     pipe = loaded(study) if pipe is None else pipe
     work = prepare(pipe, study)
+    study = study.making(work.output)
     fewest, *_, most = (*looks(study.repeats), looks(study.repeats)[-1])
     planned = [_with_scales_to_be_found(study, repeats) for repeats in (fewest, most)]
 

@@ -16,21 +16,25 @@ from PIL import Image
 from torch import Tensor
 
 from sdbench.instruments.quality import find_metric, score
-from sdbench.records.files import inside, read_image
+from sdbench.instruments.video_quality import judged
+from sdbench.records.animations import SUFFIX, write_animation
+from sdbench.records.files import inside, read_pixels
 from sdbench.records.names import BASELINE
-from sdbench.study.study import Study
+from sdbench.study.study import PICTURES, Study
 from sdbench.study.units import Unit
 
 
-def eight_bit(images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n 3 height width"]:
-    """Images as a PNG file gives them back: of 256 values in [0, 1], in float32 on the CPU."""
+def eight_bit(
+    images: Float[Tensor, "n *frames 3 height width"],
+) -> Float[Tensor, "n *frames 3 height width"]:
+    """Images as a file gives them back: of 256 values in [0, 1], in float32 on the CPU."""
     return (images.float().clamp(0, 1) * 255).round().cpu() / 255
 
 
-def stored_pixels(images: Float[Tensor, "n 3 height width"]) -> NDArray[np.uint8]:
-    """Images as they are stored: (n, height, width, 3)."""
+def stored_pixels(images: Float[Tensor, "n *frames 3 height width"]) -> NDArray[np.uint8]:
+    """Images as they are stored: (n, height, width, 3); of videos (n, frames, height, width, 3)."""
     pixels: NDArray[np.uint8] = (
-        (eight_bit(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        (eight_bit(images) * 255).round().to(torch.uint8).movedim(-3, -1).numpy()
     )
     return pixels
 
@@ -38,13 +42,17 @@ def stored_pixels(images: Float[Tensor, "n 3 height width"]) -> NDArray[np.uint8
 def save(
     folder: Path, unit: Unit, pixels: NDArray[np.uint8], flagged: Sequence[bool]
 ) -> list[dict[str, Any]]:
-    """Store the images of a call; returns their rows of the table `images`."""
+    """Store the images or videos of a call; returns their rows of the table `images`."""
     (folder / "images").mkdir(exist_ok=True)
     flags = flagged or [False] * len(pixels)
     rows = []
     for (prompt_id, prompt, seed), image, flag in zip(unit.pairs, pixels, flags, strict=True):
-        path = Path("images") / f"{unit.id}-{prompt_id}-{seed}.png"
-        Image.fromarray(image).save(folder / path)
+        is_video = image.ndim == 4
+        path = Path("images") / f"{unit.id}-{prompt_id}-{seed}{SUFFIX if is_video else '.png'}"
+        if is_video:
+            write_animation(folder / path, image)
+        else:
+            Image.fromarray(image).save(folder / path)
         rows.append(
             {
                 "unit": unit.id,
@@ -56,14 +64,15 @@ def save(
                 "path": str(path),
                 "sha256": hashlib.sha256(image.tobytes()).hexdigest(),
                 "flagged": flag,
+                **({"frames": len(image)} if is_video else {}),
             }
         )
     return rows
 
 
 def digest(output: Float[Tensor, "n ..."], kind: str) -> str:
-    """Of a call's images as they are stored, or of its latents."""
-    values = eight_bit(output) if kind == "image" else output.float().cpu()
+    """Of a call's images or videos as they are stored, or of its latents or its sound."""
+    values = eight_bit(output) if kind in PICTURES else output.float().cpu()
     return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
 
@@ -72,7 +81,7 @@ def scored(
 ) -> pd.DataFrame:
     """The images table with every metric of the study.
 
-    At most `2 * chunk` images are open at a time.
+    At most `2 * chunk` images are open at a time, or two videos.
 
     Each image is compared with the one that the baseline's first repeat made of the same prompt and
     seed; the baseline's second repeat, compared like any other, is the noise floor. A placeholder
@@ -86,6 +95,10 @@ def scored(
     against = images[["prompt_id", "seed"]].join(reference, on=["prompt_id", "seed"])["path"]
     comparable = is_image & ~is_reference & against.notna()
     images.loc[comparable, "reference_variant"] = BASELINE
+    if "frames" in images:
+        against = against.where(comparable)
+        return images.assign(**_of_videos(images, against, is_image, study.metrics or (), folder))
+
     for name in study.metrics or ():
         metric, _ = find_metric(name)
         rows = images.index[is_image if metric.needs == "prompt" else comparable]
@@ -107,14 +120,34 @@ def _scores(
     return score(name, pixels, read_images(folder, against))
 
 
-def read_images(folder: Path, paths: Iterable[str]) -> Float[Tensor, "n 3 height width"]:
-    """Images of one size, by their paths in a folder, in [0, 1].
+def _of_videos(
+    images: pd.DataFrame,
+    against: pd.Series[str],
+    is_video: pd.Series[bool],
+    metrics: Sequence[str],
+    folder: Path,
+) -> pd.DataFrame:
+    """Every metric of videos, of which none is compared where `against` is missing."""
+    rows = []
+    for index, video in images.iterrows():
+        own, other = video["path"], against[index]
+        if not is_video[index]:
+            rows.append({})
+            continue
+        (frames,) = read_images(folder, [own])
+        reference = None if pd.isna(other) else read_images(folder, [other])[0]
+        rows.append(judged(metrics, frames, prompt=video["prompt"], reference=reference))
+    return pd.DataFrame(rows, index=images.index, dtype="float64")
+
+
+def read_images(folder: Path, paths: Iterable[str]) -> Float[Tensor, "n *frames 3 height width"]:
+    """Images or videos of one size, by their paths in a folder, in [0, 1].
 
     Raises:
         ValueError: a path that leads out of the folder, an image that cannot be read, or one of
             another size.
     """
-    arrays = [np.asarray(read_image(inside(folder, path))) for path in paths]
+    arrays = [read_pixels(inside(folder, path)) for path in paths]
     if len({array.shape for array in arrays}) != 1:
         raise ValueError(f"{folder}: the images are not of one size, or there are none")
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack(arrays)).movedim(-1, -3).float() / 255

@@ -2,7 +2,8 @@
 
 A black frame, random pixels and the image of another prompt must be judged worse than the
 baseline's image; another seed of the same prompt, and the same call again, say how far images are
-apart that are equally good. What the values mean is in `sdbench.analysis.known`.
+apart that are equally good. Of a video all of its frames are black, or random, and its first frame
+standing still is bad, too. What the values mean is in `sdbench.analysis.known`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdbench.instruments.quality import find_metric, score
-from sdbench.records.files import inside, read_image
-from sdbench.records.names import ANSWERS, BAD_ANSWERS, BASELINE
+from sdbench.instruments.video_quality import score_videos
+from sdbench.records.files import inside, read_pixels
+from sdbench.records.names import ANSWERS, BAD_ANSWERS, BASELINE, STILL
 from sdbench.records.schema import frame
 from sdbench.study.generation import Pairs
 from sdbench.study.study import Study
@@ -33,7 +35,7 @@ BLACK, NOISE, OTHER_PROMPT = BAD_ANSWERS
 OTHER_SEED, AGAIN = ANSWERS[len(BAD_ANSWERS) :]
 
 Picture = str | NDArray[np.uint8]
-"""A file of the study, or the pixels of an image that is not kept."""
+"""A file of the study, or the pixels of an image or a video that is not kept."""
 Made = Mapping[str, Mapping[str, Picture]]
 """Pictures by answer and prompt_id."""
 
@@ -118,9 +120,10 @@ def known_answers(
         pictures[answer] = {**pictures.get(answer, {}), **further}
 
     judge = _Judge(folder, tuple(metrics))
+    chunk = 1 if "frames" in images else CHUNK
     rows = []
-    for start in range(0, len(first), CHUNK):
-        part = first.iloc[start : start + CHUNK]
+    for start in range(0, len(first), chunk):
+        part = first.iloc[start : start + chunk]
         rows += judge.rows(part, pictures)
     return frame("known", rows)
 
@@ -153,10 +156,10 @@ class _Judge:
     ) -> list[dict[str, Any]]:
         """The rows of some prompts: `own` are the baseline's images by prompt."""
         reference = self._pixels(own["path"])
-        replaced = {BLACK: torch.zeros_like(reference), NOISE: _noise(reference, own["seed"])}
+        replaced = _replaced(reference, own["seed"])
         rows = []
         baseline = {name: self._values(name, reference, own, reference) for name in self.metrics}
-        for answer in ANSWERS:
+        for answer in (*ANSWERS, STILL):
             there = pictures.get(answer, {})
             kept = [prompt in there or answer in replaced for prompt in own.index]
             if not any(kept):
@@ -174,25 +177,28 @@ class _Judge:
     def _values(
         self,
         name: str,
-        judged: Float[Tensor, "n 3 height width"],
+        judged: Float[Tensor, "n *frames 3 height width"],
         about: pd.DataFrame,
-        reference: Float[Tensor, "n 3 height width"],
+        reference: Float[Tensor, "n *frames 3 height width"],
         *,
         own: bool = True,
     ) -> Float[Tensor, " n"]:
         """A metric of pictures; of the baseline's own, some metrics have no finite value."""
+        against: Any = reference
         if find_metric(name)[0].needs == "prompt":
-            return score(name, judged, list(about["prompt"]))
-        return score(name, _one_level_off(judged) if own else judged, reference)
+            against = list(about["prompt"])
+        elif own:
+            judged = _one_level_off(judged)
+        if judged.ndim == 4:
+            return score(name, judged, against)
+        return torch.tensor(score_videos(name, judged, against))
 
-    def _pixels(self, pictures: Iterable[Picture]) -> Float[Tensor, "n 3 height width"]:
+    def _pixels(self, pictures: Iterable[Picture]) -> Float[Tensor, "n *frames 3 height width"]:
         arrays = [
-            np.asarray(read_image(inside(self.folder, picture)))
-            if isinstance(picture, str)
-            else picture
+            read_pixels(inside(self.folder, picture)) if isinstance(picture, str) else picture
             for picture in pictures
         ]
-        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+        return torch.from_numpy(np.stack(arrays)).movedim(-1, -3).float() / 255
 
 
 def _rows_of(
@@ -211,9 +217,19 @@ def _rows_of(
     return [said | dict(zip(names, cells, strict=True)) for cells in columns]
 
 
+def _replaced(
+    reference: Float[Tensor, "n *frames 3 height width"], seeds: Iterable[int]
+) -> dict[str, Float[Tensor, "n *frames 3 height width"]]:
+    """What takes the place of the baseline's images or videos and is made from nothing else."""
+    replaced = {BLACK: torch.zeros_like(reference), NOISE: _noise(reference, seeds)}
+    if reference.ndim == 5:
+        replaced[STILL] = reference[:, :1].expand_as(reference)
+    return replaced
+
+
 def _noise(
-    like: Float[Tensor, "n 3 height width"], seeds: Iterable[int]
-) -> Float[Tensor, "n 3 height width"]:
+    like: Float[Tensor, "n *frames 3 height width"], seeds: Iterable[int]
+) -> Float[Tensor, "n *frames 3 height width"]:
     """Random pixels of 256 levels, of one generator per image."""
     generators = [torch.Generator().manual_seed(place) for place, _ in enumerate(seeds)]
     levels = [torch.randint(256, like.shape[1:], generator=generator) for generator in generators]
@@ -221,8 +237,8 @@ def _noise(
 
 
 def _one_level_off(
-    images: Float[Tensor, "n 3 height width"],
-) -> Float[Tensor, "n 3 height width"]:
+    images: Float[Tensor, "n *frames 3 height width"],
+) -> Float[Tensor, "n *frames 3 height width"]:
     """Images with every value one of 255 levels lower, or higher where it is the lowest."""
     step = torch.where(images > 0, -1.0, 1.0) / 255
     return images + step

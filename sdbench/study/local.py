@@ -18,11 +18,11 @@ from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.safety import safety_checker
 from sdbench.records.environment import environment
-from sdbench.study.call import Made
 from sdbench.study.check import loaded, loop_length, prepare
 from sdbench.study.execution import executed
 from sdbench.study.images import digest, stored_pixels
 from sdbench.study.lockstep import Alone, in_lockstep
+from sdbench.study.made import Made
 from sdbench.study.observation import Outcome, first_call, observe
 from sdbench.study.study import Study
 from sdbench.study.tuning import tunable, with_tuned_scales
@@ -53,7 +53,8 @@ class Worker:
             study: whose calls will run.
             pipe: used instead of the study's model.
             exclusive: whether this worker has its device to itself, for the record.
-            tune: find the scales that the study still lacks as controls; `study` then has them.
+            tune: find the scales that the study still lacks as controls; `study` then has them, and
+                the output that the pipeline makes.
 
         Raises:
             ValueError: anything that cannot run.
@@ -63,6 +64,7 @@ class Worker:
         self._work = prepare(self._pipe, study)
         with safety_checker(self._pipe, on=study.safety_checker):
             self.pipeline = identity(self._pipe, full=study.full_hash)
+        study = study.making(self._work.output)
         self.study = study
         if tune and tunable(study):
             self.study = with_tuned_scales(study, self._pipe)
@@ -191,7 +193,7 @@ class Worker:
             run, steps, made = observe(pipe or self._pipe, unit, self._work, give_way=give_way)
             run |= {"status": "ok", "sha256": digest(made.images, unit.study.output)}
             run["message"] = _remark(made, steps)
-            kept = unit.keeps_images and unit.study.output == "image"
+            kept = unit.keeps_images and unit.study.makes_pictures
             images = stored_pixels(made.images) if kept else None
             flagged = made.flagged if kept else ()
             outcome = Outcome(self.environment, self.columns | run, steps, images, flagged)

@@ -16,9 +16,10 @@ from sdbench.instruments.memory import AllocatorTrace, CudaTrace, check_order
 from sdbench.instruments.steps import CallRecord, GiveWay, MemoryProbe, StepProbe
 from sdbench.instruments.surroundings import Surroundings
 from sdbench.models.pipeline import Pipeline
-from sdbench.study.call import Made, Ready, ready
+from sdbench.study.call import Ready, ready
 from sdbench.study.check import Workload
 from sdbench.study.execution import CompileClock, nothing_compiled
+from sdbench.study.made import Made
 from sdbench.study.units import Unit
 from sdbench.variants.trace import Listener
 
@@ -31,7 +32,8 @@ class Outcome:
         environment: it ran in.
         run: columns of its run, without those that the unit decides.
         steps: the same of its steps.
-        images: pixels (n, height, width, 3), where the unit keeps its images.
+        images: pixels (n, height, width, 3), of videos (n, frames, height, width, 3), where the
+            unit keeps them.
         flagged: for each of them whether it is a safety checker's placeholder; empty without one.
     """
 
@@ -97,8 +99,8 @@ def _of_unit(unit: Unit, made: Made) -> dict[str, Any]:
     """What a call shows of its unit: whose rows they are, and of what size its images."""
     study = unit.study
     height, width = study.height, study.width
-    if study.output == "image":
-        height, width = made.images.shape[2:]
+    if study.makes_pictures:
+        height, width = made.images.shape[-2:]
     return {"accelerated": unit.variant.has_rows_of_its_own, "height": height, "width": width}
 
 

@@ -135,7 +135,7 @@ def _tuned(study: Study, shares: _Shares) -> Study:
         torch.set_num_threads(shares.threads)
         there = Study.from_fields(settings, source=DRIVER)
         pipe = loaded(there)
-        prepare(pipe, there)
+        there = there.making(prepare(pipe, there).output)
         return with_tuned_scales(there, pipe).variant_names
 
     task = ray.remote(num_cpus=shares.threads, num_gpus=shares.gpus, max_calls=1)(tune)
@@ -156,11 +156,13 @@ class _Place:
         environment: of its calls.
         columns: of every run there.
         pipeline: what `identity` says of the one that it opened.
+        output: what that pipeline makes, or "latent".
     """
 
     environment: dict[str, Any]
     columns: dict[str, Any]
     pipeline: dict[str, str]
+    output: str
 
 
 class _Actor:
@@ -177,11 +179,12 @@ class _Actor:
         # Read here, so that files which variants name are this worker's own.
         study = Study.from_fields(self._settings, source=DRIVER)
         self._worker = Worker(study, exclusive=self._exclusive).__enter__()
+        study = self._worker.study
         pipeline = self._worker.pipeline
         further = known_units(study, pipeline=digest(pipeline)).values()
         calls = chain(possible_units(study, pipeline=digest(pipeline)), *further)
         self._units = {unit.id: unit for unit in calls}
-        return _Place(self._worker.environment, self._worker.columns, pipeline)
+        return _Place(self._worker.environment, self._worker.columns, pipeline, study.output)
 
     def run(self, unit: str) -> Outcome:
         """Run a call, named by its identifier: its code and files are then the driver's."""
@@ -230,6 +233,7 @@ class Cluster:
         assert first is not None
         self.environment = first.environment
         self.pipeline = first.pipeline
+        self.study = self.study.making(first.output)
 
     def close(self) -> None:
         """End the workers, whatever they do."""

@@ -43,7 +43,7 @@ class Engine(Protocol):
     """Where a study's calls run."""
 
     study: Study
-    """With all its controls."""
+    """With all its controls, and the output that the pipeline makes."""
     environment: dict[str, Any]
     """Of the first place that was ready."""
     pipeline: dict[str, str]
@@ -150,8 +150,10 @@ def record(
 
 def _settings(engine: Engine, quality: dict[str, Any], part: Shard | None) -> dict[str, Any]:
     """What a folder says of its study."""
-    settings = engine.study.as_json() | {"pipeline": engine.pipeline}
-    settings |= {"quality": quality, "guidance_space": GUIDANCE_SPACE}
+    study = engine.study
+    settings = study.as_json() | {"pipeline": engine.pipeline}
+    judging = {name: quality[name] for name in study.metrics or ()}
+    settings |= {"quality": judging, "guidance_space": GUIDANCE_SPACE}
     return settings if part is None else settings | {"shard": str(part)}
 
 
@@ -164,7 +166,7 @@ def _judge(folder: StudyFolder, study: Study, *, is_whole: bool) -> None:
     if is_whole:  # what a variant did is known when all of the study ran
         runs = inactive_failed(runs)
     folder.rewrite("runs", runs)
-    if study.output == "image":
+    if study.makes_pictures:
         images = folder.read("runs", "images")["images"]
         folder.rewrite("images", scored(images, runs, study, folder.path))
 
@@ -180,7 +182,7 @@ def _forget_known_answers(folder: StudyFolder, calls: list[Unit]) -> None:
 def _add_known_answers(folder: StudyFolder, engine: Engine, part: Shard | None) -> None:
     """What the metrics say of images that are known to be bad, or as good as the baseline's."""
     study = engine.study
-    if study.output != "image" or not study.metrics:
+    if not (study.makes_pictures and study.metrics):
         return
     further = known_units(study, part, pipeline=digest(engine.pipeline))
     made = placed(

@@ -1,4 +1,7 @@
-"""Whether metrics take images of the size that a pipeline makes, found out before it makes any."""
+"""Whether metrics take images of the size that a pipeline makes, found out before it makes any.
+
+Of a video it is that of its frames.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,9 @@ def require_judgeable(
 
 def _decoded(pipe: Pipeline, latents: Float[Tensor, "n ..."]) -> Size | None:
     """The size of the images that latents become; None where they do not tell."""
-    factor: Any = getattr(pipe, "vae_scale_factor", None)
-    if latents.ndim != 4 or not isinstance(factor, int):
+    # Videos are compressed in time as well, so these pipelines have several factors.
+    name = {4: "vae_scale_factor", 5: "vae_scale_factor_spatial"}.get(latents.ndim, "")
+    factor: Any = getattr(pipe, name, None)
+    if not isinstance(factor, int):
         return None
-    return latents.shape[2] * factor, latents.shape[3] * factor
+    return latents.shape[-2] * factor, latents.shape[-1] * factor

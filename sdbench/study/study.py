@@ -39,7 +39,11 @@ PROTOCOLS = {
     "selective-guidance": "arXiv 2305.09847 on Stable Diffusion 1.5",
     "lora-distillation": "arXiv 2312.06899 on Stable Diffusion 2.1 base",
 }
-OUTPUTS = ("image", "latent")
+OUTPUTS = ("image", "video", "audio", "latent")
+PICTURES = ("image", "video")
+"""Outputs that are stored and judged."""
+METRICS = ("lpips", "flip", "ssim", "psnr")
+"""Of a study that names none, where there is something to judge."""
 EXECUTIONS = ("eager", "compile", "cudagraph")
 GUIDANCE_EXECUTIONS = (None, "batched", "sequential")
 
@@ -56,9 +60,10 @@ class Study(Generation):
             each side. Disturbed repeats are measured again (`sdbench.study.repeating`).
         warmups: untimed calls before them; on the CPU they alone measure memory.
         metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on
-            mini-sd; none on random weights.
-        output: "image", or "latent" to stop before decoding: only time, memory and work are
-            measured.
+            mini-sd; none on random weights, of latents and of audio.
+        output: "image", which stands for whatever a pipeline decodes and becomes "video" or "audio"
+            where it makes these; or "latent" to stop before decoding. Of latents and audio only
+            time, memory and work are measured.
         execution: of the denoiser: "eager", "compile" or "cudagraph".
         timing: of measured calls: "lockstep" (the calls of all variants advance one step at a time
             in turn, so that a drift of the machine hits all alike) or "calls" (one after another);
@@ -126,9 +131,11 @@ class Study(Generation):
             reason = "images of random weights have no content"
         elif self.output == "latent":
             reason = "the study stops at latents"
+        elif self.output == "audio":
+            reason = "metrics judge images and videos, and the pipeline makes audio"
 
         if self.metrics is None:
-            default: tuple[str, ...] = ("lpips", "flip", "ssim", "psnr")
+            default = METRICS
             if self.model == "mini-sd" and self._is_readable():
                 default = (*default, "alignment")
             return default if reason is None else ()
@@ -170,8 +177,28 @@ class Study(Generation):
 
     @property
     def judges_images(self) -> bool:
-        """Whether images are made, of weights that make some."""
-        return self.output == "image" and not self.random_weights
+        """Whether images or videos are made, of weights that make some."""
+        return self.makes_pictures and not self.random_weights
+
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether what is made is stored: images or videos, as far as is known."""
+        return self.output in PICTURES
+
+    def making(self, kind: str) -> Study:
+        """The study on a pipeline that makes "image", "video" or "audio".
+
+        Of audio the default metrics are left out.
+
+        Raises:
+            ValueError: the study asks for another output, or for metrics of audio.
+        """
+        if self.output in (kind, "latent"):
+            return self
+        if self.output != "image":
+            raise ValueError(f"output '{self.output}' cannot be: the pipeline's is '{kind}'")
+        asked = None if self.metrics == METRICS else self.metrics
+        return replace(self, output=kind, metrics=asked)
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values, variants as their texts."""

@@ -14,7 +14,6 @@ from sdbench.study import runner
 from sdbench.study.estimate import estimate
 from sdbench.study.study import Study
 from tests import tiny
-from tests.families import videos
 
 STUDY = Study(
     model="mine",
@@ -263,10 +262,3 @@ def test_a_distance_is_not_taken_to_placeholders(pipe):
         pair for rows in kept.values() for pair in zip(rows["prompt_id"], rows["seed"], strict=True)
     }
     assert not gone & left
-
-
-def test_a_pipeline_of_videos_is_refused_in_words():
-    with pytest.raises(ValueError, match="AnimateDiffPipeline makes frames, not images"):
-        runner.run(
-            dataclasses.replace(STUDY, arguments={"num_frames": 2}), pipe=videos.animatediff()
-        )

@@ -7,18 +7,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdbench.records.files import inside, read_image
+from sdbench.records.files import inside, read_pixels
 from sdbench.records.store import Results
 from sdbench.report.figures.style import new_figure, variant_styles
+
+STRIP = 3
+"""Frames of a video that are drawn."""
 
 
 def image_grid(results: Results, *, pairs: Sequence[tuple[str, int]]) -> Figure:
     """The images of some (prompt, seed) pairs: one row per pair, one column per variant.
 
-    Of a variant with several draws it is the first one's.
+    Of a variant with several draws it is the first one's. Of a video it is the first, the middle
+    and the last frame, next to each other: the first alone is the same in all where a pipeline is
+    given it.
 
     Args:
         results: a study whose images are stored; one that is missing leaves its place empty.
@@ -41,7 +47,8 @@ def image_grid(results: Results, *, pairs: Sequence[tuple[str, int]]) -> Figure:
     variants = list(variant_styles(results.runs["variant"]))
 
     # A row is labelled at its left end, a column above its first image.
-    figure = new_figure(1.6 + 1.3 * len(variants), 0.3 + 1.3 * len(pairs))
+    wide = STRIP if "frames" in results.images else 1
+    figure = new_figure(1.6 + 1.3 * wide * len(variants), 0.3 + 1.3 * len(pairs))
     grid = figure.subplots(len(pairs), len(variants), squeeze=False)
     for line, pair in zip(grid, pairs, strict=True):
         for axes, variant in zip(line, variants, strict=True):
@@ -63,6 +70,16 @@ def _show_image(axes: Axes, folder: Path, path: str | None) -> None:
         axes.text(0.5, 0.5, "no image", fontsize=7, color="0.5", **centre)
         return
 
-    # Pixels from 0 to 1; float64 would take twice the memory for the same picture.
-    pixels = np.asarray(read_image(inside(folder, path))) / np.float32(255)
-    axes.imshow(pixels, interpolation="nearest")
+    pixels = read_pixels(inside(folder, path))
+    shown = _strip(pixels) if pixels.ndim == 4 else pixels
+    # From 0 to 1; float64 would take twice the memory for the same picture.
+    axes.imshow(shown / np.float32(255), interpolation="nearest")
+
+
+def _strip(
+    frames: UInt8[np.ndarray, "frames height width 3"],
+) -> UInt8[np.ndarray, "height strip 3"]:
+    """The first, the middle and the last frame from left to right, with a gap between them."""
+    first, middle, last = frames[np.linspace(0, len(frames) - 1, STRIP).round().astype(int)]
+    gap = np.full_like(first[:, : max(1, first.shape[1] // 32)], 255)
+    return np.hstack([first, gap, middle, gap, last])

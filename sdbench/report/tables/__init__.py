@@ -8,7 +8,7 @@ from sdbench.report.tables.cost import cost_heading, cost_table
 from sdbench.report.tables.distances import distances_text
 from sdbench.report.tables.frontier import LEGEND as FRONTIER_LEGEND
 from sdbench.report.tables.frontier import frontier_markdown, verdict_text
-from sdbench.report.tables.known import KNOWN_LEGEND, known_text, mark_legend
+from sdbench.report.tables.known import known_legend, known_text, mark_legend
 from sdbench.report.tables.plan import plan_text
 from sdbench.report.tables.ranking import ranking_note, ranking_text
 from sdbench.report.tables.summary import (
@@ -23,7 +23,6 @@ from sdbench.report.tables.summary import (
 
 __all__ = [
     "FRONTIER_LEGEND",
-    "KNOWN_LEGEND",
     "Cell",
     "comparison_markdown",
     "comparison_text",
@@ -31,6 +30,7 @@ __all__ = [
     "cost_table",
     "distances_text",
     "frontier_markdown",
+    "known_legend",
     "known_text",
     "latex",
     "legend",

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from sdbench.analysis.known import LIKED, LIKES, answer_table
 from sdbench.records.computed import PAIRED_METRIC
-from sdbench.records.names import ANSWERS
+from sdbench.records.names import ANSWERS, STILL
 from sdbench.report.tables.cells import MISSING, add_row, empty_table
 
 MARK = "(!)"
@@ -51,12 +51,13 @@ def known_text(known: pd.DataFrame) -> Table:
         known: the table of that name.
     """
     table = answer_table(known)
-    head = ("metric", "baseline", *ANSWERS, "pairs")
+    answers = (*ANSWERS, *([STILL] if STILL in set(table["answer"]) else []))
+    head = ("metric", "baseline", *answers, "pairs")
     shown = empty_table(head, left=("metric",), no_wrap=("metric",))
     for metric, rows in table.groupby("metric", sort=False):
         by_answer = rows.set_index("answer")
         cells = [str(metric), _number(rows["baseline"].mean())]
-        for answer in ANSWERS:
+        for answer in answers:
             there = answer in by_answer.index
             cell = _number(by_answer.loc[answer, "value"]) if there else MISSING
             liked = there and by_answer.loc[answer, "verdict"] == LIKED
@@ -72,6 +73,13 @@ KNOWN_LEGEND = (
     "itself; where a metric compares with it, every value moved by one of 255 levels. "
     f"{MARK}: not shown to be worse than the baseline."
 )
+
+
+def known_legend(known: pd.DataFrame) -> str:
+    """What the columns of `known_text` mean, where `known` is the table of that name."""
+    if not (known["answer"] == STILL).any():
+        return KNOWN_LEGEND
+    return f"{KNOWN_LEGEND} {STILL}: the video's first frame all along."
 
 
 def _liked(metric: str, table: pd.DataFrame) -> str:

@@ -26,16 +26,27 @@ NAME_WIDTH = 14  # longer names of variants are folded
 WITH_INTERVAL = (
     *("saving", "predicted_saving", "lpips", "lpips_median", "lpips_changed"),
     "alignment_difference",
+    "flicker_difference",
 )
 FROM_WIDTH = {
     "denoise_saving": 120,
     "ideal_saving": 120,
     "alignment_difference": 120,
+    "lpips_worst": 120,
+    "flicker_difference": 120,
+    "flicker": 140,
     "predicted_saving": 140,
     "peak_bytes": 140,
 }
 """Columns of a terminal from which a figure is shown; the others always are."""
+SAMPLES = {"image": "image", "video": "video", "audio": "clip"}
+"""What a call makes one of for every pair, by the output of the study."""
 MEAN_WIDTH = 120  # below it the median and the share have an interval, and the mean of LPIPS none
+OUTPUTS = {
+    "video": "Every image is a frame here: a metric is the mean over the frames of a video.",
+    "audio": "Of audio only time and memory are measured: metrics judge images and videos.",
+}
+"""What the legend says of an output that is no image."""
 FOOTNOTE = (
     "[lo,hi]: 95 % confidence interval. -: not measured; without [lo,hi]: too few samples for an "
     f"interval; that of a mean of LPIPS takes {MANY} prompts."
@@ -136,7 +147,9 @@ def markdown(summary: pd.DataFrame) -> str:
 
 def legend(summary: pd.DataFrame) -> str:
     """What the columns of the summary's table mean, one line each."""
-    meanings = (f"{column.label}: {column.meaning}" for column in _shown(summary).values())
+    meanings = [f"{column.label}: {column.meaning}" for column in _shown(summary).values()]
+    if "output" in summary:
+        meanings.append(OUTPUTS[summary["output"].iloc[0]])
     scales = [
         f"{column.label} of another seed of the same prompt, which is as good: "
         f"{column.format.text(summary[name + OTHER_SEED].iloc[0])}."
@@ -161,12 +174,13 @@ def _shown(summary: pd.DataFrame) -> dict[str, Column]:
 
 
 def _images(summary: pd.DataFrame) -> str:
-    """How many images a call makes, behind the unit of its time."""
+    """How many images, or what else, a call makes, behind the unit of its time."""
+    one = SAMPLES[summary["output"].iloc[0] if "output" in summary else "image"]
     batches = summary["batch"].dropna()
     fewest, most = (f"{batch:g}" for batch in (batches.min(), batches.max()))
     if most == "1":
-        return "/image"
-    return f"/{most} images" if fewest == most else f"/{fewest} to {most} images"
+        return f"/{one}"
+    return f"/{most} {one}s" if fewest == most else f"/{fewest} to {most} {one}s"
 
 
 def _head(columns: dict[str, Column]) -> list[str]:
