@@ -6,9 +6,7 @@ anything.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from sdbench.analysis.frontier import frontier
 from sdbench.analysis.stability import undecided
 from sdbench.analysis.tables import step_profile, summarise
 from sdbench.records.computed import SUMMARY
-from sdbench.records.files import NUMBER, inside, read_image, require
+from sdbench.records.files import NUMBER, require
 from sdbench.records.metrics import scale_of
 from sdbench.records.names import BASELINE
 from sdbench.records.schema import columns
@@ -34,6 +32,7 @@ from sdbench.records.store import Results
 from sdbench.report.disturbance import disturbance_note
 from sdbench.report.figures.frontier import at_predicted
 from sdbench.report.figures.style import BASELINE_COLOUR, colour_at, dash_at
+from sdbench.report.pictures import pictures
 from sdbench.report.tables import (
     FRONTIER_LEGEND,
     Cell,
@@ -44,10 +43,6 @@ from sdbench.report.tables import (
 )
 from sdbench.report.tables.cells import MISSING
 
-FORMS = ((256, 85), (256, 60), (192, 60), (128, 60), (64, 60))
-"""Most pixels of a side, and WebP's quality."""
-PICTURES_BYTES = 3_000_000  # of all images in the page, which with plotly's script stays below 8 MB
-MAX_PROMPTS = 16
 MARKERS = 8  # of plotly's, told apart at a glance
 UNFILLED = 100  # from a marker's number to that of its outline
 DIAMOND = "diamond-tall-open"  # which no timed variant has
@@ -95,7 +90,7 @@ def page(results: Results) -> str:
         legend="\n".join([legend(summary), *([_meaning(metric)] if len(tested) else [])]),
         remarks=remarks(results.runs),
         figures=_figures(summary, results, tested),
-        pictures=_pictures(results),
+        pictures=pictures(results),
         plotly=get_plotlyjs(),
     )
 
@@ -282,49 +277,3 @@ def _content(figure: go.Figure) -> dict[str, Any]:
     )
     content: dict[str, Any] = json.loads(figure.to_json())
     return {"data": content["data"], "layout": content["layout"]}
-
-
-def _pictures(results: Results) -> dict[str, Any]:
-    """The first repeat's images of the first prompts, as WebP in the page."""
-    # Where its first repeat failed, a variant is shown by the next.
-    images = results.images.merge(results.runs[["unit", "repeat"]], on="unit")
-    images = images[images["repeat"] == images.groupby("variant")["repeat"].transform("min")]
-    first = images.drop_duplicates("prompt_id").head(MAX_PROMPTS)
-    prompts = first.set_index("prompt_id")["prompt"].to_dict()
-
-    # A study may be published without its images, or with some of them.
-    kept = images[images["prompt_id"].isin(list(prompts)) & images["path"].notna()]
-    kept = kept[kept["path"].map(lambda path: inside(results.folder, path).is_file()).astype(bool)]
-    data = _fitting([results.folder / path for path in kept["path"]])
-    shown = [
-        {
-            "prompt": str(row["prompt_id"]),
-            "seed": str(row["seed"]),
-            "variant": str(row["variant"]),
-            "data": picture,
-        }
-        for row, picture in zip(kept.to_dict("records"), data, strict=True)
-    ]
-    return {
-        "prompts": prompts,
-        "variants": list(dict.fromkeys(picture["variant"] for picture in shown)),
-        "images": shown or None,
-    }
-
-
-def _fitting(paths: Sequence[Path]) -> list[str]:
-    """Images in the first form in which they fit into the page together; else in the last."""
-    data: list[str] = []
-    for side, quality in FORMS:
-        data = [_webp(path, side, quality) for path in paths]
-        if sum(map(len, data)) <= PICTURES_BYTES:
-            break
-    return data
-
-
-def _webp(path: Path, side: int, quality: int) -> str:
-    file = io.BytesIO()
-    small = read_image(path)
-    small.thumbnail((side, side))
-    small.save(file, "WEBP", quality=quality, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -14,7 +14,8 @@ from PIL import Image
 from sdbench.analysis.frontier import frontier
 from sdbench.analysis.tables import summarise
 from sdbench.records.store import read
-from sdbench.report.page import _figures, _fitting, page
+from sdbench.report.page import _figures, page
+from sdbench.report.pictures import fitting
 from sdbench.report.tables import verdict_text
 from sdbench.study import runner
 from sdbench.study.study import Study
@@ -226,8 +227,8 @@ def test_images_that_are_too_many_bytes_are_shown_smaller(monkeypatch, tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     for budget, side in ((1_000_000, 256), (40_000, 128), (0, 64)):
-        monkeypatch.setattr("sdbench.report.page.PICTURES_BYTES", budget)
-        data = _fitting([tmp_path / "noise.png"] * 2)
+        monkeypatch.setattr("sdbench.report.pictures.PICTURES_BYTES", budget)
+        data = fitting([tmp_path / "noise.png"] * 2)
         assert budget == 0 or sum(map(len, data)) <= budget
         assert Image.open(io.BytesIO(base64.b64decode(data[0].partition(",")[2]))).size == (
             side,
