@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from sdbench.cli.console import command, console
 from sdbench.cli.options import (
+    Arguments,
     Device,
     Dtype,
     GuidanceScale,
@@ -68,6 +69,7 @@ def plan(
     seeds: Seeds = None,
     num_steps: NumSteps[int | None] = None,
     guidance_scale: GuidanceScale = None,
+    arguments: Arguments = None,
     rounds: _Rounds = 6,
     batch: SharedBatch = None,
     max_rows: MaxRows = None,

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdbench.experiments.growth import Distances
+from sdbench.instruments import video_quality
 from sdbench.instruments.quality import find_metric, score
 from sdbench.models.pipeline import Pipeline
 from sdbench.models.random_weights import free_bytes
@@ -32,7 +34,7 @@ from sdbench.variants.grammar import parse
 from sdbench.variants.hooks import replaced
 from sdbench.variants.rows import joined
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_text
-from sdbench.variants.trace import Listener, Step
+from sdbench.variants.trace import Listener
 from sdbench.variants.variant import Variant
 
 MOST_ROWS = 64  # of one evaluation; more do not make a row cheaper
@@ -99,7 +101,7 @@ def allowed_rows(
 
     Raises:
         ValueError: less than one is asked for or fits; a pipeline that cannot run the generation;
-            images of a size that a metric does not take.
+            images of a size that a metric does not take, or audio.
     """
     if asked is not None and asked < 1:
         raise ValueError(f"max_rows must be at least 1, not {asked}")
@@ -109,13 +111,18 @@ def allowed_rows(
     single = replace(generation, batch=1)
     study = Study(**single.settings, variants=(parse(BASELINE),), metrics=tuple(metrics))
     try:
-        row_bytes = prepare(pipe, study).row_peak_bytes
+        work = prepare(pipe, study)
     except torch.OutOfMemoryError:
         raise ValueError(
             f"one denoiser row needs more than the {free / 1e9:.1f} GB that are free"
         ) from None
+    if work.output == "audio":
+        raise ValueError(
+            f"{type(pipe).__name__} makes audio: no metric says what guidance does to that"
+        )
 
     # What is asked for may be more than this, but a single row must fit.
+    row_bytes = work.row_peak_bytes
     rows = int(MEMORY_SHARE * free / row_bytes)
     if rows < 1:
         raise ValueError(
@@ -164,8 +171,8 @@ class Brancher:
         self.metrics = tuple(metrics)
         self.max_rows = max_rows
         self._trunk = Trunk()
-        self._path: dict[int, Float[Tensor, "pairs ..."]] = {}
-        self._reference: Float[Tensor, "pairs 3 height width"] | None = None
+        self._path: dict[int, Float[Tensor, "pairs values"]] = {}
+        self._reference: Float[Tensor, "pairs *frames 3 height width"] | None = None
 
     def calls(self, branches: Sequence[Branch]) -> list[tuple[Branch, ...]]:
         """The branches of each pipeline call: the trunk alone, the others in the allowed rows."""
@@ -193,7 +200,7 @@ class Brancher:
             max_rows=self.max_rows,
         )
 
-        distances = _Distances(self._path)
+        distances = Distances(self._path)
         images = self._images(masks, [distances] if growth else [])
         if self._reference is None:  # the trunk's own call
             self._reference = images
@@ -224,11 +231,18 @@ class Brancher:
         judged = zip(self.pairs, self.quality(images), strict=True)
         return [about | _pair(pair) | quality for pair, quality in judged]
 
-    def quality(self, images: Float[Tensor, "n 3 height width"]) -> list[dict[str, float]]:
+    def quality(self, images: Float[Tensor, "n *frames 3 height width"]) -> list[dict[str, float]]:
         """Every metric of every image; each pair has the same number, the first pair's first."""
         assert self._reference is not None
         count = len(images) // len(self.pairs)
         prompts = [prompt for _, prompt, _ in self.pairs for _ in range(count)]
+        if images.ndim == 5:
+            references = [video for video in self._reference for _ in range(count)]
+            return [
+                video_quality.judged(self.metrics, video, prompt=prompt, reference=reference)
+                for video, prompt, reference in zip(images, prompts, references, strict=True)
+            ]
+
         reference = self._reference.repeat_interleave(count, dim=0)
 
         values = {}
@@ -242,7 +256,7 @@ class Brancher:
 
     def _images(
         self, masks: Branches, listeners: Sequence[Listener]
-    ) -> Float[Tensor, "rows 3 height width"]:
+    ) -> Float[Tensor, "rows *frames 3 height width"]:
         """The images of one pipeline call, a row for each pair and mask."""
         variant = Variant("branches", GuidanceSchedule.full, policy=lambda _: masks)
         pairs = tuple(pair for pair in self.pairs for _ in masks.masks)
@@ -280,49 +294,6 @@ def _mask(branch: Branch) -> Row:
         "length": branch.length,
         "mask": branch.text,
     }
-
-
-class _Distances(Listener):
-    """How far the latents of every branch are from the trunk's, step by step.
-
-    The trunk's own call lays down the path. The distance after k steps is the norm of the
-    difference over the norm of the trunk's latents.
-    """
-
-    def __init__(self, path: dict[int, Float[Tensor, "pairs ..."]]) -> None:
-        self.path = path
-        self.by_step: dict[int, Float[Tensor, " rows"]] = {}
-        self.iterations = 0
-
-    def rows(self, identities: Sequence[Row]) -> list[Row]:
-        """The rows of the table `growth`: each identity with its distance at every step."""
-        return [
-            identity | {"step": step, "distance": distance}
-            for step, distances in self.by_step.items()
-            for identity, distance in zip(identities, distances.tolist(), strict=True)
-        ]
-
-    def loop_begins(self, call: int, iterations: int, images: int) -> None:
-        """Know which step is the last."""
-        self.iterations = iterations
-
-    def scheduler_begins(self, step: Step) -> None:
-        """Compare, or keep, the latents that the step starts from."""
-        self._compare(step.index, step.sample)
-
-    def scheduler_ends(self, step: Step) -> None:
-        """Compare, or keep, the latents that the last step ends with; no other starts from them."""
-        if step.index + 1 == self.iterations:
-            self._compare(self.iterations, step.result)
-
-    def _compare(self, steps: int, latents: Float[Tensor, "rows ..."] | None) -> None:
-        assert latents is not None
-        # Squares of half-precision numbers may overflow.
-        sample = latents.detach().float()
-        trunk = self.path.setdefault(steps, sample)
-        branches = len(sample) // len(trunk)
-        base = trunk.repeat_interleave(branches, dim=0)
-        self.by_step[steps] = (sample - base).flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from sdbench.experiments.branching import Branch, Brancher, Row, baseline, batch
 from sdbench.experiments.search import RESCALED, Planned, Tuner, intervals, rescaled, without
 from sdbench.instruments.quality import find_metric
 from sdbench.models.pipeline import Pipeline
+from sdbench.records.columns import FLICKER, WORST
 from sdbench.records.names import BASELINE, PLANNED
 from sdbench.study.generation import Generation
 from sdbench.study.tuning import nearest_scales
@@ -182,10 +183,15 @@ def judge(
         group = Brancher(pipe, held_out, pairs, metrics=metrics, max_rows=max_rows)
         for call in group.calls([trunk, *branches]):
             for row in group.follow(call).sensitivity:
-                values = {column: row[column] for column in kept}
+                values = {name: row[name] for name in row if _is_kept(name, kept)}
                 named = names.get(mask_of(row["mask"]), [Named(BASELINE)])
                 rows += [name._asdict() | values for name in named]
 
         for variant in others:
             rows += group.alone(variant)
     return rows
+
+
+def _is_kept(name: str, kept: Sequence[str]) -> bool:
+    """Whether a column of a branch stands in the table `judged`, too; of videos there are more."""
+    return name in kept or name == FLICKER or name.endswith(WORST)
