@@ -165,9 +165,9 @@ def _video_sizes(channels: int, levels: int) -> dict[str, Any]:
     }
 
 
-def qwen_vae(channels: int = CHANNELS, levels: int = 4, **changes: Any) -> AutoencoderKLQwenImage:
+def qwen_vae(channels: int = CHANNELS, levels: int = 4) -> AutoencoderKLQwenImage:
     """The autoencoder of Qwen-Image, which takes an image for a video of one frame."""
-    return without_noise(AutoencoderKLQwenImage(**_video_sizes(channels, levels), **changes))
+    return without_noise(AutoencoderKLQwenImage(**_video_sizes(channels, levels)))
 
 
 def wan_vae(channels: int = CHANNELS, levels: int = 4) -> AutoencoderKLWan:

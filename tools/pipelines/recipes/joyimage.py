@@ -19,8 +19,8 @@ from tools.pipelines.parts.flow_image import (
     embeddings,
     guided,
     photos,
-    wan_vae,
 )
+from tools.pipelines.parts.shrinker import Shrinker
 from tools.pipelines.small import WITHOUT_HALVES, Small, small
 
 WITHOUT_HALVES["LLaDA2Pipeline"] = "a language model; it makes no latents"
@@ -35,8 +35,6 @@ SIZES: dict[str, Any] = {
     "num_layers": 1,
     "rope_dim_list": [2, 2, 4],
 }
-LARGE = 8
-"""Levels of an autoencoder that makes 8 x 8 latents of a picture of 1024 x 1024."""
 
 
 @small("JoyImageEditPipeline")
@@ -46,7 +44,7 @@ def edit(kind: type) -> Small:
     pipe = kind(
         transformer=JoyImageEditTransformer3DModel(**SIZES),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=wan_vae(levels=LARGE),
+        vae=Shrinker(CHANNELS),
         text_encoder=None,
         tokenizer=None,
         processor=None,
@@ -63,7 +61,7 @@ def edit_plus(kind: type) -> Small:
     pipe = kind(
         transformer=JoyImageEditPlusTransformer3DModel(**SIZES),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=wan_vae(levels=LARGE),
+        vae=Shrinker(CHANNELS),
         text_encoder=words.Reader(),
         tokenizer=tokenizer,
         processor=words.Processor(tokenizer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from tools.pipelines.parts.flow_image import (
     steps,
     vae,
 )
+from tools.pipelines.parts.shrinker import Shrinker
 from tools.pipelines.small import SCALE, Small, small
 
 BLOCKS = HEADS | {
@@ -58,7 +60,7 @@ def ovis(kind: type) -> Small:
     return guided(pipe, texts, lambda images: PIXELS | {"negative_prompt": None})
 
 
-def _longcat(kind: type, levels: int) -> Any:
+def _longcat(kind: type, autoencoder: Callable[[int], Any]) -> Any:
     torch.manual_seed(0)
     transformer = LongCatImageTransformer2DModel(
         **BLOCKS, in_channels=4 * LATENTS, pooled_projection_dim=WIDTH
@@ -67,7 +69,7 @@ def _longcat(kind: type, levels: int) -> Any:
     pipe = kind(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=vae(LATENTS, levels),
+        vae=autoencoder(LATENTS),
         text_encoder=words.Reader(),
         tokenizer=tokenizer,
         text_processor=words.Processor(tokenizer),
@@ -80,7 +82,7 @@ def _longcat(kind: type, levels: int) -> Any:
 def longcat(kind: type) -> Small:
     """The guided prediction is rescaled where its norm grew; the language model stays away."""
     fixed = PIXELS | {"enable_prompt_rewrite": False}
-    return guided(_longcat(kind, 4), words.prompts, lambda images: fixed)
+    return guided(_longcat(kind, vae), words.prompts, lambda images: fixed)
 
 
 @small("LongCatImageEditPipeline")
@@ -92,7 +94,7 @@ def longcat_edit(kind: type) -> Small:
         "guidance_scale": SCALE,
     }
     return Small(
-        ready(_longcat(kind, 8)),
+        ready(_longcat(kind, Shrinker)),
         call=lambda images: steps(images) | fixed | words.one_prompt(images, 1),
         off=lambda images: {"guidance_scale": 1.0},
         another=lambda images: words.one_prompt(images, 3),

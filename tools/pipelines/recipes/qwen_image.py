@@ -30,6 +30,7 @@ from tools.pipelines.parts.flow_image import (
     qwen_vae,
     repainted,
 )
+from tools.pipelines.parts.shrinker import Shrinker
 from tools.pipelines.small import Small, small
 
 TEXTS = embeddings("prompt_embeds_mask", prompt_embeds=(TOKENS, WIDTH))
@@ -40,16 +41,14 @@ SIZES = HEADS | {
     "joint_attention_dim": WIDTH,
     "axes_dims_rope": AXES,
 }
-LARGE = 8
-"""Levels of an autoencoder that makes 8 x 8 latents of a picture of 1024 x 1024."""
 
 
-def _parts(levels: int = 4, **changes: Any) -> dict[str, Any]:
+def _parts(**changes: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     return {
-        "transformer": QwenImageTransformer2DModel(**SIZES, **changes),
+        "transformer": QwenImageTransformer2DModel(**SIZES | changes),
         "scheduler": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        "vae": qwen_vae(levels=levels),
+        "vae": qwen_vae(),
         "text_encoder": None,
         "tokenizer": None,
     }
@@ -102,14 +101,14 @@ def controlnet_inpaint(kind: type) -> Small:
 @small("QwenImageEditPipeline")
 def edit(kind: type) -> Small:
     """The tokens of a picture come after those of the latents."""
-    pipe = kind(**_parts(LARGE), processor=None)
+    pipe = kind(**_parts() | {"vae": Shrinker(CHANNELS)}, processor=None)
     return _guided(pipe, lambda images: {"image": photos(images)})
 
 
 @small("QwenImageEditInpaintPipeline")
 def edit_inpaint(kind: type) -> Small:
     """The same with a mask, in a loop without the first of the scheduler's steps."""
-    pipe = kind(**_parts(LARGE), processor=None)
+    pipe = kind(**_parts() | {"vae": Shrinker(CHANNELS)}, processor=None)
     return _guided(
         pipe,
         lambda images: {"image": photos(images), "mask_image": holes(images), "strength": 0.75},
@@ -119,16 +118,22 @@ def edit_inpaint(kind: type) -> Small:
 @small("QwenImageEditPlusPipeline")
 def edit_plus(kind: type) -> Small:
     """Several pictures for one image."""
-    pipe = kind(**_parts(LARGE), processor=None)
+    pipe = kind(**_parts() | {"vae": Shrinker(CHANNELS)}, processor=None)
     return _guided(pipe, lambda images: {"image": photos(2)}, batches=(1,))
 
 
 @small("QwenImageLayeredPipeline")
 def layered(kind: type) -> Small:
-    """An image in layers, one after the other; it reads the picture for a prompt if given none."""
-    parts = _parts(7, use_additional_t_cond=True, use_layer3d_rope=True)
+    """Layers of an image; a picture with as many channels as the latents would pass for them."""
+    channels = 2 * CHANNELS
+    parts = _parts(
+        in_channels=4 * channels,
+        out_channels=channels,
+        use_additional_t_cond=True,
+        use_layer3d_rope=True,
+    )
     parts |= {
-        "vae": qwen_vae(levels=7, input_channels=4),
+        "vae": Shrinker(channels, pixels=4, factor=64),
         "text_encoder": words.Reader(),
         "tokenizer": words.tokenizer(),
     }
