@@ -197,10 +197,10 @@ def halves_of(plain: Record, another: Callable[[Change | None], Record]) -> list
 
 def _replayed(plain: Record) -> Change:
     """Answer what the networks answered before."""
-    repeated = {*plain.repeated}
+    looping = plain.looping
 
     def change(index: int, step: Step, call: Call) -> list[Any] | None:
-        if call.network not in repeated or index >= len(plain.taken):
+        if call.network not in looping or index >= len(plain.taken):
             return None
         before, place = plain.taken[index].of(call.network), len(step.of(call.network)) - 1
         return [copied(leaf) for leaf in before[place].leaves] if place < len(before) else None

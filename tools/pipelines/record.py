@@ -89,9 +89,21 @@ class Record:
 
     @property
     def repeated(self) -> list[str]:
-        """The networks that run in more than one step: no encoder, no decoder."""
-        names = [name for step in self.taken for name in {call.network for call in step.calls}]
+        """The networks that run in more than one step: no encoder of one text, no decoder."""
+        names = [name for _, name in self._by_step()]
         return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+
+    @property
+    def looping(self) -> set[str]:
+        """Those that run in more than one step of a loop: no encoder of what a loop begins with."""
+        pairs = self._by_step()
+        return {name for loop, name in pairs if pairs.count((loop, name)) > 1}
+
+    def _by_step(self) -> list[tuple[int, str]]:
+        """The networks of every step, each once, with the loop."""
+        return [
+            (s.loop, name) for s in self.taken for name in dict.fromkeys(c.network for c in s.calls)
+        ]
 
     def _next(self) -> None:
         if self.steps[-1].results:
