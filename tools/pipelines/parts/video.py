@@ -137,12 +137,6 @@ def quiet(pipe: Any) -> Any:
     return pipe
 
 
-def uncompiled(part: Any) -> Any:
-    """The same; from now on its process compiles nothing, which would take a minute."""
-    torch.compiler.set_stance("force_eager")
-    return part
-
-
 def wan_autoencoder() -> AutoencoderKLWan:
     """8 times smaller, 16 channels."""
     return AutoencoderKLWan(base_dim=3, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()

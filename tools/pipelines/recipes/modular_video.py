@@ -125,7 +125,7 @@ def wan_animate_2(kind: type) -> Small:
     )
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     parts = {"vae": video.wan_autoencoder(), "scheduler": scheduler}
-    pipe = video.uncompiled(core(kind, transformer=denoiser.eval(), **parts))
+    pipe = core(kind, transformer=denoiser.eval(), **parts)
     side = video.SIDE // 2
     fixed = {
         "height": side,
@@ -201,7 +201,7 @@ def ltx_2(kind: type) -> Small:
 
     def texts(images: int) -> dict[str, Any]:
         negative = {f"negative_{name}": text for name, text in _connected(images, 2).items()}
-        return _connected(images, 1) | negative | {"batch_size": images}
+        return _connected(images, 1) | negative | {"batch_size": images, "dtype": torch.float32}
 
     size = {"height": 128, "width": 128, "num_frames": 9}
     made = Small(

@@ -144,4 +144,4 @@ def any_flow_far(kind: type) -> Small:
     """Two chunks of a frame each, with keys and values of both halves kept between them."""
     torch.manual_seed(0)
     denoiser = AnyFlowFARTransformer3DModel(**BLOCKS, chunk_partition=(1, 1))
-    return _any_flow(kind, video.uncompiled(denoiser))
+    return _any_flow(kind, denoiser)
