@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from sdbench.models.modular import guiders_of
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.registry import own_adapter
 from sdbench.variants.accelerators import accelerated
@@ -76,6 +77,10 @@ def applied(
             undo.enter_context(accelerated(pipe, variant.accelerator))
 
         schedule = schedule_of(variant, guidance_scale)
+        if variant.guider is not None and guiders_of(pipe):
+            undo.enter_context(variant.guider.attach(pipe))
+            schedule = None
+
         guided = guided_by(pipe, schedule, listeners=listeners, sequential=sequential)
         yield undo.enter_context(guided)
 

@@ -70,6 +70,7 @@ class Variant:
         policy: from the guidance scale to what decides instead of the rule while the loop runs. The
             rule then says only what work is to be expected, as far as it is known.
         accelerator: another project's method.
+        guider: takes the place of the policy where a pipeline has a guider of its own.
         arguments: further arguments of the pipeline's call.
         of_share: whether the name counts steps as a share of the loop.
         is_control: whether it is what others are compared with.
@@ -92,6 +93,7 @@ class Variant:
     content: str = ""
     policy: Callable[[float], Policy] | None = field(default=None, compare=False)
     accelerator: Accelerator | None = None
+    guider: Accelerator | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict, compare=False)
     of_share: bool = False
     is_control: bool = False

@@ -1,12 +1,13 @@
-"""Other formulas for the two predictions: the guiders of diffusers.
+"""Other formulas for the two predictions, or with a third one: the guiders of diffusers.
 
 Source: arXiv 2410.02416 (adaptive projected guidance), 2503.18886 (CFG-Zero*), 2503.18137
-(tangential damping).
+(tangential damping), 2403.17377 (perturbed attention), github.com/Stability-AI/sd3.5 (skipped
+layers).
 """
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,13 +17,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdbench.models.pipeline import Pipeline
 from sdbench.variants.arguments import matched
 from sdbench.variants.noise import is_flow
 from sdbench.variants.policy import Loop, Policy
 from sdbench.variants.schedule import GuidanceSchedule
-from sdbench.variants.variant import Method, Variant
+from sdbench.variants.variant import Accelerator, Method, Variant
 
 GUIDERS = ("apg", "cfg-zero", "tcfg")
+"""Those that combine two predictions: on every pipeline."""
+LEAVING_OUT = ("slg", "pag")
+"""Those that evaluate a third one with layers left out: where a pipeline has a guider."""
 
 
 class Guider(Policy):
@@ -71,48 +76,68 @@ def guider(kind: str, guidance_scale: float, flow: bool) -> Any:
         guidance_scale: w.
         flow: whether the scheduler matches flows.
     """
-    from diffusers.guiders import (
-        AdaptiveProjectedGuidance,
-        ClassifierFreeZeroStarGuidance,
-        TangentialClassifierFreeGuidance,
-    )
+    from diffusers import guiders
 
-    with _no_notice():
+    from sdbench.variants.own_guiders import no_notice
+
+    with no_notice():
         if kind == "apg":
-            return AdaptiveProjectedGuidance(guidance_scale=guidance_scale, eta=0.0)
+            return guiders.AdaptiveProjectedGuidance(guidance_scale=guidance_scale, eta=0.0)
         if kind == "cfg-zero":
-            return ClassifierFreeZeroStarGuidance(
+            return guiders.ClassifierFreeZeroStarGuidance(
                 guidance_scale=guidance_scale, zero_init_steps=int(flow)
             )
-        return TangentialClassifierFreeGuidance(guidance_scale=guidance_scale)
+        return guiders.TangentialClassifierFreeGuidance(guidance_scale=guidance_scale)
 
 
 @contextmanager
-def _no_notice() -> Iterator[None]:
-    """Guiders say at each construction that their interface may change."""
-    log = logging.getLogger("diffusers.guiders.guider_utils")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
+def _combining(pipe: Pipeline, kind: str) -> Iterator[None]:
+    """Another formula, by the guider that a pipeline has."""
+    from sdbench.variants.own_guiders import guiders_replaced
+
+    flow = is_flow(pipe.scheduler)
+    with guiders_replaced(pipe, lambda guidance_scale: guider(kind, guidance_scale, flow)):
         yield
-    finally:
-        log.setLevel(level)
+
+
+@contextmanager
+def _leaving_out(pipe: Pipeline, kind: str, layers: tuple[int, ...]) -> Iterator[None]:
+    """A third prediction with layers left out."""
+    from sdbench.variants.own_guiders import layers_left_out
+
+    with layers_left_out(pipe, kind, layers):
+        yield
 
 
 def _guider(name: str, argument: str | None) -> Variant:
-    (kind,) = matched(
-        argument, rf"({'|'.join(GUIDERS)})", f"guider: and one of {', '.join(GUIDERS)}"
+    grammar = (
+        f"guider: and one of {', '.join(GUIDERS)}, "
+        f"or one of {', '.join(LEAVING_OUT)} with layers, such as slg,7,8,9"
     )
-    return Variant(name, GuidanceSchedule.full, policy=lambda w: Guider(partial(guider, kind), w))
+    kinds = rf"({'|'.join(GUIDERS)})|({'|'.join(LEAVING_OUT)})((?:,\d+)+)"
+    combining, leaving_out, numbers = matched(argument, kinds, grammar)
+
+    if leaving_out is not None:
+        layers = tuple(map(int, re.findall(r"\d+", numbers)))
+        attach = partial(_leaving_out, kind=leaving_out, layers=layers)
+        method = Accelerator(f"guider {leaving_out}", attach, guides=True)
+        return Variant(name, GuidanceSchedule.full, accelerator=method)
+    return Variant(
+        name,
+        GuidanceSchedule.full,
+        policy=lambda w: Guider(partial(guider, combining), w),
+        guider=Accelerator(f"guider {combining}", partial(_combining, kind=combining), guides=True),
+    )
 
 
 METHODS = (
     Method(
         "guider",
-        "|".join(f"guider:{kind}" for kind in GUIDERS),
-        "a guider of diffusers in the place of the formula: quality only",
+        "|".join([*(f"guider:{kind}" for kind in GUIDERS), "guider:slg,7,8,9", "guider:pag,8"]),
+        "a guider of diffusers in the place of the formula: quality only; with layers left out of "
+        "a third prediction (from the second step on) where the pipeline has a guider",
         _guider,
-        source="arXiv 2410.02416, 2503.18886, 2503.18137",
+        source="arXiv 2410.02416, 2503.18886, 2503.18137, 2403.17377; Stability-AI/sd3.5",
         group="formulas",
         examples=tuple(f"guider:{kind}" for kind in GUIDERS),
         saves_rows=False,
