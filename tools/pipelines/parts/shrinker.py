@@ -16,7 +16,9 @@ FACTOR = 2 ** (LEVELS - 1)
 
 
 class Shrinker(ModelMixin, ConfigMixin):
-    """One layer that makes a pixel of each square; pipelines read the settings of several kinds.
+    """One layer that makes a pixel of each square, and one back.
+
+    Its settings are those of several kinds of autoencoder, for pipelines read them.
 
     Args:
         channels: of the latents.
@@ -27,7 +29,8 @@ class Shrinker(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, channels: int, pixels: int = 3, factor: int = FACTOR) -> None:
         super().__init__()
-        self.layer = nn.Conv2d(pixels, channels, factor, stride=factor)
+        self.there = nn.Conv2d(pixels, channels, factor, stride=factor)
+        self.back = nn.ConvTranspose2d(channels, pixels, factor, stride=factor)
         levels = factor.bit_length()
         self.temperal_downsample = [False] * (levels - 1)
         self.register_to_config(
@@ -44,8 +47,12 @@ class Shrinker(ModelMixin, ConfigMixin):
 
     def encode(self, picture: torch.Tensor) -> SimpleNamespace:
         """Latents without variance, of pictures or of videos of one frame."""
-        latents = self.layer(picture[:, :, 0] if picture.ndim == 5 else picture)
+        latents = self.there(picture[:, :, 0] if picture.ndim == 5 else picture)
         if picture.ndim == 5:
             latents = latents[:, :, None]
         both = torch.cat([latents, torch.full_like(latents, -30.0)], dim=1)
         return SimpleNamespace(latent_dist=DiagonalGaussianDistribution(both))
+
+    def decode(self, latents: torch.Tensor, **_: bool) -> tuple[torch.Tensor]:
+        """Squares of one colour, as a video of one frame."""
+        return (self.back(latents[:, :, 0])[:, :, None],)

@@ -142,6 +142,7 @@ def layered(kind: type) -> Small:
         lambda images: {
             "image": photos(images, "RGBA"),
             "layers": 1,
+            "output_type": "pt",  # it fails where it should stop at latents
             "prompt": words.prompts(images, 1)["prompt"],
         },
     )
