@@ -142,9 +142,8 @@ def vision(patch: int = 8) -> CLIPVisionModelWithProjection:
 
 def build(kind: type, **parts: Any) -> Any:
     """A pipeline of those parts, without the others that the class would have."""
-    takes = inspect.signature(kind.__init__).parameters
+    takes = inspect.signature(kind).parameters
     absent = {name: None for name in takes if takes[name].default is inspect.Parameter.empty}
-    absent.pop("self")
     plain = {"requires_safety_checker": False, "add_watermarker": False}
     return kind(**absent | {name: plain[name] for name in plain.keys() & takes.keys()} | parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, DDIMParallelScheduler
 from diffusers.pipelines.deprecated.paint_by_example import PaintByExampleImageEncoder
 
@@ -47,22 +48,27 @@ def self_attention(kind: type) -> Small:
     return guided(build(kind, **networks()), TEXT, fixed(kind))
 
 
+def _grounded(kind: str) -> dict[str, Any]:
+    """With attention to boxes, whose gates are wide open: a new network has them shut."""
+    parts = networks(attention_type=kind) | readers()
+    gates = [weight for name, weight in parts["unet"].named_parameters() if "alpha" in name]
+    for gate in gates:
+        torch.nn.init.constant_(gate, 2.0)
+    return parts
+
+
 @small("StableDiffusionGLIGENPipeline")
 def boxes(kind: type) -> Small:
     """What is to be in which box is masked out in the unconditional half."""
-    parts = networks(attention_type="gated") | readers()
-
-    def placed(images: int) -> dict[str, Any]:
-        return BOXES | {"gligen_scheduled_sampling_beta": 0.5}
-
-    return guided(build(kind, **parts), spoken, placed)
+    half_of_the_steps = BOXES | {"gligen_scheduled_sampling_beta": 0.5}
+    return guided(build(kind, **_grounded("gated")), spoken, lambda images: half_of_the_steps)
 
 
 @small("StableDiffusionGLIGENTextImagePipeline")
 def boxes_of_pictures(kind: type) -> Small:
     """Both halves are evaluated with the boxes and without; one half of each is taken."""
-    parts = networks(attention_type="gated-text-image") | readers()
-    return guided(build(kind, **parts), spoken, lambda images: BOXES)
+    pipe = build(kind, **_grounded("gated-text-image"))
+    return guided(pipe, spoken, lambda images: BOXES)
 
 
 @small("StableDiffusionPanoramaPipeline")
