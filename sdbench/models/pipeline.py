@@ -140,7 +140,7 @@ def denoisers_of(pipe: Pipeline) -> list[nn.Module]:
     for name, part in getattr(pipe, "components", {}).items():
         if not isinstance(part, nn.Module) or any(part is known for known in denoisers):
             continue
-        is_another = type(part) in kinds if kinds else _is_told_time(part)
+        is_another = type(part) in kinds if kinds else is_told_time(part)
         if is_another and "controlnet" not in name:
             denoisers.append(part)
     if not denoisers:
@@ -151,7 +151,8 @@ def denoisers_of(pipe: Pipeline) -> list[nn.Module]:
     return denoisers
 
 
-def _is_told_time(network: nn.Module) -> bool:
+def is_told_time(network: nn.Module) -> bool:
+    """Whether a network takes a timestep."""
     taken = inspect.signature(type(network).forward).parameters
     return any(name in taken for name in TIMES)
 

@@ -18,7 +18,9 @@ from sdbench.variants.loops import Run, Turn, random_state, running
 from sdbench.variants.noise import first_step, noise_levels
 from sdbench.variants.policy import Loop, Policy
 from sdbench.variants.refusals import (
+    refuse_windows,
     require_no_noise_drawn,
+    require_one_scheduler,
     require_own_noise,
     require_sigmas,
 )
@@ -51,6 +53,7 @@ class Course:
         self.pipe = pipe
         self.kind = type(pipe).__name__
         self.denoisers = denoisers_of(pipe)
+        require_one_scheduler(pipe, policy, self.denoisers)
         self.scheduler: Any = pipe.scheduler
         self.policy = policy
         self.trace = trace
@@ -82,7 +85,7 @@ class Course:
         """
         if self.run is None or self.run.is_over:
             return
-        given = samples(arguments)
+        given = samples(arguments, self.latents)
         rows = len(given)
         if self.latents and rows % self.images == 0:
             return
@@ -90,6 +93,14 @@ class Course:
         is_double = set(form.orders) != {False} and is_twice(given)
         self.latents, self.is_inferred = (rows // 2 if is_double else rows, *shape[1:]), True
         self.device = next(tensors(given)).device
+
+    def bar_opened(self) -> bool:
+        """A progress bar begins; whether it is of a further loop, after one has been left."""
+        if self.run is None or not self.run.is_over or self.run.is_broken:
+            return False
+        self.run = Run()
+        self.turn.begin()
+        return True
 
     @property
     def is_between_loops(self) -> bool:
@@ -121,6 +132,9 @@ class Course:
                 "shares the denoiser (observe it, too: guided_by(other, None))"
             )
         if run.step is None:
+            if run.index and isinstance(timestep, Tensor) and timestep is run.timestep:
+                refuse_windows(self.kind)
+            run.timestep = timestep
             if run.index == 0:
                 self._begin(run, timestep)
             if run.index >= run.iterations:
@@ -167,8 +181,8 @@ class Course:
         # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`.
         listed = len(self.scheduler.timesteps) - first_step(self.scheduler, timestep)
         told = getattr(self.pipe, "_num_timesteps", None) or run.iterable
-        if not told and timestep is None:  # nothing else says where it begins
-            told = run.total
+        if not told and getattr(self.scheduler, "order", 1) == 1:
+            told = run.total  # of schedulers of higher order it counts their own steps
         return min(told, listed) if told else listed
 
     def _tell_of(self, run: Run, listeners: Sequence[Listener]) -> None:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdbench.models.pipeline import TIMES
 from sdbench.variants.policy import Half, Policy
 from sdbench.variants.rows import (
     Layout,
@@ -178,3 +179,17 @@ def _note(step: Step, policy: Policy, evaluated: Predictions, passed: Prediction
         step.guided = policy.is_guided(step.index)
         is_complete = len(evaluated.get("uncond", ())) == len(passed["uncond"])
         step.uncond = evaluated["uncond"] if is_complete else None
+
+
+def timestep_of(args: Any, kwargs: Any) -> Any:
+    """What a network gets for the timestep."""
+    if len(args) > 1:
+        return args[1]
+    return next((kwargs[name] for name in TIMES if name in kwargs), None)
+
+
+def with_output(output: Float[Tensor, "images ..."], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Arguments of a scheduler's step with another model output, which is their first."""
+    if args:
+        return (output, *args[1:]), kwargs
+    return args, kwargs | {"model_output": output}

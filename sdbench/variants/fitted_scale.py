@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,9 @@ LIKENESS = 0.9
 """Cosine of what reached the scheduler and the formula's, below which nothing is told."""
 BETTER = 0.1
 """Share of a fit's rest that another one may leave at most to take its place."""
+TRIMS = 3  # times that the half of the values which fits best is chosen
+CLOSE = 1e-2
+"""Share that such a half may leave unexplained."""
 BETWEEN = (0.1, 0.9)
 """Scales that tell no order: w of one order is 1 - w of the other, and some are meant so."""
 
@@ -66,16 +69,18 @@ def fitted(
         None where the layout of the predictions is not told by their shapes.
     """
     best: Fit | None = None
+    bases = [[]] if sample is None or sample.shape != guided.shape else [[], [sample]]
     layouts = [list(_laid_out(prediction, guided)) for prediction in (first, second)]
     if len(layouts[0]) != len(layouts[1]):
         return None  # the two predictions differ in shape
     for u, c in zip(*layouts, strict=True):
-        bases: list[list[Tensor]] = [[]]
-        if sample is not None and sample.shape == guided.shape:
-            bases.append([sample])
-        for further in bases:
-            fit = _least_squares(guided, u, c, further)
+        fits = [_least_squares(guided, u, c, further) for further in bases]
+        if guided.ndim > 3 and guided.shape[1] % 2 == 0:
+            fits.append(_without_variance(guided, u, c))
+        for fit in fits:
             best = fit if best is None else _better(best, fit)
+        for further in bases:
+            best = _or_trimmed(best, _least_squares(guided, u, c, further, trimmed=True))
     return best
 
 
@@ -128,28 +133,68 @@ def _least_squares(
     guided: Float[Tensor, "n ..."],
     u: Float[Tensor, "n ..."],
     c: Float[Tensor, "n ..."],
-    further: list[Float[Tensor, "n ..."]],
+    further: Sequence[Float[Tensor, "n ..."]],
+    *,
+    trimmed: bool = False,
 ) -> Fit:
-    """The fit with one layout of the predictions."""
+    """The fit with one layout of the predictions, or of the half of the values that fits best."""
     d = c.float() - u.float()
     parts = [part.double().flatten() for part in (u, d, *further)]
     target = guided.double().flatten()
+    weights = _solved(parts, target)
+    for _ in range(TRIMS if trimmed else 0):
+        rest = (target - _combined(weights, parts)).abs()
+        kept = (rest <= rest.median()).double()
+        weights = _solved([kept * part for part in parts], kept * target)
 
+    explained = _combined(weights, parts)
+    if trimmed:
+        target, explained = kept * target, kept * explained
+    size = target.norm()
+    likeness = (target @ explained) / (size * explained.norm())
+    factor, scale = weights[0], weights[1] / weights[0]
+    unknown = torch.full_like(scale, torch.nan)
+    rest_share = (target - explained).norm() / size
+    return Fit(torch.where(likeness > LIKENESS, scale, unknown), factor, rest_share, d)
+
+
+def _solved(
+    parts: Sequence[Float[Tensor, " values"]], target: Float[Tensor, " values"]
+) -> Float[Tensor, " parts"]:
+    """Weights of the parts whose sum is nearest to the target."""
     # Of lengths one, so that their sizes do not decide what is small.
     norms = torch.stack([part.norm() for part in parts])
     gram = torch.stack([torch.stack([one @ other for other in parts]) for one in parts])
     gram = gram / norms / norms[:, None]
     along = torch.stack([part @ target for part in parts]) / norms
     shares, _ = torch.linalg.solve_ex(gram, along)
-    weights = shares / norms
+    return shares / norms
 
-    explained = sum(weight * part for weight, part in zip(weights, parts, strict=True))
-    size = target.norm()
-    likeness = (target @ explained) / (size * explained.norm())
-    factor, scale = weights[0], weights[1] / weights[0]
-    unknown = torch.full_like(scale, torch.nan)
-    rest = (target - explained).norm() / size
-    return Fit(torch.where(likeness > LIKENESS, scale, unknown), factor, rest, d)
+
+def _combined(
+    weights: Float[Tensor, " parts"], parts: Sequence[Float[Tensor, " values"]]
+) -> Float[Tensor, " values"]:
+    return torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum(0)
+
+
+def _without_variance(
+    guided: Float[Tensor, "n ..."], u: Float[Tensor, "n ..."], c: Float[Tensor, "n ..."]
+) -> Fit:
+    """The fit where half of the channels are a learned variance, which is not guided."""
+    half = guided.shape[1] // 2
+    fit = _least_squares(guided[:, :half], u[:, :half], c[:, :half], [])
+    nothing = torch.zeros_like(fit.difference)
+    return fit._replace(difference=torch.cat([fit.difference, nothing], dim=1))
+
+
+def _or_trimmed(whole: Fit | None, trimmed: Fit) -> Fit:
+    """The scale of some values where all of them tell none: others may be given (a first frame).
+
+    It is then not exact, so what is left over stays that of all values.
+    """
+    assert whole is not None
+    told = torch.where(trimmed.rest < CLOSE, trimmed.scale, whole.scale)
+    return whole._replace(scale=torch.where(whole.scale.isnan(), told, whole.scale))
 
 
 def _better(one: Fit, other: Fit) -> Fit:
@@ -177,6 +222,8 @@ def _cut(
         tensor = torch.cat([tensor, tensor])
     if tensor.ndim == 5 and guided.ndim == 4 and len(guided) == len(tensor) * tensor.shape[2]:
         tensor = tensor.transpose(1, 2).flatten(0, 1)
+    if tensor.ndim == 3 and guided.ndim > 3 and tensor.shape[2] == guided.shape[1]:
+        tensor = _of_tokens(tensor, wanted)
     if tensor.ndim != guided.ndim and _without_ones(tensor.shape) == _without_ones(wanted):
         tensor = tensor.reshape(wanted)
     if tensor.ndim != guided.ndim or tensor.ndim < 2 or len(tensor) != len(guided):
@@ -189,6 +236,16 @@ def _cut(
         dim, size = unlike[0], wanted[unlike[0]]
         yield tensor.narrow(dim, 0, size)
         yield tensor.narrow(dim, tensor.shape[dim] - size, size)
+
+
+def _of_tokens(
+    tokens: Float[Tensor, "n tokens channels"], wanted: torch.Size
+) -> Float[Tensor, "n ..."]:
+    """Tokens as a picture or a video as wide as another one."""
+    inner = wanted[3:].numel()  # all but rows, channels, and what may have been cut
+    if tokens.shape[1] % inner:
+        return tokens
+    return tokens.transpose(1, 2).unflatten(2, (-1, *wanted[3:]))
 
 
 def _without_ones(shape: torch.Size) -> list[int]:

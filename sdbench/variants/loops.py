@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -21,19 +22,29 @@ from sdbench.variants.trace import Step
 class Run:
     """One loop of one pipeline call, from `set_timesteps` on.
 
-    `fitted_scale` is that of the first guided step, `random_state` that of the global generator at
-    the start. `iterable` is the length of what its progress bar runs over and `total` what the bar
-    was told, 0 where it was told none.
-    `is_left` is set where a network ran after its end. `order` is that in which its pipeline asks for both halves, once it has, in one call
-    or in two; it `is_told` where it is more than the usual one. A loop is known of once its trace
-    is. It is over after its last step, or where its
-    pipeline left it before; it is broken where that is still to be told.
+    Attributes:
+        iterations: its length, known from its first evaluation on.
+        iterable: length of what its progress bar runs over, 0 where it is told none.
+        total: that its progress bar was told, 0 likewise.
+        index: of the step in progress, or of the next one.
+        timestep: that a network got last.
+        step: in progress.
+        fitted_scale: of the first guided step.
+        random_state: of the global generator at the start.
+        order: in which its pipeline asks for both halves, once it has.
+        in_one_call: whether it asks for both at once.
+        is_told: whether the order is more than the usual one.
+        is_known: its trace knows of it.
+        is_over: it has taken its last step, or its pipeline left it before.
+        is_left: a network ran after its end.
+        is_broken: it was left early, which is still to be told.
     """
 
     iterations: int = 0
     iterable: int = 0
     total: int = 0
     index: int = 0
+    timestep: Any = None
     step: Step | None = None
     fitted_scale: Float[Tensor, ""] | None = None
     random_state: UInt8[Tensor, " bytes"] | None = None

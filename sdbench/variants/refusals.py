@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch import nn
 
+from sdbench.models.pipeline import is_told_time
 from sdbench.variants.fitted_scale import Fit
 from sdbench.variants.loops import Run, random_state
 from sdbench.variants.policy import Policy
 from sdbench.variants.trace import Step, Unsupported
 
-EXACT = 1e-2
+EXACT = {torch.float32: 1e-5, torch.float64: 1e-5}
 """Share of a guided prediction that its formula may leave unexplained where it is used."""
+EXACT_OF_SHORTER = 1e-2
 OWN_NOISE = (
     "draws noise that is not the rows' own, so rows of one image would not stay the same: "
     "it cannot branch"
@@ -55,9 +58,10 @@ def require_halves_only(kind: str, policy: Policy, otherwise: str) -> None:
         )
 
 
-def require_exact(kind: str, fit: Fit | None) -> None:
+def require_exact(kind: str, fit: Fit | None, dtype: torch.dtype) -> None:
     """Refuse to correct a spent step whose guidance is not known exactly."""
-    if fit is None or not float(fit.rest) < EXACT:
+    allowed = 0.0 if fit is None else EXACT.get(dtype, EXACT_OF_SHORTER)
+    if fit is None or not float(fit.rest) < allowed:
         raise ValueError(
             f"{kind} guides in a way of its own, so a first step without guidance does not show "
             "which half is the conditional one: call it once under guided_by(pipe, None) before, "
@@ -94,6 +98,40 @@ def require_guidance(kind: str, step: Step, *, images: int) -> None:
             f"{kind} runs without guidance here, so there is none to drop "
             "(guidance_scale of 1 or less, or a model whose guidance is distilled or embedded)"
         )
+
+
+def require_one_scheduler(pipe: Any, policy: Policy, denoisers: Sequence[nn.Module]) -> None:
+    """Refuse a pipeline with a loop that another scheduler runs, which a schedule cannot reach."""
+    kind = type(pipe).__name__
+    parts = getattr(pipe, "components", {})
+    schedulers = [name for name, part in parts.items() if hasattr(part, "set_timesteps")]
+    if getattr(pipe, "scheduler", None) is None:
+        raise ValueError(
+            f"{kind} has no scheduler of its own"
+            + (f", but several: {', '.join(schedulers)}" if schedulers else "")
+        )
+    further = [
+        name
+        for name, part in parts.items()
+        if isinstance(part, nn.Module)
+        and "controlnet" not in name
+        and is_told_time(part)
+        and all(part is not denoiser for denoiser in denoisers)
+    ]
+    others = [name for name in schedulers if parts[name] is not pipe.scheduler]
+    if policy.changes and further and others:
+        raise ValueError(
+            f"{kind} has a further loop, of its {further[0]} under its {others[0]}, which a "
+            "schedule does not reach: not supported"
+        )
+
+
+def refuse_windows(kind: str) -> NoReturn:
+    """Refuse a pipeline that takes several steps of its scheduler at one timestep."""
+    raise ValueError(
+        f"{kind} evaluates its denoiser several times at one timestep and takes a step after each "
+        "(windows of a wide picture): not supported"
+    )
 
 
 def require_sigmas(scheduler: Any, policy: Policy, sigmas: Sequence[float]) -> None:

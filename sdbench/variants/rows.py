@@ -74,18 +74,54 @@ def frames_of(shape: Sequence[int]) -> int:
     return shape[2] if len(shape) == 5 else 1
 
 
-def samples(tree: Any) -> Shaped[Tensor, "rows ..."] | list[Any]:
-    """What a network gets first, or what it returns: a tensor of rows, or a list of them."""
+def samples(tree: Any, latents: Sequence[int] = ()) -> Shaped[Tensor, "rows ..."] | list[Any]:
+    """The samples among arguments or outputs: a tensor of rows, or a list of them.
+
+    They are what looks like the latents. Where nothing does, they come first, but not as whole
+    numbers where there is a list of others: those are tokens of a text.
+
+    Args:
+        tree: nested arguments or outputs.
+        latents: shape of the latents of a half, where it is known.
+    """
+    found = list(_batches(tree))
+    if not found:
+        raise LookupError("no tensor with a batch dimension")
+    if latents:
+        for rows in found:
+            if any(tuple(tensor.shape[1:]) == tuple(latents[1:]) for tensor in _entries(rows)):
+                return rows
+    first = found[0]
+    if isinstance(first, Tensor) and not first.is_floating_point():
+        return next((rows for rows in found if _is_list_of_floats(rows)), first)
+    return first
+
+
+def _batches(tree: Any) -> Iterator[Shaped[Tensor, "rows ..."] | list[Any]]:
+    """Tensors, and lists that hold some, in order."""
     if isinstance(tree, Tensor):
-        return tree
-    for value in tree.values() if isinstance(tree, dict) else tree:
-        if isinstance(value, Tensor) and value.ndim > 0:
-            return value
-        if isinstance(value, list) and any(True for _ in tensors(value)):
-            return value
-        if isinstance(value, dict | tuple) and any(tensor.ndim for tensor in tensors(value)):
-            return samples(value)
-    raise LookupError("no tensor with a batch dimension")
+        if tree.ndim > 0:
+            yield tree
+    elif isinstance(tree, list):
+        if any(True for _ in tensors(tree)):
+            yield tree
+    elif isinstance(tree, dict | tuple):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            yield from _batches(value)
+
+
+def _entries(rows: Shaped[Tensor, "rows ..."] | list[Any]) -> Iterator[Shaped[Tensor, "*shape"]]:
+    """A tensor of rows, or the entries of a list as one row each."""
+    if isinstance(rows, Tensor):
+        yield rows
+        return
+    for tensor in tensors(rows):
+        yield tensor
+        yield tensor[None]
+
+
+def _is_list_of_floats(rows: Shaped[Tensor, "rows ..."] | list[Any]) -> bool:
+    return isinstance(rows, list) and all(own.is_floating_point() for own in tensors(rows))
 
 
 def is_twice(rows: Shaped[Tensor, "rows ..."] | list[Any]) -> bool:
@@ -124,7 +160,7 @@ class Layout:
             arguments: args and kwargs.
             latents: shape of a half's latents, where it is known.
         """
-        first = samples(arguments)
+        first = samples(arguments, latents)
         rows = len(first)
         by_layer = {
             tuple(value.shape)

@@ -14,17 +14,23 @@ import functools
 import inspect
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from sdbench.models.modular import loops_of
-from sdbench.models.pipeline import TIMES, Pipeline, denoisers_of, method_parameters
+from sdbench.models.pipeline import Pipeline, denoisers_of, method_parameters
 from sdbench.variants.course import Course
-from sdbench.variants.evaluation import DenoiserCall, Evaluate, answer
+from sdbench.variants.evaluation import (
+    DenoiserCall,
+    Evaluate,
+    answer,
+    timestep_of,
+    with_output,
+)
 from sdbench.variants.holds import held
 from sdbench.variants.hooks import bare_copy, call_replaced, replaced, wrapped
 from sdbench.variants.loops import Run, running
@@ -58,6 +64,7 @@ class Seam:
         self.denoisers = course.denoisers
         self.scheduler = course.scheduler
         self.telling = Telling(course, policy)
+        self._copies: list[weakref.ref[Any]] = []
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -85,7 +92,9 @@ class Seam:
                     undo.enter_context(wrapped(owner, name, wrap))
 
             # A pipeline may copy its scheduler; the copy must not act on the original.
-            copying = functools.partial(self._copied, scheduler)
+            def copying(memo: dict[int, Any]) -> Any:  # a copy of a function is the function
+                return self._copied(scheduler, memo)
+
             undo.enter_context(replaced(scheduler, "__deepcopy__", copying))
 
             for denoiser in self.denoisers:
@@ -109,6 +118,8 @@ class Seam:
     def _close(self) -> None:
         self.course.turn.end()
         self.course.turn.is_open = False
+        for copied in filter(None, (reference() for reference in self._copies)):
+            vars(copied).pop("step", None)
 
     def _prepare_latents(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -143,6 +154,8 @@ class Seam:
         @functools.wraps(original)
         def progress_bar(*args: Any, **kwargs: Any) -> Any:
             bar = original(*args, **kwargs)
+            if self.course.bar_opened():
+                self.telling.refuse_halves("runs further loops over the timesteps of its first one")
             run = self.course.run
             if run is not None:
                 run.iterable = len(args[0]) if args and hasattr(args[0], "__len__") else 0
@@ -190,6 +203,7 @@ class Seam:
             return (stepped if waits else plain)(*args, **kwargs)
 
         copied.step = step
+        self._copies.append(weakref.ref(copied))
         return copied
 
     def _denoise(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -208,7 +222,7 @@ class Seam:
 
             asked = self.telling.asked(run, step, layout, (args, kwargs))
             if step.latents is None:
-                step.latents = samples((args, kwargs))
+                step.latents = samples((args, kwargs), self.course.latents)
             elif len(asked) == 1:
                 self.telling.look_at_second(step, args, kwargs)
             evaluate: Evaluate = functools.partial(self._evaluate, original, step)
@@ -235,7 +249,7 @@ class Seam:
         """The step that a call of a network is part of, and the layout of its rows."""
         arguments = args, kwargs
         self.course.latents_seen(arguments, self.telling.form)
-        step = self.course.step(_timestep(args, kwargs))
+        step = self.course.step(timestep_of(args, kwargs))
         return step, Layout.of(arguments, self.course.latents)
 
     def _splits(self, call: DenoiserCall) -> bool:
@@ -299,7 +313,7 @@ class Seam:
             step.sample = None if sample is None else as_rows(sample, step.cond)
             instead = self.telling.settle(run, step, arguments)
             if instead is not None:
-                args, kwargs = _with_output(instead, args, kwargs)
+                args, kwargs = with_output(instead, args, kwargs)
 
             for listener in self.course.listeners:
                 listener.scheduler_begins(step)
@@ -329,17 +343,3 @@ class Seam:
         after = getattr(self.scheduler, "step_index", None)
         index = after - 1 if after else None
         step.sigma = noise_to_signal(self.scheduler, step.timestep, index, step.cond.device)
-
-
-def _timestep(args: Any, kwargs: Any) -> Any:
-    """What a network gets for the timestep."""
-    if len(args) > 1:
-        return args[1]
-    return next((kwargs[name] for name in TIMES if name in kwargs), None)
-
-
-def _with_output(output: torch.Tensor, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Arguments of a scheduler's step with another model output, which is their first."""
-    if args:
-        return (output, *args[1:]), kwargs
-    return args, kwargs | {"model_output": output}

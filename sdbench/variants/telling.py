@@ -74,14 +74,13 @@ class Telling:
         Raises:
             ValueError: it is, and halves are to be dropped.
         """
-        third = stacked(samples((args, kwargs)))
+        third = stacked(samples((args, kwargs), self.course.latents))
         images = len(third)
         if not torch.equal(third, stacked(step.latents)[-images:]):
-            self.form.is_of_its_own = (
+            self.refuse_halves(
                 "also evaluates latents of another kind in each step (self-attention guidance), "
                 "for which it needs both halves"
             )
-            require_halves_only(self.course.kind, self.policy, self.form.is_of_its_own)
 
     def look_at_second(self, step: Step, args: Any, kwargs: Any) -> None:
         """See whether the second of two calls is of other latents than the first.
@@ -89,13 +88,17 @@ class Telling:
         Raises:
             ValueError: it is, and halves are to be dropped.
         """
-        first, second = step.latents, samples((args, kwargs))
+        first, second = step.latents, samples((args, kwargs), self.course.latents)
         if isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape != second.shape:
-            self.form.is_of_its_own = (
+            self.refuse_halves(
                 f"evaluates its predictions on latents of other shapes, {tuple(first.shape)} and "
                 f"{tuple(second.shape)}, so one cannot stand for the other"
             )
-            require_halves_only(self.course.kind, self.policy, self.form.is_of_its_own)
+
+    def refuse_halves(self, otherwise: str) -> None:
+        """Remember that guidance is of another kind, and refuse to drop halves of it."""
+        self.form.is_of_its_own = otherwise
+        require_halves_only(self.course.kind, self.policy, otherwise)
 
     def asked(self, run: Run, step: Step, layout: Layout, arguments: Any) -> tuple[Half, ...]:
         """The halves that a call of the denoiser is for; none where both were answered before.
@@ -106,6 +109,14 @@ class Telling:
             layout: of the call's rows.
             arguments: args and kwargs.
         """
+        both = layout.rows == 2 * self.course.images
+        if both and step.answered:
+            self.refuse_halves(
+                "calls its denoiser for both halves and again in the same step, to change the "
+                "latents by what it says"
+            )
+        if not both and len(step.answered) == 2:
+            return ()
         order = self.order(run, layout, arguments)
         if run.in_one_call:
             return order
@@ -171,15 +182,19 @@ class Telling:
             require_guidance(self.course.kind, step, images=self.course.images)
         # A third evaluation (skip-layer guidance) adds another term: it tells nothing of the rows.
         is_plain = step.guided and step.requested == 2 * self.course.images
-        if run.fitted_scale is not None or not is_plain or step.given is None:
+        learns = self.policy.changes and not run.is_told
+        if not is_plain or step.given is None:
+            if step.spent and step.guided:
+                require_exact(self.course.kind, None, torch.float32)
             return None
+        if run.fitted_scale is not None and not learns:
+            return None
+
         guided = arguments["model_output"]
         fit = fitted(guided, step.given, step.cond, arguments.get("sample"))
         if fit is not None:
             run.fitted_scale = fit.scale
-        if run.is_told or not self.policy.changes:
-            return None
-        return self._learn(run, step, fit, guided)
+        return self._learn(run, step, fit, guided) if learns else None
 
     def _learn(
         self, run: Run, step: Step, fit: Fit | None, guided: Float[Tensor, "images ..."]
@@ -199,7 +214,7 @@ class Telling:
         step.guided, step.uncond, step.given = False, None, step.cond
         if is_same:
             return None
-        require_exact(self.course.kind, fit)
+        require_exact(self.course.kind, None if swapped is None else fit, guided.dtype)
         assert fit is not None
         return fit.unguided(guided, swapped=bool(swapped))
 

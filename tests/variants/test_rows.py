@@ -221,6 +221,14 @@ def test_the_scale_is_found_where_the_latents_are_part_of_the_guided_prediction(
     torch.testing.assert_close(fit.unguided(guided, swapped=True), 0.4 * sample + 0.7 * u)
 
 
+def test_the_scale_is_found_where_half_of_the_channels_are_a_variance_that_is_not_guided():
+    u, c = pair(2, 8, 6, 6)
+    guided = torch.cat([(u + 5 * (c - u))[:, :4], c[:, 4:]], dim=1)
+    fit = fitted(guided, u, c)
+    assert float(fit.scale) == pytest.approx(5, rel=1e-4)
+    torch.testing.assert_close(fit.unguided(guided, swapped=False), c)
+
+
 def test_the_scale_is_found_of_lists_of_samples():
     u, c = pair(2, 4, 1, 6, 6)
     guided = (u + 5 * (c - u)).squeeze(2)
