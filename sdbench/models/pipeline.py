@@ -135,20 +135,32 @@ def denoisers_of(pipe: Pipeline) -> list[nn.Module]:
         ValueError: the pipeline has none.
     """
     candidates = [getattr(pipe, name, None) for name in NAMED]
-    denoisers = [module for module in candidates if module is not None]
-    kinds = {type(module) for module in denoisers}
-    for name, part in getattr(pipe, "components", {}).items():
-        if not isinstance(part, nn.Module) or any(part is known for known in denoisers):
-            continue
-        is_another = type(part) in kinds if kinds else is_told_time(part)
-        if is_another and "controlnet" not in name:
-            denoisers.append(part)
+    named = [module for module in candidates if module is not None]
+    denoisers = named + [part for part in _other_networks(pipe) if _belongs(part, named)]
     if not denoisers:
         raise ValueError(
             f"{type(pipe).__name__} has no network that predicts noise: neither a unet nor a "
             "transformer, nor another one that takes a timestep"
         )
     return denoisers
+
+
+def _other_networks(pipe: Pipeline) -> list[nn.Module]:
+    """The networks of a pipeline that have none of the usual names."""
+    parts = getattr(pipe, "components", {})
+    return [
+        part
+        for name, part in parts.items()
+        if isinstance(part, nn.Module) and name not in NAMED and "controlnet" not in name
+    ]
+
+
+def _belongs(network: nn.Module, named: list[nn.Module]) -> bool:
+    """Whether a network is a denoiser beside those with the usual names, or where there is none."""
+    if not named:
+        return is_told_time(network)
+    kinds = {type(module) for module in named}
+    return type(network) in kinds and all(network is not module for module in named)
 
 
 def is_told_time(network: nn.Module) -> bool:

@@ -29,8 +29,8 @@ def guided_by(
     earlier guided step. Else the first step evaluates both halves, though it be unguided, to find
     out; the trace counts its rows. A schedule counts the iterations that the loop really runs (51
     for PNDM at 50 steps). A step that the pipeline itself leaves unguided (Lumina 2's
-    `cfg_trunc_ratio`) stays so; the trace says what ran. A loop may end early, because somebody asks the pipeline for
-    that or because the call fails: the next call is as if it had not been.
+    `cfg_trunc_ratio`) stays so; the trace says what ran. A loop may end early, because somebody
+    asks the pipeline for that or because the call fails: the next call is as if it had not been.
 
     Args:
         pipe: a guided diffusers pipeline. Of a combined one, which runs others one after another,

@@ -20,6 +20,7 @@ from torch import nn
 
 from sdbench.models.modular import formula_scale, given, guiders_of
 from sdbench.models.pipeline import Pipeline, denoisers_of
+from sdbench.records.files import first_line
 from sdbench.variants.trace import Unsupported
 
 STACKS = ("transformer_blocks", "blocks", "layers")
@@ -137,8 +138,9 @@ def _require_leaves_out(denoiser: nn.Module, left_out: Callable[..., LayerSkipCo
     try:
         apply_layer_skip(denoiser, config)
         is_left_out = any(_has_hook(part) for block in blocks for part in block.modules())
-    except (ValueError, KeyError) as error:
-        raise Unsupported(f"diffusers leaves no layers of {kind} out: {error}") from None
+    except (ValueError, KeyError, AttributeError) as error:
+        reason = first_line(error)
+        raise Unsupported(f"diffusers leaves no layers of {kind} out: {reason}") from None
     finally:
         registry.remove_hook(_HOOK, recurse=True)
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from sdbench.models.pipeline import is_told_time
+from sdbench.models.pipeline import Pipeline, is_told_time
 from sdbench.variants.fitted_scale import Fit
 from sdbench.variants.loops import Run, random_state
 from sdbench.variants.policy import Policy
@@ -100,7 +100,7 @@ def require_guidance(kind: str, step: Step, *, images: int) -> None:
         )
 
 
-def require_one_scheduler(pipe: Any, policy: Policy, denoisers: Sequence[nn.Module]) -> None:
+def require_one_scheduler(pipe: Pipeline, policy: Policy, denoisers: Sequence[nn.Module]) -> None:
     """Refuse a pipeline with a loop that another scheduler runs, which a schedule cannot reach."""
     kind = type(pipe).__name__
     parts = getattr(pipe, "components", {})

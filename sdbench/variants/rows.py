@@ -227,17 +227,19 @@ class Layout:
         shape = tuple(tensor.shape)
         if not shape:
             return None
-        is_inner = len(shape) > 2 and shape[1] == self.rows
         if shape[0] == self.rows:
             is_by_layer = shape in self.by_layer and self.reading == "inner"
             return (1, 1) if is_by_layer else (0, 1)
         if len(shape) > 1 and shape[0] == self.rows * self.frames:
             return 0, self.frames
-        if self.reading == "first" or len(shape) == 1:
-            return None
-        if is_inner:
+        return self._place_further_in(shape) if self.reading != "first" else None
+
+    def _place_further_in(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """The same where the first dimension does not count rows."""
+        if len(shape) > 2 and shape[1] == self.rows:
             return 1, 1
-        return (0, shape[0] // self.rows) if shape[0] and shape[0] % self.rows == 0 else None
+        is_grouped = len(shape) > 1 and shape[0] > 0 and shape[0] % self.rows == 0
+        return (0, shape[0] // self.rows) if is_grouped else None
 
     def _is_of_rows(self, items: Sequence[Any]) -> bool:
         """Whether a list has an entry per row."""

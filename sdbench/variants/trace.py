@@ -27,11 +27,11 @@ class Step:
 
     `rows` and `forwards` count what the denoiser evaluated; `requested` the rows that the pipeline
     asked for. `cond` and `uncond` are the two predictions of a guided step, `sample` and `result`
-    the latents before and after the scheduler's part, (images, ...), and `latents` what the denoiser
-    got in the first call. A step in which only some
-    images were guided has no `uncond`. `given` is what the pipeline got for it. `answered` are the
-    halves that the pipeline has asked for and got, in their order. A step is `spent` where both
-    were evaluated though it is not guided, to find out which half is which.
+    the latents before and after the scheduler's part, (images, ...), and `latents` what the
+    denoiser got in the first call. A step in which only some images were guided has no `uncond`.
+    `given` is what the pipeline got for it. `answered` are the halves that the pipeline has asked
+    for and got, in their order. A step is `spent` where both were evaluated though it is not
+    guided, to find out which half is which.
     """
 
     call: int
