@@ -216,17 +216,10 @@ def _stacked(prediction: Any) -> Float[Tensor, "n ..."]:
 def _cut(
     tensor: Float[Tensor, "n ..."], guided: Float[Tensor, "n ..."]
 ) -> Iterator[Float[Tensor, "n ..."]]:
-    """Rows that stand twice, frames as rows, and one dimension that was cut at either end."""
+    """A prediction in the layout of another one, of which a dimension may be cut at either end."""
     wanted = guided.shape
-    if 2 * len(tensor) == len(guided):
-        tensor = torch.cat([tensor, tensor])
-    if tensor.ndim == 5 and guided.ndim == 4 and len(guided) == len(tensor) * tensor.shape[2]:
-        tensor = tensor.transpose(1, 2).flatten(0, 1)
-    if tensor.ndim == 3 and guided.ndim > 3 and tensor.shape[2] == guided.shape[1]:
-        tensor = _of_tokens(tensor, wanted)
-    if tensor.ndim != guided.ndim and _without_ones(tensor.shape) == _without_ones(wanted):
-        tensor = tensor.reshape(wanted)
-    if tensor.ndim != guided.ndim or tensor.ndim < 2 or len(tensor) != len(guided):
+    tensor = _arranged(tensor, wanted)
+    if tensor.ndim != len(wanted) or tensor.ndim < 2 or len(tensor) != wanted[0]:
         return
 
     unlike = [dim for dim, size in enumerate(wanted) if tensor.shape[dim] != size]
@@ -236,6 +229,19 @@ def _cut(
         dim, size = unlike[0], wanted[unlike[0]]
         yield tensor.narrow(dim, 0, size)
         yield tensor.narrow(dim, tensor.shape[dim] - size, size)
+
+
+def _arranged(tensor: Float[Tensor, "n ..."], wanted: torch.Size) -> Float[Tensor, "n ..."]:
+    """A prediction with its rows twice, its frames as rows or its tokens as a picture."""
+    if 2 * len(tensor) == wanted[0]:
+        tensor = torch.cat([tensor, tensor])
+    if tensor.ndim == 5 and len(wanted) == 4 and wanted[0] == len(tensor) * tensor.shape[2]:
+        return tensor.transpose(1, 2).flatten(0, 1)
+    if tensor.ndim == 3 and len(wanted) > 3 and tensor.shape[2] == wanted[1]:
+        return _of_tokens(tensor, wanted)
+    if tensor.ndim != len(wanted) and _without_ones(tensor.shape) == _without_ones(wanted):
+        return tensor.reshape(wanted)
+    return tensor
 
 
 def _of_tokens(
