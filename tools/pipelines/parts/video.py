@@ -21,8 +21,8 @@ SIDE = 64
 """Of a frame in pixels, for autoencoders that make it 8 times smaller."""
 FRAMES = 5
 """Of a video, for autoencoders that keep the first frame and every fourth one after it."""
-SIZE = {"height": SIDE, "width": SIDE}
-VIDEO = SIZE | {"num_frames": FRAMES}
+SIZE: dict[str, Any] = {"height": SIDE, "width": SIDE}
+VIDEO: dict[str, Any] = SIZE | {"num_frames": FRAMES}
 
 
 def texts(images: int, seed: int) -> torch.Tensor:

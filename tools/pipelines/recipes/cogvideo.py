@@ -75,7 +75,7 @@ def video_to_video(kind: type) -> Small:
     torch.manual_seed(0)
     denoiser = CogVideoXTransformer3DModel(**BLOCKS)
     pipe = kind(**_parts(denoiser, CogVideoXDPMScheduler()))
-    shorter = {"strength": 0.8, "num_inference_steps": STEPS + 1}
+    shorter: dict[str, Any] = {"strength": 0.8, "num_inference_steps": STEPS + 1}
     made = video.by_embeddings(pipe, **video.SIZE, **shorter)
     return video.each(made, video=video.clips)
 
@@ -111,6 +111,6 @@ def consis_id(kind: type) -> Small:
         LFE_num_scale=1,
     )
     pipe = kind(**_parts(denoiser, CogVideoXDPMScheduler()))
-    face = {"id_cond": rows(1, 2, seed=6), "id_vit_hidden": [rows(1, 2, 2, seed=7)]}
+    face: dict[str, Any] = {"id_cond": rows(1, 2, seed=6), "id_vit_hidden": [rows(1, 2, 2, seed=7)]}
     made = video.by_embeddings(pipe, **video.VIDEO, **face)
     return video.each(made, image=video.pictures)

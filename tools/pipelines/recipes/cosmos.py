@@ -153,7 +153,7 @@ def transfer_2_5(kind: type) -> Small:
     )
     parts = _parts(denoiser, video.wan_autoencoder(), _flow_unipc())
     pipe = kind(**parts, controlnet=control)
-    chunk = {"num_frames_per_chunk": video.FRAMES}
+    chunk: dict[str, Any] = {"num_frames_per_chunk": video.FRAMES}
     return _guided(pipe, {"controls": video.clips}, **video.VIDEO, **chunk)
 
 
@@ -182,7 +182,7 @@ def omni_3(kind: type) -> Small:
         scheduler=_flow_unipc(),
         enable_safety_checker=False,
     )
-    fixed = video.VIDEO | {
+    fixed: dict[str, Any] = video.VIDEO | {
         "prompt": text.PROMPTS[0],
         "negative_prompt": text.NEGATIVE,
         "num_inference_steps": STEPS,

@@ -118,10 +118,14 @@ def skyreels(kind: type) -> Small:
 def framepack(kind: type) -> Small:
     """Two sections, each with a loop of its own; the frames made so far are an input."""
     torch.manual_seed(0)
-    more = {"has_image_proj": True, "image_proj_dim": 8, "has_clean_x_embedder": True}
+    more: dict[str, Any] = {
+        "has_image_proj": True,
+        "image_proj_dim": 8,
+        "has_clean_x_embedder": True,
+    }
     denoiser = HunyuanVideoFramepackTransformer3DModel(**BLOCKS | more)
     pipe = kind(**_parts(denoiser), **_siglip())
-    sections = {"latent_window_size": 2, "num_frames": 10}
+    sections: dict[str, Any] = {"latent_window_size": 2, "num_frames": 10}
     return _true_guidance(pipe, **video.SIZE, **sections)
 
 
@@ -171,5 +175,5 @@ def image_to_video_1_5(kind: type) -> Small:
     """The picture stands in channels of its own and is encoded besides."""
     torch.manual_seed(0)
     pipe = kind(**_parts_1_5("i2v"), **_siglip())
-    frames = {"num_frames": video.FRAMES, "image": video.picture()}
+    frames: dict[str, Any] = {"num_frames": video.FRAMES, "image": video.picture()}
     return _guided(pipe, **frames)

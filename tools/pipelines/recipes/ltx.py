@@ -19,7 +19,7 @@ WITHOUT_HALVES["LTXLatentUpsamplePipeline"] = "no loop: one call of a network fo
 
 CHANNELS = 8
 """Of the latents."""
-VIDEO = {"height": 32, "width": 32, "num_frames": 9}
+VIDEO: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 9}
 """2 x 4 x 4 tokens with an autoencoder that makes a video 8 times smaller."""
 
 

@@ -24,16 +24,16 @@ WITHOUT_HALVES["LTX2VideoDiffusionDecodePipeline"] = "decodes latents, without a
 
 CHANNELS = 4
 """Of the latents of a video, and of the tokens of a sound."""
-VIDEO = {"height": 32, "width": 32, "num_frames": 5}
+VIDEO: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 5}
 """3 x 4 x 4 tokens."""
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "stg_scale": 0.0,
     "modality_scale": 1.0,
     "guidance_rescale": 0.0,
     "spatio_temporal_guidance_blocks": None,
 }
 """No calls besides those of the two halves: layers skipped, or no sound in the video."""
-PLAIN_SOUND = {
+PLAIN_SOUND: dict[str, Any] = {
     "audio_guidance_scale": SCALE,
     "audio_stg_scale": 0.0,
     "audio_modality_scale": 1.0,

@@ -127,7 +127,7 @@ def wan_animate_2(kind: type) -> Small:
     parts = {"vae": video.wan_autoencoder(), "scheduler": scheduler}
     pipe = core(kind, transformer=denoiser.eval(), **parts)
     side = video.SIDE // 2
-    fixed = {
+    fixed: dict[str, Any] = {
         "height": side,
         "width": side,
         "segment_frame_length": video.FRAMES,
@@ -138,7 +138,7 @@ def wan_animate_2(kind: type) -> Small:
         "condition_clip_context": rows(1, 2, 4, seed=7),
         "prompt_ref_embeds": video.texts(1, seed=8),
     }
-    return _guided(pipe, "latents", batches=(1,), **fixed)
+    return _guided(pipe, "segment_frames", batches=(1,), **fixed)
 
 
 @small("LTXModularPipeline")
@@ -156,7 +156,7 @@ def ltx(kind: type) -> Small:
     )
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     pipe = core(kind, transformer=denoiser.eval(), scheduler=scheduler)
-    size = {"height": 128, "width": 128, "num_frames": 9}
+    size: dict[str, Any] = {"height": 128, "width": 128, "num_frames": 9}
     return video.plus(_guided(pipe, **size), video.masks)
 
 
@@ -203,7 +203,7 @@ def ltx_2(kind: type) -> Small:
         negative = {f"negative_{name}": text for name, text in _connected(images, 2).items()}
         return _connected(images, 1) | negative | {"batch_size": images, "dtype": torch.float32}
 
-    size = {"height": 128, "width": 128, "num_frames": 9}
+    size: dict[str, Any] = {"height": 128, "width": 128, "num_frames": 9}
     made = Small(
         pipe=video.quiet(pipe),
         call=lambda images: video.arguments(images, **texts(images), **size),
@@ -251,14 +251,17 @@ def _helios(kind: type, stages: int) -> Any:
 @small("HeliosModularPipeline")
 def helios(kind: type) -> Small:
     """Two chunks, each with a loop of its own; the frames made so far are an input."""
-    chunks = {"num_latent_frames_per_chunk": 2, "num_frames": 10}
+    chunks: dict[str, Any] = {"num_latent_frames_per_chunk": 2, "num_frames": 10}
     return _guided(_helios(kind, stages=1), "latent_chunks", **video.SIZE, **chunks)
 
 
 @small("HeliosPyramidModularPipeline")
 def helios_pyramid(kind: type) -> Small:
     """Loops at three sizes; its guider takes a multiple of the unconditional prediction."""
-    stages = {"num_latent_frames_per_chunk": 2, "pyramid_num_inference_steps_list": [2, 1, 1]}
+    stages: dict[str, Any] = {
+        "num_latent_frames_per_chunk": 2,
+        "pyramid_num_inference_steps_list": [2, 1, 1],
+    }
     made = _guided(_helios(kind, stages=3), "latent_chunks", **video.VIDEO, **stages)
     return video.without(made, "num_inference_steps")
 
@@ -281,8 +284,12 @@ def cosmos_3(kind: type) -> Small:
         vocab_size=16,
     )
     pipe = core(kind, transformer=denoiser.eval(), scheduler=_unipc())
-    fixed = {"cond_input_ids": [1, 2, 3], "uncond_input_ids": [4, 5], "output": "latents"}
-    size = {"height": 128, "width": 128, "num_frames": video.FRAMES}
+    fixed: dict[str, Any] = {
+        "cond_input_ids": [1, 2, 3],
+        "uncond_input_ids": [4, 5],
+        "output": "latents",
+    }
+    size: dict[str, Any] = {"height": 128, "width": 128, "num_frames": video.FRAMES}
     made = Small(
         pipe=video.quiet(pipe),
         call=lambda images: video.arguments(images, **fixed, **size),

@@ -17,7 +17,7 @@ from diffusers import (
 from tools.pipelines.parts import video
 from tools.pipelines.small import Small, small
 
-UNBINNED = {"use_resolution_binning": False, "negative_prompt": None}
+UNBINNED: dict[str, Any] = {"use_resolution_binning": False, "negative_prompt": None}
 
 
 def _denoiser() -> SanaVideoTransformer3DModel:
@@ -53,7 +53,7 @@ def image_to_video(kind: type) -> Small:
     parts = {"tokenizer": None, "text_encoder": None, "vae": video.wan_autoencoder()}
     scheduler = FlowMatchEulerDiscreteScheduler(shift=8.0)
     pipe = kind(**parts, scheduler=scheduler, transformer=_denoiser())
-    frames = {"frames": video.FRAMES, "image": video.pictures(1)}
+    frames: dict[str, Any] = {"frames": video.FRAMES, "image": video.pictures(1)}
     return video.by_masked_embeddings(pipe, **video.SIZE, **frames, **UNBINNED)
 
 
@@ -92,8 +92,8 @@ def world_model(kind: type) -> Small:
         transformer=video.awake(denoiser),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=8.0),
     )
-    camera = {"action": "w-4", "intrinsics": [30.0, 30.0, 16.0, 16.0]}
-    size = {"height": 32, "width": 32, "num_frames": 5}
+    camera: dict[str, Any] = {"action": "w-4", "intrinsics": [30.0, 30.0, 16.0, 16.0]}
+    size: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 5}
     made = video.by_embeddings(
         pipe, prompt="", image=video.picture(32), **camera, **size, batches=(1,)
     )

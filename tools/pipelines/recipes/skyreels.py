@@ -48,7 +48,7 @@ def text_to_video(kind: type) -> Small:
 def image_to_video(kind: type) -> Small:
     """The picture stands in channels of its own and is encoded besides."""
     pipe = _pipe(kind, more=video.clip_vision(), in_channels=36, image_dim=4)
-    own = video.SIZE | {"num_frames": FRAMES, "image": video.pictures(1)}
+    own: dict[str, Any] = video.SIZE | {"num_frames": FRAMES, "image": video.pictures(1)}
     return video.by_embeddings(pipe, **own)
 
 
@@ -63,7 +63,7 @@ def forcing(kind: type) -> Small:
 def forcing_image_to_video(kind: type) -> Small:
     """The first frame is given, so its scheduler is never called."""
     pipe = _pipe(kind)
-    own = video.SIZE | {"num_frames": FRAMES, "image": video.pictures(1)}
+    own: dict[str, Any] = video.SIZE | {"num_frames": FRAMES, "image": video.pictures(1)}
     return video.by_embeddings(pipe, **own)
 
 
@@ -71,6 +71,6 @@ def forcing_image_to_video(kind: type) -> Small:
 def forcing_video_to_video(kind: type) -> Small:
     """Frames that continue a video, in one window."""
     pipe = _pipe(kind)
-    window = {"num_frames": FRAMES, "base_num_frames": FRAMES, "overlap_history": 5}
+    window: dict[str, Any] = {"num_frames": FRAMES, "base_num_frames": FRAMES, "overlap_history": 5}
     made = video.by_embeddings(pipe, **video.SIZE, **window)
     return video.each(made, video=video.clips)

@@ -73,7 +73,7 @@ def latte(kind: type) -> Small:
         video_length=2,
     )
     pipe = kind(**_parts(denoiser, DDIMScheduler(clip_sample=False)))
-    frames = {"video_length": 2, "clean_caption": False, "negative_prompt": None}
+    frames: dict[str, Any] = {"video_length": 2, "clean_caption": False, "negative_prompt": None}
     return video.by_embeddings(pipe, **video.SIZE, **frames)
 
 
@@ -90,7 +90,11 @@ def allegro(kind: type) -> Small:
         caption_channels=video.WIDTH,
     )
     pipe = kind(**_parts(denoiser, EulerAncestralDiscreteScheduler()))
-    frames = {"num_frames": video.FRAMES, "clean_caption": False, "negative_prompt": None}
+    frames: dict[str, Any] = {
+        "num_frames": video.FRAMES,
+        "clean_caption": False,
+        "negative_prompt": None,
+    }
     return video.by_masked_embeddings(pipe, **video.SIZE, **frames)
 
 
@@ -106,7 +110,7 @@ def _helios(kind: type, stages: int) -> Any:
 @small("HeliosPipeline")
 def helios(kind: type) -> Small:
     """Two chunks, each with a loop of its own; the frames made so far are an input."""
-    chunks = {"num_latent_frames_per_chunk": 2, "num_frames": 10}
+    chunks: dict[str, Any] = {"num_latent_frames_per_chunk": 2, "num_frames": 10}
     return video.by_embeddings(_helios(kind, stages=1), **video.SIZE, **chunks)
 
 
@@ -136,7 +140,7 @@ def _motif(kind: type, batches: tuple[int, ...], **fixed: Any) -> Small:
     parts = _parts(denoiser, scheduler, video.wan_autoencoder())
     pipe = kind(**parts, guider=ClassifierFreeGuidance(SCALE), feature_extractor=None)
 
-    own = video.VIDEO | fixed | {"batches": batches}
+    own: dict[str, Any] = video.VIDEO | fixed | {"batches": batches}
     return video.guider(video.by_masked_embeddings(pipe, **own))
 
 

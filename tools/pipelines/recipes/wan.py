@@ -65,7 +65,7 @@ def video_to_video(kind: type) -> Small:
     """A loop without the first of the scheduler's five steps."""
     torch.manual_seed(0)
     pipe = kind(**_parts(transformer=WanTransformer3DModel(**BLOCKS)))
-    shorter = {"strength": 0.8, "num_inference_steps": STEPS + 1}
+    shorter: dict[str, Any] = {"strength": 0.8, "num_inference_steps": STEPS + 1}
     made = video.by_embeddings(pipe, **video.SIZE, **shorter)
     return video.each(made, video=video.clips)
 
@@ -97,7 +97,7 @@ def animate(kind: type) -> Small:
         inject_face_latents_blocks=1,
     )
     pipe = kind(**_parts(transformer=denoiser), **video.clip_vision())
-    moves = {
+    moves: dict[str, Any] = {
         "pose_video": [video.picture()] * video.FRAMES,
         "face_video": [video.picture(8)] * video.FRAMES,
         "segment_frame_length": video.FRAMES,
