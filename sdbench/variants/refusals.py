@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -104,26 +104,30 @@ def require_one_scheduler(pipe: Pipeline, policy: Policy, denoisers: Sequence[nn
     """Refuse a pipeline with a loop that another scheduler runs, which a schedule cannot reach."""
     kind = type(pipe).__name__
     parts = getattr(pipe, "components", {})
-    schedulers = [name for name, part in parts.items() if hasattr(part, "set_timesteps")]
-    if getattr(pipe, "scheduler", None) is None:
-        raise ValueError(
-            f"{kind} has no scheduler of its own"
-            + (f", but several: {', '.join(schedulers)}" if schedulers else "")
-        )
-    further = [
-        name
-        for name, part in parts.items()
-        if isinstance(part, nn.Module)
-        and "controlnet" not in name
-        and is_told_time(part)
-        and all(part is not denoiser for denoiser in denoisers)
-    ]
-    others = [name for name in schedulers if parts[name] is not pipe.scheduler]
+    schedulers = {name: part for name, part in parts.items() if hasattr(part, "set_timesteps")}
+    own = getattr(pipe, "scheduler", None)
+    if own is None:
+        several = f", but several: {', '.join(schedulers)}" if schedulers else ""
+        raise ValueError(f"{kind} has no scheduler of its own{several}")
+
+    others = [name for name, scheduler in schedulers.items() if scheduler is not own]
+    further = _other_denoisers(parts, denoisers)
     if policy.changes and further and others:
         raise ValueError(
             f"{kind} has a further loop, of its {further[0]} under its {others[0]}, which a "
             "schedule does not reach: not supported"
         )
+
+
+def _other_denoisers(parts: Mapping[str, Any], denoisers: Sequence[nn.Module]) -> list[str]:
+    """Names of networks that take a timestep, and are neither denoisers nor ControlNets."""
+    networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    known = {id(denoiser) for denoiser in denoisers}
+    return [
+        name
+        for name, network in networks.items()
+        if id(network) not in known and "controlnet" not in name and is_told_time(network)
+    ]
 
 
 def refuse_windows(kind: str) -> NoReturn:
