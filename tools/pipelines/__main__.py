@@ -38,6 +38,7 @@ def main() -> int:
 
     found = table.frame(rows, diffusers.__version__)
     _say("\n" + table.counts(found).to_string(index=False))
+    _say(table.summary(found))
     if not asked.names:
         table.write(found)
     return int(any(row["outcome"] in BAD for row in rows))

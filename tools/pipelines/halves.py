@@ -285,10 +285,12 @@ def _of_samples(call: Call, change: Changes) -> bool | None:
     shapes = [_shape(leaf) for leaf in call.leaves]
     if not middle or len(change) != len(shapes) or shapes[:middle] != shapes[middle:]:
         return None
-    halves = [{change[i] for i in part} for part in (range(middle), range(middle, 2 * middle))]
-    return {("all", "none"): True, ("none", "all"): False}.get(
-        tuple("".join(kinds) for kinds in halves)
+    first, second = (
+        {*list(change.values())[part]} for part in (slice(middle), slice(middle, None))
     )
+    if (first, second) == ({"all"}, {"none"}):
+        return True
+    return False if (first, second) == ({"none"}, {"all"}) else None
 
 
 def _two_networks(plain: Record, single: dict[str, str]) -> dict[str, Halves]:

@@ -114,9 +114,9 @@ def _files_of(module: ModuleType) -> list[Path]:
     while new:
         current = new.pop()
         found[current.__name__] = current
-        names = {getattr(part, "__module__", None) for part in vars(current).values()}
+        names = {str(getattr(part, "__module__", "")) for part in vars(current).values()}
         names |= {part.__name__ for part in vars(current).values() if isinstance(part, ModuleType)}
-        ours = {n for n in names if str(n).startswith("tools.pipelines.") and n not in found}
+        ours = {n for n in names if n.startswith("tools.pipelines.") and n not in found}
         new += [sys.modules[name] for name in ours]
     return sorted(Path(str(part.__file__)) for part in found.values())
 
@@ -179,7 +179,8 @@ def examined(name: str, kind: type) -> Row:
     gravest = max(batches, key=lambda batch: ORDER.index(batch["outcome"]))
     orders = {batch["order"] for batch in batches}
     if gravest["outcome"] == WORKS and len(orders) > 1:
-        return row | {"outcome": UNCLEAR, "reason": f"the order depends on the batch: {orders}"}
+        unclear = {"outcome": UNCLEAR, "reason": "the order depends on the batch"}
+        return row | unclear | {"batches": [batch | unclear for batch in batches]}
     return row | {"outcome": gravest["outcome"], "reason": gravest["reason"]}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tools.pipelines.outcomes import ORDER
+from tools.pipelines.outcomes import NOT_BUILT, ORDER, WITHOUT, WORKS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "results" / "pipelines"
@@ -74,18 +74,32 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     """Classes by kind and outcome, with their sums."""
     classes = by_class(table)
     crossed = pd.crosstab(kind_of(classes), classes["outcome"], margins=True, margins_name="all")
+    crossed = crossed[[name for name in (*ORDER, "all") if name in crossed]]
     crossed.index.name = "guides by"
     return crossed.reset_index()
 
 
+def summary(table: pd.DataFrame) -> str:
+    """How many of the classes that guide by halves work."""
+    outcomes = by_class(table)["outcome"]
+    guiding = outcomes[~outcomes.isin([WITHOUT, NOT_BUILT])]
+    count, share = (guiding == WORKS).sum(), (guiding == WORKS).mean()
+    unbuilt = (outcomes == NOT_BUILT).sum()
+    return (
+        f"Of {len(guiding)} classes that guide by halves, {count} work ({share:.1%}); "
+        f"{unbuilt} more could not be built.\n"
+    )
+
+
 def markdown(table: pd.DataFrame) -> str:
     """The page of a table."""
-    parts = [HEAD.format(version=table["diffusers"].iloc[0]), _lines(counts(table))]
+    head = HEAD.format(version=table["diffusers"].iloc[0])
+    parts = [head, summary(table), _lines(counts(table))]
     classes = by_class(table)
-    for name, own in classes.groupby("family", sort=True):
+    for name, own in classes.groupby(classes["family"].astype(str), sort=True):
         shown = own.assign(guides=kind_of(own).replace("not known", ""))
         shown = shown[["class", "outcome", "guides", "reason"]]
-        parts.append(f"## {name or 'not importable'}\n\n{_lines(shown)}")
+        parts.append(f"## {name!s}\n\n{_lines(shown)}")
     return "\n".join(parts)
 
 
