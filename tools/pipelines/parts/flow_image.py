@@ -138,8 +138,9 @@ def without_noise(vae: Any) -> Any:
     return vae
 
 
-def vae(channels: int = CHANNELS, levels: int = 4) -> AutoencoderKL:
-    """The usual autoencoder; it makes a picture smaller by 2 at each level but the last."""
+def vae(channels: int = CHANNELS) -> AutoencoderKL:
+    """The usual autoencoder, 8 times smaller."""
+    levels = 4
     return without_noise(
         AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * levels,
@@ -165,13 +166,13 @@ def _video_sizes(channels: int, levels: int) -> dict[str, Any]:
     }
 
 
-def qwen_vae(channels: int = CHANNELS, levels: int = 4) -> AutoencoderKLQwenImage:
+def qwen_vae() -> AutoencoderKLQwenImage:
     """The autoencoder of Qwen-Image, which takes an image for a video of one frame."""
-    return without_noise(AutoencoderKLQwenImage(**_video_sizes(channels, levels)))
+    return without_noise(AutoencoderKLQwenImage(**_video_sizes(CHANNELS, 4)))
 
 
-def wan_vae(channels: int = CHANNELS, levels: int = 4) -> AutoencoderKLWan:
+def wan_vae(levels: int) -> AutoencoderKLWan:
     """The autoencoder of Wan, which some pipelines of images use."""
     return without_noise(
-        AutoencoderKLWan(**_video_sizes(channels, levels), scale_factor_spatial=2 ** (levels - 1))
+        AutoencoderKLWan(**_video_sizes(CHANNELS, levels), scale_factor_spatial=2 ** (levels - 1))
     )

@@ -10,10 +10,6 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import nn
 
-LEVELS = 8
-FACTOR = 2 ** (LEVELS - 1)
-"""8 x 8 latents of a picture."""
-
 
 class Shrinker(ModelMixin, ConfigMixin):
     """One layer that makes a pixel of each square, and one back.
@@ -23,11 +19,11 @@ class Shrinker(ModelMixin, ConfigMixin):
     Args:
         channels: of the latents.
         pixels: channels of a picture.
-        factor: side of a square.
+        factor: side of a square; by default a picture has 8 x 8 latents.
     """
 
     @register_to_config
-    def __init__(self, channels: int, pixels: int = 3, factor: int = FACTOR) -> None:
+    def __init__(self, channels: int, pixels: int = 3, factor: int = 128) -> None:
         super().__init__()
         self.there = nn.Conv2d(pixels, channels, factor, stride=factor)
         self.back = nn.ConvTranspose2d(channels, pixels, factor, stride=factor)
