@@ -116,12 +116,21 @@ def test_layers_are_left_out_of_a_third_prediction_from_the_second_step_on():
     assert torch.equal(run(pipe), plain)
 
 
+def test_attention_is_perturbed_in_a_third_prediction():
+    pipe = modular.FAMILIES["qwen-image-modular"]()
+    plain = run(pipe)
+    latents, steps = under(pipe, "guider:pag,0")
+    assert steps.rows.tolist() == [4, 6, 6, 6]
+    assert not torch.allclose(latents, plain, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("family", "text", "reason"),
     [
         ("sdxl-modular", "guider:slg,0", "has no stack of blocks"),
         ("sd3-modular", "guider:slg,0", "in the wrong order"),
         ("wan-modular", "guider:slg,7", "matching the provided indices"),
+        ("krea-2-modular", "guider:pag,0", "leaves no layers of Krea2Transformer2DModel out"),
     ],
 )
 def test_what_diffusers_cannot_leave_out_is_unsupported(family, text, reason):
