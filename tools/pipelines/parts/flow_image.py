@@ -138,9 +138,8 @@ def without_noise(vae: Any) -> Any:
     return vae
 
 
-def vae(channels: int = CHANNELS) -> AutoencoderKL:
-    """The usual autoencoder, 8 times smaller."""
-    levels = 4
+def vae(channels: int = CHANNELS, *, levels: int = 4) -> AutoencoderKL:
+    """The usual autoencoder, by default 8 times smaller."""
     return without_noise(
         AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * levels,
