@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-import sdbench
 from sdbench import GuidanceSchedule
 from tests import tiny
 from tests.pipelines import toys
@@ -56,7 +55,7 @@ def of(guided):
 
 
 def test_a_step_that_costs_too_much_is_wrong(monkeypatch):
-    monkeypatch.setattr(sdbench, "guided_by", seam(of))
+    monkeypatch.setattr(judge, "guided_by", seam(of))
     row = judge.judged(toys.small("one call"), 1)
     assert row["outcome"] == SILENT
     assert row["reason"].startswith("ends, none, last:50%: step 1 costs 1.00 of a guided one")
@@ -64,7 +63,7 @@ def test_a_step_that_costs_too_much_is_wrong(monkeypatch):
 
 
 def test_a_trace_of_other_steps_is_wrong(monkeypatch):
-    monkeypatch.setattr(sdbench, "guided_by", seam(lambda guided: of([True] * 4)))
+    monkeypatch.setattr(judge, "guided_by", seam(lambda guided: of([True] * 4)))
     row = judge.judged(toys.small("one call"), 1)
     assert "ends, none, last:50%: guides 1111, expected 1001" in row["reason"]
 
@@ -87,7 +86,7 @@ def test_the_wrong_half_is_seen(monkeypatch, keeps_cond):
         yield SimpleNamespace(steps=pd.DataFrame(of([True] * 4 if rule is None else rule(4).mask)))
         del pipe._apart
 
-    monkeypatch.setattr(sdbench, "guided_by", guided_by)
+    monkeypatch.setattr(judge, "guided_by", guided_by)
     row = judge.judged(toys.small("two calls"), 1)
     assert row["outcome"] == (WORKS if keeps_cond else SILENT), row
     assert keeps_cond or "differs from the oracle" in row["reason"]
@@ -99,7 +98,7 @@ def test_what_is_left_behind_is_seen(monkeypatch):
         pipe.scheduler.left = True
         yield SimpleNamespace(steps=pd.DataFrame(of([True] * 4)))
 
-    monkeypatch.setattr(sdbench, "guided_by", guided_by)
+    monkeypatch.setattr(judge, "guided_by", guided_by)
     row = judge.judged(toys.small("one call"), 1)
     assert row["checks"]["restored"] == SILENT
 
@@ -119,7 +118,7 @@ def test_a_refusal_before_the_first_evaluation_is_told_from_a_failure(small, mon
 
 
 def test_guidance_without_effect_is_not_judged(monkeypatch):
-    monkeypatch.setattr(sdbench, "guided_by", seam(of))
+    monkeypatch.setattr(judge, "guided_by", seam(of))
     own = toys.small("one call")
     same = Small(
         own.pipe,

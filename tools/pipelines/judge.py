@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sdbench
-from sdbench import GuidanceSchedule
+from sdbench import GuidanceSchedule, guided_by
 from tools.pipelines.compare import distance, is_finite, is_same
 from tools.pipelines.halves import Halves, UnclearError, halves_of
 from tools.pipelines.oracle import reference
@@ -187,7 +186,7 @@ def _checked(
     with recording(subject.small.pipe) as record, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
-            with sdbench.guided_by(subject.small.pipe, rule) as trace:
+            with guided_by(subject.small.pipe, rule) as trace:
                 record.output = subject.small.pipe(**arguments)
         except Exception as error:  # noqa: BLE001 whatever it is, it is what was looked for
             return _raised(error, record, anatomy)
