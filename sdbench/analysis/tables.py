@@ -312,7 +312,7 @@ def _changes(
     images: dict[str, pd.DataFrame], singles: dict[str, pd.DataFrame], variant: str
 ) -> dict[str, float]:
     """Change of what has no reference, given the means of pairs, and of single images."""
-    row = {}
+    row: dict[str, float] = {}
     for metric in ("alignment", FLICKER):
         if metric not in images[variant]:
             continue

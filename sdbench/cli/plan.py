@@ -79,10 +79,7 @@ def plan(
     out: Out = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find the steps to leave unguided, and judge them on other prompts.
-
-    A plan is judged against every simple choice of the same number of steps.
-    """
+    """Find the steps to leave unguided, and judge them on other prompts against simple choices."""
     target = _target(unguided, max_lpips, saving, metric)
     from sdbench.experiments import planning
     from sdbench.study.check import loaded

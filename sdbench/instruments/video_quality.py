@@ -37,7 +37,7 @@ def judged(
     Raises:
         ValueError: as `score` says.
     """
-    columns = {}
+    columns: dict[str, float] = {}
     for name in names:
         metric, _ = find_metric(name)
         against = prompt if metric.needs == "prompt" else reference

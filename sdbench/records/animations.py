@@ -8,14 +8,11 @@ the encoder leaves a single picture without a duration, so their number stands i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
-
-if TYPE_CHECKING:
-    from PIL.WebPImagePlugin import WebPImageFile
 
 SUFFIX = ".webp"
 FRAME_MS = 100
@@ -43,7 +40,7 @@ def write_animation(path: Path, frames: UInt8[np.ndarray, "frames height width 3
     )
 
 
-def frames_of(animation: WebPImageFile) -> UInt8[np.ndarray, "frames height width 3"]:
+def frames_of(animation: Any) -> UInt8[np.ndarray, "frames height width 3"]:
     """The frames of a video, each as often as it was written.
 
     Args:

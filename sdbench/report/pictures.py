@@ -52,19 +52,20 @@ def pictures(results: Results) -> dict[str, Any]:
     kept = images[images["prompt_id"].isin(list(prompts)) & images["path"].notna()]
     kept = kept[kept["path"].map(lambda path: inside(results.folder, path).is_file()).astype(bool)]
     paths = [results.folder / path for path in kept["path"]]
-    shown = [
+    rows: list[dict[str, Any]] = kept.astype(object).to_dict("records")  # type: ignore[assignment]
+    shown: list[dict[str, Any]] = [
         {
             "prompt": str(row["prompt_id"]),
             "seed": str(row["seed"]),
             "variant": str(row["variant"]),
         }
-        for row in kept.to_dict("records")
+        for row in rows
     ]
 
     further: dict[str, Any] = {}
     if is_video and shown:
         videos = fitting_videos(paths)
-        for picture, frames, row in zip(shown, videos, kept.to_dict("records"), strict=True):
+        for picture, frames, row in zip(shown, videos, rows, strict=True):
             picture |= {"frames": frames, "text": _said_of(row)}
         further = _course(int(kept["frames"].max()), max(map(len, videos)))
     else:

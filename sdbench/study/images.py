@@ -128,10 +128,10 @@ def _of_videos(
     folder: Path,
 ) -> pd.DataFrame:
     """Every metric of videos, of which none is compared where `against` is missing."""
-    rows = []
-    for index, video in images.iterrows():
-        own, other = video["path"], against[index]
-        if not is_video[index]:
+    rows: list[dict[str, float]] = []
+    for (_, video), other, is_one in zip(images.iterrows(), against, is_video, strict=True):
+        own = video["path"]
+        if not is_one:
             rows.append({})
             continue
         (frames,) = read_images(folder, [own])

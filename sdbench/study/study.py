@@ -135,7 +135,7 @@ class Study(Generation):
             reason = "metrics judge images and videos, and the pipeline makes audio"
 
         if self.metrics is None:
-            default = METRICS
+            default: tuple[str, ...] = METRICS
             if self.model == "mini-sd" and self._is_readable():
                 default = (*default, "alignment")
             return default if reason is None else ()

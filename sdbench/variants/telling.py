@@ -28,7 +28,7 @@ from sdbench.variants.refusals import (
     require_halves_only,
     require_told,
 )
-from sdbench.variants.rows import Layout, samples, stacked
+from sdbench.variants.rows import Layout, samples, stacked, tensors
 from sdbench.variants.trace import Step
 
 _EVERYTHING = Observed()
@@ -110,6 +110,11 @@ class Telling:
             arguments: args and kwargs.
         """
         both = layout.rows == 2 * self.course.images
+        kept = [name for name in arguments[1] if "cache" in name and _holds_any(arguments[1][name])]
+        if both and kept:
+            self.refuse_halves(
+                f"keeps keys and values of both halves between its steps ({kept[0]})"
+            )
         if both and step.answered:
             self.refuse_halves(
                 "calls its denoiser for both halves and again in the same step, to change the "
@@ -254,3 +259,8 @@ class Telling:
         is_own = self.policy.plain and "true_cfg_scale" not in call_parameters(pipe)
         if is_own and isinstance(own, int | float):
             learn_scale(pipe, own=own, formula=scale)
+
+
+def _holds_any(tree: Any) -> bool:
+    """Whether there are tensors in nested arguments."""
+    return any(True for _ in tensors(tree))
