@@ -79,7 +79,10 @@ def plan(
     out: Out = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find the steps to leave unguided, and judge them on other prompts against simple choices."""
+    """Find the steps to leave unguided, and judge them on other prompts.
+
+    A plan is judged against every simple choice of the same number of steps.
+    """
     target = _target(unguided, max_lpips, saving, metric)
     from sdbench.experiments import planning
     from sdbench.study.check import loaded
@@ -88,7 +91,6 @@ def plan(
     fields = study_fields(locals())
     study = Study.protocol("mini-sd", **fields, variants=[BASELINE], metrics=[metric])
     sets = planning.tuning_and_held_out(study.generation, tuning_file, held_out_file, pairs=pairs)
-
     plans = planning.plan(
         loaded(study),
         sets.tuning,

@@ -135,7 +135,7 @@ def _said_of(video: dict[str, Any]) -> str:
         worst = video[f"lpips{WORST}"]
         said.append(f"LPIPS to {BASELINE} {video['lpips']:.3f}, in the worst frame {worst:.3f}")
     if _is_known(video, FLICKER):
-        said.append(f"between neighbouring frames {video[FLICKER]:.3f}")
+        said.append(f"LPIPS between neighbouring frames {video[FLICKER]:.3f}")
     return "; ".join(said)
 
 

@@ -179,11 +179,13 @@ class Course:
 
     def _length(self, run: Run, timestep: Any) -> int:
         # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`.
-        listed = len(self.scheduler.timesteps) - first_step(self.scheduler, timestep)
         told = getattr(self.pipe, "_num_timesteps", None) or run.iterable
         if not told and getattr(self.scheduler, "order", 1) == 1:
             told = run.total  # of schedulers of higher order it counts their own steps
-        return min(told, listed) if told else listed
+        listed = len(self.scheduler.timesteps)
+        if not told:
+            return listed - first_step(self.scheduler, timestep)
+        return min(told, listed)  # of a video in chunks, the number may be that of all of them
 
     def _tell_of(self, run: Run, listeners: Sequence[Listener]) -> None:
         run.is_known = True

@@ -119,7 +119,7 @@ def test_branches_share_what_they_can(kind, branched, naive):
         )
     before = sum(counted) - branched  # of the checks before the first image
     assert evaluations(found) == (branched, naive)
-    assert 0 < before <= 6
+    assert 0 < before <= 7  # two guided steps, by which it learns how the pipeline guides
 
 
 def test_rows_stay_within_their_bound_however_many_masks_there_are():

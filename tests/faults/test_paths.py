@@ -13,7 +13,7 @@ from sdbench.records import schema
 from sdbench.records.files import inside
 from sdbench.records.store import Results, StudyFolder
 from sdbench.report.figures import image_grid
-from sdbench.report.page import _pictures
+from sdbench.report.pictures import pictures
 from sdbench.study.images import read_images
 from sdbench.study.study import Study
 
@@ -64,7 +64,7 @@ def listed(folder, path):
 OPENERS = {
     "metrics and distances": lambda folder, path: read_images(folder, [path]),
     "grid": lambda folder, path: image_grid(shown(folder, path), pairs=[("0", 0)]),
-    "page": lambda folder, path: _pictures(shown(folder, path)),
+    "page": lambda folder, path: pictures(shown(folder, path)),
     "captioned images": listed,
 }
 

@@ -125,7 +125,7 @@ def test_three_calls_of_five_steps_give_fifteen_rows_and_no_gaps():
 )
 def test_stages_add_up(make):
     # Mark k reads 2^k seconds, so no two differences are alike.
-    record = probed(make(), GuidanceSchedule.none, FakeClock(2.0**power for power in range(60)))
+    record = probed(tiny.taught(make()), GuidanceSchedule.none, FakeClock(2.0**power for power in range(60)))
     assert sum(column(record, "latency_s")) == record.denoise_s
     assert record.text_s + record.denoise_s + record.decode_s == record.latency_s
     assert all(row["denoiser_s"] + row["scheduler_s"] < row["latency_s"] for row in record.steps)
@@ -283,7 +283,7 @@ def test_the_probe_changes_nothing():
 
 @pytest.mark.parametrize("make", [tiny.stable_diffusion, tiny.flux])
 def test_no_value_is_read_from_the_device_inside_the_loop(make, monkeypatch):
-    readers = []
+    pipe, readers = tiny.taught(make()), []
 
     def watch(name):
         original = getattr(torch.Tensor, name)
@@ -296,7 +296,6 @@ def test_no_value_is_read_from_the_device_inside_the_loop(make, monkeypatch):
 
         monkeypatch.setattr(torch.Tensor, name, watched)
 
-    pipe = make()
     probe = StepProbe(pipe.scheduler, CpuClock())
     with guided_by(pipe, GuidanceSchedule.last(4, 2), listeners=[probe]) as trace:
         with probe.call():

@@ -16,7 +16,8 @@ def test_empty_table_is_valid_and_typed(table):
 def test_every_column_has_a_meaning_and_every_number_a_unit(table):
     described = schema.describe(table)
     numbers = described["dtype"].isin(["Int64", "float64"])
-    assert list(described["name"]) == list(schema.TABLES[table])
+    of_videos = schema.OF_VIDEOS.get(table, {})
+    assert list(described["name"]) == [*schema.TABLES[table], *of_videos]
     assert (described["meaning"] != "").all()
     assert ((described["unit"] != "") == numbers).all()
 

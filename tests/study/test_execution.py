@@ -106,7 +106,8 @@ def test_two_calls_cannot_be_batched(monkeypatch):
     pipe = tiny.flux()
     del pipe.call["output_type"]
     # embeddings instead of prompts
-    monkeypatch.setattr(Call, "arguments", lambda *_: dict(pipe.call))
+    seeded = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    monkeypatch.setattr(Call, "arguments", lambda *_: pipe.call | {"generator": seeded})
     study = replace(
         STUDY, guidance_execution="batched", output="latent", height=32, width=32, metrics=None
     )
