@@ -125,7 +125,9 @@ def test_three_calls_of_five_steps_give_fifteen_rows_and_no_gaps():
 )
 def test_stages_add_up(make):
     # Mark k reads 2^k seconds, so no two differences are alike.
-    record = probed(tiny.taught(make()), GuidanceSchedule.none, FakeClock(2.0**power for power in range(60)))
+    record = probed(
+        tiny.taught(make()), GuidanceSchedule.none, FakeClock(2.0**power for power in range(60))
+    )
     assert sum(column(record, "latency_s")) == record.denoise_s
     assert record.text_s + record.denoise_s + record.decode_s == record.latency_s
     assert all(row["denoiser_s"] + row["scheduler_s"] < row["latency_s"] for row in record.steps)
