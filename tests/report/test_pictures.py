@@ -133,7 +133,7 @@ def test_the_scrubber_works_in_a_browser_by_keyboard_and_without_a_network(html,
         _scrubs(tab)
         _plays(tab)
         tab.select_option("#right", "unguided")
-        assert tab.locator("#said").inner_text().count("frames") == 2
+        assert tab.locator("#said").inner_text().count(f"{FRAMES} frames") == 2
 
         assert said == []
         assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
