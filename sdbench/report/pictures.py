@@ -52,7 +52,7 @@ def pictures(results: Results) -> dict[str, Any]:
     kept = images[images["prompt_id"].isin(list(prompts)) & images["path"].notna()]
     kept = kept[kept["path"].map(lambda path: inside(results.folder, path).is_file()).astype(bool)]
     paths = [results.folder / path for path in kept["path"]]
-    rows: list[dict[str, Any]] = kept.astype(object).to_dict("records")  # type: ignore[assignment]
+    rows = [{str(name): value for name, value in row.items()} for row in kept.to_dict("records")]
     shown: list[dict[str, Any]] = [
         {
             "prompt": str(row["prompt_id"]),

@@ -23,7 +23,7 @@ from sdbench.study.generation import Generation
 from sdbench.study.made import Made
 from sdbench.study.sizes import require_judgeable
 from sdbench.study.study import Study
-from sdbench.study.taught import require_no_cache, require_own_noise
+from sdbench.study.taught import require_no_cache, require_noise_of_images
 from sdbench.study.units import units
 from sdbench.variants.grammar import parse
 from sdbench.variants.noise import first_step
@@ -109,7 +109,7 @@ def _checked(pipe: Pipeline, study: Study) -> Workload:
     _require_arguments(pipe, first.call)
     require_no_cache(pipe)
     two_steps = Call(replace(study.generation, num_steps=2), parse(BASELINE), first.pairs)
-    require_own_noise(pipe, lambda: _run(pipe, two_steps))
+    require_noise_of_images(pipe, lambda: _run(pipe, two_steps))
 
     unsupported = {}
     baseline: list[float] = []

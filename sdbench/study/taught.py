@@ -31,7 +31,7 @@ def require_no_cache(pipe: Pipeline) -> None:
             )
 
 
-def require_own_noise(pipe: Pipeline, call: Callable[[], Any]) -> None:
+def require_noise_of_images(pipe: Pipeline, call: Callable[[], Any]) -> None:
     """Refuse a pipeline whose images depend on others: noise that is drawn for all at once.
 
     Args:

@@ -94,13 +94,15 @@ class Course:
         self.latents, self.is_inferred = (rows // 2 if is_double else rows, *shape[1:]), True
         self.device = next(tensors(given)).device
 
-    def bar_opened(self) -> bool:
-        """A progress bar begins; whether it is of a further loop, after one has been left."""
-        if self.run is None or not self.run.is_over or self.run.is_broken:
-            return False
-        self.run = Run()
+    def bar_opened(self) -> None:
+        """A progress bar begins after a loop: if a network follows, it is of a further one."""
+        self.run = Run(is_further=True)
         self.turn.begin()
-        return True
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a loop is over, and nothing is left to tell of it."""
+        return self.run is not None and self.run.is_over and not self.run.is_broken
 
     @property
     def is_between_loops(self) -> bool:

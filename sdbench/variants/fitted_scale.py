@@ -1,4 +1,7 @@
-"""The guidance scale that a guided prediction shows: it tells the two halves apart."""
+"""The guidance scale that a guided prediction shows: it tells the two halves apart.
+
+A fit passes over all values some thirty times, so a pipeline is fitted once (`telling.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from sdbench.variants.rows import stacked
 
 LIKENESS = 0.9
 """Cosine of what reached the scheduler and the formula's, below which nothing is told."""
@@ -61,8 +66,8 @@ def fitted(
     Args:
         guided: what reached the scheduler.
         first: the prediction that is taken for the unconditional one u; a tensor, or one per image.
-        second: that is taken for the conditional one c. Where the scale is below a half the two
-            have changed places, and it is 1 - w.
+        second: that is taken for the conditional one c. Where the two have changed places, the
+            scale is 1 - w (`is_swapped`).
         sample: the latents x.
 
     Returns:
@@ -70,7 +75,7 @@ def fitted(
     """
     best: Fit | None = None
     bases = [[]] if sample is None or sample.shape != guided.shape else [[], [sample]]
-    layouts = [list(_laid_out(prediction, guided)) for prediction in (first, second)]
+    layouts = [list(_cut(stacked(prediction), guided)) for prediction in (first, second)]
     if len(layouts[0]) != len(layouts[1]):
         return None  # the two predictions differ in shape
     for u, c in zip(*layouts, strict=True):
@@ -119,14 +124,6 @@ def is_laid_out_like(latents: Float[Tensor, "n ..."], prediction: Float[Tensor, 
     if len(shape) != len(other) or len(shape) < 2:
         return False
     return shape[0] == other[0] and shape[2:] == other[2:] and shape[1] <= other[1]
-
-
-def fitted_scale(
-    guided: Float[Tensor, "n ..."], cond: Float[Tensor, "n ..."], uncond: Float[Tensor, "n ..."]
-) -> Float[Tensor, ""]:
-    """The scale w alone, as `fitted` finds it; NaN where nothing is told."""
-    fit = fitted(guided, uncond, cond)
-    return torch.full((), torch.nan) if fit is None else fit.scale
 
 
 def _least_squares(
@@ -203,20 +200,13 @@ def _better(one: Fit, other: Fit) -> Fit:
     return Fit(*(torch.where(takes, new, old) for old, new in zip(one, other, strict=True)))
 
 
-def _laid_out(prediction: Any, guided: Float[Tensor, "n ..."]) -> Iterator[Float[Tensor, "n ..."]]:
-    """A prediction as pipelines lay it out for their schedulers, in all ways that fit the shape."""
-    yield from _cut(_stacked(prediction), guided)
-
-
-def _stacked(prediction: Any) -> Float[Tensor, "n ..."]:
-    """Predictions as one tensor, where there is one per image."""
-    return torch.stack(list(prediction)) if isinstance(prediction, list | tuple) else prediction
-
-
 def _cut(
     tensor: Float[Tensor, "n ..."], guided: Float[Tensor, "n ..."]
 ) -> Iterator[Float[Tensor, "n ..."]]:
-    """A prediction in the layout of another one, of which a dimension may be cut at either end."""
+    """A prediction as pipelines lay it out for their schedulers, in all ways that fit the shape.
+
+    A dimension may be cut at either end.
+    """
     wanted = guided.shape
     tensor = _arranged(tensor, wanted)
     if tensor.ndim != len(wanted) or tensor.ndim < 2 or len(tensor) != wanted[0]:

@@ -37,6 +37,8 @@ class Run:
         is_known: its trace knows of it.
         is_over: it has taken its last step, or its pipeline left it before.
         is_left: a network ran after its end.
+        is_further: nothing but a progress bar began it, after another loop.
+        is_of_its_own: it showed that guidance is of another kind than by two predictions.
         is_broken: it was left early, which is still to be told.
     """
 
@@ -54,6 +56,8 @@ class Run:
     is_known: bool = False
     is_over: bool = False
     is_left: bool = False
+    is_further: bool = False
+    is_of_its_own: bool = False
     is_broken: bool = False
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdbench.models.causes import is_machines
 from sdbench.variants.evaluation import DenoiserCall, Evaluate
 from sdbench.variants.forms import Form
 from sdbench.variants.rows import READINGS, Layout, Reading, samples, stacked
@@ -74,8 +75,10 @@ def _tried(
         args, kwargs = _with(call.layout, reading).halves(call.arguments)[1]
         try:
             half = stacked(samples(evaluate(args, kwargs, call.layout.rows // 2)))
-        except (RuntimeError, ValueError, IndexError):  # shapes that do not fit each other
-            continue
+        except (RuntimeError, ValueError, IndexError) as error:
+            if is_machines(error):
+                raise
+            continue  # shapes that do not fit each other
         if _agree(half, expected):
             return reading
     raise ValueError(

@@ -154,8 +154,9 @@ class Seam:
         @functools.wraps(original)
         def progress_bar(*args: Any, **kwargs: Any) -> Any:
             bar = original(*args, **kwargs)
-            if self.course.bar_opened():
-                self.telling.refuse_halves("runs further loops over the timesteps of its first one")
+            if self.course.may_go_on:
+                self.telling.loop_over()
+                self.course.bar_opened()
             run = self.course.run
             if run is not None:
                 run.iterable = len(args[0]) if args and hasattr(args[0], "__len__") else 0
@@ -216,6 +217,8 @@ class Seam:
             step.requested += layout.rows
             run = self.course.run
             assert run is not None
+            if run.is_further:
+                self.telling.refuse_halves("runs further loops over the timesteps of its first one")
             self.telling.reread(run, step, layout)
             images = self.course.images
             require_halves(self.course.kind, step, self.policy, rows=layout.rows, images=images)

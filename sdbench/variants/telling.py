@@ -74,6 +74,9 @@ class Telling:
         Raises:
             ValueError: it is, and halves are to be dropped.
         """
+        if self.form.has_looked:
+            return
+        self.form.has_looked = True
         third = stacked(samples((args, kwargs), self.course.latents))
         images = len(third)
         if not torch.equal(third, stacked(step.latents)[-images:]):
@@ -96,8 +99,13 @@ class Telling:
             )
 
     def refuse_halves(self, otherwise: str) -> None:
-        """Remember that guidance is of another kind, and refuse to drop halves of it."""
+        """Remember that guidance is of another kind, and refuse to drop halves of it.
+
+        What a call shows holds until another one ends without it.
+        """
         self.form.is_of_its_own = otherwise
+        if self.course.run is not None:
+            self.course.run.is_of_its_own = True
         require_halves_only(self.course.kind, self.policy, otherwise)
 
     def asked(self, run: Run, step: Step, layout: Layout, arguments: Any) -> tuple[Half, ...]:
@@ -192,7 +200,8 @@ class Telling:
             if step.spent and step.guided:
                 require_exact(self.course.kind, None, torch.float32)
             return None
-        if run.fitted_scale is not None and not learns:
+        is_known = run.fitted_scale is not None or run.in_one_call in self.form.shown
+        if is_known and not learns:
             return None
 
         guided = arguments["model_output"]
@@ -240,16 +249,24 @@ class Telling:
         It is done after the loop, which must not wait for the device.
         """
         run = self.course.run
-        if run is None or run.fitted_scale is None:
+        if run is None:
             return
+        if run.index >= run.iterations > 0 and not run.is_of_its_own:
+            self.form.is_of_its_own = ""
+        if run.fitted_scale is None:
+            return
+
         scale = float(run.fitted_scale)
         swapped = is_swapped(scale)
         if run.is_told and self.policy.changes:
             require_order(self.course.kind, scale)
-        elif not run.is_told and swapped is not None:
+        if swapped is not None and self.policy.plain:
+            self.form.shown.add(run.in_one_call)
+        if not run.is_told and swapped is not None:
             order = tuple(reversed(run.order)) if swapped else run.order
             self.form.orders[run.in_one_call] = cast(Order, order)
-            run.is_told, run.fitted_scale = True, None
+            run.is_told = True
+        run.fitted_scale = None  # it has been heard
         self._learn_scale(1 - scale if swapped else scale)
 
     def _learn_scale(self, scale: float) -> None:

@@ -5,7 +5,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, PyramidAttentionBroadcastConfig
 
 from sdbench.models.formula import learn_scale, own_scale
-from sdbench.study.taught import require_no_cache, require_own_noise
+from sdbench.study.taught import require_no_cache, require_noise_of_images
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import families, tiny
@@ -14,12 +14,12 @@ from tests.tiny import run
 
 def test_noise_of_all_images_at_once_is_refused():
     pipe = tiny.stable_diffusion_3()
-    require_own_noise(pipe, lambda: run(pipe))
+    require_noise_of_images(pipe, lambda: run(pipe))
     pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
         pipe.scheduler.config, stochastic_sampling=True
     )
     with pytest.raises(ValueError, match="draws noise from torch's global generator"):
-        require_own_noise(pipe, lambda: run(pipe))
+        require_noise_of_images(pipe, lambda: run(pipe))
 
 
 def test_a_cache_that_was_there_before_is_refused():

@@ -5,11 +5,17 @@ import torch
 from diffusers import DDIMScheduler
 from diffusers.utils import BaseOutput
 
-from sdbench.variants.fitted_scale import fitted, fitted_scale
+from sdbench.variants.fitted_scale import fitted
 from sdbench.variants.grammar import parse
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.rows import Layout, as_rows
 from sdbench.variants.schedule import GuidanceSchedule
+
+
+def fitted_scale(guided, cond, uncond):
+    """The scale alone; NaN where nothing is told."""
+    fit = fitted(guided, uncond, cond)
+    return torch.tensor(float("nan")) if fit is None else fit.scale
 
 
 class Denoised(BaseOutput):
@@ -40,6 +46,8 @@ class Recording(DDIMScheduler):
 class NestedPipeline:
     """Two steps of concatenated guidance on two images, by default the unconditional half first."""
 
+    evaluations = 1  # of a step
+
     def __init__(self, *, conditional_first=False):
         self.transformer, self.scheduler, self.outputs = Nested(), Recording(), []
         self.conditional_first = conditional_first
@@ -57,7 +65,8 @@ class NestedPipeline:
         nested = {"list": [rows, (10 * rows,)], "scalar": torch.tensor(100.0)}
         ids = {"image_rotary_emb": (torch.zeros(4, 9),), "txt_ids": torch.zeros(4, 3)}
         for timestep in self.scheduler.timesteps:
-            out = self.transformer(torch.cat([latents] * 2), nested=nested, **ids)
+            for _ in range(self.evaluations):
+                out = self.transformer(torch.cat([latents] * 2), nested=nested, **ids)
             self.outputs.append(out)
             uncond, cond = out.sample.chunk(2)[:: -1 if self.conditional_first else 1]
             self.scheduler.step(uncond + 7 * (cond - uncond), timestep, latents)
