@@ -193,10 +193,8 @@ class Telling:
         """
         if self.policy.changes:
             require_guidance(self.course.kind, step, images=self.course.images)
-        # A third evaluation (skip-layer guidance) adds another term: it tells nothing of the rows.
-        is_plain = step.guided and step.requested == 2 * self.course.images
         learns = self.policy.changes and not run.is_told
-        if not is_plain or step.given is None:
+        if not self._tells(step):
             if step.spent and step.guided:
                 require_exact(self.course.kind, None, torch.float32)
             return None
@@ -209,6 +207,14 @@ class Telling:
         if fit is not None:
             run.fitted_scale = fit.scale
         return self._learn(run, step, fit, guided) if learns else None
+
+    def _tells(self, step: Step) -> bool:
+        """Whether a step was guided by two predictions alone.
+
+        A third evaluation (skip-layer guidance) adds another term: it tells nothing of the rows.
+        """
+        is_plain = step.guided and step.requested == 2 * self.course.images
+        return is_plain and step.given is not None
 
     def _learn(
         self, run: Run, step: Step, fit: Fit | None, guided: Float[Tensor, "images ..."]
@@ -257,17 +263,22 @@ class Telling:
             return
 
         scale = float(run.fitted_scale)
+        run.fitted_scale = None  # it has been heard
         swapped = is_swapped(scale)
         if run.is_told and self.policy.changes:
             require_order(self.course.kind, scale)
-        if swapped is not None and self.policy.plain:
+        if swapped is not None:
+            self._keep(run, swapped=swapped)
+        self._learn_scale(1 - scale if swapped else scale)
+
+    def _keep(self, run: Run, *, swapped: bool) -> None:
+        """Keep what a loop has shown of the order."""
+        if self.policy.plain:
             self.form.shown.add(run.in_one_call)
-        if not run.is_told and swapped is not None:
+        if not run.is_told:
             order = tuple(reversed(run.order)) if swapped else run.order
             self.form.orders[run.in_one_call] = cast(Order, order)
             run.is_told = True
-        run.fitted_scale = None  # it has been heard
-        self._learn_scale(1 - scale if swapped else scale)
 
     def _learn_scale(self, scale: float) -> None:
         """Find which number the pipeline takes for w, where its own guidance was seen."""

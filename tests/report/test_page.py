@@ -2,7 +2,6 @@ import base64
 import io
 import json
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -20,6 +19,7 @@ from sdbench.report.tables import verdict_text
 from sdbench.study import runner
 from sdbench.study.study import Study
 from tests import tiny
+from tests.report.browsers import opened
 
 HOSTILE = "</script><script>document.title = 'taken'</script>"
 PROMPTS = [HOSTILE, "a red <b>ring</b> & a star"]
@@ -238,31 +238,12 @@ def test_images_that_are_too_many_bytes_are_shown_smaller(monkeypatch, tmp_path)
 
 @pytest.mark.browser
 def test_the_page_works_in_a_browser(html, tmp_path):
-    from playwright.sync_api import sync_playwright
-
-    file = tmp_path / "page.html"
-    file.write_text(html, encoding="utf-8")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
-        tab = browser.new_page(viewport={"width": 390, "height": 800})
-        said, asked = [], []
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.goto(file.as_uri())
+    with opened(html, tmp_path) as tab:
         assert "page: 4 variants of tiny" in tab.title()
         assert tab.locator(".figure .main-svg").count() >= 2
-        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-
         _sorts(tab)
         _slides_by_keyboard(tab)
         _compares(tab)
-
-        assert said == []
-        assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-        browser.close()
 
 
 def _sorts(tab):

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +18,7 @@ from sdbench.study import runner
 from sdbench.study.study import Study
 from tests import alexnet, tiny
 from tests.families import decoding
+from tests.report.browsers import opened
 
 FRAMES = 9
 VARIANTS = ["cfg", "last:50%", "unguided"]
@@ -114,30 +114,11 @@ def test_as_many_prompts_are_shown_as_there_is_room_for(results):
 
 @pytest.mark.browser
 def test_the_scrubber_works_in_a_browser_by_keyboard_and_without_a_network(html, tmp_path):
-    from playwright.sync_api import sync_playwright
-
-    file = tmp_path / "page.html"
-    file.write_text(html, encoding="utf-8")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
-        tab = browser.new_page(viewport={"width": 390, "height": 800})
-        said, asked = [], []
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.goto(file.as_uri())
-        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-
+    with opened(html, tmp_path) as tab:
         _scrubs(tab)
         _plays(tab)
         tab.select_option("#right", "unguided")
         assert tab.locator("#said").inner_text().count(f"{FRAMES} frames") == 2
-
-        assert said == []
-        assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-        browser.close()
 
 
 def _scrubs(tab):

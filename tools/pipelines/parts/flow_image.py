@@ -6,7 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLQwenImage, AutoencoderKLWan
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+)
 from PIL import Image
 from torch import nn
 
@@ -175,3 +180,24 @@ def wan_vae(levels: int) -> AutoencoderKLWan:
     return without_noise(
         AutoencoderKLWan(**_video_sizes(CHANNELS, levels), scale_factor_spatial=2 ** (levels - 1))
     )
+
+
+def shifted() -> FlowMatchEulerDiscreteScheduler:
+    """A flow scheduler that is shifted by the size of the picture."""
+    return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+
+
+def lists(images: int, seed: int) -> dict[str, Any]:
+    """A list of embeddings of as many tokens as the prompt has."""
+    drawn = rows(images, TOKENS + 1, WIDTH, seed=10 * seed)
+    return {"prompt_embeds": [text[: TOKENS + image % 2] for image, text in enumerate(drawn)]}
+
+
+def with_bools(texts: Texts) -> Texts:
+    """The same texts with masks of true and false."""
+
+    def draw(images: int, seed: int) -> dict[str, Any]:
+        drawn = texts(images, seed)
+        return drawn | {"prompt_embeds_mask": drawn["prompt_embeds_mask"].bool()}
+
+    return draw

@@ -34,18 +34,22 @@ def motion_unet(**changes: Any) -> UNetMotionModel:
     return UNetMotionModel(**usual | MOTION | changes)
 
 
+UNET_3D: dict[str, Any] = {
+    "sample_size": 8,
+    "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+    "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "cross_attention_dim": WIDTH,
+    "attention_head_dim": 4,
+}
+"""Of a UNet of two levels whose layers see all frames."""
+
+
 def unet_3d() -> UNet3DConditionModel:
     """A UNet of two levels whose layers see all frames."""
-    return UNet3DConditionModel(
-        sample_size=8,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-    )
+    return UNet3DConditionModel(**UNET_3D)
 
 
 def clip(seed: int = 7) -> list[torch.Tensor]:

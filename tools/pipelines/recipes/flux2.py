@@ -8,12 +8,11 @@ import torch
 from diffusers import (
     AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
-    Flux2Transformer2DModel,
 )
 
+from tools.pipelines.parts import image_networks
 from tools.pipelines.parts.flow_image import (
     CHANNELS,
-    HEADS,
     PIXELS,
     TOKENS,
     WIDTH,
@@ -45,17 +44,8 @@ def autoencoder() -> AutoencoderKLFlux2:
 
 def _parts() -> dict[str, Any]:
     torch.manual_seed(0)
-    transformer = Flux2Transformer2DModel(
-        **HEADS,
-        in_channels=4 * CHANNELS,
-        num_layers=1,
-        num_single_layers=1,
-        joint_attention_dim=WIDTH,
-        axes_dims_rope=(2, 2, 2, 2),
-        guidance_embeds=False,
-    )
     return {
-        "transformer": transformer,
+        "transformer": image_networks.flux_2(),
         "scheduler": FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         "vae": autoencoder(),
         "text_encoder": None,

@@ -6,15 +6,12 @@ from typing import Any
 
 import torch
 from diffusers import (
-    ErnieImageTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
-    Ideogram4Transformer2DModel,
-    Krea2Transformer2DModel,
     NucleusMoEImageTransformer2DModel,
 )
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
-from tools.pipelines.parts import words
+from tools.pipelines.parts import image_networks, words
 from tools.pipelines.parts.flow_image import (
     AXES,
     CHANNELS,
@@ -24,54 +21,24 @@ from tools.pipelines.parts.flow_image import (
     WIDTH,
     embeddings,
     guided,
+    lists,
     ready,
+    shifted,
     steps,
+    with_bools,
 )
-from tools.pipelines.small import SCALE, Small, rows, small
+from tools.pipelines.small import SCALE, Small, small
 
 ABSENT: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
-LAYERS = 2
-"""Of a text encoder that Krea 2 reads."""
-
-
-def _scheduler() -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-
-
-def _with_bools(texts: Any) -> Any:
-    """The same with masks of true and false."""
-    name = "prompt_embeds_mask"
-
-    def draw(images: int, seed: int) -> dict[str, Any]:
-        drawn = texts(images, seed)
-        return drawn | {name: drawn[name].bool()}
-
-    return draw
 
 
 @small("Krea2Pipeline")
 def krea_2(kind: type) -> Small:
     """Two calls a step, the conditional one first, and c + w (c - u), whose w is less by one."""
     torch.manual_seed(0)
-    transformer = Krea2Transformer2DModel(
-        **HEADS,
-        in_channels=4 * CHANNELS,
-        num_layers=1,
-        num_key_value_heads=1,
-        intermediate_size=16,
-        timestep_embed_dim=8,
-        text_hidden_dim=WIDTH,
-        num_text_layers=LAYERS,
-        text_num_attention_heads=2,
-        text_num_key_value_heads=2,
-        text_intermediate_size=8,
-        num_layerwise_text_blocks=1,
-        num_refiner_text_blocks=1,
-        axes_dims_rope=AXES,
-    )
-    pipe = kind(**ABSENT, transformer=transformer, scheduler=_scheduler())
-    texts = embeddings("prompt_embeds_mask", prompt_embeds=(TOKENS, LAYERS, WIDTH))
-    return guided(pipe, _with_bools(texts), scale=SCALE - 1.0, off=0.0)
+    pipe = kind(**ABSENT, transformer=image_networks.krea_2(), scheduler=shifted())
+    texts = embeddings("prompt_embeds_mask", prompt_embeds=(TOKENS, image_networks.LAYERS, WIDTH))
+    return guided(pipe, with_bools(texts), scale=SCALE - 1.0, off=0.0)
 
 
 @small("NucleusMoEImagePipeline")
@@ -92,37 +59,22 @@ def nucleus(kind: type) -> Small:
     )
     pipe = kind(
         transformer=transformer,
-        scheduler=_scheduler(),
+        scheduler=shifted(),
         vae=None,
         text_encoder=None,
         processor=None,
     )
     texts = embeddings("prompt_embeds_mask", prompt_embeds=(TOKENS, WIDTH))
-    return guided(pipe, _with_bools(texts))
-
-
-def _lists(images: int, seed: int) -> dict[str, Any]:
-    """Embeddings of as many tokens as the prompt has."""
-    drawn = rows(images, TOKENS + 1, WIDTH, seed=10 * seed)
-    return {"prompt_embeds": [text[: TOKENS + image % 2] for image, text in enumerate(drawn)]}
+    return guided(pipe, with_bools(texts))
 
 
 @small("ErnieImagePipeline")
 def ernie(kind: type) -> Small:
     """Both halves in one call, the unconditional one first; within, the images come second."""
     torch.manual_seed(0)
-    transformer = ErnieImageTransformer2DModel(
-        hidden_size=16,
-        num_attention_heads=2,
-        num_layers=1,
-        ffn_hidden_size=16,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        text_in_dim=WIDTH,
-        rope_axes_dim=(4, 2, 2),
-    )
-    pipe = kind(**ABSENT, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
-    return guided(pipe, _lists, lambda images: {"height": 64, "width": 64})
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    pipe = kind(**ABSENT, transformer=image_networks.ernie(), scheduler=scheduler)
+    return guided(pipe, lists, lambda images: {"height": 64, "width": 64})
 
 
 DEPTH = 36
@@ -156,25 +108,13 @@ def _language_model() -> Qwen3VLModel:
     return Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision))
 
 
-def _ideogram_transformer() -> Ideogram4Transformer2DModel:
-    return Ideogram4Transformer2DModel(
-        **HEADS,
-        in_channels=4 * CHANNELS,
-        num_layers=1,
-        intermediate_size=16,
-        adaln_dim=8,
-        llm_features_dim=13 * WIDTH,
-        mrope_section=(2, 1, 1),
-    )
-
-
 @small("Ideogram4Pipeline")
 def ideogram(kind: type) -> Small:
     """A denoiser for each half, called one after the other, and no scale that saves one."""
     torch.manual_seed(0)
     pipe = kind(
-        transformer=_ideogram_transformer(),
-        unconditional_transformer=_ideogram_transformer(),
+        transformer=image_networks.ideogram(13 * WIDTH),
+        unconditional_transformer=image_networks.ideogram(13 * WIDTH),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=None,
         text_encoder=_language_model(),

@@ -8,20 +8,16 @@ import torch
 from diffusers import (
     AnimaTextConditioner,
     CosmosTransformer3DModel,
-    ErnieImageTransformer2DModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
-    Flux2Transformer2DModel,
     Flux3Transformer2DModel,
-    Ideogram4Transformer2DModel,
-    Krea2Transformer2DModel,
-    QwenImage21Transformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     ZImageTransformer2DModel,
 )
 
+from tools.pipelines.parts import image_networks
 from tools.pipelines.parts.flow_image import (
     AXES,
     CHANNELS,
@@ -33,8 +29,11 @@ from tools.pipelines.parts.flow_image import (
     Texts,
     embeddings,
     guided,
+    lists,
     ready,
+    shifted,
     steps,
+    with_bools,
 )
 from tools.pipelines.parts.modular import by_guider, core
 from tools.pipelines.small import SCALE, STEPS, WITHOUT_HALVES, Small, rows, small
@@ -51,31 +50,10 @@ SIDE = {"height": 64, "width": 64}
 PLAIN = embeddings(prompt_embeds=(TOKENS, WIDTH))
 POOLED = embeddings(prompt_embeds=(TOKENS, WIDTH), pooled_prompt_embeds=(WIDTH,))
 MASKED = embeddings("prompt_embeds_mask", prompt_embeds=(TOKENS, WIDTH))
-PACKED = HEADS | {"in_channels": 4 * CHANNELS, "num_layers": 1}
 
 
 def _guided(pipe: Any, texts: Texts, fixed: Fixed = lambda images: PIXELS) -> Small:
     return by_guider(guided(pipe, texts, fixed))
-
-
-def _shifted() -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-
-
-def _true_masks(texts: Texts) -> Texts:
-    """The same with masks of true and false."""
-
-    def draw(images: int, seed: int) -> dict[str, Any]:
-        drawn = texts(images, seed)
-        return drawn | {"prompt_embeds_mask": drawn["prompt_embeds_mask"].bool()}
-
-    return draw
-
-
-def _lists(images: int, seed: int) -> dict[str, Any]:
-    """A list of embeddings of as many tokens as the prompt has."""
-    drawn = rows(images, TOKENS + 1, WIDTH, seed=10 * seed)
-    return {"prompt_embeds": [text[: TOKENS + image % 2] for image, text in enumerate(drawn)]}
 
 
 @small("StableDiffusionXLModularPipeline")
@@ -121,13 +99,13 @@ def stable_diffusion_3(kind: type) -> Small:
 def _qwen(kind: type, **changes: Any) -> Any:
     torch.manual_seed(0)
     transformer = QwenImageTransformer2DModel(
-        **PACKED,
+        **image_networks.PACKED,
         out_channels=CHANNELS,
         joint_attention_dim=WIDTH,
         axes_dims_rope=AXES,
         **changes,
     )
-    return core(kind, transformer=transformer, scheduler=_shifted())
+    return core(kind, transformer=transformer, scheduler=shifted())
 
 
 def _latents(images: int) -> torch.Tensor:
@@ -162,20 +140,12 @@ def qwen_image_layered(kind: type) -> Small:
 def qwen_image_21(kind: type) -> Small:
     """Keys and values of the text are kept from the first step on, apart for each half."""
     torch.manual_seed(0)
-    transformer = QwenImage21Transformer2DModel(
-        **HEADS,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        num_layers=1,
-        context_in_dim=WIDTH,
-        axes_dims_rope=AXES,
-    )
 
     def texts(images: int, seed: int) -> dict[str, Any]:
         no_picture = torch.zeros(images, TOKENS, dtype=torch.bool)
         return MASKED(images, seed) | {"image_pad_mask": no_picture}
 
-    pipe = core(kind, transformer=transformer, scheduler=_shifted())
+    pipe = core(kind, transformer=image_networks.qwen_image_21(), scheduler=shifted())
     return _guided(pipe, texts, lambda images: SIDE)
 
 
@@ -194,44 +164,24 @@ def z_image(kind: type) -> Small:
         axes_dims=[4, 2, 2],
         axes_lens=[256, 32, 32],
     )
-    return _guided(core(kind, transformer=transformer, scheduler=_shifted()), _lists)
+    return _guided(core(kind, transformer=transformer, scheduler=shifted()), lists)
 
 
 @small("Krea2ModularPipeline")
 def krea_2(kind: type) -> Small:
     """The guider's own scale is less by one: it computes c + s (c - u)."""
     torch.manual_seed(0)
-    layers = 2
-    transformer = Krea2Transformer2DModel(
-        **PACKED,
-        num_key_value_heads=1,
-        intermediate_size=16,
-        timestep_embed_dim=8,
-        text_hidden_dim=WIDTH,
-        num_text_layers=layers,
-        text_num_attention_heads=2,
-        text_num_key_value_heads=2,
-        text_intermediate_size=8,
-        num_layerwise_text_blocks=1,
-        num_refiner_text_blocks=1,
-        axes_dims_rope=AXES,
+    texts = embeddings("prompt_embeds_mask", prompt_embeds=(TOKENS, image_networks.LAYERS, WIDTH))
+    return _guided(
+        core(kind, transformer=image_networks.krea_2(), scheduler=shifted()), with_bools(texts)
     )
-    texts = embeddings("prompt_embeds_mask", prompt_embeds=(TOKENS, layers, WIDTH))
-    return _guided(core(kind, transformer=transformer, scheduler=_shifted()), _true_masks(texts))
 
 
 @small("Flux2KleinBaseModularPipeline")
 def flux_2(kind: type) -> Small:
     """The ids of both halves' texts have no batch dimension of their own."""
     torch.manual_seed(0)
-    transformer = Flux2Transformer2DModel(
-        **PACKED,
-        num_single_layers=1,
-        joint_attention_dim=WIDTH,
-        axes_dims_rope=(2, 2, 2, 2),
-        guidance_embeds=False,
-    )
-    return _guided(core(kind, transformer=transformer, scheduler=_shifted()), PLAIN)
+    return _guided(core(kind, transformer=image_networks.flux_2(), scheduler=shifted()), PLAIN)
 
 
 @small("Flux3ModularPipeline")
@@ -239,7 +189,7 @@ def flux_3(kind: type) -> Small:
     """Tokens of text and image in one stream."""
     torch.manual_seed(0)
     transformer = Flux3Transformer2DModel(
-        **PACKED,
+        **image_networks.PACKED,
         cond_in_channels=4 * CHANNELS,
         num_single_layers=1,
         joint_attention_dim=WIDTH,
@@ -254,18 +204,10 @@ def flux_3(kind: type) -> Small:
 def ernie(kind: type) -> Small:
     """Texts as lists, padded for each half by itself."""
     torch.manual_seed(0)
-    transformer = ErnieImageTransformer2DModel(
-        hidden_size=16,
-        num_attention_heads=2,
-        num_layers=1,
-        ffn_hidden_size=16,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        text_in_dim=WIDTH,
-        rope_axes_dim=(4, 2, 2),
+    pipe = core(
+        kind, transformer=image_networks.ernie(), scheduler=FlowMatchEulerDiscreteScheduler()
     )
-    pipe = core(kind, transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
-    return _guided(pipe, _lists, lambda images: SIDE)
+    return _guided(pipe, lists, lambda images: SIDE)
 
 
 @small("AnimaModularPipeline")
@@ -314,20 +256,10 @@ def anima(kind: type) -> Small:
 def ideogram(kind: type) -> Small:
     """A denoiser for each half, a scale for each step, and no guider."""
     torch.manual_seed(0)
-
-    def transformer() -> Ideogram4Transformer2DModel:
-        return Ideogram4Transformer2DModel(
-            **PACKED,
-            intermediate_size=16,
-            adaln_dim=8,
-            llm_features_dim=WIDTH,
-            mrope_section=(2, 1, 1),
-        )
-
     pipe = core(
         kind,
-        transformer=transformer(),
-        unconditional_transformer=transformer(),
+        transformer=image_networks.ideogram(WIDTH),
+        unconditional_transformer=image_networks.ideogram(WIDTH),
         scheduler=FlowMatchEulerDiscreteScheduler(),
     )
 

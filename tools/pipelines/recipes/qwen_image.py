@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
-    QwenImage21Transformer2DModel,
     QwenImageControlNetModel,
     QwenImageTransformer2DModel,
 )
 
-from tools.pipelines.parts import words
+from tools.pipelines.parts import image_networks, words
 from tools.pipelines.parts.flow_image import (
     AXES,
     CHANNELS,
@@ -152,16 +151,8 @@ def layered(kind: type) -> Small:
 def version_2_1(kind: type) -> Small:
     """Keys and values of the text are kept from the first step on, apart for each half."""
     torch.manual_seed(0)
-    transformer = QwenImage21Transformer2DModel(
-        **HEADS,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        num_layers=1,
-        context_in_dim=WIDTH,
-        axes_dims_rope=AXES,
-    )
     pipe = kind(
-        transformer=transformer,
+        transformer=image_networks.qwen_image_21(),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=None,
         text_encoder=None,

@@ -14,7 +14,7 @@ from diffusers import (
 from transformers import CLIPImageProcessor
 
 from tools.pipelines.parts.flow_image import guided, ready, steps
-from tools.pipelines.parts.motion import FRAMES, SIZE, clip, unet_3d
+from tools.pipelines.parts.motion import FRAMES, SIZE, UNET_3D, clip, unet_3d
 from tools.pipelines.parts.unet import (
     LOOKED_AT,
     POOLED,
@@ -101,16 +101,7 @@ def i2vgen_xl(kind: type) -> Small:
 
 
 def _i2vgen_unet() -> I2VGenXLUNet:
-    return I2VGenXLUNet(
-        sample_size=8,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=4,
-    )
+    return I2VGenXLUNet(**UNET_3D)
 
 
 @small("StableVideoDiffusionPipeline")

@@ -20,6 +20,7 @@ from tools.pipelines.parts.flow_image import (
     Fixed,
     guided,
     holes,
+    lists,
     painted,
     photos,
     pictures,
@@ -29,12 +30,6 @@ from tools.pipelines.parts.flow_image import (
 from tools.pipelines.small import SCALE, Small, rows, small
 
 BLOCKS = {"dim": 16, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2}
-
-
-def _texts(images: int, seed: int) -> dict[str, Any]:
-    """A list of embeddings of as many tokens as the prompt has."""
-    drawn = rows(images, TOKENS + 1, WIDTH, seed=10 * seed)
-    return {"prompt_embeds": [text[: TOKENS + image % 2] for image, text in enumerate(drawn)]}
 
 
 def _texts_in_parts(images: int, seed: int) -> dict[str, Any]:
@@ -63,7 +58,7 @@ def _parts(**changes: Any) -> dict[str, Any]:
     }
 
 
-def _guided(pipe: Any, fixed: Fixed, texts: Any = _texts) -> Small:
+def _guided(pipe: Any, fixed: Fixed, texts: Any = lists) -> Small:
     """It computes c + w (c - u), whose w is less by one."""
     return guided(pipe, texts, fixed, scale=SCALE - 1.0, off=0.0)
 
