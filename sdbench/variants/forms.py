@@ -34,7 +34,8 @@ class Form:
     Attributes:
         orders: by whether both halves come in one call.
         shown: of these, the ones that a guided prediction has shown.
-        has_looked: whether a third evaluation was compared with the halves.
+        third: why a third evaluation needs both halves; empty where it is of their latents, None
+            until one was compared with them.
         is_of_its_own: why its guidance is of another kind than by two predictions; empty where it
             is not, as far as is known.
         readings: how the rows of a call's arguments stand in them, by `Layout.kind`.
@@ -42,7 +43,7 @@ class Form:
 
     orders: dict[bool, Order] = field(default_factory=dict)
     shown: set[bool] = field(default_factory=set)
-    has_looked: bool = False
+    third: str | None = None
     is_of_its_own: str = ""
     readings: dict[Hashable, Reading] = field(default_factory=dict)
 

@@ -33,6 +33,10 @@ from sdbench.variants.trace import Step
 
 _EVERYTHING = Observed()
 """Evaluates both halves."""
+_OF_OTHER_LATENTS = (
+    "also evaluates latents of another kind in each step (self-attention guidance), "
+    "for which it needs both halves"
+)
 
 
 class Telling:
@@ -74,16 +78,12 @@ class Telling:
         Raises:
             ValueError: it is, and halves are to be dropped.
         """
-        if self.form.has_looked:
-            return
-        self.form.has_looked = True
-        third = stacked(samples((args, kwargs), self.course.latents))
-        images = len(third)
-        if not torch.equal(third, stacked(step.latents)[-images:]):
-            self.refuse_halves(
-                "also evaluates latents of another kind in each step (self-attention guidance), "
-                "for which it needs both halves"
-            )
+        if self.form.third is None:
+            third = stacked(samples((args, kwargs), self.course.latents))
+            is_same = torch.equal(third, stacked(step.latents)[-len(third) :])
+            self.form.third = "" if is_same else _OF_OTHER_LATENTS
+        if self.form.third:
+            self.refuse_halves(self.form.third)
 
     def look_at_second(self, step: Step, args: Any, kwargs: Any) -> None:
         """See whether the second of two calls is of other latents than the first.
