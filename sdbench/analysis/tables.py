@@ -46,6 +46,7 @@ SUMMARY = {
         "nfe",
         "flop",
         "accelerated",
+        "full_forwards",
         "peak_bytes",
         *COUNTED,
         *WATCHED["runs"],
@@ -78,19 +79,19 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         run, the same in every row; empty where nothing did), `batch` (images of a call),
         `latency_s` (median per call of so many), `saving` (share of the baseline's time),
         `denoise_saving` (the same of the denoising loop), `ideal_saving` (share of the baseline's
-        evaluations not made), `predicted_saving` and
-        `predicted_denoise_saving` (of call and loop, to expect from what steps of other variants
-        took, as `predictions` says), `peak_bytes`, every metric (its mean) with its `_median` and,
-        where it has a threshold, the share of images that are `_changed`; and
-        `alignment_difference` to the baseline. Of videos a metric is the mean over the frames of
-        each, and that of the worst frame stands in `_worst`; `flicker` has a `flicker_difference`,
-        too, and `output` is "video" (of audio "audio"; of images there is no such column). Where
-        the study has known answers, every metric also has `_likes` (bad ones that it does not put
-        clearly below the baseline) and `_other_seed` (its mean for another seed of the same
-        prompt). Measured and predicted savings, metrics and differences have `_lo` and `_hi` behind
-        them, the 95 % interval. What was not measured is NaN; so are the baseline's intervals
-        against itself, and what is ideal and predicted where a row is other work than the
-        baseline's.
+        evaluations not made), `predicted_saving` and `predicted_denoise_saving` (of call and loop,
+        to expect from what steps of other variants took, as `predictions` says), `full_forwards`
+        where an accelerator ran (denoiser calls that left no work out), `peak_bytes`, every metric
+        (its mean) with its `_median` and, where it has a threshold, the share of images that are
+        `_changed`; and `alignment_difference` to the baseline. Of videos a metric is the mean over
+        the frames of each, and that of the worst frame stands in `_worst`; `flicker` has a
+        `flicker_difference`, too, and `output` is "video" (of audio "audio"; of images there is no
+        such column). Where the study has known answers, every metric also has `_likes` (bad ones
+        that it does not put clearly below the baseline) and `_other_seed` (its mean for another
+        seed of the same prompt). Measured and predicted savings, metrics and differences have `_lo`
+        and `_hi` behind them, the 95 % interval. What was not measured is NaN; so are the
+        baseline's intervals against itself, and what is ideal and predicted where a row is other
+        work than the baseline's.
 
     Raises:
         ValueError: the study has no `cfg` calls; as `read` says.
@@ -104,10 +105,9 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
     predicted = predictions(results)
     saved = _savings(results, order)
     images = _by_variant(pair_means(results), order, ["prompt_id", "seed"])
-    singles = images
-    if results.images["draw"].notna().any():
-        singles = _by_variant(image_means(results), order, ["prompt_id", "seed", "draw"])
+    singles = _singles(results, order, images)
 
+    has_accelerators = bool(cost["full_forwards"].notna().any())
     known = known_columns(results.known) | _output(results)
     disturbed = disturbance(results)
     rows = []
@@ -128,6 +128,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             "ideal_saving": cost["ideal_saving"][variant],
             **spread("predicted_saving", predicted[variant].call),
             **spread("predicted_denoise_saving", predicted[variant].loop),
+            "full_forwards": cost["full_forwards"][variant],
             "peak_bytes": cost["peak_bytes"][variant],
         }
 
@@ -137,7 +138,8 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             row |= metric_columns(values, metric, images=singles[variant][metric])
         row |= _changes(images, singles, variant)
         rows.append(row | known)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table if has_accelerators else table.drop(columns="full_forwards")
 
 
 def unguided_share(results: Results) -> "pd.Series[float]":
@@ -221,6 +223,7 @@ def _costs(results: Results) -> pd.DataFrame:
             "ideal_saving": (1 - nfe / nfe.reindex([BASELINE]).item()).mask(
                 has_rows_of_its_own(results)
             ),
+            "full_forwards": results.runs.groupby("variant")["full_forwards"].mean(),
             "peak_bytes": _peak_bytes(results.runs),
         }
     )
@@ -300,6 +303,15 @@ def _means(results: Results, keys: list[str]) -> pd.DataFrame:
 def _by_variant(means: pd.DataFrame, order: list[str], index: list[str]) -> dict[str, pd.DataFrame]:
     indexed = means.set_index(index)
     return {variant: indexed[indexed["variant"] == variant] for variant in order}
+
+
+def _singles(
+    results: Results, order: list[str], images: dict[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """Metrics of every image, which are those of the pairs unless a pair has several images."""
+    if not results.images["draw"].notna().any():
+        return images
+    return _by_variant(image_means(results), order, ["prompt_id", "seed", "draw"])
 
 
 def _output(results: Results) -> dict[str, str]:

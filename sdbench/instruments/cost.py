@@ -35,6 +35,7 @@ _log_softmax _softmax _safe_softmax
 native_batch_norm native_group_norm native_layer_norm _fused_rms_norm
 _local_scalar_dense _to_copy _unsafe_view clone copy_ fill fill_ zero_ lift_fresh resize_
 cat constant_pad_nd flip pixel_shuffle pixel_unshuffle repeat roll stack tril triu
+_fft_c2c _fft_c2r _fft_r2c
 embedding gather index index_add index_put index_put_ index_select masked_fill scatter slice_scatter
 _unsafe_index
 empty_like full_like ones_like rand_like randn_like zeros_like
@@ -112,6 +113,10 @@ def denoiser_flop(module: nn.Module, *args: Any, **kwargs: Any) -> int:
     return counter.get_total_flops()
 
 
+FULL = 0.999
+"""Share of the most work of a row, from which on an evaluation left nothing out."""
+
+
 class FlopProbe(Listener):
     """Counts the work of every evaluation of a call as it runs, which makes the call slow.
 
@@ -122,7 +127,15 @@ class FlopProbe(Listener):
     def __init__(self) -> None:
         """Start at zero."""
         self.flop: int | None = 0
+        self._per_row: list[float] = []
         self._counting = ExitStack()
+
+    @property
+    def full_forwards(self) -> int | None:
+        """Evaluations that left no work out, as a cache does; None where work cannot be counted."""
+        most = max(self._per_row, default=0.0)
+        full = sum(work >= FULL * most for work in self._per_row)
+        return None if self.flop is None else full
 
     def __enter__(self) -> Self:
         """Count while the block runs."""
@@ -134,6 +147,7 @@ class FlopProbe(Listener):
 
     def denoiser_begins(self, step: Step, rows: int) -> None:
         """Count from here on."""
+        self._rows = rows
         self._seen = self._counting.enter_context(_EveryOpKnown())
         self._counter = self._counting.enter_context(FlopCounterMode(display=False))
 
@@ -143,7 +157,9 @@ class FlopProbe(Listener):
         if self._seen.unknown:
             self.flop = None
         if self.flop is not None:
-            self.flop += self._counter.get_total_flops()
+            work = self._counter.get_total_flops()
+            self.flop += work
+            self._per_row.append(flop_per_row(work, self._rows))
 
 
 def flop_per_row(flop: int, rows: int) -> float:

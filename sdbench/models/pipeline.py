@@ -118,6 +118,8 @@ class LoraPipeline(Pipeline, Protocol):
         ...
 
 
+TRUE_SCALE = "true_cfg_scale"
+"""What pipelines call the guidance scale whose models were also trained on one."""
 NAMED = ("unet", "transformer", "transformer_2")
 """What most pipelines call the networks of their loop."""
 TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "r")
@@ -129,20 +131,59 @@ def denoisers_of(pipe: Pipeline) -> list[nn.Module]:
 
     Most are called `unet` or `transformer`; a further one of the same class belongs to them. Where
     they are called otherwise (`prior`, `decoder`), they are those that are told the time. A
-    ControlNet is told it, too, but only feeds another one.
+    ControlNet is told it, too, but only feeds another one. The networks of further loops are last.
 
     Raises:
         ValueError: the pipeline has none.
     """
-    candidates = [getattr(pipe, name, None) for name in NAMED]
-    named = [module for module in candidates if module is not None]
-    denoisers = named + [part for part in _other_networks(pipe) if _belongs(part, named)]
+    denoisers = _of_first_loop(pipe)
     if not denoisers:
         raise ValueError(
             f"{type(pipe).__name__} has no network that predicts noise: neither a unet nor a "
             "transformer, nor another one that takes a timestep"
         )
-    return denoisers
+    return denoisers + _of_further_loops(pipe)
+
+
+def schedulers_of(pipe: Pipeline) -> list[Scheduler]:
+    """The schedulers of a pipeline's loops, one for each: unCLIP has several, most have one.
+
+    What other schedulers a pipeline of one loop has only add noise, or run the other way.
+
+    Raises:
+        ValueError: the pipeline has none.
+    """
+    found = _schedulers(pipe)
+    if not found:
+        raise ValueError(f"{type(pipe).__name__} has no scheduler of its own")
+    own = getattr(pipe, "scheduler", None)
+    return found if own is None or _of_further_loops(pipe) else [own]
+
+
+def _schedulers(pipe: Pipeline) -> list[Scheduler]:
+    """Every scheduler that a pipeline has, the one that is called so first."""
+    own = getattr(pipe, "scheduler", None)
+    others = [
+        part
+        for part in getattr(pipe, "components", {}).values()
+        if hasattr(part, "set_timesteps") and hasattr(part, "step") and part is not own
+    ]
+    return others if own is None else [own, *others]
+
+
+def _of_first_loop(pipe: Pipeline) -> list[nn.Module]:
+    candidates = [getattr(pipe, name, None) for name in NAMED]
+    named = [module for module in candidates if module is not None]
+    return named + [part for part in _other_networks(pipe) if _belongs(part, named)]
+
+
+def _of_further_loops(pipe: Pipeline) -> list[nn.Module]:
+    """The networks that are told the time in a loop of their own, under their own scheduler."""
+    if len(_schedulers(pipe)) < 2:
+        return []
+    known = {id(network) for network in _of_first_loop(pipe)}
+    others = _other_networks(pipe)
+    return [part for part in others if id(part) not in known and is_told_time(part)]
 
 
 def _other_networks(pipe: Pipeline) -> list[nn.Module]:
@@ -200,13 +241,13 @@ def guidance_arguments(
         rows: images of the call.
         negative_prompt: of every image.
     """
-    has_true_scale = "true_cfg_scale" in call_parameters(pipe)
+    has_true_scale = TRUE_SCALE in call_parameters(pipe)
     if negative_prompt is None and (has_true_scale or needs_negative_prompt(pipe)):
         negative_prompt = ""
 
     arguments: dict[str, Any] = {}
     if has_true_scale:
-        arguments["true_cfg_scale"] = guidance_scale
+        arguments[TRUE_SCALE] = guidance_scale
     else:
         arguments[SCALE] = own_scale(pipe, guidance_scale)
     if negative_prompt is not None:

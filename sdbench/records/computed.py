@@ -49,6 +49,12 @@ SUMMARY = {
         "saving to expect from what guided and unguided steps of other variants took in this study "
         "and from the variant's own number of evaluations; none where these are other work.",
     ),
+    "full_forwards": _computed(
+        "calls",
+        "full",
+        PLAIN,
+        "denoiser calls of a pipeline call in which the accelerator left no work out.",
+    ),
     "peak_bytes": _computed("bytes", "memory", MEGABYTES, "highest memory peak of a call."),
     "lpips": _computed(
         "1",

@@ -44,7 +44,12 @@ TABLES: dict[str, dict[str, Column]] = {
         "first_sigma": real(
             "1", "noise-to-signal ratio at which the call begins", nullable=True, minimum=0
         ),
-        "guidance_scale": real("1", "guidance scale w asked of the pipeline"),
+        "guidance_scale": real("1", "guidance scale w of u + w (c - u)"),
+        "pipeline_scale": real(
+            "1",
+            "number by which the pipeline was asked for that scale: most take w, some w - 1",
+            nullable=True,
+        ),
         "batch": count("images", "images made by the call"),
         "height": count("px", "image height", nullable=True),
         "width": count("px", "image width", nullable=True),
@@ -72,6 +77,11 @@ TABLES: dict[str, dict[str, Column]] = {
             "work of the denoiser, 2 per multiply-add; missing where an operation has no formula "
             "(quantised layers: `uncounted` in environment.json names it), and in measured calls "
             "that are `accelerated`, whose warm-up is counted",
+            nullable=True,
+        ),
+        "full_forwards": count(
+            "calls",
+            "denoiser calls in which an accelerator left no work out, counted in its warm-up",
             nullable=True,
         ),
         "accelerated": flag(
@@ -265,6 +275,8 @@ TABLES: dict[str, dict[str, Column]] = {
 YOUNGER = {
     "runs": (
         "accelerated",
+        "full_forwards",
+        "pipeline_scale",
         "foreign_load",
         "foreign_processes",
         "throttled",

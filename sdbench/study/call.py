@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdbench.instruments.finite import FiniteProbe
-from sdbench.models.pipeline import Pipeline, guidance_arguments, invoke
+from sdbench.models.modular import SCALE
+from sdbench.models.pipeline import TRUE_SCALE, Pipeline, guidance_arguments, invoke
 from sdbench.models.safety import safety_checker
 from sdbench.study.generation import Generation, Pairs
 from sdbench.study.made import Made, made_by
@@ -89,6 +90,11 @@ class Ready:
     arguments: Mapping[str, Any]
     trace: Trace
     finite: FiniteProbe
+
+    @property
+    def pipeline_scale(self) -> float:
+        """The number by which the pipeline is asked for its guidance scale."""
+        return float(self.arguments.get(TRUE_SCALE, self.arguments[SCALE]))
 
     def __call__(self) -> Made:
         """Call the pipeline; what comes back was not looked at yet."""

@@ -23,7 +23,7 @@ from sdbench.study.generation import Generation
 from sdbench.study.made import Made
 from sdbench.study.sizes import require_judgeable
 from sdbench.study.study import Study
-from sdbench.study.taught import require_no_cache, require_noise_of_images
+from sdbench.study.taught import require_no_cache, require_noise_of_images, require_one_loop
 from sdbench.study.units import units
 from sdbench.variants.grammar import parse
 from sdbench.variants.noise import first_step
@@ -105,6 +105,7 @@ def prepare(pipe: Pipeline, study: Study) -> Workload:
 
 
 def _checked(pipe: Pipeline, study: Study) -> Workload:
+    require_one_loop(pipe)
     first = units(study)[0]
     _require_arguments(pipe, first.call)
     require_no_cache(pipe)

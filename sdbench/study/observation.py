@@ -85,14 +85,24 @@ def observe(
     # Outside of the clock: on a device this waits.
     run.require_finite(made)
     measured = _measured(record, work) | _of_unit(unit, made) | (around.columns if around else {})
+    measured["pipeline_scale"] = run.pipeline_scale
     if measured["accelerated"]:
-        # Its rows differ in work, which only the untimed warm-up can count.
-        measured["flop"] = probes.flop.flop if probes.flop else None
+        measured |= _counted(unit, probes.flop)
     if is_compiled:
         measured["compile_s"] = compile_s
     if probes.memory is not None:
         measured |= _memory(probes.memory, work, record)
     return measured, record.steps, made
+
+
+def _counted(unit: Unit, probe: FlopProbe | None) -> dict[str, Any]:
+    """The work of a call whose rows differ in it, which only the untimed warm-up can count."""
+    if probe is None:
+        return {"flop": None}
+    counted = {"flop": probe.flop}
+    if unit.variant.accelerator is not None:
+        counted["full_forwards"] = probe.full_forwards
+    return counted
 
 
 def _of_unit(unit: Unit, made: Made) -> dict[str, Any]:

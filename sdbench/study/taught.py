@@ -1,7 +1,7 @@
-"""Two guided steps before a study, from which it learns how a pipeline guides.
+"""What a pipeline shows before a study: whether it can be studied, and how it guides.
 
-They tell which half of an evaluation is the conditional one, how its rows are read, and which
-number the pipeline takes for the guidance scale. They also show what no study can work with.
+Two guided steps tell which half of an evaluation is the conditional one, how its rows are read, and
+which number the pipeline takes for the guidance scale.
 """
 
 from __future__ import annotations
@@ -11,8 +11,21 @@ from typing import Any
 
 import torch
 
-from sdbench.models.pipeline import Pipeline, denoisers_of
+from sdbench.models.pipeline import Pipeline, denoisers_of, parts_of, schedulers_of
 from sdbench.variants.loops import random_state
+
+
+def require_one_loop(pipe: Pipeline) -> None:
+    """Refuse a pipeline that runs several loops in a call (a prior, then a decoder).
+
+    Raises:
+        ValueError: it does; a table of steps has one loop for each call.
+    """
+    if len(parts_of(pipe)) > 1 or len(schedulers_of(pipe)) > 1:
+        raise ValueError(
+            f"{type(pipe).__name__} runs several loops in a call, and a study measures one: study "
+            "the pipeline of each loop by itself, or watch them with guided_by"
+        )
 
 
 def require_no_cache(pipe: Pipeline) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from sdbench.models.copied import OWNER
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, schedulers_of
 from sdbench.variants.holds import Holds, held
 
 CONTAINERS = (dict, OrderedDict, list, set)
@@ -63,10 +63,12 @@ class PipelineCopies:
         self._hold.__exit__(None, None, None)
 
     def copy(self) -> PipelineCopy:
-        """A further copy, with a scheduler of its own."""
+        """A further copy, with schedulers of its own."""
         pipe = object.__new__(type(self._pipe))
-        vars(pipe).update(vars(self._pipe))
-        vars(pipe)["scheduler"] = copy.deepcopy(self._pipe.scheduler)
+        schedulers = schedulers_of(self._pipe)
+        for name, part in vars(self._pipe).items():
+            is_scheduler = any(part is scheduler for scheduler in schedulers)
+            vars(pipe)[name] = copy.deepcopy(part) if is_scheduler else part
         vars(pipe)[OWNER] = self._pipe
         return PipelineCopy(pipe, [_copied(attributes) for attributes in self._own])
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from sdbench.models.pipeline import Pipeline, denoisers_of
+from sdbench.models.pipeline import Pipeline, denoisers_of, schedulers_of
 from sdbench.variants.forms import Form
 from sdbench.variants.loops import Run, Turn, random_state, running
 from sdbench.variants.noise import first_step, noise_levels
@@ -20,7 +20,6 @@ from sdbench.variants.policy import Loop, Policy
 from sdbench.variants.refusals import (
     refuse_windows,
     require_no_noise_drawn,
-    require_one_scheduler,
     require_own_noise,
     require_sigmas,
 )
@@ -38,6 +37,9 @@ class Course:
         listeners: get every event, in order, after the trace and the policy.
 
     Attributes:
+        schedulers: one for each of the loops of a call.
+        loop: which of them the call is at.
+        guided: the loops in which it guided.
         latents: shape of the latents that the call in progress prepared.
         is_inferred: whether only the arguments of a network told it.
         run: the loop in progress, or the last one.
@@ -53,8 +55,9 @@ class Course:
         self.pipe = pipe
         self.kind = type(pipe).__name__
         self.denoisers = denoisers_of(pipe)
-        require_one_scheduler(pipe, policy, self.denoisers)
-        self.scheduler: Any = pipe.scheduler
+        self.schedulers = schedulers_of(pipe)
+        self.loop = 0
+        self.guided: set[int] = set()
         self.policy = policy
         self.trace = trace
         self.listeners = [trace, policy, *listeners]
@@ -64,6 +67,11 @@ class Course:
         self.run: Run | None = None
         self.turn = Turn()
         self.broken_off: list[str] = []
+
+    @property
+    def scheduler(self) -> Any:
+        """Of the loop in progress."""
+        return self.schedulers[self.loop]
 
     @property
     def images(self) -> int:
@@ -99,6 +107,17 @@ class Course:
         self.run = Run(is_further=True)
         self.turn.begin()
 
+    def bar_told(self, run: Run, iterable: Any, total: int | None) -> None:
+        """A progress bar says how long a loop is.
+
+        Some of the scheduler's timesteps are surely what the loop runs over. Other things may be
+        the chunks of a video.
+        """
+        run.iterable = len(iterable) if hasattr(iterable, "__len__") else 0
+        run.total = total or 0
+        if isinstance(iterable, Tensor) and _is_part_of(iterable, self.scheduler.timesteps):
+            run.listed = len(iterable)
+
     @property
     def may_go_on(self) -> bool:
         """Whether a loop is over, and nothing is left to tell of it."""
@@ -110,11 +129,11 @@ class Course:
         run = self.run
         return run is not None and run.is_over and 0 < run.iterations <= run.index
 
-    def timesteps_set(self) -> None:
-        """The scheduler is ready for a loop."""
+    def timesteps_set(self, loop: int) -> None:
+        """The scheduler of a loop is ready."""
         if self.run is not None:
             self._end(self.run, failed=True)  # where nothing told when it was left
-        self.run = Run()
+        self.loop, self.run = loop, Run()
         self.turn.begin()
 
     def step(self, timestep: Any) -> Step:
@@ -181,7 +200,7 @@ class Course:
 
     def _length(self, run: Run, timestep: Any) -> int:
         # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`.
-        told = getattr(self.pipe, "_num_timesteps", None) or run.iterable
+        told = run.listed or getattr(self.pipe, "_num_timesteps", None) or run.iterable
         if not told and getattr(self.scheduler, "order", 1) == 1:
             told = run.total  # of schedulers of higher order it counts their own steps
         listed = len(self.scheduler.timesteps)
@@ -233,3 +252,10 @@ class Course:
             self._end(self.run, failed=True)
             if self.run.is_broken:
                 self._note(self.run)
+
+
+def _is_part_of(some: Shaped[Tensor, " some"], timesteps: Any) -> bool:
+    """Whether timesteps are a view of all of them: nothing has to be read from a device."""
+    if not isinstance(timesteps, Tensor):
+        return False
+    return some.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr()

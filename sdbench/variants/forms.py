@@ -8,8 +8,11 @@ which `encode_prompt` returned. Where it holds none of them, a guided prediction
 
 from __future__ import annotations
 
+import functools
+import inspect
+import threading
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,13 +32,15 @@ COND_FIRST: Order = ("cond", "uncond")
 
 @dataclass
 class Form:
-    """What is known of a pipeline's guidance.
+    """What is known of the guidance in a pipeline's loop.
 
     Attributes:
         orders: by whether both halves come in one call.
         shown: of these, the ones that a guided prediction has shown.
         third: why a third evaluation needs both halves; empty where it is of their latents, None
             until one was compared with them.
+        place: of the latents among the tokens of a call that has more: "first", "last" or
+            "elsewhere"; empty where no such call was seen.
         is_of_its_own: why its guidance is of another kind than by two predictions; empty where it
             is not, as far as is known.
         readings: how the rows of a call's arguments stand in them, by `Layout.kind`.
@@ -44,16 +49,23 @@ class Form:
     orders: dict[bool, Order] = field(default_factory=dict)
     shown: set[bool] = field(default_factory=set)
     third: str | None = None
+    place: str = ""
     is_of_its_own: str = ""
     readings: dict[Hashable, Reading] = field(default_factory=dict)
 
 
-_FORMS: weakref.WeakKeyDictionary[Any, Form] = weakref.WeakKeyDictionary()
+_ENCODING = threading.RLock()
+_FORMS: weakref.WeakKeyDictionary[Any, dict[int, Form]] = weakref.WeakKeyDictionary()
 
 
-def form_of(pipe: Pipeline) -> Form:
-    """What is known of a pipeline up to now; its copies share it."""
-    return _FORMS.setdefault(owner_of(pipe), Form())
+def form_of(pipe: Pipeline, loop: int) -> Form:
+    """What is known of one of a pipeline's loops up to now; its copies share it.
+
+    Args:
+        pipe: a guided pipeline.
+        loop: place of its scheduler among those of the pipeline.
+    """
+    return _FORMS.setdefault(owner_of(pipe), {}).setdefault(loop, Form())
 
 
 def usual(*, in_one_call: bool) -> Order:
@@ -72,9 +84,23 @@ class Texts:
         """Forget those of the last call."""
         self._returned = []
 
-    def keep(self, returned: Any) -> None:
-        """Add what `encode_prompt` returned: of the prompt first, of the negative one later."""
-        self._returned += [tensor for tensor in tensors(returned) if tensor.ndim > 1]
+    def encoding(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Keep what `encode_prompt` returns: of the prompt first, of the negative one later.
+
+        A tokenizer keeps the padding of its last call, so threads that share one take turns.
+        """
+        # One that encodes a text at a time does not say which text that is.
+        encodes_both = any("negative" in name for name in inspect.signature(original).parameters)
+
+        @functools.wraps(original)
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            with _ENCODING:
+                returned = original(*args, **kwargs)
+            if encodes_both:
+                self._returned += [tensor for tensor in tensors(returned) if tensor.ndim > 1]
+            return returned
+
+        return encode_prompt
 
     def order(self, layout: Layout, arguments: Any, *, in_one_call: bool) -> Order | None:
         """Which half answers to the prompt; None where that is not told.

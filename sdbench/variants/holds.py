@@ -13,12 +13,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from sdbench.models.copied import owner_of
-from sdbench.models.pipeline import Pipeline, denoisers_of
+from sdbench.models.pipeline import Pipeline, Scheduler, denoisers_of, schedulers_of
 
 Purpose = Literal["guidance schedule", "student", "accelerator", "lockstep"]
 _LOCK = threading.Lock()
@@ -26,12 +26,12 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class _Hold:
-    """One pipeline's use of its denoisers; the scheduler is the one that it had at the start."""
+    """One pipeline's use of its denoisers; the schedulers are those that it had at the start."""
 
     pipe: Pipeline
     purpose: Purpose
     denoisers: Sequence[nn.Module]
-    scheduler: Any
+    schedulers: Sequence[Scheduler]
 
     @property
     def owner(self) -> Pipeline:
@@ -88,7 +88,7 @@ def held(pipe: Pipeline, purpose: Purpose) -> Iterator[None]:
         ValueError: a second schedule of this pipeline or of its scheduler; a denoiser that another
             pipeline uses, where one of the two changes it.
     """
-    hold = _Hold(pipe, purpose, denoisers_of(pipe), pipe.scheduler)
+    hold = _Hold(pipe, purpose, denoisers_of(pipe), schedulers_of(pipe))
     with _LOCK:
         for other in _HELD:
             _require_compatible(hold, other)
@@ -106,7 +106,7 @@ def _require_compatible(hold: _Hold, other: _Hold) -> None:
     if {hold.purpose, other.purpose} == {"guidance schedule"}:
         if is_same_pipe:
             raise ValueError("this pipeline already runs under a guidance schedule")
-        if hold.scheduler is other.scheduler:
+        if any(own is shared for own in hold.schedulers for shared in other.schedulers):
             raise ValueError(
                 f"this {kind} has the same scheduler as a {type(other.pipe).__name__} "
                 "that already runs under a guidance schedule: "

@@ -24,6 +24,8 @@ class Run:
 
     Attributes:
         iterations: its length, known from its first evaluation on.
+        listed: how many of the scheduler's timesteps its progress bar runs over, 0 where it runs
+            over something else.
         iterable: length of what its progress bar runs over, 0 where it is told none.
         total: that its progress bar was told, 0 likewise.
         index: of the step in progress, or of the next one.
@@ -43,6 +45,7 @@ class Run:
     """
 
     iterations: int = 0
+    listed: int = 0
     iterable: int = 0
     total: int = 0
     index: int = 0

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
 
-from sdbench.models.pipeline import Pipeline, is_told_time
 from sdbench.variants.fitted_scale import Fit
 from sdbench.variants.loops import Run, random_state
 from sdbench.variants.policy import Policy
@@ -81,9 +79,9 @@ def require_halves(kind: str, step: Step, policy: Policy, *, rows: int, images: 
     """
     if rows not in (images, 2 * images):
         raise ValueError(
-            f"{kind} evaluates {rows} rows for {images} latents: "
-            "guidance of its own kind (perturbed attention, or an image next to the text), "
-            "which cannot be dropped by halves"
+            f"{kind} evaluates {rows} rows for {images} latents, more than two predictions of each "
+            "(perturbed attention, an image next to the text, or a second text): "
+            "guidance of its own kind, which cannot be dropped by halves"
         )
     if step.given is not None and not policy.plain:
         raise ValueError(
@@ -91,43 +89,12 @@ def require_halves(kind: str, step: Step, policy: Policy, *, rows: int, images: 
         )
 
 
-def require_guidance(kind: str, step: Step, *, images: int) -> None:
-    """Refuse a pipeline without guidance, which its first step shows."""
-    if step.index == 0 and step.requested < 2 * images:
-        raise ValueError(
-            f"{kind} runs without guidance here, so there is none to drop "
-            "(guidance_scale of 1 or less, or a model whose guidance is distilled or embedded)"
-        )
-
-
-def require_one_scheduler(pipe: Pipeline, policy: Policy, denoisers: Sequence[nn.Module]) -> None:
-    """Refuse a pipeline with a loop that another scheduler runs, which a schedule cannot reach."""
-    kind = type(pipe).__name__
-    parts = getattr(pipe, "components", {})
-    schedulers = {name: part for name, part in parts.items() if hasattr(part, "set_timesteps")}
-    own = getattr(pipe, "scheduler", None)
-    if own is None:
-        several = f", but several: {', '.join(schedulers)}" if schedulers else ""
-        raise ValueError(f"{kind} has no scheduler of its own{several}")
-
-    others = [name for name, scheduler in schedulers.items() if scheduler is not own]
-    further = _other_denoisers(parts, denoisers)
-    if policy.changes and further and others:
-        raise ValueError(
-            f"{kind} has a further loop, of its {further[0]} under its {others[0]}, which a "
-            "schedule does not reach: not supported"
-        )
-
-
-def _other_denoisers(parts: Mapping[str, Any], denoisers: Sequence[nn.Module]) -> list[str]:
-    """Names of networks that take a timestep, and are neither denoisers nor ControlNets."""
-    networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
-    known = {id(denoiser) for denoiser in denoisers}
-    return [
-        name
-        for name, network in networks.items()
-        if id(network) not in known and "controlnet" not in name and is_told_time(network)
-    ]
+def refuse_without_guidance(kind: str) -> NoReturn:
+    """Refuse a pipeline that does not guide."""
+    raise ValueError(
+        f"{kind} runs without guidance here, so there is none to drop "
+        "(guidance_scale of 1 or less, or a model whose guidance is distilled or embedded)"
+    )
 
 
 def refuse_windows(kind: str) -> NoReturn:

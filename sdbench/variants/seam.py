@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +20,13 @@ from typing import Any
 from torch import nn
 
 from sdbench.models.modular import loops_of
-from sdbench.models.pipeline import Pipeline, denoisers_of, method_parameters
+from sdbench.models.pipeline import (
+    Pipeline,
+    Scheduler,
+    denoisers_of,
+    method_parameters,
+    schedulers_of,
+)
 from sdbench.variants.course import Course
 from sdbench.variants.evaluation import (
     DenoiserCall,
@@ -42,8 +46,6 @@ from sdbench.variants.rows import Layout, as_rows, doubled, first_tensor, sample
 from sdbench.variants.telling import Telling
 from sdbench.variants.trace import Step
 
-_ENCODING = threading.RLock()
-
 
 class Seam:
     """The wrappers around one pipeline.
@@ -62,7 +64,7 @@ class Seam:
         self.course = course
         self.sequential = sequential
         self.denoisers = course.denoisers
-        self.scheduler = course.scheduler
+        self.schedulers = course.schedulers
         self.telling = Telling(course, policy)
         self._copies: list[weakref.ref[Any]] = []
 
@@ -73,29 +75,17 @@ class Seam:
         Raises:
             ValueError: the pipeline is wrapped already, or its scheduler takes no steps.
         """
-        scheduler = self.scheduler
-        if not hasattr(scheduler, "step"):
-            raise ValueError(
-                f"{type(scheduler).__name__} has no step: it takes its steps in a way of its own"
-            )
-
         with ExitStack() as undo:
             undo.enter_context(held(self.pipe, "guidance schedule"))
             for owner, name, wrap in (
-                (self.pipe, "encode_prompt", self._encode_prompt),
+                (self.pipe, "encode_prompt", self.telling.texts.encoding),
                 (self.pipe, "prepare_latents", self._prepare_latents),
                 *((loop, "progress_bar", self._progress_bar) for loop in loops_of(self.pipe)),
-                (scheduler, "set_timesteps", self._set_timesteps),
-                (scheduler, "step", self._scheduler_step),
             ):
                 if hasattr(owner, name):
                     undo.enter_context(wrapped(owner, name, wrap))
-
-            # A pipeline may copy its scheduler; the copy must not act on the original.
-            def copying(memo: dict[int, Any]) -> Any:  # a copy of a function is the function
-                return self._copied(scheduler, memo)
-
-            undo.enter_context(replaced(scheduler, "__deepcopy__", copying))
+            for loop, scheduler in enumerate(self.schedulers):
+                undo.enter_context(self._scheduled(loop, scheduler))
 
             for denoiser in self.denoisers:
                 undo.enter_context(call_replaced(denoiser, self._denoise))
@@ -104,6 +94,27 @@ class Seam:
 
             undo.callback(self._close)
             self.course.turn.is_open = True
+            yield
+
+    @contextmanager
+    def _scheduled(self, loop: int, scheduler: Scheduler) -> Iterator[None]:
+        """Wrap the calls of a loop's scheduler for the length of a block."""
+        if not hasattr(scheduler, "step"):
+            raise ValueError(
+                f"{type(scheduler).__name__} has no step: it takes its steps in a way of its own"
+            )
+        set_timesteps = functools.partial(self._set_timesteps, loop)
+        step = functools.partial(self._scheduler_step, type(scheduler))
+
+        # A pipeline may copy its scheduler; the copy must not act on the original.
+        def copying(memo: dict[int, Any]) -> Any:  # a copy of a function is the function
+            return self._copied(scheduler, memo)
+
+        with ExitStack() as undo:
+            if hasattr(scheduler, "set_timesteps"):
+                undo.enter_context(wrapped(scheduler, "set_timesteps", set_timesteps))
+            undo.enter_context(wrapped(scheduler, "step", step))
+            undo.enter_context(replaced(scheduler, "__deepcopy__", copying))
             yield
 
     def finish(self) -> None:
@@ -125,7 +136,7 @@ class Seam:
         @functools.wraps(original)
         def prepare_latents(*args: Any, **kwargs: Any) -> Any:
             if (
-                self.pipe.scheduler is not self.scheduler
+                schedulers_of(self.pipe) != self.schedulers
                 or denoisers_of(self.pipe) != self.denoisers
             ):
                 raise ValueError(
@@ -138,12 +149,12 @@ class Seam:
 
         return prepare_latents
 
-    def _set_timesteps(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _set_timesteps(self, loop: int, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)  # pipelines inspect the signature
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             self.telling.loop_over()
             out = original(*args, **kwargs)
-            self.course.timesteps_set()
+            self.course.timesteps_set(loop)
             return out
 
         return set_timesteps
@@ -159,8 +170,7 @@ class Seam:
                 self.course.bar_opened()
             run = self.course.run
             if run is not None:
-                run.iterable = len(args[0]) if args and hasattr(args[0], "__len__") else 0
-                run.total = kwargs.get("total") or 0
+                self.course.bar_told(run, args[0] if args else None, kwargs.get("total"))
             handled = sys.exc_info()[1]  # of the caller's, which may be about another call
             if not hasattr(bar, "close"):
                 return bar
@@ -176,25 +186,10 @@ class Seam:
 
         return progress_bar
 
-    def _encode_prompt(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """A tokenizer keeps the padding of its last call, so threads that share one take turns."""
-        # One that encodes a text at a time does not say which text that is.
-        encodes_both = any("negative" in name for name in inspect.signature(original).parameters)
-
-        @functools.wraps(original)
-        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-            with _ENCODING:
-                returned = original(*args, **kwargs)
-            if encodes_both:
-                self.telling.texts.keep(returned)
-            return returned
-
-        return encode_prompt
-
     def _copied(self, scheduler: Any, memo: dict[int, Any]) -> Any:
         """A copy of the scheduler: it has no wrapper but one, as a loop may step copies alone."""
         copied = bare_copy(scheduler, memo)
-        stepped = self._scheduler_step(copied.step)
+        stepped = self._scheduler_step(type(scheduler), copied.step)
         plain = copied.step
 
         @functools.wraps(plain)
@@ -292,9 +287,9 @@ class Seam:
 
         return accompany
 
-    def _scheduler_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _scheduler_step(self, kind: type, original: Callable[..., Any]) -> Callable[..., Any]:
         # A scheduler of one's own may hand on what it does not name.
-        parameters = method_parameters(type(self.scheduler), "step")
+        parameters = method_parameters(kind, "step")
         names = [own.name for own in parameters if own.kind is not own.KEYWORD_ONLY]
 
         @functools.wraps(original)
@@ -343,6 +338,7 @@ class Seam:
 
     def _name_noise(self, step: Step) -> None:
         assert step.cond is not None
-        after = getattr(self.scheduler, "step_index", None)
+        scheduler = self.course.scheduler
+        after = getattr(scheduler, "step_index", None)
         index = after - 1 if after else None
-        step.sigma = noise_to_signal(self.scheduler, step.timestep, index, step.cond.device)
+        step.sigma = noise_to_signal(scheduler, step.timestep, index, step.cond.device)

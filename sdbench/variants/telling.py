@@ -15,20 +15,20 @@ from torch import Tensor
 
 from sdbench.models.formula import learn_scale
 from sdbench.models.modular import guiders_of
-from sdbench.models.pipeline import call_parameters
+from sdbench.models.pipeline import TRUE_SCALE, call_parameters
 from sdbench.variants.course import Course
 from sdbench.variants.fitted_scale import Fit, fitted, is_swapped, require_order
-from sdbench.variants.forms import COND_FIRST, Order, Texts, form_of, usual
+from sdbench.variants.forms import COND_FIRST, Form, Order, Texts, form_of, usual
 from sdbench.variants.loops import Run
 from sdbench.variants.policy import Half, Observed, Policy
 from sdbench.variants.refusals import (
+    refuse_without_guidance,
     require_conditional_first,
     require_exact,
-    require_guidance,
     require_halves_only,
     require_told,
 )
-from sdbench.variants.rows import Layout, samples, stacked, tensors
+from sdbench.variants.rows import Layout, map_tensors, samples, stacked, tensors
 from sdbench.variants.trace import Step
 
 _EVERYTHING = Observed()
@@ -48,7 +48,6 @@ class Telling:
 
     Attributes:
         texts: what `encode_prompt` returned.
-        form: what is known of the pipeline.
     """
 
     def __init__(self, course: Course, policy: Policy) -> None:
@@ -56,7 +55,11 @@ class Telling:
         self.course = course
         self.policy = policy
         self.texts = Texts()
-        self.form = form_of(course.pipe)
+
+    @property
+    def form(self) -> Form:
+        """What is known of the loop in progress."""
+        return form_of(self.course.pipe, self.course.loop)
 
     def reread(self, run: Run, step: Step, layout: Layout) -> None:
         """See that a call is the second of two, where the first one was taken for both halves.
@@ -88,15 +91,44 @@ class Telling:
     def look_at_second(self, step: Step, args: Any, kwargs: Any) -> None:
         """See whether the second of two calls is of other latents than the first.
 
+        The first may have more tokens than the latents (those of a text). What it says of the
+        latents then stands for the second one.
+
         Raises:
-            ValueError: it is, and halves are to be dropped.
+            ValueError: the latents are others, and halves are to be dropped.
         """
         first, second = step.latents, samples((args, kwargs), self.course.latents)
-        if isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape != second.shape:
+        if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+            return
+        if first.shape == second.shape:
+            return
+        part = self._part(first, second)
+        if part is None or step.cond is None or step.cond.shape[:2] != first.shape[:2]:
             self.refuse_halves(
                 f"evaluates its predictions on latents of other shapes, {tuple(first.shape)} and "
                 f"{tuple(second.shape)}, so one cannot stand for the other"
             )
+            return
+        whole = step.cond.shape
+        step.output = map_tensors(step.output, lambda own: own[part] if own.shape == whole else own)
+        step.cond = step.cond[part]
+
+    def _part(
+        self, first: Float[Tensor, "rows ..."], second: Float[Tensor, "rows ..."]
+    ) -> tuple[slice, slice] | None:
+        """Where the latents of one call stand among the tokens of another one; None for nowhere."""
+        are_tokens = first.ndim == 3 and second.ndim == 3 and first.shape[::2] == second.shape[::2]
+        further = first.shape[1] - second.shape[1] if are_tokens else 0
+        if further <= 0 or not self.policy.plain:
+            return None
+
+        parts = {"last": slice(further, None), "first": slice(None, -further)}
+        if not self.form.place:
+            rows = first.to(second)
+            found = (name for name, own in parts.items() if torch.equal(rows[:, own], second))
+            self.form.place = next(found, "elsewhere")
+        own = parts.get(self.form.place)
+        return None if own is None else (slice(None), own)
 
     def refuse_halves(self, otherwise: str) -> None:
         """Remember that guidance is of another kind, and refuse to drop halves of it.
@@ -191,8 +223,7 @@ class Telling:
         Returns:
             What the scheduler gets in a spent step; None for what the pipeline gave it.
         """
-        if self.policy.changes:
-            require_guidance(self.course.kind, step, images=self.course.images)
+        self._require_guidance(step)
         learns = self.policy.changes and not run.is_told
         if not self._tells(step):
             if step.spent and step.guided:
@@ -207,6 +238,21 @@ class Telling:
         if fit is not None:
             run.fitted_scale = fit.scale
         return self._learn(run, step, fit, guided) if learns else None
+
+    def _require_guidance(self, step: Step) -> None:
+        """Refuse a pipeline without guidance, which its first step shows.
+
+        Where an earlier loop of another scheduler was guided, a later one need not be (unCLIP makes
+        the picture larger in its last one).
+        """
+        course = self.course
+        is_guided = step.requested >= 2 * course.images
+        if step.index or not self.policy.changes:
+            return
+        if is_guided:
+            course.guided.add(course.loop)
+        elif not course.guided - {course.loop}:
+            refuse_without_guidance(course.kind)
 
     def _tells(self, step: Step) -> bool:
         """Whether a step was guided by two predictions alone.
@@ -284,7 +330,8 @@ class Telling:
         """Find which number the pipeline takes for w, where its own guidance was seen."""
         pipe = self.course.pipe
         own = getattr(pipe, "guidance_scale", None)
-        is_own = self.policy.plain and "true_cfg_scale" not in call_parameters(pipe)
+        is_own = self.policy.plain and TRUE_SCALE not in call_parameters(pipe)
+        is_own = is_own and self.course.scheduler is getattr(pipe, "scheduler", None)
         if is_own and isinstance(own, int | float):
             learn_scale(pipe, own=own, formula=scale)
 

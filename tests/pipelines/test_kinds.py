@@ -28,6 +28,10 @@ FURTHER = {
     "StableCascadePriorPipeline": "the network is called prior",
     "KandinskyCombinedPipeline": "two pipelines run one after another",
     "Cosmos3OmniPipeline": "tokens of text come before the lists of samples",
+    "Ideogram4Pipeline": "the conditional call has tokens of a text before those of the latents",
+    "UnCLIPPipeline": "each of three loops has its own scheduler, and the last is not guided",
+    "StableUnCLIPPipeline": "a prior has a loop before",
+    "LTXI2VLongMultiPromptPipeline": "the last timestep is left out",
 }
 
 
@@ -54,8 +58,7 @@ def test_a_further_kind_works(name):
     [
         ("StableDiffusionSAGPipeline", "evaluates latents of another kind"),
         ("StableDiffusionAttendAndExcitePipeline", "and again in the same step"),
-        ("Ideogram4Pipeline", "on latents of other shapes"),
-        ("UnCLIPPipeline", "has no scheduler of its own, but several"),
+        ("CycleDiffusionPipeline", "more than two predictions of each"),
     ],
 )
 def test_guidance_of_another_kind_is_refused_with_its_reason(name, reason):

@@ -5,11 +5,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, PyramidAttentionBroadcastConfig
 
 from sdbench.models.formula import learn_scale, own_scale
-from sdbench.study.taught import require_no_cache, require_noise_of_images
+from sdbench.study.taught import require_no_cache, require_noise_of_images, require_one_loop
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import families, tiny
 from tests.tiny import run
+from tests.variants.test_loops import loops
 
 
 def test_noise_of_all_images_at_once_is_refused():
@@ -36,6 +37,13 @@ def test_a_cache_that_was_there_before_is_refused():
         require_no_cache(pipe)
     pipe.transformer.disable_cache()
     require_no_cache(pipe)
+
+
+def test_several_loops_in_a_call_are_refused():
+    require_one_loop(tiny.stable_diffusion())
+    require_one_loop(families.make("wan-2.2"))  # two denoisers share the steps
+    with pytest.raises(ValueError, match="LoopsPipeline runs several loops in a call"):
+        require_one_loop(loops())
 
 
 class Shifted:

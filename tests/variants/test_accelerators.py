@@ -6,6 +6,7 @@ import torch
 from diffusers import FirstBlockCacheConfig, HeunDiscreteScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdbench.instruments.cost import FlopProbe
 from sdbench.models.pipeline import denoiser_of
 from sdbench.variants.accelerators import accelerated, import_package
 from sdbench.variants.adapters import applied
@@ -15,7 +16,7 @@ from sdbench.variants.methods.deepcache import deepcache
 from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import MissingPackage, Unsupported
 from sdbench.variants.variant import Accelerator
-from tests import tiny
+from tests import families, tiny
 from tests.families import concatenated
 
 UNETS = {"sd": tiny.stable_diffusion, "sdxl": tiny.stable_diffusion_xl}
@@ -145,6 +146,31 @@ def test_caches_of_diffusers_run_on_the_transformers_they_know(text):
     assert torch.isfinite(latents).all()
     assert torch.equal(latents, under(pipe, text)[0])
     assert torch.equal(under(pipe, "cfg")[0], plain)
+
+
+def full_of_all(pipe, text):
+    """How many evaluations of a call ran in full, and of how many."""
+    probe = FlopProbe()
+    running = applied(pipe, parse(text), guidance_scale=5.0, listeners=[probe])
+    with probe, running as trace:
+        tiny.run(pipe, num_inference_steps=STEPS)
+    return probe.full_forwards, trace.steps["forwards"].sum()
+
+
+def test_each_half_of_a_video_has_a_history_which_ends_where_guidance_skips_a_step():
+    pipe = families.make("wan")
+    assert full_of_all(pipe, "cfg") == (12, 12)
+    assert full_of_all(pipe, "seacache:100") == (6, 12)  # at most two steps in a row are left out
+    # The conditional half as before; the other one, in every second step, in full.
+    assert full_of_all(pipe, "every:2+seacache:100") == (3 + 3, 9)
+    assert full_of_all(pipe, "last:50%+seacache:100") == (3 + 1, 9)
+
+
+def test_a_cache_is_inactive_where_the_pipeline_does_not_tell_the_step():
+    pipe = tiny.flux()
+    plain, _ = under(pipe, "cfg")
+    assert torch.equal(under(pipe, "seacache:100")[0], plain)
+    assert full_of_all(pipe, "seacache:100") == (2 * STEPS, 2 * STEPS)
 
 
 @pytest.mark.parametrize(

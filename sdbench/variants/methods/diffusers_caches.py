@@ -88,6 +88,18 @@ def _faster(pipe: TransformerPipeline, period: float) -> Any:
     )
 
 
+def _sea_cache(pipe: TransformerPipeline, threshold: float) -> Any:
+    """Steps are left out where the latents beneath the noise change little.
+
+    A pipeline must say at which step it is, and how noisy it is there: Wan's and Cosmos 3's do.
+    Elsewhere every step runs in full. Each half has a history of its own, and a half that guidance
+    skips in a step begins it anew.
+    """
+    from diffusers import SeaCacheConfig
+
+    return SeaCacheConfig(threshold=threshold)
+
+
 @contextmanager
 def _mag_cache(pipe: TransformerPipeline, threshold: float) -> Iterator[None]:
     """A transformer's blocks are left out where known magnitudes say they change little.
@@ -125,15 +137,22 @@ def _mag_cache(pipe: TransformerPipeline, threshold: float) -> Iterator[None]:
 
 
 def _cache(
-    name: str, meaning: str, source: str, *, number: tuple[str, str], attach: Attach, example: str
+    name: str,
+    meaning: str,
+    source: str,
+    *,
+    number: tuple[str, str],
+    attach: Attach,
+    example: str,
+    by_half: bool = False,
 ) -> Method:
-    """A cache's entry; all keep rows, so all need every step guided."""
+    """A cache's entry; most keep rows, so they need every step guided."""
     pattern, grammar = number
     return Method(
         name,
         example,
         meaning,
-        accelerator(name, pattern, f"{name}:{grammar}", attach, constant_rows=True),
+        accelerator(name, pattern, f"{name}:{grammar}", attach, constant_rows=not by_half),
         source=source,
         group="accelerators",
         add=add_accelerator,
@@ -186,5 +205,15 @@ METHODS = (
         number=(rf"({NUMBER})", "THRESHOLD"),
         attach=_mag_cache,
         example="magcache:0.06",
+    ),
+    _cache(
+        "seacache",
+        "a video transformer's steps skipped where its latents change little beneath the noise; "
+        "for Wan and Cosmos 3 (diffusers)",
+        "arXiv 2602.18993",
+        number=(rf"({NUMBER})", "THRESHOLD"),
+        attach=_of_diffusers(_sea_cache),
+        example="seacache:0.25",
+        by_half=True,
     ),
 )
