@@ -6,6 +6,8 @@ timed here.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
@@ -27,6 +29,22 @@ if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_regist
         sdpa_flop
     )
 
+# Nor has it one for Fourier transforms, by which SeaCache compares steps.
+_aten = torch.ops.aten
+
+
+@register_flop_formula([_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r])
+def _fft_flop(
+    shape: Sequence[int], dim: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any
+) -> int:
+    """The usual 5 N log2 N of a complex transform of N values, and half of it of a real one."""
+    is_real = tuple(shape) != tuple(out_shape)
+    whole = max(shape, out_shape, key=math.prod)
+    points = math.prod(whole[place] for place in dim)
+    work = 5 * math.prod(whole) * math.log2(points)
+    return round(work / 2 if is_real else work)
+
+
 # Work proportional to the elements touched, counted as zero, that torch does not tag as pointwise
 # or reduction.
 _LIGHT_OPS = """
@@ -35,7 +53,6 @@ _log_softmax _softmax _safe_softmax
 native_batch_norm native_group_norm native_layer_norm _fused_rms_norm
 _local_scalar_dense _to_copy _unsafe_view clone copy_ fill fill_ zero_ lift_fresh resize_
 cat constant_pad_nd flip pixel_shuffle pixel_unshuffle repeat roll stack tril triu
-_fft_c2c _fft_c2r _fft_r2c
 embedding gather index index_add index_put index_put_ index_select masked_fill scatter slice_scatter
 _unsafe_index
 empty_like full_like ones_like rand_like randn_like zeros_like
@@ -89,7 +106,7 @@ def _is_light(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 def denoiser_flop(module: nn.Module, *args: Any, **kwargs: Any) -> int:
     """FLOPs of one forward call, 2 per multiply-add.
 
-    Matrix products, convolutions and attention count.
+    Matrix products, convolutions, attention and Fourier transforms count.
 
     Args:
         module: The denoiser, or any other module; it is called once, without gradients.

@@ -33,9 +33,9 @@ from sdbench.variants.trace import Step
 
 _EVERYTHING = Observed()
 """Evaluates both halves."""
-_OF_OTHER_LATENTS = (
-    "also evaluates latents of another kind in each step (self-attention guidance), "
-    "for which it needs both halves"
+_OTHER_LATENTS = (
+    "evaluates three times in a step, not always the same latents (self-attention guidance, or a "
+    "pass over a reference)"
 )
 
 
@@ -84,7 +84,7 @@ class Telling:
         if self.form.third is None:
             third = stacked(samples((args, kwargs), self.course.latents))
             is_same = torch.equal(third, stacked(step.latents)[-len(third) :])
-            self.form.third = "" if is_same else _OF_OTHER_LATENTS
+            self.form.third = "" if is_same else _OTHER_LATENTS
         if self.form.third:
             self.refuse_halves(self.form.third)
 

@@ -79,7 +79,7 @@ class Opaque(nn.Module):
     ("operation", "name"),
     [
         (lambda x: opaque_product(x, x), "sdbench_test.opaque_product"),
-        (lambda x: torch.fft.fft(x).real, "aten._fft_r2c"),
+        (lambda x: torch.linalg.svdvals(x), "aten._linalg_svd"),
         (lambda x: torch.mv(x, x[0]), "aten.mv"),
     ],
 )
@@ -88,6 +88,21 @@ def test_unknown_heavy_operation_is_refused_by_name(operation, name):
     module.forward = operation
     with pytest.raises(ValueError, match=f"no FLOP formula for {name}"):
         denoiser_flop(module, torch.ones(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("transform", "flop"),
+    [
+        (lambda x: torch.fft.fft(x + 0j), 5 * 32 * 3),  # four transforms of eight values
+        (torch.fft.rfft, 5 * 32 * 3 // 2),
+        (lambda x: torch.fft.irfft(torch.ones(4, 5) + 0j), 5 * 32 * 3 // 2),
+        (lambda x: torch.fft.fft2(x + 0j), 5 * 32 * 5),
+    ],
+)
+def test_fourier_transforms_have_the_usual_count(transform, flop):
+    module = nn.Module()
+    module.forward = transform
+    assert denoiser_flop(module, torch.ones(4, 8)) == flop
 
 
 def test_a_denoiser_runs_to_its_end_before_its_count_is_refused():

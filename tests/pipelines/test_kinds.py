@@ -56,7 +56,7 @@ def test_a_further_kind_works(name):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("StableDiffusionSAGPipeline", "evaluates latents of another kind"),
+        ("StableDiffusionSAGPipeline", "not always the same latents"),
         ("StableDiffusionAttendAndExcitePipeline", "and again in the same step"),
         ("CycleDiffusionPipeline", "more than two predictions of each"),
     ],

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import sdbench
+from sdbench.models.formula import learn_scale
 from sdbench.models.registry import load
 from sdbench.records.store import read
 from sdbench.study import check, images, local, runner
-from sdbench.study.call import Call
+from sdbench.study.call import Call, ready
 from sdbench.study.estimate import estimate
 from sdbench.study.study import Study
 from sdbench.study.units import units
@@ -76,6 +77,17 @@ def test_rows_and_work_follow_the_variant(results):
     assert runs["nfe"].to_dict() == {"cfg": 8, "last:50%": 6, "steps:3": 6, "unguided": 4}
     assert runs["rows"].to_dict() == {"cfg": 16, "last:50%": 12, "steps:3": 12, "unguided": 8}
     assert runs["flop"]["cfg"] == 2 * runs["flop"]["unguided"]
+
+
+def test_the_number_by_which_a_pipeline_was_asked_for_its_scale_is_on_record(results):
+    assert results.runs["guidance_scale"].eq(5.0).all()
+    assert results.runs["pipeline_scale"].eq(5.0).all()
+
+    pipe = tiny.stable_diffusion()  # as if it took w - 1
+    learn_scale(pipe, own=4.0, formula=5.0)
+    call = Call(SMALL, parse("cfg"), [("0", PROMPTS[0], 0)])
+    with ready(pipe, call) as run:
+        assert run.pipeline_scale == 4.0
 
 
 def test_guided_is_what_ran(results):
@@ -349,10 +361,15 @@ def test_an_inactive_variant_is_known_when_a_study_is_resumed(quick, tmp_path, o
 
 def test_work_within_an_evaluation_is_counted_in_the_warm_up(pipe, tmp_path):
     study = dataclasses.replace(SMALL, variants=["cfg", "deepcache:2"], repeats=1, metrics=())
-    runs = runner.run(study, tmp_path / "study", pipe=pipe).runs.set_index(["variant", "phase"])
+    results = runner.run(study, tmp_path / "study", pipe=pipe)
+    runs = results.runs.set_index(["variant", "phase"])
     assert runs.loc[("deepcache:2", "warmup"), "flop"] < 0.9 * runs.loc[("cfg", "warmup"), "flop"]
     assert pd.isna(runs.loc[("deepcache:2", "measured"), "flop"])
     assert runs.loc[("deepcache:2", "measured"), "rows"] == runs.loc[("cfg", "measured"), "rows"]
+
+    full = sdbench.summarise(results).set_index("variant")["full_forwards"]
+    assert runs.loc[("deepcache:2", "warmup"), "full_forwards"] == full["deepcache:2"] == 2
+    assert pd.isna(full["cfg"])
 
 
 def test_what_compiles_for_fixed_rows_refuses_a_batch_that_shrinks(pipe, tmp_path):

@@ -326,7 +326,7 @@ def test_two_images_with_the_same_noise_are_not_taken_for_two_halves(schedule):
 def test_three_rows_per_image_are_refused():
     pipe = NestedPipeline()
     refused = pytest.raises(
-        ValueError, match="NestedPipeline evaluates 6 rows for 2 latents: guidance of its own kind"
+        ValueError, match="NestedPipeline evaluates 6 rows for 2 latents, more than two"
     )
     with refused, guided_by(pipe, None):
         pipe.scheduler.set_timesteps(2)

@@ -83,6 +83,10 @@ class Together:
             for index, _ in self.rows
         }
 
+    def alone(self, calls: Sequence[Call]) -> float:
+        """What the conditional prediction of a guided step costs."""
+        return sum(call.work for call in calls if self.predicts(call)) / 2
+
     def conditional(self, calls: Sequence[Call]) -> None:
         """Nothing has to be known before the call."""
 
@@ -135,6 +139,10 @@ class Apart:
         if len(calls) not in (1, self.calls):
             raise UnclearError(f"steps of {self.calls} and of {len(calls)} calls")
         return len(calls) == self.calls
+
+    def alone(self, calls: Sequence[Call]) -> float:
+        """What the conditional prediction of a guided step costs: it may have tokens of a text."""
+        return float(calls[self.place].work) if len(calls) == self.calls else 0.0
 
     def conditional(self, calls: Sequence[Call]) -> list[Any] | None:
         """The conditional prediction where the last call gave it, and came after the other."""

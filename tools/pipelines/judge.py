@@ -286,12 +286,13 @@ def _unexpected(
 ) -> list[int]:
     """The steps whose work is not that of the predictions which they need."""
     both = work(anatomy.plain, halves)
-    alone = work(anatomy.off, halves) if anatomy.off else [cost / 2 for cost in both]
+    half = [halves.alone(step.of(*halves.networks)) for step in anatomy.plain.taken]
+    alone = work(anatomy.off, halves) if anatomy.off else half
 
     wrong = []
     for step, own in enumerate(anatomy.guided):
         is_dropped = own and not guided[step]
-        allowed = (alone[step], both[step] / 2) if is_dropped else (both[step],)
+        allowed = (alone[step], half[step]) if is_dropped else (both[step],)
         if all(abs(found[step] - cost) > SHARE * both[step] for cost in allowed):
             wrong.append(step)
     return wrong
