@@ -201,9 +201,11 @@ class Course:
     def _length(self, run: Run, timestep: Any) -> int:
         # Image-to-image and `denoising_end` shorten the loop after `set_timesteps`.
         told = run.listed or getattr(self.pipe, "_num_timesteps", None) or run.iterable
-        if not told and getattr(self.scheduler, "order", 1) == 1:
-            told = run.total  # of schedulers of higher order it counts their own steps
         listed = len(self.scheduler.timesteps)
+        if not told and getattr(self.scheduler, "order", 1) == 1 and 0 < run.total < listed:
+            # It counts a timestep once that is listed twice (PNDM), or by a higher order.
+            distinct = len(set(torch.as_tensor(self.scheduler.timesteps).tolist()))
+            told = run.total if run.total != distinct else 0
         if not told:
             return listed - first_step(self.scheduler, timestep)
         return min(told, listed)  # of a video in chunks, the number may be that of all of them

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, PNDMScheduler
 
 from sdbench.models.pipeline import denoisers_of, schedulers_of
 from sdbench.variants.copies import PipelineCopies
 from sdbench.variants.grammar import parse
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
+from tests import families, tiny
 
 STEPS = 4
 W = 7.0
@@ -149,6 +150,14 @@ def test_a_loop_is_as_long_as_the_timesteps_that_its_bar_runs_over():
         pipe()
     assert trace.calls.complete.tolist() == [True]
     assert trace.steps.guided.tolist() == [True] * 3 + [False]
+
+
+def test_a_bar_that_counts_a_repeated_timestep_once_does_not_tell_the_length():
+    pipe = families.make("pixart-sigma")
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
+    with guided_by(pipe, lambda steps: GuidanceSchedule.last(steps, 2)) as trace:
+        tiny.run(pipe)
+    assert trace.steps.guided.tolist() == [True] * 3 + [False] * 2
 
 
 class TextFirstPipeline(Pipeline):
