@@ -29,11 +29,7 @@ if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_regist
         sdpa_flop
     )
 
-# Nor has it one for Fourier transforms, by which SeaCache compares steps.
-_aten = torch.ops.aten
 
-
-@register_flop_formula([_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r])
 def _fft_flop(
     shape: Sequence[int], dim: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any
 ) -> int:
@@ -44,6 +40,11 @@ def _fft_flop(
     work = 5 * math.prod(whole) * math.log2(points)
     return round(work / 2 if is_real else work)
 
+
+# Nor has it one for Fourier transforms, by which SeaCache compares steps.
+for _transform in (torch.ops.aten._fft_c2c, torch.ops.aten._fft_r2c, torch.ops.aten._fft_c2r):
+    if _transform not in flop_registry:
+        register_flop_formula(_transform)(_fft_flop)
 
 # Work proportional to the elements touched, counted as zero, that torch does not tag as pointwise
 # or reduction.

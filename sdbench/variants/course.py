@@ -39,7 +39,7 @@ class Course:
     Attributes:
         schedulers: one for each of the loops of a call.
         loop: which of them the call is at.
-        guided: the loops in which it guided.
+        guided: of every loop of the call so far, whether it was guided.
         latents: shape of the latents that the call in progress prepared.
         is_inferred: whether only the arguments of a network told it.
         run: the loop in progress, or the last one.
@@ -57,7 +57,7 @@ class Course:
         self.denoisers = denoisers_of(pipe)
         self.schedulers = schedulers_of(pipe)
         self.loop = 0
-        self.guided: set[int] = set()
+        self.guided: dict[int, bool] = {}
         self.policy = policy
         self.trace = trace
         self.listeners = [trace, policy, *listeners]
@@ -133,6 +133,9 @@ class Course:
         """The scheduler of a loop is ready."""
         if self.run is not None:
             self._end(self.run, failed=True)  # where nothing told when it was left
+        if loop in self.guided:  # it has run, so this is another call
+            self.guided = {}
+        self.guided[loop] = False
         self.loop, self.run = loop, Run()
         self.turn.begin()
 

@@ -242,16 +242,16 @@ class Telling:
     def _require_guidance(self, step: Step) -> None:
         """Refuse a pipeline without guidance, which its first step shows.
 
-        Where an earlier loop of another scheduler was guided, a later one need not be (unCLIP makes
-        the picture larger in its last one).
+        Where an earlier loop of the call was guided, a later one need not be (unCLIP makes the
+        picture larger in its last one).
         """
         course = self.course
         is_guided = step.requested >= 2 * course.images
         if step.index or not self.policy.changes:
             return
         if is_guided:
-            course.guided.add(course.loop)
-        elif not course.guided - {course.loop}:
+            course.guided[course.loop] = True
+        elif not any(course.guided.values()):
             refuse_without_guidance(course.kind)
 
     def _tells(self, step: Step) -> bool:

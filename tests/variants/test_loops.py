@@ -113,6 +113,15 @@ def test_unguided_everywhere_is_refused():
         pipe(guides=(False, False, False))
 
 
+def test_a_call_is_not_guided_because_an_earlier_one_was():
+    pipe = loops()
+    refused = pytest.raises(ValueError, match="runs without guidance here")
+    with refused, guided_by(pipe, GuidanceSchedule.none) as trace:
+        pipe()
+        pipe(guides=(False, False, False))
+    assert trace.calls.complete.tolist() == [True] * 3 + [False]
+
+
 def test_copies_have_schedulers_of_their_own():
     pipe = loops()
     with PipelineCopies(pipe) as copies:
