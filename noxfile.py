@@ -52,6 +52,13 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the site into `site/`; its pages fetch nothing, and a warning is a failure."""
+    session.install("-e", ".[docs]")
+    session.run("python", "-m", "mkdocs", "build", *session.posargs)
+
+
+@nox.session(default=False)
 def notebooks(session: nox.Session) -> None:
     """Run every notebook on mini-sd, small; fail on an error, a warning or a missing figure."""
     session.install("-e", ".[notebooks,accelerators]")
@@ -63,6 +70,16 @@ def notebooks_refresh(session: nox.Session) -> None:
     """Rewrite the committed notebooks from `results/`."""
     session.install("-e", ".[notebooks,accelerators]")
     session.run("python", "tools/notebooks.py", "--refresh", *session.posargs)
+
+
+@nox.session(default=False)
+def results(session: nox.Session) -> None:
+    """Make the folders of `results/` again whose model, recipe or code has changed.
+
+    `-- FOLDER ...` makes a few; `--dry-run` says which and how long; a killed run goes on.
+    """
+    session.install("-e", ".[accelerators]")
+    session.run("python", "-m", "tools.results", *session.posargs)
 
 
 @nox.session(default=False)

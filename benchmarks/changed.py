@@ -40,7 +40,7 @@ class Threshold(NamedTuple):
 
 
 def against_baseline() -> pd.DataFrame:
-    """Every image of the stored studies of 256: its metrics, and whether its alignment differs."""
+    """Every image of the stored populations: its metrics, and whether its alignment differs."""
     tables = []
     for study, means in studies():
         pairs = pd.MultiIndex.from_frame(means[["prompt_id", "seed"]])

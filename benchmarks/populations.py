@@ -1,4 +1,4 @@
-"""The stored studies of 256 images, as populations from which samples are drawn."""
+"""The stored studies of many images, as populations from which samples are drawn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sdbench.records.names import BASELINE
 from sdbench.records.store import read
 
 ROOT = Path(__file__).parent.parent
-SIZE = 256
+LEAST = 128  # prompts of a study
 NEIGHBOURS = 16  # values of like rank from which the seeds of a prompt are drawn
 OWN_SHARE = 0.5  # of the seeds that are drawn from the prompt's neighbours
 DIFFERENCE = "alignment_difference"
@@ -41,10 +41,10 @@ class Population(NamedTuple):
 
 
 def studies() -> Iterator[tuple[str, pd.DataFrame]]:
-    """Every stored study of 256 prompts with LPIPS: its folder and its `pair_means`."""
+    """Every stored study of so many prompts with LPIPS: its folder and its `pair_means`."""
     for path in sorted((ROOT / "results").rglob("images.parquet")):
         images = pd.read_parquet(path, columns=["prompt_id", "lpips"])
-        if images["prompt_id"].nunique() != SIZE or images["lpips"].isna().all():
+        if images["prompt_id"].nunique() < LEAST or images["lpips"].isna().all():
             continue
         name = str(path.parent.relative_to(ROOT / "results"))
         yield name, pair_means(read(path.parent, columns=PAIRS))
@@ -58,7 +58,7 @@ def populations() -> list[Population]:
         guided = values.loc[values["variant"] == BASELINE, "alignment"]
         for variant in values["variant"].unique():
             own = values[values["variant"] == variant]
-            if variant == BASELINE or len(own) != SIZE:
+            if variant == BASELINE or len(own) != len(guided):
                 continue
             columns = {metric: own[metric] for metric in SCALES if metric in own}
             columns[DIFFERENCE] = own["alignment"] - guided

@@ -1,6 +1,6 @@
 """Whether a verdict survives a second draw (`python -m benchmarks.verdicts`).
 
-Every two variants of a stored study are a population of 256 paired differences. A plain verdict
+Every two variants of a stored study are a population of paired differences. A plain verdict
 of a sample is wrong where the population's mean, or most of its pairs, say the opposite.
 """
 

@@ -5,23 +5,37 @@ They come from the registries and the stored studies. A test fails where they ar
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
 
 import sdbench
-from sdbench.analysis.dominance import EFFICIENT, OPEN
+from sdbench.analysis.cost import cost_point
 from sdbench.analysis.frontier import frontier
 from sdbench.analysis.plans import plan_table
+from sdbench.analysis.students import scale_curve
 from sdbench.instruments.quality import METRICS
-from sdbench.records.columns import Format
-from sdbench.records.files import read_table
-from sdbench.records.names import PLANNED
-from sdbench.report.tables import FRONTIER_LEGEND, frontier_markdown, markdown
+from sdbench.records.columns import MEGABYTES, Format
+from sdbench.records.computed import STEP_COST
+from sdbench.records.files import read_json, read_table
+from sdbench.records.names import BASELINE, PLANNED
+from sdbench.report.disturbance import disturbance_note
+from sdbench.report.tables import (
+    FRONTIER_LEGEND,
+    findings,
+    frontier_markdown,
+    legend,
+    markdown,
+    summary_table,
+)
 from sdbench.report.tables.cells import interval_text, markdown_lines
+from sdbench.report.tables.summary import NARROW
 from sdbench.variants.grammar import VARIANTS
 
 ROOT = Path(__file__).parents[1]
@@ -29,42 +43,46 @@ README = ROOT / "README.md"
 MINI_SD = ROOT / "results" / "mini-sd"
 
 
+SHOWN = ("cfg", "last:20%", "last:50%", "steps:15")
+"""Rows of the default study in the README: the paper's two schedules, and the second's control."""
+
+
 def default_study() -> str:
-    """What `sdbench run` prints, as it was measured."""
-    return markdown(sdbench.summarise(sdbench.read(ROOT / "results" / "mini-sd" / "default")))
+    """What `sdbench run` prints first, as it was measured: its words, four rows and the legend."""
+    summary = sdbench.summarise(MINI_SD / "default")
+    rows = summary[summary["variant"].isin(SHOWN)]
+    table = summary_table(rows)
+    table.title = None  # it stands above the words already
+    text = io.StringIO()
+    printed = Console(width=NARROW, file=text, color_system=None)
+    for part in (*filter(None, [disturbance_note(summary)]), *findings(summary)):
+        printed.print(part, markup=False, highlight=False)
+    printed.print(table)
+    printed.print(legend(rows), markup=False, highlight=False)
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    return "\n".join(["```", *lines, "```", ""])
 
 
-PAPERS = (
-    "cfg", "unguided", "last:20%", "last:50%", "interval:1.8-9.4", "adaptive:0.997",
-    "cached:5,from=12", "compressed:20", "deepcache:3", "lora", "steps:25",
-)  # fmt: skip
-"""What papers propose, and the controls of the same work: shown whatever becomes of them."""
-ROWS = 15
-
-
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a frontier that the README has room for.
-
-    Every variant that was shown to be efficient, the papers' own, and then the fastest of those
-    that were not told apart.
-
-    Raises:
-        ValueError: what must be shown does not fit.
-    """
-    must = (table["verdict"] == EFFICIENT) | table["variant"].isin(PAPERS)
-    if must.sum() > ROWS:
-        raise ValueError(f"{must.sum()} variants must be in the README's table; it has {ROWS} rows")
-    may = table.index[~must & (table["verdict"] == OPEN)][: ROWS - must.sum()]
-    return table[must | table.index.isin(may)]
+MAIN = ("cfg", "last:20%", "last:50%", "lora", "deepcache:3", "steps:10")
+"""Rows of the study of methods in the README."""
 
 
 def results() -> str:
-    """The main variants of the study of methods, in time, LPIPS and alignment."""
-    folder = ROOT / "results" / "mini-sd" / "methods"
+    """The papers' variants and their rivals, in time, LPIPS and alignment."""
+    folder = MINI_SD / "methods"
     quality, timing = (sdbench.read(folder / name) for name in ("quality", "time"))
     table = frontier(quality, "lpips", higher_is_better=False, timing=timing)
+    table = table[table["variant"].isin(MAIN)]
     others = [name for name in table if name.startswith(("flip", "ssim", "psnr"))]
-    return f"{frontier_markdown(shown(table).drop(columns=others))}\n\n{FRONTIER_LEGEND}\n"
+    return f"{frontier_markdown(table.drop(columns=others))}\n"
+
+
+def python() -> str:
+    """What the README's lines of Python print."""
+    code = README.read_text("utf-8").split("```python\n")[1].split("```")[0]
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})  # our own README
+    return f"```\n{printed.getvalue()}```\n"
 
 
 def variants() -> str:
@@ -88,10 +106,10 @@ def metrics() -> str:
 
 BLOCKS = {
     "default study": default_study,
+    "python": python,
     "results": results,
-    "variants": variants,
-    "metrics": metrics,
 }
+"""Of the README."""
 
 
 def filled(text: str, blocks: Mapping[str, Callable[[], str]], *, file: str) -> str:
@@ -123,37 +141,34 @@ def written(text: str) -> str:
     return filled(text, BLOCKS, file="README.md")
 
 
-def of_study(
-    *folders: str, timing: str | None = None, variants: Sequence[str] | None = None
-) -> str:
-    """What studies of the same images say of quality, each variant once, and times of another.
+def of_whole(folder: str) -> str:
+    """What a study says, its own times too."""
+    return markdown(sdbench.summarise(sdbench.read(MINI_SD / folder)))
+
+
+def of_study(folder: str, *, timing: str | None = None) -> str:
+    """What a study says of quality, and the savings of another one.
 
     Args:
-        folders: of the studies, below `results/mini-sd`; of a variant in several the first counts.
+        folder: of the study, below `results/mini-sd`; its own times are left out.
         timing: folder of a study of time.
-        variants: the rows; all when not given.
     """
-    summaries = [sdbench.summarise(sdbench.read(MINI_SD / folder)) for folder in folders]
-    table = pd.concat(summaries).drop_duplicates("variant")
-    table = table.drop(columns=_timed(table))
-    if variants is not None:
-        table = table.set_index("variant").loc[list(variants)].reset_index()
+    table = sdbench.summarise(sdbench.read(MINI_SD / folder))
+    table = table.drop(columns=[name for name in table if name.startswith(TIMED)])
     if timing is not None:
         times = sdbench.summarise(sdbench.read(MINI_SD / timing)).set_index("variant")
         table = table.join(times[list(SAVED)], on="variant")
     return markdown(table)
 
 
-STUDENTS = (
-    "cfg", "unguided", "lora", "lora+deepcache:3", "steps:25",
-    "plan:results/mini-sd/plan-25/plan-25.json",
-)  # fmt: skip
-SAVED = ("saving", "saving_lo", "saving_hi", "ideal_saving", "predicted_saving", "disturbance")
-TIMED = ("latency", "saving", "denoise", "predicted", "ideal", "peak", "disturbance")
-
-
-def _timed(table: pd.DataFrame) -> list[str]:
-    return [name for name in table if name.startswith(TIMED)]
+SAVED = (
+    *("saving", "saving_lo", "saving_hi", "denoise_saving", "denoise_saving_lo"),
+    *("denoise_saving_hi", "ideal_saving", "predicted_saving", "disturbance"),
+)
+TIMED = (
+    *("latency", "saving", "denoise", "predicted", "ideal", "peak", "disturbance"),
+    "full_forwards",
+)
 
 
 def of_plan(folder: str) -> str:
@@ -161,36 +176,102 @@ def of_plan(folder: str) -> str:
     judged = read_table(MINI_SD / folder, "judged")
     timing = sdbench.summarise(sdbench.read(MINI_SD / folder / "timing"))
     table = plan_table(judged, "lpips", higher_is_better=False, timing=timing)
-    head = [
-        "unguided",
-        "variant",
-        "NFE",
-        "LPIPS",
-        "median",
-        "changed %",
-        "plan nearer in %",
-        "verdict",
-    ]
-    lines = [head, ["---:", "---", *["---:"] * 5, "---"]]
+    forms = {"lpips": LEVEL, "lpips_median": LEVEL, "lpips_changed": SHARE, "plan_better": SHARE}
+    lines = []
     for _, row in table.iterrows():
-        figures = [
-            interval_text(row, name, form)
-            for name, form in (
-                ("lpips", Format(".4f")),
-                ("lpips_median", Format(".4f")),
-                ("lpips_changed", PERCENT_WHOLE),
-                ("plan_better", PERCENT_WHOLE),
-            )
-        ]
+        cells = [interval_text(row, name, form) for name, form in forms.items()]
         if row["variant"] == PLANNED:
-            figures[-1] = "-"
-        lines.append(
-            [str(row["unguided"]), row["variant"], f"{row['nfe']:g}", *figures, row["verdict"]]
-        )
-    return markdown_lines(lines) + "\n"
+            cells[-1] = "-"
+        lines.append([f"{row['unguided']}", row["variant"], f"{row['nfe']:g}", *cells])
+        lines[-1].append(row["verdict"])
+    head = ("unguided", "variant", "NFE", "LPIPS", "median", "changed %", "plan nearer in %")
+    return _table((*head, "verdict"), lines, text=("variant", "verdict"))
 
 
-PERCENT_WHOLE = Format(".0f", "%", 100)
+def of_training(*folders: str) -> str:
+    """What students of trainings were like on held-out captions, by the steps of training."""
+    lines = []
+    for folder in folders:
+        method = read_json(MINI_SD / folder / "study.json")["settings"]["method"]
+        lines += [
+            [method, f"{row['step']:,}", f"{row['held_out_loss']:.3f}", f"{row['lpips']:.3f}"]
+            for _, row in read_table(MINI_SD / folder, "training").iterrows()
+        ]
+    return _table(("method", "steps", "held-out loss", "LPIPS"), lines, text=("method",))
+
+
+def of_distances(folder: str) -> str:
+    """How far the images of each variant are from drawn scenes, by both distances."""
+    table = read_table(MINI_SD / folder, "distances")
+    cells = {}
+    for _, row in table.iterrows():
+        more = "-" if row["variant"] == BASELINE else interval_text(row, "difference", MORE)
+        cells[row["variant"], row["distance"]] = [f"{row['value']:.0f}", more]
+    lines = [
+        [variant, *cells[variant, "kernel"], *cells[variant, "frechet"]]
+        for variant in table["variant"].unique()
+    ]
+    head = ("kernel", f"more than {BASELINE}", "Fréchet", f"more than {BASELINE}'s")
+    return _table(("variant", *head), lines, text=("variant",))
+
+
+def of_scales(folder: str) -> str:
+    """A student for every scale against its teacher at the same scale, and the controls."""
+    studies = [study.parent for study in (MINI_SD / folder).glob("w-*/study.json")]
+    curve = scale_curve([sdbench.read(study) for study in studies])
+    names = curve["variant"].unique()
+    table = curve.pivot_table(["alignment", "lpips"], "guidance_scale", "variant")
+    columns = [("alignment", name) for name in names] + [("lpips", name) for name in names[1:]]
+    lines = [
+        [f"{scale:g}", *(f"{value:.3f}" for value in row)]
+        for scale, row in table[columns].iterrows()
+    ]
+    return _table(("w", *(f"{metric}, {name}" for metric, name in columns)), lines)
+
+
+def of_ledgers(folder: str) -> str:
+    """What a student's layers and its training hold in memory, the least first."""
+    parts = {
+        ledger.name.removeprefix("ledger-"): read_table(ledger, "ledger")
+        .set_index("part")["at_peak_bytes"]
+        .astype(float)
+        for ledger in (MINI_SD / folder).glob("ledger-*")
+    }
+    lines = []
+    for student in sorted(parts, key=lambda name: parts[name].sum()):
+        own = parts[student]
+        adapter = MEGABYTES_FINE.text(own["adapter"]) if "adapter" in own else "-"
+        lines.append([student, adapter, MEGABYTES.text(own.sum())])
+    return _table(("student", "adapter MB", "training peak MB"), lines, text=("student",))
+
+
+def of_costs(folder: str) -> str:
+    """What steps take, by size and batch."""
+    points = [
+        cost_point(sdbench.read(study.parent)) for study in (MINI_SD / folder).glob("*/study.json")
+    ]
+    lines = [
+        [
+            f"{point['height']} x {point['width']}",
+            f"{point['batch']}",
+            *(interval_text(pd.Series(point), name, STEP_COST[name].format) for name in STEPS),
+        ]
+        for point in sorted(points, key=lambda point: (point["height"], point["batch"]))
+    ]
+    heads = (STEP_COST[name].heading for name in STEPS)
+    return _table(("pixels", "batch", *heads), lines, text=("pixels",))
+
+
+STEPS = ("guided_s", "unguided_s", "ratio", "denoise_share")
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], *, text: Sequence[str] = ()) -> str:
+    under = ["---" if name in text else "---:" for name in head]
+    return markdown_lines([head, under, *lines]) + "\n"
+
+
+LEVEL, SHARE, MORE = Format(".4f"), Format(".0f", "%", 100), Format("+.0f")
+MEGABYTES_FINE = Format(".2f", "MB", 1e-6)
 
 
 def methods() -> str:
@@ -202,32 +283,29 @@ def methods() -> str:
 
 
 STUDIES: dict[str, dict[str, Callable[[], str]]] = {
-    "methods": {
-        "methods": methods,
-        "random": partial(of_study, "methods/random"),
-    },
+    "default": {"default": partial(of_whole, "default")},
+    "methods": {"methods": methods},
     "selective": {
         "schedules": partial(of_study, "selective/quality", timing="selective/time"),
-        "controls": partial(of_study, "selective/quality-2", timing="selective/time-2"),
     },
-    "students": {
-        "students": partial(
-            of_study,
-            "methods/quality",
-            "students/quality",
-            timing="students/time",
-            variants=STUDENTS,
-        )
+    "students": {"students": partial(of_study, "students/quality", timing="students/time")},
+    "ranks": {"ranks": partial(of_study, "ranks"), "memory": partial(of_ledgers, "ranks")},
+    "distill": {"training": partial(of_training, "distill")},
+    "distill-full": {
+        "training": partial(of_training, "distill", "distill-full"),
+        "full": partial(of_study, "distill-full/quality"),
     },
-    "ranks": {"ranks": partial(of_study, "ranks")},
-    "distill-full": {"full": partial(of_study, "distill-full/quality")},
-    "plan": {"plan": partial(of_plan, "plan"), "controls": partial(of_study, "plan/controls")},
-    "plan-25": {
-        "plan": partial(of_plan, "plan-25"),
-        "controls": partial(of_study, "plan-25/controls"),
+    "plan": {"plan": partial(of_plan, "plan")},
+    "distances": {
+        "distances": partial(of_distances, "distances"),
+        "alignment": partial(of_study, "distances"),
     },
-    "distances": {"alignment": partial(of_study, "distances", "distances/controls")},
-    "steps": {"steps": partial(of_study, "steps")},
+    "steps": {
+        "ddim": partial(of_study, "steps/ddim"),
+        "dpmpp-2m": partial(of_study, "steps/dpmpp-2m"),
+    },
+    "cost": {"steps": partial(of_costs, "cost")},
+    "w-student": {"scales": partial(of_scales, "w-student")},
 }
 """Tables of the pages of `results/mini-sd`, by folder."""
 

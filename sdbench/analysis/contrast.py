@@ -90,7 +90,7 @@ def contrast(
     Source: Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15(6).
     """
     if margin is not None and not margin > 0:
-        raise ValueError(f"a margin is a positive difference of the metric, not {margin:g}")
+        raise ValueError(f"the margin must be a positive difference of the metric, not {margin:g}")
     scale = scale_of(metric)
     compares = metric not in WITHOUT_REFERENCE
     difference = values["first"] - values["second"]
@@ -173,7 +173,7 @@ def time_contrast(results: Results, first: str, second: str, column: str) -> Tim
     times = ratios(complete_repeats(results), column)
     for name in (first, second):
         if name not in times:
-            raise ValueError(f"{results.folder}: '{name}' has no times")
+            raise ValueError(f"{results.folder}: '{name}' was not timed in every batch")
     both = times[[first, second]].dropna()
     slower = slower_tests(np.log(both.to_numpy(dtype=float)))
     p = min(1.0, 2 * float(min(slower[0, 1], slower[1, 0])))

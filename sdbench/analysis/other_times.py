@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from sdbench.records.names import BASELINE
+from sdbench.records.names import BASELINE, SCALE
 from sdbench.records.store import Results
 
 TIMES = (
@@ -30,6 +30,9 @@ def with_times(
         timing_summary: of the study whose times count.
         timing: of that study.
 
+    A constant scale may be absent from the other study, as each study finds its own. It gets the
+    prediction of what did the same work there and was not timed either.
+
     Returns:
         The summary, with `timed_nfe`: the evaluations of the calls whose time it is. Of a variant
         that decides by image they are near the study's own, of all others the same.
@@ -41,9 +44,8 @@ def with_times(
     _require_same_settings(results, timing)
     timed = timing_summary.set_index("variant")
     ran = summary[summary["pairs"] > 0].set_index("variant")
-    missing = [name for name in ran.index if name not in timed.index]
-    if missing:
-        raise ValueError(f"the study of time has no '{missing[0]}'")
+    for name in ran.index.difference(timed.index, sort=False):
+        timed.loc[name] = _same_work(name, ran.loc[name], timed)
     _require_same_work(ran, timed)
 
     table = summary.copy()
@@ -54,14 +56,23 @@ def with_times(
     return table.assign(timed_nfe=table["variant"].map(timed["nfe"]), disturbance=disturbed)
 
 
+def _same_work(name: str, row: pd.Series, timed: pd.DataFrame) -> pd.Series:
+    """What stands for a variant that the study of time lacks."""
+    equal = (timed["nfe"] == row["nfe"]) & (timed["steps"] == row["steps"])
+    untimed = timed[equal & timed["saving"].isna() & timed["predicted_saving"].notna()]
+    if untimed.empty or not name.startswith(SCALE):
+        raise ValueError(f"the study of times has no variant '{name}'")
+    return untimed.iloc[0]
+
+
 def _require_same_settings(results: Results, timing: Results) -> None:
     for name in SETTINGS:
         # A field younger than a stored study is absent there, and was empty or off.
         own, other = (study.study.get(name) or None for study in (results, timing))
         if own != other:
             raise ValueError(
-                f"{results.folder} has {name} {own!r} and the study of time {other!r}: "
-                "its times are those of other calls"
+                f"{results.folder} has {name} {own!r}, but the study of times has {other!r}: "
+                "expected the same in both"
             )
 
 
@@ -73,6 +84,6 @@ def _require_same_work(ran: pd.DataFrame, timed: pd.DataFrame) -> None:
             own, other = (float(study[what][name]) for study in (ran, timed))
             if abs(own - other) > allowed:
                 raise ValueError(
-                    f"'{name}' has {what} {own:g}, and {other:g} in the study of time: "
-                    "the time of one does not go with the other"
+                    f"'{name}' has {what} {own:g}, but {other:g} in the study of times: "
+                    "expected the same work in both"
                 )

@@ -109,7 +109,7 @@ def _by_caption(rivals: pd.DataFrame) -> pd.DataFrame:
     for name, own in pairs.items():
         if own != plan:
             raise ValueError(
-                f"'{name}' was judged on {len(own)} pairs of caption and seed and shares "
+                f"'{name}' was judged on {len(own)} pairs of caption and seed, and shares "
                 f"{len(own & plan)} of the plan's {len(plan)}: judge both on the same"
             )
     return rivals.assign(prompt_id=rivals["prompt"]).set_index(["prompt_id", "seed", "draw"])

@@ -85,12 +85,13 @@ def compare(
     ]
     fields = sorted(differing(*bound))
     if fields:
-        raise NotComparable(f"the studies differ in {', '.join(fields)}")
+        raise NotComparable(
+            f"the runs are of different studies: they differ in {', '.join(fields)}"
+        )
     keys = differing_environment(baseline, current)
     if absolute and keys:
         raise NotComparable(
-            "absolute times need one machine and the same versions; these differ: "
-            f"{', '.join(keys)}"
+            f"--absolute needs one machine and the same versions; these differ: {', '.join(keys)}"
         )
 
     before = summarise(baseline).set_index("variant")

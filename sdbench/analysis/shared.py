@@ -9,7 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sdbench.analysis.paired_tests import slower_tests
+from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.tables import image_means, pair_means
+from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 
 SETTINGS = ("model", "num_steps", "guidance_scale")
@@ -28,7 +30,7 @@ def metric_values(results: Results, metric: str) -> pd.DataFrame:
     """
     means = pair_means(results)
     if metric not in means or means[metric].isna().all():
-        raise ValueError(f"no image of {results.folder} has {metric}")
+        raise ValueError(f"{results.folder}: no image has a value of {metric}")
     values = means.pivot_table(metric, index=PAIR, columns="variant", observed=True)
     return values.astype(float).dropna(axis=1, how="all")
 
@@ -83,10 +85,13 @@ def shared_pairs(
         `prompt_id`; and how many of how many pairs these are, in words, empty where they are all.
 
     Raises:
-        ValueError: the studies differ in the model, the steps or the scale; a variant has no such
-            metric; a pair is not shared and `some` was not asked for, or none is shared.
+        ValueError: the studies differ in the model, the steps or the scale, or their images are
+            compared with those of other variants; a variant has no such metric; a pair is not
+            shared and `some` was not asked for, or none is shared.
     """
     _require_same_settings(first[0], second[0])
+    if metric not in WITHOUT_REFERENCE:
+        _require_same_reference(first[0], second[0])
     values = {
         name: _by_caption(*one, metric).groupby(PAIR).mean()
         for name, one in (("first", first), ("second", second))
@@ -102,7 +107,9 @@ def shared_pairs(
         # Prompts that only seem to be the same are the likeliest cause.
         twins = _other_texts(first[0], second[0])
         told = f"; prompt '{twins[0]}' has another text in each study" if twins else ""
-        raise ValueError(f"caption and seed are shared by {left_out}, expected all{told}")
+        raise ValueError(
+            f"both variants have the caption and seed of {left_out}; expected all{told}"
+        )
     return joined, left_out
 
 
@@ -171,3 +178,11 @@ def _require_same_settings(first: Results, second: Results) -> None:
                 f"{first.folder} has {name} {one!r}, {second.folder} has {other!r}: "
                 "their pairs are not the same"
             )
+
+
+def _require_same_reference(first: Results, second: Results) -> None:
+    own, other = (str(results.study.get("reference", BASELINE)) for results in (first, second))
+    if own != other:
+        raise ValueError(
+            f"the images of one study are compared with {own}, those of the other with {other}"
+        )

@@ -86,7 +86,8 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         `_changed`; and `alignment_difference` to the baseline. Of videos a metric is the mean over
         the frames of each, and that of the worst frame stands in `_worst`; `flicker` has a
         `flicker_difference`, too, and `output` is "video" (of audio "audio"; of images there is no
-        such column). Where the study has known answers, every metric also has `_likes` (bad ones
+        such column). `reference` names the variant that images are compared with, where that is not
+        the baseline. Where the study has known answers, every metric also has `_likes` (bad ones
         that it does not put clearly below the baseline) and `_other_seed` (its mean for another
         seed of the same prompt). Measured and predicted savings, metrics and differences have `_lo`
         and `_hi` behind them, the 95 % interval. What was not measured is NaN; so are the
@@ -108,7 +109,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
     singles = _singles(results, order, images)
 
     has_accelerators = bool(cost["full_forwards"].notna().any())
-    known = known_columns(results.known) | _output(results)
+    known = known_columns(results.known) | _output(results) | _reference(results)
     disturbed = disturbance(results)
     rows = []
     for variant in order:
@@ -223,7 +224,9 @@ def _costs(results: Results) -> pd.DataFrame:
             "ideal_saving": (1 - nfe / nfe.reindex([BASELINE]).item()).mask(
                 has_rows_of_its_own(results)
             ),
-            "full_forwards": results.runs.groupby("variant")["full_forwards"].mean(),
+            "full_forwards": results.runs.groupby("variant")["full_forwards"]
+            .mean()
+            .astype("float64"),
             "peak_bytes": _peak_bytes(results.runs),
         }
     )
@@ -318,6 +321,12 @@ def _output(results: Results) -> dict[str, str]:
     """What the calls made, where that is no image."""
     output = str(results.study.get("output"))
     return {"output": output} if output in ("video", "audio") else {}
+
+
+def _reference(results: Results) -> dict[str, str]:
+    """With whose images those of others are compared, where that is not the baseline."""
+    reference = str(results.study.get("reference", BASELINE))
+    return {} if reference == BASELINE else {"reference": reference}
 
 
 def _changes(

@@ -6,6 +6,7 @@ Each command has the file of its name. It imports the library when it runs, so t
 
 from sdbench.cli import (
     bench,
+    budget,
     compare,
     cost,
     distances,
@@ -35,6 +36,7 @@ for _command in (
     cost.cost,
     sensitivity.sensitivity,
     plan.plan,
+    budget.budget,
     distill.distill,
     compare.compare,
     bench.bench,

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from sdbench.study.study import Study
 
 _StudyFile = Annotated[
-    Path | None, typer.Argument(help="a study file (TOML); without one, mini-sd's benchmark")
+    Path | None, typer.Argument(help="study file (TOML); by default mini-sd's benchmark")
 ]
-_Baselines = Annotated[Path, compared(help="folder of the baselines, one for each study and model")]
+_Baselines = Annotated[Path, compared(help="folder that holds the baselines")]
 
 
 @command
@@ -56,7 +56,7 @@ def bench(
 ) -> None:
     """Run the regression benchmark and compare it with its baseline.
 
-    The exit codes are those of `compare`.
+    The exit codes are those of `sdbench compare`.
     """
     from sdbench.study.study import Study
 
@@ -72,7 +72,9 @@ def bench(
     # Asked before the run, which takes minutes.
     baseline = _baseline_of(benchmark, baselines)
     if accept is None and not baseline.exists():
-        raise ValueError(f"there is no baseline in {baseline}; make this run one: --accept REASON")
+        raise ValueError(
+            f"there is no baseline in {baseline}; --accept REASON makes this run the baseline"
+        )
 
     folder = out or new_folder(benchmark.name)
     run_study(benchmark, str(folder), mode="new")

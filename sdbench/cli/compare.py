@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from sdbench.records.store import Results
 
-_Baseline = Annotated[Path, typer.Argument(help="folder of the study that is known to be right")]
-_Current = Annotated[Path, typer.Argument(help="folder of the same study, run again")]
+_Baseline = Annotated[Path, typer.Argument(help="folder of the earlier run, known to be right")]
+_Current = Annotated[Path, typer.Argument(help="folder of the later run of the same study")]
 
 
 UNDECIDED = 3
@@ -56,9 +56,9 @@ def terms_of(
     if undecided not in ("fail", "pass"):
         raise ValueError(f"--undecided takes fail or pass, not '{undecided}'")
     if accept is not None and not accept.strip():
-        raise ValueError("a baseline is accepted for a reason: say which")
+        raise ValueError("--accept needs a reason, not an empty text")
     if force and accept is None:
-        raise ValueError("--force goes with --accept REASON: it accepts a run whose times spread")
+        raise ValueError("--force needs --accept REASON: it accepts a run whose times spread")
     smallest = share("--threshold", threshold)
     return Terms(smallest, undecided == "pass", absolute, accept, force)
 
@@ -77,9 +77,9 @@ def compare(
 ) -> None:
     """Compare two runs of a study, and fail where the later one is worse.
 
-    The exit code is 1 where a figure is worse, moved or missing; 3 where that is so of none, but
-    repeats are too few to decide a time; and 2 if the runs do not compare, or the later one is no
-    baseline.
+    Exit code 1: a figure is worse, has moved or is missing. Exit code 2: the runs cannot be
+    compared, or the later one cannot be a baseline. Exit code 3: nothing is worse, but the repeats
+    are too few to decide a time.
     """
     terms = terms_of(threshold, undecided, absolute=absolute, accept=accept, force=force)
     judge(baseline, current, terms, markdown=markdown, json_file=json_file)
@@ -126,11 +126,11 @@ def _accept(baseline: Path, current: Path, run: Results, table: pd.DataFrame, te
     against = _listed(unstable(run))
     if against and not terms.force:
         raise ValueError(
-            f"{current} is no baseline ({against}): run it again with nothing beside it, "
+            f"{current} cannot be the baseline ({against}): run it again on an idle machine, "
             "or accept it with --force"
         )
     accept(baseline, run, table, str(terms.accept), at=datetime.now(UTC), forced=against)
-    console.print(f"{baseline} is now this run.")
+    console.print(f"This run is now the baseline in {baseline}.")
 
 
 def _listed(reasons: dict[str, str]) -> str:
@@ -181,7 +181,7 @@ def _print_comparison(before: Results, after: Results, table: pd.DataFrame) -> N
     is_absolute = (table["figure"] == ABSOLUTE).any()
     if (table["verdict"] == "improvement").any() and not is_absolute:
         typer.echo(
-            f"warning: a ratio falls where its variant is faster and where {BASELINE} is slower; "
+            f"warning: a ratio falls if its variant got faster, or if {BASELINE} got slower; "
             "--absolute tells which, on one machine",
             err=True,
         )

@@ -25,16 +25,20 @@ if TYPE_CHECKING:
     from sdbench.study.study import Study
 
 _Model = Annotated[
-    str, generated(help="an architecture (built with random weights), name, hub id or folder")
+    str, generated(help="an architecture (gets random weights), a name, a hub id or a folder")
 ]
-_Heights = Annotated[str, generated("--height", help="pixels; several with commas between them")]
-_Width = Annotated[int | None, generated(help="pixels; the height by default")]
-_GuidanceScale = Annotated[float, generated(help="w, above 1; the cost does not depend on it")]
-_Output = Annotated[str, generated(help="latent, or image to time decoding too")]
-_Fractions = Annotated[str, compared(help="of the steps, unguided at the end")]
-_Batches = Annotated[str, running("--batch", help="images per call, with commas between them")]
-_CountOnly = Annotated[bool, running("--count-only", help="run nothing; count work and memory")]
-_Out = Annotated[Path | None, written(help="gets a study folder per batch and size")]
+_Heights = Annotated[
+    str, generated("--height", help="image heights in pixels, separated by commas")
+]
+_Width = Annotated[int | None, generated(help="image width in pixels; by default the height")]
+_GuidanceScale = Annotated[
+    float, generated(help="guidance scale w, above 1; it does not change the cost")
+]
+_Output = Annotated[str, generated(help="latent, or image: this also times decoding")]
+_Fractions = Annotated[str, compared(help="shares of the steps, unguided at the end")]
+_Batches = Annotated[str, running("--batch", help="images per call, separated by commas")]
+_CountOnly = Annotated[bool, running("--count-only", help="count work and memory, and do not run")]
+_Out = Annotated[Path | None, written(help="folder that gets one study per batch and size")]
 
 
 @command
@@ -56,9 +60,9 @@ def cost(
     count_only: _CountOnly = False,
     out: _Out = None,
 ) -> None:
-    """Show what dropping guidance saves, and why not more.
+    """Show what dropping guidance saves on a model, and why it does not save more.
 
-    Counted work comes first, then the ideal, the predicted and the measured savings.
+    Prints the counted work first, then the ideal, predicted and measured savings.
     """
     from sdbench.models.architectures import ARCHITECTURES
 
@@ -69,7 +73,7 @@ def cost(
         _print_footprints(model, sides, batch_sizes, dtype)
     elif count_only:
         names = ", ".join(ARCHITECTURES)
-        raise ValueError(f"only architectures are counted without running: {names}")
+        raise ValueError(f"--count-only takes an architecture, not '{model}'; there are: {names}")
     if count_only:
         return
 

@@ -10,10 +10,10 @@ import typer
 from sdbench.cli.console import command, console
 from sdbench.cli.options import compared
 
-_Results = Annotated[Path, typer.Argument(help="folder of a study with its images")]
-_Features = Annotated[str, compared(help="reader (mini-sd's) or inception (FID and KID)")]
+_Results = Annotated[Path, typer.Argument(help="folder of a study that kept its images")]
+_Features = Annotated[str, compared(help="reader (for mini-sd) or inception (FID and KID)")]
 _Reference = Annotated[
-    Path | None, compared(help="folder of images; drawn scenes for the reader's")
+    Path | None, compared(help="folder of reference images; the reader's are drawn scenes")
 ]
 
 
@@ -21,7 +21,7 @@ _Reference = Annotated[
 def distances(
     results: _Results, features: _Features = "reader", reference: _Reference = None
 ) -> None:
-    """Compare the distribution of every variant's images with that of reference images."""
+    """Compare the set of every variant's images with a set of reference images."""
     from sdbench.experiments.distances import WARNING
     from sdbench.experiments.distances import distances as measured
     from sdbench.records.store import read

@@ -32,8 +32,19 @@ trained = partial(typer.Option, rich_help_panel="How it is trained")
 
 # What is taught.
 _Model = Annotated[str, taught(help="name, hub id or folder of the teacher")]
+_Stage = Annotated[
+    str, taught(help="guidance (one pass for two) or steps (one step for two of --from)")
+]
+_Teacher = Annotated[
+    str, taught(help="of the stage steps: student (that of --from), or guided (the model itself)")
+]
+_From = Annotated[
+    str | None,
+    taught("--from", help="student that the stage steps starts from: its folder, or lora"),
+]
 _W = Annotated[
-    float | None, taught("--w", help="the teacher's guidance scale; the model's by default")
+    float | None,
+    taught("--w", help="the teacher's guidance scale; only of `sdbench models` there is a default"),
 ]
 _WRange = Annotated[
     tuple[float, float] | None,
@@ -51,9 +62,14 @@ _Seed = Annotated[int, taught(help="of everything random")]
 
 # How it is trained.
 _Method = Annotated[str, trained(help="lora, or full: a copy of every weight, as a control")]
-_Rank = Annotated[int, trained(help="of the low-rank layers")]
-_Alpha = Annotated[int | None, trained(help="their update is scaled by alpha / rank; by default 1")]
-_Targets = Annotated[str, trained(help="attention, feed-forward, convolutions, timestep")]
+_Rank = Annotated[int | None, trained(help="of the low-rank layers; 8 by default")]
+_Alpha = Annotated[
+    int | None, trained(help="their update is scaled by alpha / rank; the rank by default")
+]
+_Targets = Annotated[
+    str | None,
+    trained(help="attention, feed-forward, convolutions, timestep; the first two by default"),
+]
 _Steps = Annotated[int, trained(help="of the optimiser")]
 _Rows = Annotated[int, trained(help="of a batch, in each process")]
 _LearningRate = Annotated[float, trained(help="its peak")]
@@ -77,6 +93,9 @@ _SaveEvery = Annotated[int, written(help="steps between two checkpoints")]
 def distill(
     out: _Out,
     model: _Model = "mini-sd",
+    stage: _Stage = "guidance",
+    start: _From = None,
+    teacher: _Teacher = "student",
     w: _W = None,
     w_range: _WRange = None,
     data: _Data = "trajectories",
@@ -86,9 +105,9 @@ def distill(
     num_steps: _NumSteps = 50,
     seed: _Seed = 0,
     method: _Method = "lora",
-    rank: _Rank = 8,
+    rank: _Rank = None,
     alpha: _Alpha = None,
-    targets: _Targets = "attention,feed-forward",
+    targets: _Targets = None,
     steps: _Steps = 2_000,
     rows: _Rows = 8,
     learning_rate: _LearningRate = 1e-4,
@@ -105,7 +124,7 @@ def distill(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a student that predicts the guided result in one conditional pass.
+    """Train a student that predicts the guided result in one conditional pass, or in fewer steps.
 
     The student is a LoRA on the model's own weights.
     """
@@ -118,9 +137,14 @@ def distill(
     with resumable(out):
         pipe = _teacher(settings, model, dtype, device, weights_variant)
         sources = _sources(pipe, model, prompts_file, images, held_out_file)
-        folder = train(pipe, settings, out, model=model, mode=mode, **sources)
-    tried = f"--model {model} --variants cfg,{method}:{folder}"
-    typer.echo(f"The student is in {folder}; try it with: sdbench run {tried}")
+        folder = train(pipe, settings, out, model=model, start=start, mode=mode, **sources)
+    typer.echo(f"The student is in {folder}; try it with: {_trial(settings, model, folder)}")
+
+
+def _trial(settings: Settings, model: str, folder: Path) -> str:
+    """A command that runs the student; one of few steps runs with these."""
+    few = f"--num-steps {settings.num_steps} " if settings.halves_steps else ""
+    return f"sdbench run --model {model} {few}--variants cfg,{settings.method}:{folder}"
 
 
 def _teacher(
@@ -146,10 +170,22 @@ def _settings(options: dict[str, Any]) -> Settings:
             raise ValueError(f"--w is missing: the guidance scale of '{model}' is not known here")
         scale = MODELS[model].guidance_scale
 
-    targets = tuple(target.strip() for target in options["targets"].split(","))
-    defaults = {"alpha": options["rank"]}
-    given = given_fields(Settings, options)
-    return Settings(**defaults | given | {"guidance_scale": scale, "targets": targets})
+    given = given_fields(Settings, options) | {"guidance_scale": scale}
+    _require_own_layers(given)
+    if "rank" in given:
+        given = {"alpha": given["rank"]} | given
+    if "targets" in given:
+        given["targets"] = tuple(target.strip() for target in given["targets"].split(","))
+    return Settings(**given)
+
+
+def _require_own_layers(given: dict[str, Any]) -> None:
+    """Refuse options of the layers where these are those of another student."""
+    layers = [name for name in ("rank", "alpha", "targets") if name in given]
+    if given["stage"] == "steps" and layers:
+        raise ValueError(
+            f"--{layers[0]} is for new layers; --stage steps goes on with those of --from"
+        )
 
 
 def _require_sources(

@@ -10,15 +10,15 @@ import typer
 from sdbench.cli.console import command, console
 from sdbench.cli.options import Metric, Results, compared, written
 
-_Timing = Annotated[Path | None, compared(help="folder of a study whose times count instead")]
-_Out = Annotated[Path | None, written(help="where the picture goes; the study's folder by default")]
+_Timing = Annotated[Path | None, compared(help="folder of another study, to take the times from")]
+_Out = Annotated[Path | None, written(help="folder for the picture; by default the study's")]
 
 
 @command
 def frontier(
     results: Results, metric: Metric = "lpips", timing: _Timing = None, out: _Out = None
 ) -> None:
-    """Order a study's variants by time; say by tests which no other beats in time and quality."""
+    """Find the variants that no other variant beats in both time and quality."""
     from sdbench.analysis.frontier import frontier as ordered
     from sdbench.analysis.tables import SUMMARY
     from sdbench.instruments.quality import find_metric

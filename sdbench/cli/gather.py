@@ -11,14 +11,14 @@ from sdbench.cli.console import command, console
 from sdbench.cli.options import written
 from sdbench.cli.values import write_mode
 
-_Out = Annotated[Path, typer.Argument(help="gets the whole study")]
-_Shards = Annotated[list[Path], typer.Argument(help="the folder of every shard, in any order")]
+_Out = Annotated[Path, typer.Argument(help="folder that gets the whole study")]
+_Shards = Annotated[list[Path], typer.Argument(help="folders of all shards, in any order")]
 _Overwrite = Annotated[bool, written("--overwrite", help="replace the study in OUT")]
 
 
 @command
 def gather(out: _Out, shards: _Shards, overwrite: _Overwrite = False) -> None:
-    """Put together what `sdbench run --shard` left in several folders."""
+    """Join the shards of a study, which `sdbench run --shard` made, into one study."""
     from sdbench.study.shards import gather as gathered
 
     results = gathered(out, shards, mode=write_mode(resume=False, overwrite=overwrite, out=out))

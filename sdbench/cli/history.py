@@ -10,8 +10,8 @@ import typer
 from sdbench.cli.console import command
 from sdbench.cli.options import written
 
-_Baseline = Annotated[Path, typer.Argument(help="folder of a baseline")]
-_Out = Annotated[Path | None, written(help="where the picture goes; history.png by default")]
+_Baseline = Annotated[Path, typer.Argument(help="folder of the baseline")]
+_Out = Annotated[Path | None, written(help="file for the picture; by default history.png")]
 
 
 @command

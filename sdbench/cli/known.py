@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @command
 def known(results: Results) -> None:
-    """Say which metrics like a black frame, noise or another prompt's image.
+    """Check the metrics: does each rate a black frame, noise and a wrong image as worse?
 
-    A stored study without these answers gets them, as far as its images are there: another seed
-    where it has several, the same call again where it has several repeats.
+    A study without these answers gets them, if its images are stored. Another seed needs a study
+    of several seeds. The same call again needs several repeats.
     """
     from sdbench.records.store import read
     from sdbench.report.tables import known_legend, known_text
@@ -38,7 +38,9 @@ def _added(recorded: Recorded) -> pd.DataFrame:
     source = str(recorded.folder / "study.json")
     require(study, {"metrics": (list,), "seeds": (list,)}, source=source)
     if not study["metrics"] or not len(recorded.images):
-        raise ValueError(f"{recorded.folder} judges no images: it has no metric to ask")
+        raise ValueError(
+            f"{recorded.folder} has no metric or no images, so no metric can be checked"
+        )
     answers = known_answers(
         recorded.images,
         recorded.runs,

@@ -7,7 +7,7 @@ from sdbench.cli.console import command, console, print_table
 
 @command
 def models() -> None:
-    """List the models known by name, and the architectures that can be built without weights."""
+    """List the models that have a name, and the architectures for random weights."""
     from sdbench.models.architectures import ARCHITECTURES
     from sdbench.models.registry import MODELS
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from sdbench.cli.console import command, console
@@ -11,6 +10,8 @@ from sdbench.cli.options import (
     Device,
     Dtype,
     GuidanceScale,
+    HeldOutFile,
+    HeldOutPairs,
     MaxRows,
     Model,
     NumSteps,
@@ -18,9 +19,9 @@ from sdbench.cli.options import (
     Overwrite,
     Seeds,
     SharedBatch,
+    TuningFile,
     WeightsVariant,
     compared,
-    generated,
     running,
 )
 from sdbench.cli.values import new_folder, positive, share, split, study_fields, whole, write_mode
@@ -30,29 +31,20 @@ if TYPE_CHECKING:
     from sdbench.experiments.planning import Plans, Target
 
 # What a plan is for: one of these three.
-_Unguided = Annotated[
-    str | None, compared(help="numbers of unguided steps, with commas between them")
+_Unguided = Annotated[str | None, compared(help="numbers of unguided steps, separated by commas")]
+_MaxLpips = Annotated[
+    float | None, compared(help="as many unguided steps as keep LPIPS within this")
 ]
-_MaxLpips = Annotated[float | None, compared(help="the most unguided steps that keep this LPIPS")]
 _Saving = Annotated[
-    str | None, compared(help="the fewest unguided steps that save this share of the time: 15%")
+    str | None, compared(help="as few unguided steps as save this share of time, such as 15%")
 ]
 
 # How it is searched.
-_Metric = Annotated[str, compared(help="what the search lowers, or raises where higher is better")]
+_Metric = Annotated[str, compared(help="metric that the search makes better")]
 _Scales = Annotated[
-    str | None, compared(help="guidance scales to try for the steps that stay guided")
+    str | None, compared(help="also try these guidance scales on the steps that stay guided")
 ]
-_Rounds = Annotated[int, running(help="of exchanges, at most")]
-
-# What it is searched and judged on.
-_Pairs = Annotated[int, generated(help="of mini-sd, without the files: held-out captions")]
-_TuningFile = Annotated[
-    Path | None, generated("--prompts-file", help="tuning prompts, one per line")
-]
-_HeldOutFile = Annotated[
-    Path | None, generated(help="other prompts, on which the plans are judged")
-]
+_Rounds = Annotated[int, running(help="most rounds of the search")]
 
 
 @command
@@ -63,9 +55,9 @@ def plan(
     metric: _Metric = "lpips",
     scales: _Scales = None,
     model: Model = None,
-    tuning_file: _TuningFile = None,
-    held_out_file: _HeldOutFile = None,
-    pairs: _Pairs = 128,
+    tuning_file: TuningFile = None,
+    held_out_file: HeldOutFile = None,
+    pairs: HeldOutPairs = 128,
     seeds: Seeds = None,
     num_steps: NumSteps[int | None] = None,
     guidance_scale: GuidanceScale = None,
@@ -79,9 +71,10 @@ def plan(
     out: Out = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find the steps to leave unguided, and judge them on other prompts.
+    """Search which steps to leave unguided, and judge the choice on other prompts.
 
-    A plan is judged against every simple choice of the same number of steps.
+    Give one of --unguided, --max-lpips and --saving. The plan is compared with every simple choice
+    of as many steps.
     """
     target = _target(unguided, max_lpips, saving, metric)
     from sdbench.experiments import planning
@@ -112,7 +105,7 @@ def _target(
 ) -> Target:
     """What the plans are for."""
     if max_lpips is not None and metric != "lpips":
-        raise ValueError(f"--max-lpips bounds LPIPS, so --metric must be lpips, not {metric}")
+        raise ValueError(f"--max-lpips needs --metric lpips, not {metric}")
     from sdbench.experiments.planning import Target
 
     counts = () if unguided is None else tuple(whole("--unguided", unguided))

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from sdbench.records.store import Results as StudyResults
 
 _Pair = Annotated[
-    str | None, compared(help="two variants with a comma between them: compare these alone")
+    str | None, compared(help="compare only these two variants, separated by a comma")
 ]
 _With = Annotated[
-    Path | None, compared("--with", help="folder of the study that has the second of the pair")
+    Path | None, compared("--with", help="folder of another study, which has the second variant")
 ]
 _Margin = Annotated[
-    str | None, compared(help="largest difference that does not matter: a test of equivalence")
+    str | None, compared(help="test equivalence: the largest difference that does not matter")
 ]
 _Shared = Annotated[
-    bool, compared("--shared", help="go on with the captions and seeds that both variants have")
+    bool, compared("--shared", help="use only the captions and seeds that both variants have")
 ]
 
 
@@ -35,9 +35,9 @@ def rank(
     margin: _Margin = None,
     shared: _Shared = False,
 ) -> None:
-    """Order a study's variants by a metric, and say which differences between them are clear.
+    """Rank a study's variants by a metric, and say which differences are clear.
 
-    With --pair two variants are compared, on the same captions and seeds.
+    With --pair, compare two variants on the same captions and seeds.
     """
     from sdbench.analysis.ranking import ranking
     from sdbench.analysis.stability import WATCHED
@@ -51,7 +51,9 @@ def rank(
         _compare(results, other or results, pair, kind.name, margin, some=shared)
         return
     if other is not None or margin is not None or shared:
-        raise ValueError("--with, --margin and --shared need --pair, the variants to compare")
+        raise ValueError(
+            "--with, --margin and --shared need --pair: name the two variants to compare"
+        )
 
     pairs = read(results, columns=PAIRS | WATCHED)
     _print_disturbance(pairs)
@@ -67,7 +69,7 @@ def _print_disturbance(study: StudyResults) -> None:
 
     if told := disturbance(study):
         console.print(
-            f"DISTURBED: {told}. Ranks are of images, which this does not change.",
+            f"DISTURBED: {told}. Images, and so ranks, are not affected.",
             style="bold",
             highlight=False,
         )
@@ -83,7 +85,7 @@ def _compare(
 
     names = variant_names(pair)
     if len(names) != 2:
-        raise ValueError(f"--pair takes two variants with a comma between them, not '{pair}'")
+        raise ValueError(f"--pair takes two variants, separated by a comma, not '{pair}'")
     first, second = names
     studies = (read(folder), first), (read(other), second)
     for study, _ in studies[:1] if other == folder else studies:
@@ -94,4 +96,4 @@ def _compare(
     found = contrast(values, metric, margin=allowed, images=images)
     console.print(found.sentence(first, second), soft_wrap=True)
     if left_out:
-        console.print(f"Caption and seed are shared by {left_out}; the others are left out.")
+        console.print(f"Both have the caption and seed of {left_out}; the others are left out.")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from sdbench.cli.console import command, console
-from sdbench.cli.options import Markdown, Results, written
+from sdbench.cli.console import command, console, print_summary
+from sdbench.cli.options import Markdown, Results, Wide, written
 
-_Html = Annotated[Path | None, written(help="write a page with table, figures and images")]
-_Csv = Annotated[Path | None, written(help="write the summary as it is, nothing rounded")]
-_Latex = Annotated[Path | None, written(help="write the table in LaTeX (booktabs)")]
+_Html = Annotated[Path | None, written(help="file for a page with table, figures and images")]
+_Csv = Annotated[Path | None, written(help="file for the summary, nothing rounded")]
+_Latex = Annotated[Path | None, written(help="file for the table in LaTeX (booktabs)")]
 
 
 @command
@@ -20,8 +20,9 @@ def report(
     markdown: Markdown = None,
     csv: _Csv = None,
     latex: _Latex = None,
+    wide: Wide = False,
 ) -> None:
-    """Write a study's table and its page; without an option the table is printed."""
+    """Print a study's table, or write it as a page, Markdown, CSV or LaTeX."""
     from sdbench.analysis.tables import summarise
     from sdbench.report import tables
 
@@ -44,8 +45,8 @@ def report(
     for path in paths:
         console.print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
     if not paths:
-        console.print(tables.summary_table(summary, width=console.width))
-        console.print(tables.legend(summary), markup=False, highlight=False)
+        print_summary(summary, wide=wide)
+        console.print(tables.legend(summary, wide=wide), markup=False, highlight=False)
         _print_known(results)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdbench.cli.console import command, console, resumable
+from sdbench.cli.console import command, console, print_estimate, print_summary, resumable
 from sdbench.cli.options import (
     Arguments,
     Device,
@@ -17,7 +18,6 @@ from sdbench.cli.options import (
     GuidanceScale,
     Metrics,
     Model,
-    NumSteps,
     Overwrite,
     Precision,
     Prompt,
@@ -26,6 +26,7 @@ from sdbench.cli.options import (
     Seeds,
     StudyRepeats,
     WeightsVariant,
+    Wide,
     compared,
     generated,
     running,
@@ -40,80 +41,100 @@ if TYPE_CHECKING:
     from sdbench.study.study import Study
 
 _StudyFile = Annotated[
-    Path | None, typer.Argument(help="a study file (TOML); without one, mini-sd's own study")
+    Path | None, typer.Argument(help="study file (TOML); by default mini-sd's own study")
 ]
 
 # What is generated.
-_NegativePrompt = Annotated[str | None, generated(help="of every image")]
-_Height = Annotated[int | None, generated(help="pixels")]
-_Width = Annotated[int | None, generated(help="pixels")]
+_NegativePrompt = Annotated[str | None, generated(help="negative prompt of every image")]
+_Height = Annotated[int | None, generated(help="image height in pixels")]
+_Width = Annotated[int | None, generated(help="image width in pixels")]
 _Output = Annotated[
-    str | None, generated(help="image (video, audio), or latent to stop before decoding")
+    str | None,
+    generated(help="what a call makes: image, video, audio, or latent (nothing is decoded)"),
 ]
 _RandomWeights = Annotated[
     bool | None,
-    generated("--random-weights", help="build an architecture without its weights, for its cost"),
+    generated("--random-weights", help="build an architecture with random weights"),
 ]
 _SafetyChecker = Annotated[
     bool | None,
-    generated("--safety-checker", help="leave it on: what it replaces has no scores"),
+    generated("--safety-checker", help="keep it; images that it replaces get no scores"),
+]
+
+_NumSteps = Annotated[
+    str | None,
+    generated(help="denoising steps; of several with commas, all variants run in each number"),
 ]
 
 # What is compared.
 _Protocol = Annotated[
-    str | None, compared(help="a study that ships with sdbench; a wrong name lists them")
+    str | None, compared(help="a study that ships with sdbench; an unknown name lists all")
 ]
 _Variants = Annotated[
     str | None,
     compared(
-        help="with commas between them, instead of the study's and its controls; "
+        help="variants, separated by commas, instead of the study's own and its controls; "
         "see `sdbench variants`"
     ),
 ]
+_Reference = Annotated[
+    str | None, compared(help="the variant that images are compared with, such as cfg@200")
+]
 _Controls = Annotated[
     bool | None,
-    compared("--controls", help="add the controls: the same evaluations, spent otherwise"),
+    compared("--controls", help="add controls: other ways to spend the same evaluations"),
 ]
 
 # How it runs.
 _Batch = Annotated[int | None, running(help="(prompt, seed) pairs per call")]
 _Warmups = Annotated[
-    int | None, running(help="calls before them, not timed; 0 leaves memory on the CPU out")
+    int | None,
+    running(help="untimed calls per variant, before the others; memory on the CPU needs one"),
 ]
 _Timing = Annotated[
     str | None,
-    running(help="of measured calls: lockstep (a step of each in turn) or calls (one by one)"),
+    running(help="lockstep: calls advance one step each in turn; calls: one after another"),
 ]
-_MemoryFormat = Annotated[str | None, running(help="of the denoiser: contiguous or channels_last")]
-_Threads = Annotated[int | None, running(help="of torch on the CPU")]
+_MemoryFormat = Annotated[
+    str | None, running(help="memory format of the denoiser: contiguous or channels_last")
+]
+_Threads = Annotated[int | None, running(help="number of torch's threads on the CPU")]
 _FullHash = Annotated[
-    bool | None, running("--full-hash", help="name calls by SHA-256 of the weights, not by sums")
+    bool | None,
+    running("--full-hash", help="identify weights by SHA-256 instead of the sum of their bytes"),
 ]
-_Engine = Annotated[
-    str, running(help="local, or ray: workers with a GPU or a share of the CPU each")
-]
-_Workers = Annotated[int | None, running(help="of the Ray engine; one per GPU, or two, by default")]
+_Engine = Annotated[str, running(help="local, or ray: each worker has a GPU or a share of the CPU")]
+_Workers = Annotated[int | None, running(help="most Ray workers; by default one per GPU")]
 _Shard = Annotated[
-    str | None, running(help="run only this part, such as 2/8; see `sdbench gather`")
+    str | None, running(help="run one part of the study, such as 2/8; see `sdbench gather`")
+]
+_Quick = Annotated[
+    bool, compared("--quick", help="a short try-out of mini-sd, too small for results")
 ]
 _DryRun = Annotated[
-    bool, running("--dry-run", help="only say how long it takes and how much memory")
+    bool, running("--dry-run", help="print the expected time and memory, and do not run")
 ]
 
 # What is left.
 _Out = Annotated[
     str | None,
-    written(help="the study's folder, or a URL (s3://...); a new one under sdbench-results/"),
+    written(help="folder or URL (s3://...) of the study; by default new in sdbench-results/"),
 ]
-_Name = Annotated[str | None, written(help="of the study in the tables")]
+_Name = Annotated[str | None, written(help="name of the study in the tables")]
+
+
+DEFAULT = "mini-sd"
+QUICK = "mini-sd-quick"
 
 
 @command
 def run(
     study: _StudyFile = None,
     protocol: _Protocol = None,
+    quick: _Quick = False,
     variants: _Variants = None,
     controls: _Controls = None,
+    reference: _Reference = None,
     metrics: Metrics = None,
     model: Model = None,
     random_weights: _RandomWeights = None,
@@ -121,7 +142,7 @@ def run(
     prompts_file: PromptsFile = None,
     negative_prompt: _NegativePrompt = None,
     seeds: Seeds = None,
-    num_steps: NumSteps[int | None] = None,
+    num_steps: _NumSteps = None,
     guidance_scale: GuidanceScale = None,
     height: _Height = None,
     width: _Width = None,
@@ -149,40 +170,82 @@ def run(
     name: _Name = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    wide: Wide = False,
 ) -> None:
-    """Run a study: time every variant step by step, and compare its images with full guidance."""
-    mode = write_mode(resume=resume, overwrite=overwrite, out=out)
-    chosen = _study(study, protocol, study_fields(locals()))
-    how: dict[str, Any] = {"mode": mode, "engine": engine, "workers": workers, "shard": shard}
-    _print_estimate(chosen) if dry_run else _run_and_report(chosen, out, **how)
+    """Run a study: time every variant, and compare its images with full guidance."""
+    _start(_protocol(study, protocol, quick=quick), locals())
 
 
-def _run_and_report(study: Study, out: str | None, **how: Any) -> None:
+def _start(protocol: str | None, options: dict[str, Any]) -> None:
+    """Run the study that all the options describe, or say what it would take."""
+    study = _study(options["study"], protocol, study_fields(options))
+    if options["dry_run"]:
+        print_estimate(study)
+    else:
+        _run_and_report(study, **_ways(options))
+
+
+def _ways(options: dict[str, Any]) -> dict[str, Any]:
+    """How the study runs, of all options: its folder, where its calls run, what is printed."""
+    mode = write_mode(**{name: options[name] for name in ("resume", "overwrite", "out")})
+    kept = ("out", "wide", "engine", "workers", "shard")
+    return {"mode": mode} | {name: options[name] for name in kept}
+
+
+def _run_and_report(study: Study, out: str | None, *, wide: bool, **how: Any) -> None:
     """Run a study into the folder asked for, or a new one, and show what came out."""
+    if how["mode"] != "resume" and study == _study(None, DEFAULT, {}):
+        print_estimate(study)
+        console.print("A try-out of one minute: sdbench run --quick\n", highlight=False)
     folder = out or str(new_folder(study.name))
-    _report(run_study(study, folder, times_known=_print_times, **how), folder)
+    times_known = partial(_print_times, wide=wide)
+    _report(run_study(study, folder, times_known=times_known, **how), folder, wide=wide)
 
 
-def _print_times(folder: Path) -> None:
+def _print_times(folder: Path, *, wide: bool) -> None:
     """The table of a study whose last controls, which need no time, have still to run."""
     from sdbench.analysis.tables import SUMMARY
     from sdbench.records.store import read
 
     results = read(folder, columns=SUMMARY)
     if (results.runs["status"] == "ok").any():
-        _print_summary(results)
+        _print_summary(results, wide=wide)
         console.print("All times are taken. What follows makes images only.\n")
 
 
-def _study(file: Path | None, protocol: str | None, fields: dict[str, Any]) -> Study:
-    """The study of a file, of a protocol, or mini-sd's own, with the fields that were given."""
-    from sdbench.study.study import Study
-
+def _protocol(file: Path | None, protocol: str | None, *, quick: bool) -> str | None:
+    """The protocol that was asked for, mini-sd's own without any; None for a study file."""
     if file is not None and protocol is not None:
         raise ValueError("give a study file or --protocol, not both")
+    if quick and (file is not None or protocol is not None):
+        raise ValueError("--quick is a study by itself: leave out the study file and --protocol")
     if file is not None:
-        return Study.from_toml(file, **fields)
-    return Study.protocol(protocol or "mini-sd", **fields)
+        return None
+    return QUICK if quick else protocol or DEFAULT
+
+
+def _study(file: Path | None, protocol: str | None, fields: dict[str, Any]) -> Study:
+    """The study of a file or of a protocol, with the fields that were given."""
+    from sdbench.study.study import Study
+
+    if protocol is not None:
+        _require_prompts(protocol, fields)
+        return Study.protocol(protocol, **fields)
+    assert file is not None
+    return Study.from_toml(file, **fields)
+
+
+def _require_prompts(protocol: str, fields: dict[str, Any]) -> None:
+    """Refuse another model with the captions of mini-sd, which say nothing of it.
+
+    With random weights only times count, and for these any prompt does.
+    """
+    model = fields.get("model", DEFAULT)
+    given = fields.keys() & {"prompts", "prompts_file", "random_weights"}
+    if protocol in (DEFAULT, QUICK) and model != DEFAULT and not given:
+        raise ValueError(
+            f"--model {model} needs --prompt or --prompts-file: only {DEFAULT} has its own prompts"
+        )
 
 
 def run_study(study: Study, folder: str, **how: Any) -> Results:
@@ -200,7 +263,7 @@ def run_study(study: Study, folder: str, **how: Any) -> Results:
         return read(record(study, folder, **how), columns=SUMMARY | shown)
 
 
-def _report(results: Results, place: str) -> None:
+def _report(results: Results, place: str, *, wide: bool) -> None:
     """The table, the pictures and the failures.
 
     Raises:
@@ -208,7 +271,7 @@ def _report(results: Results, place: str) -> None:
     """
     # Without a call that ended well there is nothing to show but the failures.
     if (results.runs["status"] == "ok").any():
-        summary = _print_summary(results)
+        summary = _print_summary(results, wide=wide)
         _print_files(place, _draw(results, summary, place))
 
     failed = results.runs.loc[results.runs["status"] == "failed", ["variant", "message"]]
@@ -218,15 +281,15 @@ def _report(results: Results, place: str) -> None:
         raise typer.Exit(1)
 
 
-def _print_summary(results: Results) -> pd.DataFrame:
-    """The table with its legend, why a variant could not run, and what is to be noted."""
+def _print_summary(results: Results, *, wide: bool) -> pd.DataFrame:
+    """What was found, in words and as a table; its legend, and what is to be noted."""
     from sdbench.analysis.calls import uncounted
     from sdbench.analysis.ended import ended
     from sdbench.analysis.tables import summarise
-    from sdbench.report.tables import legend, remarks, summary_table
+    from sdbench.report.tables import legend, remarks
 
     summary = summarise(results)
-    console.print(summary_table(summary, width=console.width))
+    print_summary(summary, wide=wide)
     for reason in uncounted(results):
         console.print(f"work not counted: {reason}", markup=False, highlight=False)
     unsupported = summary.loc[summary["unsupported"] != "", ["variant", "unsupported"]]
@@ -236,7 +299,7 @@ def _print_summary(results: Results) -> pd.DataFrame:
     reason = ended(results.study.get("repeats"), summary)
     for line in (*remarks(runs[runs["status"] == "ok"]), *filter(None, [reason])):
         console.print(line, markup=False, highlight=False)
-    console.print(legend(summary), markup=False, highlight=False)
+    console.print(legend(summary, wide=wide), markup=False, highlight=False)
     return summary
 
 
@@ -247,7 +310,7 @@ def _draw(results: Results, summary: pd.DataFrame, place: str) -> dict[str, str]
     from sdbench.report.figures import frontier_figure, image_grid, step_figure
 
     figures = {"steps.png": step_figure(step_profile(results))}
-    meanings = {"steps.png": "time of every step, and how far guidance still moves the prediction"}
+    meanings = {"steps.png": "time of every step, and how much guidance matters there"}
     if len(results.images):
         pairs = results.images[["prompt_id", "seed"]].drop_duplicates().head(8)
         shown = list(pairs.itertuples(index=False, name=None))
@@ -266,24 +329,8 @@ def _draw(results: Results, summary: pd.DataFrame, place: str) -> dict[str, str]
 
 
 def _print_files(place: str, pictures: dict[str, str]) -> None:
-    tables = {"runs.parquet, steps.parquet, images.parquet": "one row per call, step and image"}
+    tables = {f"{what}s.parquet": f"one row per {what}" for what in ("run", "step", "image")}
+    tables["runs.parquet"] = "one row per call of the pipeline"
     console.print(f"\nTables and pictures are in {place}:", soft_wrap=True)
     for name, meaning in (tables | pictures).items():
-        console.print(f"  {name:13} {meaning}")
-
-
-def _print_estimate(study: Study) -> None:
-    from sdbench.study.estimate import estimate
-
-    expected = estimate(study)
-    calls, minutes = f"{expected.calls}", f"{expected.seconds / 60:.1f}"
-    if expected.most_calls > expected.calls:
-        calls += f" to {expected.most_calls}"
-        minutes += f" to {expected.most_seconds / 60:.1f}"
-    console.print(
-        f"{calls} calls, about {minutes} minutes of computing here, "
-        f"peak memory of the process about {expected.rss_peak_bytes / 1e9:.1f} GB "
-        "(not counting image metrics)"
-    )
-    if expected.uncounted:
-        console.print(f"work not counted: {expected.uncounted}", markup=False, highlight=False)
+        console.print(f"  {name:14} {meaning}", soft_wrap=True)

@@ -28,13 +28,26 @@ from sdbench.cli.options import (
 from sdbench.cli.values import new_folder, split, study_fields, write_mode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
     from sdbench.records.store import Sweep
+
+PER_LINE = 10  # steps
 
 _Kind = Annotated[str, compared(help="of masks: single, window, last, first or interval")]
 _Length = Annotated[int | None, compared(help="steps of the window; a quarter of all by default")]
 _Stride = Annotated[int, compared(help="starts and lengths are multiples of it")]
 _Masks = Annotated[
     str | None, compared(help="such as 1101,1011 instead of a kind: 1 is a guided step")
+]
+_Estimate = Annotated[
+    bool,
+    compared(
+        "--estimate",
+        help="estimate single steps to first order: for 50 steps a tenth of the work of a sweep",
+    ),
 ]
 _Growth = Annotated[
     bool, written("--growth", help="keep how far the latents are at every step, too")
@@ -47,6 +60,7 @@ def sensitivity(
     length: _Length = None,
     stride: _Stride = 1,
     masks: _Masks = None,
+    estimate: _Estimate = False,
     metrics: Metrics = "lpips",
     model: Model = None,
     prompt: Prompt = None,
@@ -67,8 +81,11 @@ def sensitivity(
 ) -> None:
     """Show which steps need guidance: drop it at some, and compare with the guided image."""
     mode = write_mode(resume=resume, overwrite=overwrite, out=out)
+    if estimate:
+        kind = _estimated(kind, length, stride, masks)
 
     from sdbench.experiments.sensitivity import BranchChoice, sweep
+    from sdbench.instruments.memory import PeakBytes
     from sdbench.records.names import BASELINE
     from sdbench.study.check import loaded
     from sdbench.study.study import Study
@@ -80,12 +97,22 @@ def sensitivity(
 
     choice = BranchChoice(kind, length, stride, tuple(split(masks) or ()), max_rows, growth)
     folder = out or new_folder("sensitivity")
-    with resumable(folder):
-        results = sweep(loaded(generation), generation, choice, folder, metrics=asked, mode=mode)
-    _report(results)
+    pipe = loaded(generation)
+    with resumable(folder), PeakBytes(pipe.device) as memory:
+        results = sweep(pipe, generation, choice, folder, metrics=asked, mode=mode)
+    _report(results, memory.peak_bytes)
 
 
-def _report(results: Sweep) -> None:
+def _estimated(kind: str, length: int | None, stride: int, masks: str | None) -> str:
+    """The kind of an estimate, which takes no choice of masks."""
+    if (kind, length, stride, masks) != ("single", None, 1, None):
+        raise ValueError(
+            "--estimate is of every single step: leave out --kind, --length, --stride and --masks"
+        )
+    return "estimate"
+
+
+def _report(results: Sweep, peak_bytes: int) -> None:
     """What the sweep took, its curves as a picture, and where everything is."""
     from sdbench.analysis.sensitivity import evaluations, sensitivity_curve
     from sdbench.report.figures import sensitivity_figure
@@ -97,15 +124,29 @@ def _report(results: Sweep) -> None:
         f"one call per mask would take {rows.naive:.0f}",
         highlight=False,
     )
+    console.print(f"peak memory {peak_bytes / 1e9:.2f} GB", highlight=False)
 
     # Masks from a list lie on no axis that a curve could have.
     names = [name.partition(":")[0] for name in results.study["metrics"]]
     metrics = [name for name in names if not table[name].isna().all()]
     if metrics and not results.study["sweep"]["masks"]:
         curves = {metric: sensitivity_curve(table, metric) for metric in metrics}
+        if results.study["sweep"]["kind"] == "estimate":
+            _print_estimate(curves)
         figure = sensitivity_figure(curves, steps=len(table["mask"].iloc[0]))
         figure.savefig(results.folder / "sensitivity.png")
         console.print(f"  sensitivity.png     {', '.join(metrics)} by where guidance is dropped")
     console.print(
         f"  sensitivity.parquet one row per pair and mask, in {results.folder}", soft_wrap=True
     )
+
+
+def _print_estimate(curves: Mapping[str, pd.DataFrame]) -> None:
+    """The mean of every step, ten in a line."""
+    for metric, curve in curves.items():
+        console.print(f"first-order estimate of {metric} without guidance at each step alone:")
+        steps = curve["start"].astype(int)
+        texts = [f"{value:.2e}" for value in curve[metric]]
+        for first in range(0, len(texts), PER_LINE):
+            line = " ".join(texts[first : first + PER_LINE])
+            console.print(f"  {steps.iloc[first]:>4}  {line}", highlight=False, soft_wrap=True)

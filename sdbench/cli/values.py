@@ -72,8 +72,14 @@ def seed_list(text: str) -> list[int] | None:
         return split(text, int)
     except ValueError:
         raise ValueError(
-            f"--seeds takes whole numbers with commas between them, not '{text}'"
+            f"--seeds takes whole numbers, separated by commas, not '{text}'"
         ) from None
+
+
+def step_counts(text: str | int) -> int | list[int]:
+    """A number of steps, or several between commas."""
+    counts = whole("--num-steps", str(text))
+    return counts[0] if len(counts) == 1 else counts
 
 
 def whole(option: str, text: str) -> list[int]:
@@ -84,7 +90,7 @@ def whole(option: str, text: str) -> list[int]:
         values = []
     if not values or min(values) < 1:
         raise ValueError(
-            f"{option} takes positive whole numbers with commas between them, not '{text}'"
+            f"{option} takes positive whole numbers, separated by commas, not '{text}'"
         )
     return values
 
@@ -131,9 +137,9 @@ def json_object(text: str) -> dict[str, Any]:
 def write_mode(*, resume: bool, overwrite: bool, out: str | Path | None) -> Mode:
     """What becomes of a folder that is there already."""
     if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
+        raise ValueError("give --resume or --overwrite, not both")
     if resume and out is None:
-        raise ValueError("--resume needs --out, the folder to continue")
+        raise ValueError("--resume needs --out: name the folder to continue")
     if resume:
         return "resume"
     return "overwrite" if overwrite else "new"
@@ -149,6 +155,7 @@ def new_folder(name: str) -> Path:
 _READERS: dict[str, Callable[[str], Any]] = {
     "variants": variant_names,
     "seeds": seed_list,
+    "num_steps": step_counts,
     "metrics": split,
     "repeats": repeats_of,
     "arguments": json_object,

@@ -7,8 +7,11 @@ from sdbench.cli.console import command, print_table
 
 @command
 def variants() -> None:
-    """List the variant grammar."""
+    """List the variants: how each is written, and what it does."""
     from sdbench.variants.grammar import VARIANTS
 
-    rows = [(kind.grammar, kind.meaning, kind.source) for kind in VARIANTS.values()]
+    # One way of writing a variant a line, so that none is cut.
+    rows = [
+        (kind.grammar.replace("|", "\n"), kind.meaning, kind.source) for kind in VARIANTS.values()
+    ]
     print_table(("variant", "what it does", "source"), rows)

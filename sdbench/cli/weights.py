@@ -7,7 +7,7 @@ from sdbench.cli.console import command, print_table
 
 @command
 def weights() -> None:
-    """Find the network of LPIPS, fetch it where it is missing, and say where it came from."""
+    """Find LPIPS's network, or download it once, and print where it came from."""
     from sdbench.instruments.weights import describe
 
     print_table(("what", "value"), list(describe().items()))

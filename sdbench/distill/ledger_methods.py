@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sdbench.distill.low_rank_layers import add_lora
+from sdbench.distill.low_rank_layers import add_lora, add_teacher
 from sdbench.variants.rows import Layout, first_tensor
 
 DenoiserInputs = dict[str, Any]
@@ -23,6 +23,7 @@ class Method:
         trains: it takes steps of an optimiser, instead of running alone.
         has_teacher: what is learnt is the guided prediction of a teacher.
         has_lora: there are low-rank layers.
+        halves_steps: the teacher is a student, too, whose two steps one is to make.
         is_fused: they are added to the weights before the run.
     """
 
@@ -30,6 +31,7 @@ class Method:
     trains: bool = False
     has_teacher: bool = False
     has_lora: bool = False
+    halves_steps: bool = False
     is_fused: bool = False
 
     @property
@@ -59,6 +61,7 @@ METHODS = {
         Method("fine-tuning, LoRA", trains=True, has_lora=True),
         Method("distillation, full", trains=True, has_teacher=True),
         Method("distillation, LoRA", trains=True, has_teacher=True, has_lora=True),
+        Method("few steps, LoRA", trains=True, has_teacher=True, has_lora=True, halves_steps=True),
         Method("guided"),
         Method("student, LoRA fused", has_lora=True, is_fused=True),
         Method("student, LoRA not fused", has_lora=True),
@@ -90,6 +93,8 @@ class Setup:
         """Put the method's low-rank layers on a denoiser, if it has any."""
         if method.has_lora:
             add_lora(denoiser, rank=self.rank, alpha=self.rank, targets=self.targets)
+        if method.halves_steps:
+            add_teacher(denoiser)
 
     def teacher_of(self, denoiser: Any, method: Method) -> Any:
         """The method's teacher: a copy, the denoiser itself with LoRA, or None in fine-tuning."""

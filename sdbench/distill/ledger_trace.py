@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdbench.distill.ledger_methods import Method, Setup
+from sdbench.distill.halving import Level, ddim_step, joining
+from sdbench.distill.ledger_methods import DenoiserInputs, Method, Setup
 from sdbench.distill.loss import distillation_loss, guided_prediction
+from sdbench.distill.low_rank_layers import layers_off, teacher_on
 from sdbench.instruments.memory import AllocatorTrace, parts_held
 from sdbench.variants.rows import Layout, first_tensor
 
 STEPS = 2  # the first makes the optimiser's state, in the second all parts are there
 SCALE = 7.5  # w of the target; memory does not depend on it
+NOISE, BETWEEN, CLEAN = Level(0.0, 1.0), Level(0.6, 0.8), Level(1.0, 0.0)  # nor on these
 
 
 class Traced(NamedTuple):
@@ -50,32 +55,30 @@ def _trained(setup: Setup, method: Method) -> Traced:
         teacher = setup.teacher_of(denoiser, method)
         trace.mark("student")
 
+        target_of = partial(_target, method, teacher, denoiser)
         learnt = [weight for weight in denoiser.parameters() if weight.requires_grad]
         if setup.checkpoint_gradients:
             denoiser.enable_gradient_checkpointing()
         # Fused, because otherwise AdamW takes scratch memory of the size of the weights.
         optimiser = torch.optim.AdamW(learnt, lr=1e-5, fused=True)
         for _ in range(STEPS):
-            _step(denoiser, teacher, call, optimiser, trace.mark)
+            _step(denoiser, target_of, call, optimiser, trace.mark)
 
     started = time.perf_counter()
-    _step(denoiser, teacher, call, optimiser, lambda label: None)
+    _step(denoiser, target_of, call, optimiser, lambda label: None)
     step_s = time.perf_counter() - started
     return Traced(*_parts(trace, method), step_s)
 
 
 def _step(
     denoiser: Any,
-    teacher: Any,
-    call: Mapping[str, Any],
+    target_of: Callable[[DenoiserInputs], Float[Tensor, "rows ..."]],
+    call: DenoiserInputs,
     optimiser: torch.optim.Optimizer,
     mark: Callable[[str], None],
 ) -> None:
-    student_call = Layout(len(first_tensor(call))).halves(call)[1]
-    if teacher is None:
-        target = torch.zeros_like(first_tensor(student_call))
-    else:
-        target = _target(teacher, denoiser, call)
+    student_call = _cond(call)
+    target = target_of(call)
     mark("target")
 
     loss = distillation_loss(first_tensor(denoiser(**student_call)), target)
@@ -90,14 +93,33 @@ def _step(
 
 
 @torch.no_grad()
-def _target(teacher: Any, denoiser: Any, call: Mapping[str, Any]) -> Float[Tensor, "rows ..."]:
-    shared = teacher is denoiser
-    if shared:
-        teacher.disable_adapters()
-    uncond, cond = first_tensor(teacher(**call)).chunk(2)
-    if shared:
-        teacher.enable_adapters()
+def _target(
+    method: Method, teacher: Any, denoiser: Any, call: DenoiserInputs
+) -> Float[Tensor, "rows ..."]:
+    """What is to be learnt: nothing in particular, a guided prediction, or two steps."""
+    if teacher is None:
+        return torch.zeros_like(first_tensor(_cond(call)))
+    if method.halves_steps:
+        return _two_steps(denoiser, _cond(call))
+    with layers_off(denoiser) if teacher is denoiser else nullcontext():
+        uncond, cond = first_tensor(teacher(**call)).chunk(2)
     return guided_prediction(cond, uncond, SCALE)
+
+
+def _two_steps(denoiser: Any, call: DenoiserInputs) -> Float[Tensor, "rows ..."]:
+    """The prediction that stands for two steps of the teacher's layers, from noise alone."""
+    name, z = next((name, own) for name, own in call.items() if own is first_tensor(call))
+    with teacher_on(denoiser):
+        z_mid = ddim_step("v_prediction", first_tensor(denoiser(**call)), z, NOISE, BETWEEN)
+        second = first_tensor(denoiser(**call | {name: z_mid}))
+    end = ddim_step("v_prediction", second, z_mid, BETWEEN, CLEAN)
+    return joining("v_prediction", z, NOISE, end, CLEAN)
+
+
+def _cond(call: DenoiserInputs) -> DenoiserInputs:
+    """The conditional half of a guided step's inputs."""
+    half: DenoiserInputs = Layout(len(first_tensor(call))).halves(call)[1]
+    return half
 
 
 def _inferred(setup: Setup, method: Method) -> Traced:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from peft import LoraConfig
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
 from sdbench.models.student_layers import ADAPTER, refuse_adapters
 
+TEACHER = "teacher"  # what a teacher's low-rank layers are called in a pipeline
 TARGETS = ("attention", "feed-forward", "convolutions", "timestep")
 _HOLDERS = {
     "attention": "Attention",
@@ -43,6 +47,38 @@ def add_lora(denoiser: Any, *, rank: int, alpha: int, targets: Sequence[str]) ->
         if weight.requires_grad:
             # An optimiser's steps are lost in half precision.
             weight.data = weight.data.float()
+
+
+def add_teacher(denoiser: Any) -> None:
+    """Put the low-rank layers of a denoiser on it once more: frozen, and off until they teach."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        denoiser.add_adapter(denoiser.peft_config[ADAPTER], adapter_name=TEACHER)
+    teacher = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER)
+    set_peft_model_state_dict(denoiser, teacher, adapter_name=TEACHER)
+    denoiser.set_adapter(ADAPTER)
+
+
+@contextmanager
+def teacher_on(denoiser: Any) -> Iterator[None]:
+    """While it holds, a denoiser's low-rank layers are its teacher's, and nothing is learnt."""
+    denoiser.set_adapter(TEACHER)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        denoiser.set_adapter(ADAPTER)
+
+
+@contextmanager
+def layers_off(denoiser: Any) -> Iterator[None]:
+    """While it holds, a denoiser is without its low-rank layers, and nothing is learnt."""
+    denoiser.disable_adapters()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        denoiser.enable_adapters()
 
 
 def require_bare(denoiser: nn.Module) -> None:

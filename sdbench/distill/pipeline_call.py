@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
 
 from sdbench.models.pipeline import Pipeline, guidance_arguments, invoke
 from sdbench.variants.hooks import call_replaced
@@ -36,6 +37,30 @@ def output_as_given(denoiser: nn.Module) -> AbstractContextManager[None]:
         return call
 
     return call_replaced(denoiser, wrap)
+
+
+def with_inputs(
+    call: tuple[tuple[Any, ...], dict[str, Any]], sample: Float[Tensor, "rows ..."], share: float
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A denoiser's call with other latents at another timestep.
+
+    Args:
+        call: arguments and keyword arguments.
+        sample: the other latents.
+        share: the other timestep over the one of the call; some denoisers count from 0 to 1.
+    """
+    args, kwargs = call
+    own_sample = first_tensor(call)
+    own_timestep: Shaped[Tensor, "*shape"] = args[1] if len(args) > 1 else kwargs["timestep"]
+
+    timestep = own_timestep * share
+    if not own_timestep.is_floating_point():
+        timestep = timestep.round().to(own_timestep.dtype)
+    replacements = {id(own_sample): sample, id(own_timestep): timestep}
+    changed: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors(
+        call, lambda tensor: replacements.get(id(tensor), tensor)
+    )
+    return changed
 
 
 def call_pipeline(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sdbench.distill.examples import Scales
 
+STAGES = ("guidance", "steps")
+TEACHERS = ("student", "guided")
 METHODS = ("lora", "full")
 DATA = ("images", "trajectories")
 PRECISIONS = ("no", "fp16", "bf16")
@@ -31,6 +35,10 @@ class Settings:
     Args:
         guidance_scale: w of the teacher, above 1; where the student learns many, w of the images
             that are judged.
+        stage: "guidance" (one pass learns what guidance makes of two) or "steps" (one step of a
+            student learns what two of its own make).
+        teacher: in the stage "steps", whose two steps one is to make: "student" (those of the one
+            that it starts from) or "guided" (the base's, with guidance).
         w_range: learn all scales between these two, and give w to the student; None for
             `guidance_scale` alone.
         method: "lora" (low-rank layers on the teacher's own weights) or "full" (a trainable copy of
@@ -45,7 +53,8 @@ class Settings:
         alpha: their update is scaled by alpha / rank.
         targets: which layers get them: attention, feed-forward, convolutions, timestep (what w runs
             through where the student gets it).
-        num_steps: of a trajectory, and of the images that are judged.
+        num_steps: of a trajectory, and of the images that are judged; in the stage "steps" those
+            of the new student, half of its teacher's.
         min_snr_gamma: limit of a row's weight; every row counts the same where it is None.
         accumulate: batches whose gradients are summed before a step.
         precision: of the denoiser's layers: "no", "fp16" or "bf16".
@@ -60,6 +69,8 @@ class Settings:
     """
 
     guidance_scale: float
+    stage: str = "guidance"
+    teacher: str = "student"
     w_range: tuple[float, float] | None = None
     method: str = "lora"
     data: str = "trajectories"
@@ -84,13 +95,33 @@ class Settings:
         self._check_scales()
         self._check_choices()
         self._check_numbers()
+        self._check_stage()
         if not self.targets:
             raise ValueError("there are no targets for the low-rank layers")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The fields that count in this stage, as JSON holds them."""
+        # The second stage's layers are those of the student that it starts from.
+        others = ("rank", "alpha", "targets") if self.halves_steps else ("stage", "teacher")
+        fields = {name: value for name, value in asdict(self).items() if name not in others}
+        record: dict[str, Any] = json.loads(json.dumps(fields))
+        return record
 
     @property
     def has_low_rank(self) -> bool:
         """Whether low-rank layers are trained, not a copy of all weights."""
         return self.method == "lora"
+
+    @property
+    def halves_steps(self) -> bool:
+        """Whether one step learns what two make: the second stage."""
+        return self.stage == "steps"
+
+    @property
+    def has_guided_teacher(self) -> bool:
+        """Whether the teacher is the guided base, not a student."""
+        return not self.halves_steps or self.teacher == "guided"
 
     @property
     def learns_from_images(self) -> bool:
@@ -163,11 +194,28 @@ class Settings:
 
     def _check_choices(self) -> None:
         """Refuse a word that is none of a field's own."""
-        choices = {"method": METHODS, "data": DATA, "precision": PRECISIONS}
+        choices = {
+            "stage": STAGES,
+            "teacher": TEACHERS,
+            "method": METHODS,
+            "data": DATA,
+            "precision": PRECISIONS,
+        }
         for name, words in choices.items():
             word = getattr(self, name)
             if word not in words:
                 raise ValueError(f"unknown {name} '{word}'; there are: {', '.join(words)}")
+
+    def _check_stage(self) -> None:
+        """Refuse what the second stage does not do."""
+        if not self.halves_steps:
+            return
+        if self.w_range is not None:
+            raise ValueError("stage 'steps' is for one guidance scale, not for a range")
+        if not self.has_low_rank:
+            raise ValueError(f"stage 'steps' trains a LoRA; method '{self.method}' is none")
+        if self.learns_from_images:
+            raise ValueError("stage 'steps' learns from trajectories, not from images")
 
     def _check_numbers(self) -> None:
         """Refuse counts below their least value, and what is not positive."""

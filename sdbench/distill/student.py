@@ -7,8 +7,8 @@ no second copy of the weights.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sdbench.distill.examples import Examples
-from sdbench.distill.low_rank_layers import add_lora
+from sdbench.distill.low_rank_layers import add_lora, add_teacher, layers_off, teacher_on
 from sdbench.distill.settings import float32_only
 from sdbench.models.guidance_embedding import (
     add_projection,
@@ -29,7 +29,7 @@ from sdbench.models.guidance_embedding import (
     takes_guidance,
 )
 from sdbench.models.pipeline import Pipeline, denoisers_of
-from sdbench.models.student_layers import ADAPTER, low_rank
+from sdbench.models.student_layers import ADAPTER, load_lora, low_rank
 from sdbench.models.students import DENOISER_FILE, EMBEDDING_FILE, LORA_FILE, strength
 from sdbench.records.files import write_whole
 from sdbench.variants.hooks import replaced
@@ -74,6 +74,7 @@ class Student:
         projection: of the embedding of w, where the student is given w that way.
         by_guidance: it is given w by the denoiser's own `guidance` input.
         strength: how much of the LoRA counts in each row, where it learns many scales.
+        has_own_teacher: the teacher has low-rank layers, too.
     """
 
     pipe: Pipeline
@@ -83,6 +84,7 @@ class Student:
     projection: nn.Linear | None = None
     by_guidance: bool = False
     strength: Strength | None = None
+    has_own_teacher: bool = False
 
     @property
     def is_copy(self) -> bool:
@@ -97,7 +99,9 @@ class Student:
 
     def teaching(self) -> AbstractContextManager[Any]:
         """While it holds, the pipeline is the teacher's, and no gradients are recorded."""
-        return torch.no_grad() if self.is_copy else _adapter_off(self.denoiser)
+        if self.is_copy:
+            return torch.no_grad()
+        return (teacher_on if self.has_own_teacher else layers_off)(self.denoiser)
 
     def given(self, examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the student's call gets, which is to be the next one."""
@@ -193,6 +197,36 @@ def lora_student(
     return Student(pipe, denoiser, denoiser, alpha / rank, projection, by_guidance, shares)
 
 
+def halved_student(pipe: Pipeline, file: Path, *, has_own_teacher: bool) -> Student:
+    """Put a student's low-rank layers on a pipeline's denoiser to learn, and again as the teacher.
+
+    The first ones begin as what the others are, and replace them in the end. So a student of few
+    steps is one LoRA of the same size; layers on top of the others would be a second one that
+    every file has to carry.
+
+    Args:
+        pipe: the base's.
+        file: the student's weights.
+        has_own_teacher: its layers are the teacher, too; without, that is the base.
+
+    Raises:
+        ValueError: as `load_lora` says, or the layers are for another module than the denoiser.
+    """
+    denoiser: Any = _only_denoiser(pipe)
+    loads: Any = pipe
+    load_lora(loads, file)
+    denoiser.requires_grad_(False)
+    if has_own_teacher:
+        add_teacher(denoiser)
+
+    for layer in low_rank([denoiser]):
+        for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
+            # An optimiser's steps are lost in half precision.
+            factor.weight.data = factor.weight.data.float()
+            factor.weight.requires_grad_(True)
+    return Student(pipe, denoiser, denoiser, has_own_teacher=has_own_teacher)
+
+
 def full_student(pipe: Pipeline) -> Student:
     """Copy the denoiser whole, next to a frozen teacher: what conventional distillation trains."""
     denoiser = _only_denoiser(pipe)
@@ -207,16 +241,6 @@ def _only_denoiser(pipe: Pipeline) -> nn.Module:
     if len(denoisers) > 1:
         raise ValueError(f"{type(pipe).__name__} has two denoisers: only one can be distilled")
     return denoisers[0]
-
-
-@contextmanager
-def _adapter_off(denoiser: Any) -> Iterator[None]:
-    denoiser.disable_adapters()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        denoiser.enable_adapters()
 
 
 def _write(file: Path, weights: Mapping[str, Shaped[Tensor, "*shape"]]) -> None:

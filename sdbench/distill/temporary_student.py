@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from sdbench.distill.low_rank_layers import require_bare
 from sdbench.distill.settings import Settings
-from sdbench.distill.student import Student, full_student, lora_student
+from sdbench.distill.student import Student, full_student, halved_student, lora_student
 from sdbench.models.bare_weights import require_own_weights, uncovered
 from sdbench.models.guidance_embedding import remove_projection
 from sdbench.models.pipeline import Pipeline, denoiser_of
 
 
 @contextmanager
-def temporary_student(pipe: Pipeline, settings: Settings) -> Iterator[Student]:
+def temporary_student(
+    pipe: Pipeline, settings: Settings, start: Path | None = None
+) -> Iterator[Student]:
     """Make the student of a run, and take it off again.
 
     Args:
         pipe: the teacher's.
         settings: of the run.
+        start: weights of the student that a second stage starts from.
 
     Yields:
         The student; afterwards the pipeline's denoiser is as it was, without the student's layers.
@@ -42,7 +46,7 @@ def temporary_student(pipe: Pipeline, settings: Settings) -> Iterator[Student]:
         # Before the layers are made, since some may be there when making others fails.
         if settings.has_low_rank:
             undo.callback(base.unload_lora)
-        student = _made(pipe, settings)
+        student = _made(pipe, settings, start)
 
         denoiser: Any = student.denoiser
         if student.projection is not None:
@@ -53,8 +57,10 @@ def temporary_student(pipe: Pipeline, settings: Settings) -> Iterator[Student]:
         yield student
 
 
-def _made(pipe: Pipeline, settings: Settings) -> Student:
-    """The student with its first values, which depend on the run's seed alone."""
+def _made(pipe: Pipeline, settings: Settings, start: Path | None) -> Student:
+    """The student with its first values: those of another one, or by the run's seed alone."""
+    if start is not None:
+        return halved_student(pipe, start, has_own_teacher=not settings.has_guided_teacher)
     # peft draws the layers' first values from the global generator.
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)

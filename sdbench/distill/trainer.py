@@ -14,7 +14,6 @@ import math
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,13 @@ from accelerate.state import AcceleratorState
 from sdbench.distill.captions import Captioned, Captions, drawn_from
 from sdbench.distill.checkpoint import CHECKPOINT
 from sdbench.distill.examples import Source
-from sdbench.distill.held_out import Evaluation
+from sdbench.distill.held_out import Evaluation, trajectories
 from sdbench.distill.noised_images import Images
 from sdbench.distill.optimisation import Optimisation
 from sdbench.distill.settings import Settings
+from sdbench.distill.start import start_record, starting_file
 from sdbench.distill.student import Student
 from sdbench.distill.temporary_student import temporary_student
-from sdbench.distill.trajectories import Trajectories
 from sdbench.instruments.quality import provenance, require_size
 from sdbench.models.identity import identity
 from sdbench.models.layout import layout
@@ -57,6 +56,7 @@ def distill(
     captions: Captions | Sequence[str] | None = None,
     captioned: Captioned | None = None,
     held_out: Sequence[str],
+    start: str | Path | None = None,
     mode: Mode = "new",
 ) -> Path:
     """Train a student and write it with its card; the pipeline is as before afterwards.
@@ -69,6 +69,8 @@ def distill(
         captions: prompts to learn from, or what draws them; for `data="trajectories"`.
         captioned: draws prompts with images; for `data="images"`.
         held_out: prompts that are never learnt from; the student is judged on them.
+        start: the student that the stage "steps" starts from: its folder, or `lora` for the model's
+            own.
         mode: "new", "resume" (from the last checkpoint) or "overwrite", for a folder that holds a
             run already.
 
@@ -84,12 +86,9 @@ def distill(
         raise ValueError("there are no held-out prompts to judge the student on")
     with_images = _makes_images(pipe)
 
-    # What a resumed run must agree with.
-    record: dict[str, Any] = {"model": model, "settings": json.loads(json.dumps(asdict(settings)))}
-    record["held_out"] = list(held_out)
-    record["quality"] = provenance(["lpips"] if with_images else [])
-    record["pipeline"] = identity(pipe)
-    record["base"] = base_record(denoiser_of(pipe))
+    file = _starting_file(pipe, settings, start)
+    record = _record(pipe, settings, held_out, file, judges=["lpips"] if with_images else [])
+    record["model"] = model
     record["learnt_from"] = _named(captioned if settings.learns_from_images else captions)
 
     # Everything that can be refused is, before anything is written.
@@ -100,7 +99,7 @@ def distill(
     last = env["memory_format"] == "channels_last"
 
     with (
-        temporary_student(pipe, settings) as student,
+        temporary_student(pipe, settings, file) as student,
         _folder(accelerator, out, record, env, mode) as folder,
     ):
         run = Optimisation(accelerator, student, settings, out, channels_last=last)
@@ -112,6 +111,24 @@ def distill(
             _write_student(student, out, record, str(pipe.device))
         accelerator.wait_for_everyone()
     return out / STUDENT
+
+
+def _record(
+    pipe: Pipeline,
+    settings: Settings,
+    held_out: Sequence[str],
+    file: Path | None,
+    *,
+    judges: Sequence[str],
+) -> dict[str, Any]:
+    """What a resumed run must agree with."""
+    record: dict[str, Any] = {"settings": settings.record, "held_out": list(held_out)}
+    record["quality"] = provenance(judges)
+    record["pipeline"] = identity(pipe)
+    record["base"] = base_record(denoiser_of(pipe))
+    if file is not None:
+        record["start"] = start_record(file)
+    return record
 
 
 def _accelerator(pipe: Pipeline, settings: Settings) -> Accelerator:
@@ -161,14 +178,17 @@ def _source(
 
     if captions is None:
         raise ValueError("there are no prompts to learn from")
-    return Trajectories(
-        pipe,
-        captions if callable(captions) else drawn_from(captions),
-        scales=settings.scales,
-        num_steps=settings.num_steps,
-        rows=settings.rows,
-        seed=seed,
-    )
+    drawn = captions if callable(captions) else drawn_from(captions)
+    return trajectories(pipe, drawn, settings, rows=settings.rows, seed=seed)
+
+
+def _starting_file(pipe: Pipeline, settings: Settings, start: str | Path | None) -> Path | None:
+    """The weights that a second stage starts from; None for a first one."""
+    if settings.halves_steps == (start is not None):
+        return None if start is None else starting_file(pipe, start, settings)
+    if start is None:
+        raise ValueError("stage 'steps' needs a student to start from")
+    raise ValueError("only the stage 'steps' starts from a student")
 
 
 def _makes_images(pipe: Pipeline) -> bool:
@@ -233,6 +253,8 @@ def _write_student(student: Student, out: Path, record: dict[str, Any], device: 
     card["method"] = settings["method"]
     card["w_range"] = settings["w_range"]
     card["guidance_scale"] = settings["guidance_scale"] if settings["w_range"] is None else None
+    if "start" in record:
+        card |= {"num_steps": settings["num_steps"], "start": record["start"]}
     card |= {name: record[name] for name in ("base", "learnt_from", "processes", "settings")}
 
     card["steps"] = int(last_row["step"])

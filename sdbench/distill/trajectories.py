@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -16,7 +17,7 @@ from sdbench.models.pipeline import Pipeline, denoisers_of
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.hooks import call_replaced
 from sdbench.variants.rows import Layout, first_tensor
-from sdbench.variants.schedule import GuidanceSchedule
+from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule
 from sdbench.variants.trace import Listener, Step
 
 
@@ -37,7 +38,14 @@ class Trajectories:
         rows: prompts of a pipeline call, and rows of a batch.
         seed: of prompts, noise and order; several numbers where several processes share the work.
         arguments: further arguments of the pipeline's call.
+
+    Attributes:
+        rule: which of a trajectory's steps are guided.
+        passes: how often every row of a round is learnt, each time in another order.
     """
+
+    rule: ScheduleRule = GuidanceSchedule.full
+    passes = 1
 
     def __init__(
         self,
@@ -67,11 +75,13 @@ class Trajectories:
         if not self._steps:
             self._record(0, teaching)
         length = len(self._steps)
-        number, index = divmod(step, length)
+        number, visit = divmod(step, self.passes * length)
         if number != self._round:
             self._record(number, teaching)
 
-        order = np.random.default_rng([*self.seed, number, 1]).permutation(length * self.rows)
+        again, index = divmod(visit, length)
+        order_seed = [*self.seed, number, 1, again] if again else [*self.seed, number, 1]
+        order = np.random.default_rng(order_seed).permutation(length * self.rows)
         picked = order[index * self.rows : (index + 1) * self.rows]
         scale = self.scales.rows(np.random.default_rng([*self.seed, number, 2, index]), self.rows)
         return picked_rows(self._steps, [divmod(int(pick), self.rows) for pick in picked], scale)
@@ -96,14 +106,18 @@ class Trajectories:
         scale = self.scales.trajectory(rng)
         noise = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
 
-        recorder = _Recorder(length)
+        recorder = self._recorder(length)
         with suppress(EnoughSeen), ExitStack() as undo:
             undo.enter_context(teaching())
             for denoiser in denoisers_of(self.pipe):
                 undo.enter_context(call_replaced(denoiser, recorder.recording))
-            undo.enter_context(guided_by(self.pipe, GuidanceSchedule.full, listeners=[recorder]))
+            undo.enter_context(guided_by(self.pipe, self.rule, listeners=[recorder]))
             self._call(prompts, noise, scale)
         return recorder.steps
+
+    def _recorder(self, length: int | None) -> Recorder:
+        """What keeps the steps of the next trajectory."""
+        return _Predictions(length)
 
     def _call(self, prompts: list[str], noise: list[torch.Generator], scale: float) -> None:
         call_pipeline(
@@ -117,8 +131,8 @@ class Trajectories:
         )
 
 
-class _Recorder(Listener):
-    """Keeps what the denoiser gets in every step, and the two predictions that it makes of it.
+class Recorder(Listener, ABC):
+    """Keeps what the denoiser gets in every step of a trajectory, and what is to be learnt of it.
 
     Args:
         length: steps after which the pipeline's call is ended; None for the call's own.
@@ -127,6 +141,17 @@ class _Recorder(Listener):
     def __init__(self, length: int | None) -> None:
         self.steps: list[Examples] = []
         self.length = length
+
+    @abstractmethod
+    def recording(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap the denoiser's call beneath the seam."""
+
+
+class _Predictions(Recorder):
+    """Keeps the two predictions that the denoiser makes in every step."""
+
+    def __init__(self, length: int | None) -> None:
+        super().__init__(length)
         self._calls: list[tuple[Any, Any]] = []
 
     def recording(self, original: Callable[..., Any]) -> Callable[..., Any]:

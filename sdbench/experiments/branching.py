@@ -39,6 +39,8 @@ from sdbench.variants.variant import Variant
 
 MOST_ROWS = 64  # of one evaluation; more do not make a row cheaper
 MEMORY_SHARE = 0.5  # of what is free, for the activations of one evaluation
+LOOP = Variant("branches", GuidanceSchedule.full)
+"""What branches run in: the generation's own number of steps and the pipeline's own scheduler."""
 
 Row = dict[str, Any]
 """A row of a table, by column."""
@@ -153,6 +155,8 @@ class Brancher:
         pairs: (prompt_id, prompt, seed) of every image.
         metrics: names in `METRICS`.
         max_rows: of one denoiser evaluation.
+        loop: its number of steps and its scheduler, where these are not the generation's and the
+            pipeline's own.
     """
 
     def __init__(
@@ -163,6 +167,7 @@ class Brancher:
         *,
         metrics: Sequence[str],
         max_rows: int,
+        loop: Variant = LOOP,
     ) -> None:
         """Run nothing yet."""
         self.pipe = pipe
@@ -170,9 +175,14 @@ class Brancher:
         self.pairs = pairs
         self.metrics = tuple(metrics)
         self.max_rows = max_rows
+        self._loop = loop
         self._trunk = Trunk()
         self._path: dict[int, Float[Tensor, "pairs values"]] = {}
         self._reference: Float[Tensor, "pairs *frames 3 height width"] | None = None
+
+    def compare_with(self, images: Float[Tensor, "pairs *frames 3 height width"]) -> None:
+        """Judge images against these, one per pair, instead of against the trunk's."""
+        self._reference = images
 
     def calls(self, branches: Sequence[Branch]) -> list[tuple[Branch, ...]]:
         """The branches of each pipeline call: the trunk alone, the others in the allowed rows."""
@@ -190,8 +200,9 @@ class Brancher:
         Returns:
             All branches of the first pair, then those of the next.
         """
-        if self._reference is None and not branches[0].is_trunk:
-            self.follow([baseline(len(branches[0].mask))], growth=growth)
+        steps = len(branches[0].mask)
+        if not branches[0].is_trunk and not self._trunk.is_known(steps):
+            self.follow([baseline(steps)], growth=growth)
 
         masks = Branches(
             [branch.mask for branch in branches],
@@ -206,11 +217,11 @@ class Brancher:
             self._reference = images
 
         # Rows stand as images do: all branches of the first pair, then those of the next.
-        identities = [_pair(pair) | _mask(branch) for pair in self.pairs for branch in branches]
+        identities = [of_pair(pair) | of_mask(branch) for pair in self.pairs for branch in branches]
         costs = self._costs(branches, masks.rows) * len(self.pairs)
         parts = zip(identities, costs, self.quality(images), strict=True)
-        about = self._about(len(branches[0].mask))
-        rows = [about | identity | cost | quality for identity, cost, quality in parts]
+        common = about(self.pipe, self.generation, steps)
+        rows = [common | identity | cost | quality for identity, cost, quality in parts]
         return Followed(rows, distances.rows(identities))
 
     def alone(self, variant: Variant) -> list[Row]:
@@ -219,17 +230,22 @@ class Brancher:
         Returns:
             One row per pair: `variant`, the pair, `nfe` and the metrics.
         """
+        images, evaluated = self.images_of(variant)
+        ran = {"variant": variant.name, "nfe": evaluated // len(images)}
+        judged = zip(self.pairs, self.quality(images), strict=True)
+        return [ran | of_pair(pair) | quality for pair, quality in judged]
+
+    def images_of(
+        self, variant: Variant
+    ) -> tuple[Float[Tensor, "pairs *frames 3 height width"], int]:
+        """The images of a variant in calls for itself, and the denoiser rows that they took."""
         parts = []
         evaluated = 0
         for pairs in batches(self.pairs, max(1, self.max_rows // 2)):
             with ready(self.pipe, Call(self.generation, variant, pairs)) as run:
                 parts.append(run.judgeable())
             evaluated += int(run.trace.steps["rows"].sum())
-
-        images = eight_bit(torch.cat(parts))
-        about = {"variant": variant.name, "nfe": evaluated // len(images)}
-        judged = zip(self.pairs, self.quality(images), strict=True)
-        return [about | _pair(pair) | quality for pair, quality in judged]
+        return eight_bit(torch.cat(parts)), evaluated
 
     def quality(self, images: Float[Tensor, "n *frames 3 height width"]) -> list[dict[str, float]]:
         """Every metric of every image; each pair has the same number, the first pair's first."""
@@ -258,21 +274,11 @@ class Brancher:
         self, masks: Branches, listeners: Sequence[Listener]
     ) -> Float[Tensor, "rows *frames 3 height width"]:
         """The images of one pipeline call, a row for each pair and mask."""
-        variant = Variant("branches", GuidanceSchedule.full, policy=lambda _: masks)
+        variant = replace(self._loop, policy=lambda _: masks)
         pairs = tuple(pair for pair in self.pairs for _ in masks.masks)
         call = Call(self.generation, variant, pairs)
         with decoding_in_pieces(self.pipe, self.generation.batch):
             return eight_bit(generate(self.pipe, call, listeners=listeners))
-
-    def _about(self, steps: int) -> Row:
-        """What all rows have in common, given the steps of the loop."""
-        listed = self.generation.lists_steps
-        return {
-            "model": self.generation.model,
-            "scheduler": type(self.pipe.scheduler).__name__,
-            "num_steps": steps if listed else self.generation.num_steps,
-            "guidance_scale": self.generation.guidance_scale,
-        }
 
     def _costs(self, branches: Sequence[Branch], rows: Sequence[int]) -> list[Row]:
         """What an image of each branch takes alone, and what it took here."""
@@ -282,12 +288,24 @@ class Brancher:
         ]
 
 
-def _pair(pair: Pair) -> Row:
+def about(pipe: Pipeline, generation: Generation, steps: int) -> Row:
+    """What all rows of a sweep have in common, given the steps of the loop."""
+    return {
+        "model": generation.model,
+        "scheduler": type(pipe.scheduler).__name__,
+        "num_steps": steps if generation.lists_steps else generation.num_steps,
+        "guidance_scale": generation.guidance_scale,
+    }
+
+
+def of_pair(pair: Pair) -> Row:
+    """The columns that name an image."""
     prompt_id, prompt, seed = pair
     return {"prompt_id": prompt_id, "prompt": prompt, "seed": seed}
 
 
-def _mask(branch: Branch) -> Row:
+def of_mask(branch: Branch) -> Row:
+    """The columns that name a branch."""
     return {
         "kind": branch.kind,
         "start": branch.start,

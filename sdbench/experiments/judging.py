@@ -24,6 +24,9 @@ from sdbench.variants.grammar import parse
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_of
 from sdbench.variants.variant import Variant
 
+KEPT = frozenset({"prompt_id", "prompt", "seed", "nfe"})
+"""Columns of every judged image, besides its metrics."""
+
 
 class Named(NamedTuple):
     """Which row of a table a mask stands in.
@@ -175,15 +178,12 @@ def judge(
     branches = [Branch("mask", None, None, mask) for mask in sorted(names, reverse=True)]
     trunk = baseline(len(branches[0].mask))
 
-    columns = [find_metric(metric)[0].name for metric in metrics]
-    kept = ("prompt_id", "prompt", "seed", "nfe", *columns)
-
     rows: list[Row] = []
     for pairs in batches(held_out.pairs, held_out.batch):
         group = Brancher(pipe, held_out, pairs, metrics=metrics, max_rows=max_rows)
         for call in group.calls([trunk, *branches]):
             for row in group.follow(call).sensitivity:
-                values = {name: row[name] for name in row if _is_kept(name, kept)}
+                values = {name: row[name] for name in row if is_kept(name, metrics)}
                 named = names.get(mask_of(row["mask"]), [Named(BASELINE)])
                 rows += [name._asdict() | values for name in named]
 
@@ -192,6 +192,10 @@ def judge(
     return rows
 
 
-def _is_kept(name: str, kept: Sequence[str]) -> bool:
-    """Whether a column of a branch stands in the table `judged`, too; of videos there are more."""
-    return name in kept or name == FLICKER or name.endswith(WORST)
+def is_kept(name: str, metrics: Sequence[str]) -> bool:
+    """Whether a column of a branch says which image it is, what it took or how good it is.
+
+    Of videos there are more columns than metrics.
+    """
+    columns = {find_metric(metric)[0].name for metric in metrics}
+    return name in KEPT | columns or name == FLICKER or name.endswith(WORST)

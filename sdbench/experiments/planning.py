@@ -252,11 +252,20 @@ def _one_call(generation: Generation, variants: Iterable[str], *, repeats: int) 
     )
 
 
-def _check(tuning: Generation, held_out: Generation, scales: Sequence[float]) -> None:
+def require_apart(tuning: Generation, held_out: Generation) -> None:
+    """Refuse prompts or seeds that are both tuned on and judged on.
+
+    Raises:
+        ValueError: it names one.
+    """
     for what in ("prompts", "seeds"):
         shared = {*getattr(tuning, what)} & {*getattr(held_out, what)}
         if shared:
             raise ValueError(f"'{min(shared)}' is among the tuning and the held-out {what}")
+
+
+def _check(tuning: Generation, held_out: Generation, scales: Sequence[float]) -> None:
+    require_apart(tuning, held_out)
     if any(scale <= 1 for scale in scales):
         raise ValueError(f"a guidance scale of {min(scales):g} is no guidance")
 

@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
+from sdbench.instruments.rss import PeakRss
 from sdbench.models.pipeline import Pipeline
 
 _MARK = "sdbench::memory_mark"
@@ -64,6 +65,27 @@ class CudaTrace:
     def _peak(self, label: str) -> Peak:
         allocated = torch.cuda.max_memory_allocated(self.device)
         return Peak(label, allocated, torch.cuda.max_memory_reserved(self.device))
+
+
+class PeakBytes:
+    """The most memory during a block: of the device where that is CUDA, else of the process.
+
+    After exit: `peak_bytes`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Take where the work runs."""
+        self._trace = CudaTrace(device) if device.type == "cuda" else PeakRss()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._trace.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Sum up."""
+        self._trace.__exit__(*exc)
+        self.peak_bytes = self._trace.peak_bytes
 
 
 class AllocatorTrace:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 Pixels: TypeAlias = Float[Tensor, "n 3 height width"]
 Scores: TypeAlias = Float[Tensor, " n"]
+Features: TypeAlias = Float[Tensor, "n features"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Metric:
         place: Where it stands among the metrics of `metrics/`, lowest first.
         smallest_side: Pixels along the shorter side of the smallest images that it takes.
         only_side: Pixels along each side, where it reads images of one size alone.
+        features: Of images, with a gradient, where the metric is their squared distance.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Metric:
     place: int = 100
     smallest_side: int = 1
     only_side: int | None = None
+    features: Callable[[Pixels], Features] | None = None
 
     def misfit(self, height: int, width: int) -> str:
         """Why it does not take images of a size in pixels, in one line; empty where it does."""

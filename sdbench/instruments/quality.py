@@ -103,7 +103,7 @@ def find_metric(name: str) -> tuple[Metric, tuple[str, ...]]:
     metric = METRICS[key]
     if bool(option) != bool(metric.option):
         expected = f"{key}:{metric.option}" if metric.option else key
-        raise ValueError(f"metric {name!r} should read {expected!r}")
+        raise ValueError(f"metric {name!r} must be written as {expected!r}")
     return metric, (option,) if option else ()
 
 

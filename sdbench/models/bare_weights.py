@@ -100,13 +100,13 @@ def require_own_weights(module: nn.Module) -> None:
     if around:
         part = around[0].rpartition(".")[0]
         raise ValueError(
-            f"the {kind} has a module around its {part}, under which a student's layers are not "
-            "found: take it off, or compile the part in place with `.compile()`"
+            f"the {kind} has another module around its {part}, which hides a student's layers: "
+            "remove it, or compile the part in place with `.compile()`"
         )
     if any(_is_fused(part) for part in bare.modules()):
         raise ValueError(
-            f"the {kind} computes with fused projections, which a student does not reach: undo "
-            "`fuse_qkv_projections()` with `unfuse_qkv_projections()` first"
+            f"the {kind} has fused projections, which a student cannot change: call "
+            "`unfuse_qkv_projections()` first"
         )
     _require_present(bare)
 
@@ -114,9 +114,9 @@ def require_own_weights(module: nn.Module) -> None:
 def _require_present(module: nn.Module) -> None:
     if any(weight.is_meta for weight in module.parameters()):
         raise ValueError(
-            f"the weights of the {type(module).__name__} come layer by layer, where a student does "
-            "not reach them: undo `enable_sequential_cpu_offload()`; `enable_model_cpu_offload()` "
-            "does no harm"
+            f"the weights of the {type(module).__name__} are loaded layer by layer, where a "
+            "student cannot change them: undo `enable_sequential_cpu_offload()`, and use "
+            "`enable_model_cpu_offload()` instead"
         )
 
 

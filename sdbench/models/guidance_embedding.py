@@ -34,7 +34,7 @@ def place_of_projection(pipe: Pipeline, denoiser: Any) -> Any:
     embedding: Any = getattr(denoiser, "time_embedding", None)
     if not hasattr(pipe, "get_guidance_scale_embedding") or not hasattr(embedding, "cond_proj"):
         raise ValueError(
-            f"{type(pipe).__name__} has no `time_cond_proj` to take a scale: learn one scale only"
+            f"{type(pipe).__name__} has no `time_cond_proj` to take w: learn one scale only"
         )
     if embedding.cond_proj is not None:
         raise ValueError(

@@ -155,7 +155,9 @@ def output_of(pipe: Pipeline, returned: Any, arguments: Mapping[str, Any]) -> An
     if arguments.get("output_type") == "latent":
         latents = _latents(returned)
         if latents is None:
-            raise ValueError(f"{type(pipe).__name__} keeps no latents among what its blocks made")
+            raise ValueError(
+                f"the blocks of {type(pipe).__name__} return no latents: choose another output"
+            )
         return Output({MADE[name]: latents for name in names[:1] or ["images"]})
     return Output({MADE[name]: returned.get(name) for name in names})
 

@@ -115,8 +115,8 @@ def _variant_of(folder: Path, asked: str | None) -> str | None:
     dotless = [name for name in names if "." not in name.partition("/")[2]]
     if dotless:
         raise ValueError(
-            f"model '{folder}' cannot be opened in variant '{chosen}': diffusers stumbles over "
-            f"{dotless[0]}, which has no dot in its name; move it away"
+            f"model '{folder}' cannot be opened in variant '{chosen}': diffusers cannot read "
+            f"{dotless[0]}, whose name has no dot; move that file away"
         )
     return chosen
 
@@ -138,8 +138,8 @@ def _require_variant(folder: Path, parts: Mapping[str, _Part], chosen: str) -> N
     lacking = [name for name, part in parts.items() if not part.safe & {chosen, None}]
     if lacking:
         raise ValueError(
-            f"model '{folder}' cannot be opened in variant '{chosen}': its {lacking[0]} is there "
-            f"in {_listed(parts[lacking[0]].safe)} alone"
+            f"model '{folder}' cannot be opened in variant '{chosen}': its {lacking[0]} exists "
+            f"only as {_listed(parts[lacking[0]].safe)}"
         )
 
 
@@ -165,8 +165,8 @@ def _only_variant(folder: Path, parts: Mapping[str, _Part]) -> str | None:
         return common.pop()
     if common:
         raise ValueError(
-            f"model '{folder}' is there in the variants {_listed(common)}, and not without one: "
-            "give one of them as weights_variant"
+            f"model '{folder}' has only weights of the variants {_listed(common)}: "
+            "choose one with weights_variant"
         )
     each = "; ".join(f"{name} has {_listed(there)}" for name, there in sorted(named.items()))
     raise ValueError(f"model '{folder}' cannot be opened: no variant has all components: {each}")

@@ -139,8 +139,8 @@ def denoisers_of(pipe: Pipeline) -> list[nn.Module]:
     denoisers = _of_first_loop(pipe)
     if not denoisers:
         raise ValueError(
-            f"{type(pipe).__name__} has no network that predicts noise: neither a unet nor a "
-            "transformer, nor another one that takes a timestep"
+            f"{type(pipe).__name__} has no network that predicts noise: expected a unet, a "
+            "transformer or another module that takes a timestep"
         )
     return denoisers + _of_further_loops(pipe)
 

@@ -158,7 +158,7 @@ def own_adapter(pipe: Pipeline) -> str:
     for spec in MODELS.values():
         if spec.adapter is not None and spec.source == own:
             return spec.adapter
-    raise ValueError(f"'{own}' comes without its own adapter; name one: lora:PATH")
+    raise ValueError(f"'{own}' has no adapter of its own; name one: lora:PATH")
 
 
 def own_side(pipe: Pipeline) -> int:

@@ -63,7 +63,7 @@ def load_lora(pipe: LoraPipeline, file: Path) -> None:
     if any(weight.is_meta for layer in low_rank(modules) for weight in layer.parameters()):
         raise ValueError(
             f"'{file}' is no whole adapter for {type(pipe).__name__}: "
-            "of a layer it holds one factor alone"
+            "it holds only one of a layer's two factors"
         )
 
 

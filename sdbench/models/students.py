@@ -30,6 +30,7 @@ _FIELDS = {
     "model": (str, NONE),
     "guidance_scale": (*NUMBER, NONE),
     "w_range": (list, NONE),
+    "num_steps": (int, NONE),
     "base": (dict, NONE),
 }
 _BASE_FIELDS = {"denoiser": (str,), "parameters": (int,), "values": (dict,)}
@@ -62,8 +63,8 @@ def check_base(denoiser: nn.Module, file: Path) -> None:
     if card.get("base") is not None and not _is_base(denoiser, card["base"]):
         base = f"{card['base']['denoiser']} of {card.get('model')}"
         raise ValueError(
-            f"the student '{file}' is made for another base: {base}; the weights here differ from "
-            "it, as those of another training or of a fused LoRA do"
+            f"the student '{file}' was made for another base, {base}: load that model, without a "
+            "fused LoRA"
         )
 
 
@@ -107,7 +108,7 @@ def strength_at(file: Path, card: Mapping[str, Any], guidance_scale: float) -> f
         scales = (
             f"a guidance scale of {lo:g}" if lo == hi else f"guidance scales of {lo:g} to {hi:g}"
         )
-        raise ValueError(f"the student '{file}' is made for {scales}, not {guidance_scale:g}")
+        raise ValueError(f"the student '{file}' was made for {scales}, not {guidance_scale:g}")
     return 1.0 if w_range is None else float(strength(w_range, guidance_scale))
 
 
@@ -153,7 +154,7 @@ def read_card(file: Path) -> dict[str, Any]:
 
     wrong = _without_numbers(card)
     if wrong:
-        raise ValueError(f"{path}: {wrong[0]!r} does not hold the numbers that it should")
+        raise ValueError(f"{path}: {wrong[0]!r} does not hold the expected numbers")
     return card
 
 

@@ -38,10 +38,10 @@ def accept(
         ValueError: no reason, a run with calls that failed, or a folder that is no baseline.
     """
     if not reason.strip():
-        raise ValueError("a baseline is accepted for a reason: say which")
+        raise ValueError("accepting a baseline needs a reason, not an empty text")
     failed = run.runs.loc[run.runs["status"] == "failed", "variant"].unique()
     if len(failed):
-        raise ValueError(f"a run in which {', '.join(failed)} failed is no baseline")
+        raise ValueError(f"a run with failed variants ({', '.join(failed)}) cannot be a baseline")
 
     past = read_history(folder) if folder.exists() else empty("history")
     fresh = folder.with_name(f"{PREFIX}{folder.name}-new")

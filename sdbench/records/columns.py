@@ -108,7 +108,7 @@ METRICS = {
     "flip": real("1", "FLIP to the reference, 0 is identical", nullable=True),
     "ssim": real("1", "structural similarity to the reference, 1 is identical", nullable=True),
     "psnr": real(
-        "dB", "peak signal-to-noise ratio to the reference, inf is identical", nullable=True
+        "dB", "peak signal-to-noise ratio to the reference; missing if identical", nullable=True
     ),
     "alignment": real("1", "share of the caption's attributes that the image shows", nullable=True),
     "clip_score": real("1", "CLIPScore of image and prompt, 0 to 100", nullable=True),

@@ -25,58 +25,57 @@ SUMMARY = {
         "s",
         "time",
         SECONDS,
-        "median wall time of one pipeline call, which makes as many images as the heading says.",
+        "median wall time of one pipeline call; the heading says how many images it makes.",
     ),
     "saving": _computed(
         "1",
         "saving",
         PERCENT,
-        f"share of the time of `{BASELINE}` that the variant saves, each call against that of "
-        f"`{BASELINE}` beside which it was timed; where the interval holds 0, no saving was shown.",
+        f"share of the time of `{BASELINE}` that the variant saves; each call is compared with the "
+        f"call of `{BASELINE}` timed next to it. If the interval includes 0, no saving is shown.",
     ),
     "denoise_saving": _computed("1", "loop", PERCENT, "the same in the denoising loop alone."),
     "ideal_saving": _computed(
         "1",
         "ideal",
         PERCENT,
-        "saving if time were proportional to NFE; none where an evaluation is other work than one "
-        f"of `{BASELINE}`, as an accelerator's is.",
+        "the saving if time were proportional to NFE; none for an accelerator, whose evaluations "
+        f"do not cost what those of `{BASELINE}` cost.",
     ),
     "predicted_saving": _computed(
         "1",
         "predicted",
         PERCENT,
-        "saving to expect from what guided and unguided steps of other variants took in this study "
-        "and from the variant's own number of evaluations; none where these are other work.",
+        "the saving expected from the measured times of guided and unguided steps of the other "
+        "variants; none for an accelerator.",
     ),
     "full_forwards": _computed(
         "calls",
         "full",
         PLAIN,
-        "denoiser calls of a pipeline call in which the accelerator left no work out.",
+        "denoiser calls of a pipeline call that the accelerator ran in full.",
     ),
     "peak_bytes": _computed("bytes", "memory", MEGABYTES, "highest memory peak of a call."),
     "lpips": _computed(
         "1",
         "LPIPS",
         Format("z.3f"),
-        f"mean of the perceived distance to the image that `{BASELINE}` makes of the same prompt "
-        f"and seed; 0 is identical. In the row `{BASELINE}`: of a second run of `{BASELINE}`, the "
-        "noise floor; less cannot be told from no change.",
+        f"mean perceived distance to the image that `{BASELINE}` makes of the same prompt and "
+        f"seed; 0 is identical. The row `{BASELINE}` has the noise floor: a second run of it.",
     ),
     "lpips_median": _computed(
         "1",
         "median",
         Format("z.3f"),
-        "LPIPS of the image in the middle; a few images that became others decide the mean, not "
-        "this.",
+        "LPIPS of the image in the middle. A few very different images can decide the mean, and "
+        "not this.",
     ),
     "lpips_changed": _computed(
         "1",
         "changed",
         Format("z.0f", "%", 100),
-        f"share of images with an LPIPS above {SCALES['lpips'].changed:g}, from where on the image "
-        "tends to show something else.",
+        f"share of images with an LPIPS above {SCALES['lpips'].changed:g}: they tend to show "
+        "something else.",
     ),
     "lpips_worst": _computed(
         "1",

@@ -146,7 +146,7 @@ def read_prompts(file: Path, *, distinct: bool = True) -> tuple[str, ...]:
 
     numbered = [(number, prompt) for number, prompt in enumerate(stripped, start=1) if prompt]
     if not numbered:
-        raise ValueError(f"prompts file '{file}' holds no prompt")
+        raise ValueError(f"prompts file '{file}' has no prompt: expected one per line")
     if distinct:
         _require_distinct(numbered, file)
     return tuple(prompt for _, prompt in numbered)
@@ -169,12 +169,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: the file is missing or holds something else.
+        ValueError: the file is missing, cannot be read or holds something else.
     """
     try:
         content = parsed(json.loads, read_text(path))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(content, dict):
@@ -237,7 +239,9 @@ def inside(folder: Path, name: str) -> Path:
     except ValueError:  # a null character
         within = False
     if not within or Path(name).is_absolute():
-        raise ValueError(f"{folder}: the path {name!r} leads out of the folder: refused")
+        raise ValueError(
+            f"{folder}: the path {name!r} is refused, because it leads out of the folder"
+        )
     return path
 
 

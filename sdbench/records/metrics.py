@@ -40,8 +40,8 @@ class Scale(NamedTuple):
 
 # LPIPS of a picture to any other stays below 1; only noise against a flat picture exceeds it.
 SCALES = {
-    "lpips": Scale((0, 1), changed=0.015),
-    "flip": Scale((0, 1), changed=0.1),
+    "lpips": Scale((0, 1), changed=0.0125),
+    "flip": Scale((0, 1), changed=0.12),
     "ssim": Scale((-1, 1), changed=0.965, higher_is_better=True),
     "psnr": Scale((0, math.inf), higher_is_better=True),
     "alignment": Scale((0, 1), prompts=FEW, higher_is_better=True),

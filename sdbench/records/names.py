@@ -1,5 +1,12 @@
 """The names of variants as they stand in the tables: what every stage may ask of one."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 BASELINE = "cfg"
 """The variant that all others are compared with: every step guided."""
 PLANNED = "plan"
@@ -13,6 +20,11 @@ STILL = "still"
 """Of a video also: its first frame all along, which is bad as well."""
 
 
+def reference_of(table: pd.DataFrame) -> str:
+    """The variant that images are compared with, by a table that names it where it is another."""
+    return str(table["reference"].iloc[0]) if "reference" in table else BASELINE
+
+
 def split_name(name: str) -> tuple[str, str | None]:
     """The kind and the argument of a variant's name.
 
@@ -21,3 +33,7 @@ def split_name(name: str) -> tuple[str, str | None]:
     """
     kind, colon, argument = name.partition(":")
     return kind, argument if colon else None
+
+
+SCALE = "scale:"
+"""Beginning of the name of a constant scale: the control that a study tunes for itself."""

@@ -38,7 +38,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     transparent = upright.info.get("transparency")
 
     if upright.mode == "F":
-        raise ValueError("its pixels are floats, whose white is not known; save it with 8 bits")
+        raise ValueError("its pixels are floats of an unknown range; save it with 8 bits")
     if upright.mode.startswith("I"):
         return _of_wide_greys(np.asarray(upright), form, transparent)
     if not upright.has_transparency_data:
@@ -69,7 +69,7 @@ def _of_wide_greys(
     is_unclear = form.startswith("I;32") and highest <= 0xFF
     if lowest < 0 or highest > 0xFFFF or is_unclear:
         raise ValueError(
-            f"its pixels are whole numbers from {lowest} to {highest}, whose white is not known; "
+            f"its pixels are whole numbers from {lowest} to {highest}, of an unknown range; "
             "save it with 8 or 16 bits"
         )
 

@@ -122,7 +122,7 @@ def read_study(folder: Path) -> dict[str, Any]:
     """
     if (folder / STARTING).exists():
         raise ValueError(
-            f"{folder} holds no study yet: its writer is starting, or was killed when it was"
+            f"{folder} holds no study yet: a run is starting there, or was killed at its start"
         )
     study = read_json(folder / "study.json")
     version = study.pop("schema_version", None)

@@ -45,7 +45,7 @@ def precision(repeats: object) -> float | None:
     number = re.fullmatch(r"until (\d+\.?\d*|\.\d+) points?", " ".join(repeats.split()))
     if number is None or float(number[1]) == 0:
         raise ValueError(
-            "repeats must be a whole number of at least 1, or such as 'until 2 points', "
+            "repeats must be a whole number of at least 1, or a text such as 'until 2 points', "
             f"not {repeats!r}"
         )
     return float(number[1])

@@ -297,7 +297,9 @@ class StudyFolder:
         # Images are the study's, but a folder among them may hold somebody else's files.
         images = self.path / "images"
         if images.is_symlink():
-            raise ValueError(f"{images} is a link: what is behind it is not the study's to remove")
+            raise ValueError(
+                f"{images} is a link, so its target is not deleted: remove the link yourself"
+            )
         for image in [*images.rglob("*.png"), *images.rglob(f"*{SUFFIX}")]:
             image.unlink()
         for folder in sorted([images, *images.rglob("*")], reverse=True):

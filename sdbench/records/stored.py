@@ -12,7 +12,6 @@ from sdbench.records.columns import (
     PAIR,
     VIDEO,
     Column,
-    Format,
     count,
     flag,
     real,
@@ -20,18 +19,13 @@ from sdbench.records.columns import (
     size,
     text,
 )
-from sdbench.records.names import ANSWERS, BASELINE, STILL
+from sdbench.records.names import ANSWERS, STILL
+from sdbench.records.stored_experiments import DRAW, EXPERIMENTS
 
 PHASES = ("warmup", "measured", "untimed", "companion")
 """Of calls."""
 TIMINGS = ("lockstep", "calls")
 """How calls are timed: step by step in turn, or one after another."""
-DRAW = count(
-    "1",
-    "number of the draw, of a variant that stands for several (`random:50%@0..7`)",
-    nullable=True,
-)
-
 # What a call measures is missing where the call failed, so those columns are nullable.
 TABLES: dict[str, dict[str, Column]] = {
     "runs": {
@@ -47,7 +41,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "guidance_scale": real("1", "guidance scale w of u + w (c - u)"),
         "pipeline_scale": real(
             "1",
-            "number by which the pipeline was asked for that scale: most take w, some w - 1",
+            "number that the pipeline was given for that scale: most take w, some w - 1",
             nullable=True,
         ),
         "batch": count("images", "images made by the call"),
@@ -59,8 +53,8 @@ TABLES: dict[str, dict[str, Column]] = {
             "1", "index of the repeat; calls of one repeat are compared with each other"
         ),
         "phase": text(
-            "warm-ups are kept and never averaged; of untimed calls the images count, no times; "
-            "a companion is a call of the baseline beside which another variant's was timed",
+            "warm-ups are kept and never averaged; untimed calls count for their images alone; "
+            "a companion is a call of the baseline next to which another variant's was timed",
             choices=PHASES,
         ),
         "latency_s": seconds("wall time of the call", nullable=True),
@@ -81,11 +75,11 @@ TABLES: dict[str, dict[str, Column]] = {
         ),
         "full_forwards": count(
             "calls",
-            "denoiser calls in which an accelerator left no work out, counted in its warm-up",
+            "denoiser calls that an accelerator ran in full, counted in its warm-up",
             nullable=True,
         ),
         "accelerated": flag(
-            "whether a row is other work than one of the baseline's: an accelerator ran, or a "
+            "whether a row costs other work than a row of the baseline: an accelerator ran, or a "
             "student's layers took turns next to the weights",
             nullable=True,
         ),
@@ -93,41 +87,47 @@ TABLES: dict[str, dict[str, Column]] = {
         "reserved_bytes": size("peak of memory that the allocator reserved", nullable=True),
         "rss_peak_bytes": size("peak resident memory of the process", nullable=True),
         "copied_bytes": size(
-            "weights that the call held besides the model's: a student's, in lockstep",
+            "weights that the call held in addition to the model's: a student's, in lockstep",
             nullable=True,
         ),
         "compile_s": seconds(
-            "time of the compiler before the call, which has none in it", nullable=True
+            "time of compiling before the call; it is not part of the call", nullable=True
         ),
         "foreign_load": real(
-            "cores", "processors that others kept busy during the call", nullable=True, minimum=0
+            "cores",
+            "processors that others kept busy during the call",
+            nullable=True,
+            minimum=0,
         ),
-        "foreign_processes": count("processes", "others that computed on the GPU", nullable=True),
+        "foreign_processes": count(
+            "processes", "other processes that computed on the GPU", nullable=True
+        ),
         "throttled": flag(
             "whether the processor or GPU was held back during the call", nullable=True
         ),
         "exclusive": flag("whether no other call of the run shared the device", nullable=True),
         "timing": text(
-            "how the call was timed: step by step in turn with others, or by itself; missing of "
-            "what nobody times",
+            "how the call was timed: step by step in turn with others, or by itself; missing if "
+            "it was not timed",
             nullable=True,
             choices=TIMINGS,
         ),
         "beside": text(
-            "unit of the baseline's call beside which this one was timed", nullable=True
+            "unit of the baseline's call next to which this one was timed", nullable=True
         ),
         "disturbed": flag(
-            "whether what disturbed the repeat was too much for its times: the baseline's steps "
-            "and the load of others say so, never the variant's own time",
+            "whether the repeat was too disturbed for its times; judged by the baseline's steps "
+            "and the load of others, never by the variant's own time",
             nullable=True,
         ),
         "environment": text("key of the environment in environment.json"),
         "sha256": text("hash of what the call returned: 8-bit images, or latents", nullable=True),
         "status": text(
-            "whether the call finished, or why not", choices=("ok", "failed", "unsupported")
+            "whether the call finished, or why not",
+            choices=("ok", "failed", "unsupported"),
         ),
         "message": text(
-            "why the call failed or cannot run at all, or what must be known of its figures",
+            "why the call failed or is not supported, or a note on its figures",
             nullable=True,
         ),
     },
@@ -139,7 +139,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "step": count("1", "index of the iteration in the call"),
         "timestep": real("1", "timestep given to the scheduler"),
         "sigma": real("1", "noise-to-signal ratio at the step's start", nullable=True, minimum=0),
-        "guided": flag("whether both branches were evaluated, as it ran"),
+        "guided": flag("whether both predictions were evaluated, as it ran"),
         "rows": count("rows", "denoiser rows evaluated in the step"),
         "latency_s": seconds("wall time of the step", form=MILLISECONDS),
         "denoiser_s": seconds("time inside the denoiser"),
@@ -148,7 +148,9 @@ TABLES: dict[str, dict[str, Column]] = {
         "guidance_cosine": real(
             "1", "cosine of conditional and unconditional prediction of x0", nullable=True
         ),
-        "guidance_norm": real("1", "norm of their difference", nullable=True, minimum=0),
+        "guidance_norm": real(
+            "1", "norm of the difference of the two predictions", nullable=True, minimum=0
+        ),
     },
     "images": {
         "unit": text("identifier of the pipeline call"),
@@ -158,7 +160,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "path": text("image file, relative to the study folder", nullable=True),
         "sha256": text("hash of the pixels", nullable=True),
         "flagged": flag(
-            "whether a safety checker put a placeholder in its place, which has no scores",
+            "whether a safety checker replaced it by a placeholder, which has no scores",
             nullable=True,
         ),
         "reference_variant": text(
@@ -175,7 +177,9 @@ TABLES: dict[str, dict[str, Column]] = {
         **PAIR,
         **BRANCH,
         "nfe": count("rows", "denoiser rows of a call under this mask alone"),
-        "rows": count("rows", "denoiser rows evaluated for it here, where it shares what it can"),
+        "rows": count(
+            "rows", "denoiser rows evaluated for it in the sweep, where masks share rows"
+        ),
         **METRICS,
     },
     "growth": {
@@ -187,78 +191,30 @@ TABLES: dict[str, dict[str, Column]] = {
             "1", "norm of the latents' difference to the baseline's, over the baseline's", minimum=0
         ),
     },
-    "judged": {
-        "unit": text("identifier of the plan"),
-        "unguided": count("steps", "unguided steps of the plan"),
-        "variant": text("way of running the pipeline; `plan` is the planned schedule"),
-        **PAIR,
-        "draw": DRAW,
-        "nfe": count("rows", "denoiser rows per image"),
-        **METRICS,
-    },
-    "training": {
-        "unit": text("identifier of the row"),
-        "step": count("1", "steps that the optimiser has taken"),
-        "loss": real(
-            "1", "mean training loss since the last row, missing in the first", nullable=True
-        ),
-        "held_out_loss": real("1", "the same loss on prompts that are not learnt from"),
-        "lpips": real("1", "mean LPIPS of the student's images to the teacher's", nullable=True),
-        "learning_rate": real("1", "of the next step", minimum=0),
-        "seconds": seconds("of training so far, judging included"),
-    },
-    "distances": {
-        "variant": text("way of running the pipeline"),
-        "features": text("what is compared"),
-        "distance": text("between the sets of images", choices=("frechet", "kernel")),
-        "images": count("images", "in the variant's set"),
-        "reference_images": count("images", "in the set that it is compared with"),
-        "value": real("1", "the distance", label="value"),
-        "value_lo": real(
-            "1", "lo end of its 95 % interval; a Fréchet distance has none", nullable=True
-        ),
-        "value_hi": real("1", "hi end of its 95 % interval", nullable=True),
-        "floor": real(
-            "1",
-            "the distance of as many references to the others: mean of several sets of them",
-            nullable=True,
-            label="floor",
-        ),
-        "floor_lo": real("1", "the lowest of these sets", nullable=True),
-        "floor_hi": real("1", "the highest of these sets", nullable=True),
-        "difference": real(
-            "1",
-            "to the baseline's distance, above 0 where the baseline is nearer",
-            label=f"more than {BASELINE}",
-            form=Format("+.4g"),
-        ),
-        "difference_lo": real("1", "lo end of its 95 % interval", nullable=True),
-        "difference_hi": real("1", "hi end of its 95 % interval", nullable=True),
-    },
     "known": {
-        "metric": text("what judged"),
-        "answer": text(
-            "what was judged instead of the baseline's image", choices=(*ANSWERS, STILL)
-        ),
+        "metric": text("metric that judged"),
+        "answer": text("image judged instead of the baseline's", choices=(*ANSWERS, STILL)),
         **PAIR,
-        "value": real("1", "the metric of it, in the metric's own unit", nullable=True),
+        "value": real("1", "value for that image, in the metric's own unit", nullable=True),
         "baseline": real(
             "1",
-            "the metric of the baseline's own image; where it compares with that image, of the "
-            "same one with every value moved by one of 255 levels",
+            "value of the metric for the baseline's own image; if the metric compares with that "
+            "image, for the same image with every value moved by one of 255 levels",
             nullable=True,
         ),
-        "higher_is_better": flag("the metric's direction"),
+        "higher_is_better": flag("whether a higher value of the metric is better"),
     },
     "history": {
         "accepted": text("when the figures became the baseline, UTC"),
-        "reason": text("why"),
-        "forced": text("what spoke against the run, where `--force` overruled it", nullable=True),
-        "commit": text("of the code that they were measured with", nullable=True),
+        "reason": text("why they were accepted"),
+        "forced": text(
+            "what spoke against the run, if it was accepted with `--force`", nullable=True
+        ),
+        "commit": text("commit of the code that was measured", nullable=True),
         "environment": text("key of the environment"),
         "variant": text("way of running the pipeline"),
         "figure": text("what was measured"),
-        "value": real("that of the figure", "as `compare` gives it"),
+        "value": real("that of the figure", "value of the figure, as `sdbench compare` prints it"),
     },
     "ledger": {
         "unit": text("identifier of the run"),
@@ -266,11 +222,12 @@ TABLES: dict[str, dict[str, Column]] = {
         "checkpoint_gradients": flag("whether activations are computed again in the backward pass"),
         "rows": count("rows", "images of a step"),
         "part": text("what the memory is held for"),
-        "at_peak_bytes": size("held at the peak; the parts sum to it", form=GIGABYTES),
-        "most_bytes": size("most that the part held at one time"),
-        "predicted_bytes": size("what arithmetic says of the most, if it does", nullable=True),
+        "at_peak_bytes": size("held by the part at the peak; the parts sum to it", form=GIGABYTES),
+        "most_bytes": size("most bytes that the part held at one time"),
+        "predicted_bytes": size("the same by arithmetic, where there is a formula", nullable=True),
         "step_s": seconds("wall time of one step, without tracing"),
     },
+    **EXPERIMENTS,
 }
 YOUNGER = {
     "runs": (
@@ -300,13 +257,15 @@ SWEEP = ("sensitivity", "growth")
 """The tables of a sensitivity sweep; every unit has rows in the first."""
 PLANS = ("judged",)
 """The table of planned schedules."""
+SPENDING = ("spending",)
+"""The table of budgets and the ways to spend them."""
 TRAINING = ("training",)
 """The table of a distillation."""
 HISTORY = ("history",)
 """The table of a baseline's past."""
 LEDGER = ("ledger",)
 """The table of what training and inference hold in memory."""
-WITH_METRICS = ("images", "sensitivity", "judged")
+WITH_METRICS = ("images", "sensitivity", "judged", "spending")
 """Tables that may carry further float64 columns, one per registered metric."""
 FURTHER_METRIC = real("1", "", nullable=True)
 OF_VIDEOS: dict[str, dict[str, Column]] = {
@@ -316,6 +275,7 @@ OF_VIDEOS: dict[str, dict[str, Column]] = {
     },
     "sensitivity": VIDEO,
     "judged": VIDEO,
+    "spending": VIDEO,
 }
 """Columns that a table has where its rows are of videos, and else has not."""
 
@@ -326,6 +286,7 @@ KEYS = {
     "sensitivity": ["prompt_id", "seed", "mask"],
     "growth": ["prompt_id", "seed", "mask", "step"],
     "judged": ["unit", "variant", "prompt_id", "seed", "draw"],
+    "spending": ["unit", "variant", "prompt_id", "seed"],
     "training": ["step"],
     "distances": ["variant", "features", "distance"],
     "known": ["metric", "answer", "prompt_id", "seed"],

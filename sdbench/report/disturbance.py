@@ -19,6 +19,7 @@ UNTIMED_LEGEND = (
     "without a measured saving: not timed, as its steps cost what those of other variants do; its "
     "saving is predicted from them, and stands in brackets where that has no column."
 )
+SHORT_UNTIMED_LEGEND = "(saving): predicted, not timed: its steps cost what those of others do."
 
 
 def disturbance_note(table: pd.DataFrame) -> str:
@@ -47,6 +48,13 @@ def time_legend(table: pd.DataFrame) -> list[str]:
     lines = [UNDECIDED_LEGEND] if any(undecided(table, name).any() for name in names) else []
     measured = [name for name in names if f"predicted_{name}" in table]
     return lines + [UNTIMED_LEGEND] * any(untimed(table, name).any() for name in measured)
+
+
+def short_time_legend(table: pd.DataFrame) -> list[str]:
+    """The same in fewer words, for a table whose only intervals of a time are those of `saving`."""
+    hidden = [name for name in table if str(name).endswith("_saving_lo")]
+    lines = time_legend(table.drop(columns=hidden))
+    return [SHORT_UNTIMED_LEGEND if line == UNTIMED_LEGEND else line for line in lines]
 
 
 def in_markdown(text: str, table: pd.DataFrame) -> str:

@@ -36,6 +36,7 @@ from sdbench.report.pictures import pictures
 from sdbench.report.tables import (
     FRONTIER_LEGEND,
     Cell,
+    findings,
     legend,
     remarks,
     summary_cells,
@@ -84,10 +85,13 @@ def page(results: Results) -> str:
     return template.render(
         title=f"{results.study['name']}: {len(summary)} variants of {results.study['model']}",
         note=disturbance_note(summary),
+        findings=findings(summary),
         facts=_facts(results),
         head=[*head, "verdict"] if len(tested) else head,
         rows=[_row(row, tested) for row in rows],
-        legend="\n".join([legend(summary), *([_meaning(metric)] if len(tested) else [])]),
+        legend="\n".join(
+            [legend(summary, wide=True), *([_meaning(metric)] if len(tested) else [])]
+        ),
         remarks=remarks(results.runs),
         figures=_figures(summary, results, tested),
         pictures=pictures(results),
@@ -140,9 +144,9 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     pairs = f"prompts: {len(study['prompts'])}; seeds: {len(study['seeds'])}"
     facts = [
         ("pipeline", f"{study['model']}, {first['dtype']}, {first['scheduler']}"),
-        ("asked", f"{study['num_steps']} steps, guidance scale {study['guidance_scale']:g}"),
+        ("settings", f"{study['num_steps']} steps, guidance scale {study['guidance_scale']:g}"),
         ("pairs", f"{pairs}; pairs per call: {study['batch']}"),
-        ("repeats", f"measured {study['repeats']}, {study['warmups']} before them"),
+        ("repeats", f"measured {study['repeats']}, after {study['warmups']} warm-up"),
     ]
 
     # What is read from a study may come from anyone, so its form is checked first.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -14,7 +14,7 @@ from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import weights_bytes
 from sdbench.models.causes import is_machines, missing_module, require_own
 from sdbench.models.layout import set_layout
-from sdbench.models.pipeline import Pipeline, call_parameters, denoiser_of
+from sdbench.models.pipeline import Pipeline, Scheduler, call_parameters, denoiser_of
 from sdbench.models.registry import load
 from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
@@ -23,7 +23,12 @@ from sdbench.study.generation import Generation
 from sdbench.study.made import Made
 from sdbench.study.sizes import require_judgeable
 from sdbench.study.study import Study
-from sdbench.study.taught import require_no_cache, require_noise_of_images, require_one_loop
+from sdbench.study.taught import (
+    require_made_for,
+    require_no_cache,
+    require_noise_of_images,
+    require_one_loop,
+)
 from sdbench.study.units import units
 from sdbench.variants.grammar import parse
 from sdbench.variants.noise import first_step
@@ -114,17 +119,17 @@ def _checked(pipe: Pipeline, study: Study) -> Workload:
 
     unsupported = {}
     baseline: list[float] = []
-    if any(variant.pins_start for variant in study.variants):
+    if any(map(_has_own_list, study.variants)):
         baseline = _timesteps(pipe, replace(first.call, variant=parse(BASELINE)))
     for variant in study.variants:
         call = Call(study, variant, first.pairs)
         if study.execution != "eager" and _changes_denoiser(call):
             raise ValueError(
-                f"variant '{variant.name}' changes what is compiled in: execution must be eager"
+                f"variant '{variant.name}' changes the compiled network: set execution to eager"
             )
         try:
             _try_variant(pipe, call)
-            if variant.pins_start:
+            if _has_own_list(variant):
                 _require_same_begin(pipe, call, baseline)
         except Unsupported as error:
             unsupported[variant.name] = str(error)
@@ -138,6 +143,11 @@ def _checked(pipe: Pipeline, study: Study) -> Workload:
     study = study.making(made.kind)
     require_judgeable(pipe, study, one_step, made.images)
     return replace(_workload(pipe, study, first.call, unsupported), output=study.output)
+
+
+def _has_own_list(variant: Variant) -> bool:
+    """Whether a variant has timesteps of its own, which should begin where the baseline's do."""
+    return variant.pins_start or (variant.scheduler is not None and not variant.stock_start)
 
 
 def _changes_denoiser(call: Call) -> bool:
@@ -158,9 +168,10 @@ def _try_variant(pipe: Pipeline, call: Call) -> None:
     unknown = _unknown_arguments(pipe, call.variant.arguments)
     if unknown:
         raise Unsupported(f"{type(pipe).__name__} takes no {unknown[0]}")
+    require_made_for(pipe, call.variant)
     asked = call.variant.num_steps
     if asked is not None and call.generation.lists_steps:
-        raise Unsupported(f"it asks for {asked} steps, but the arguments list them")
+        raise Unsupported(f"it asks for {asked} steps, but the arguments list the timesteps")
     if call.variant.accelerator is not None:
         _try_accelerator(pipe, call)
     _start(pipe, call, _StopAtLoop())
@@ -181,18 +192,21 @@ def _require_same_begin(pipe: Pipeline, call: Call, baseline: list[float]) -> No
     begins = _timesteps(pipe, call)[0]
     second = next((timestep for timestep in baseline if timestep != first), 0.0)
     if abs(begins - first) > abs(first - second):
+        stock = f"steps:{call.num_steps},stock"
+        hint = f" ({stock} runs all the same)" if call.variant.kind == "steps" else ""
         raise Unsupported(
-            f"it begins at timestep {begins:g} and the baseline at {first:g}, more than a step of "
-            f"the baseline apart (steps:{call.variant.num_steps},stock begins there all the same)"
+            f"it begins at timestep {begins:g}, more than one step away from the baseline, which "
+            f"begins at {first:g}{hint}"
         )
 
 
 def _timesteps(pipe: Pipeline, call: Call) -> list[float]:
     """Timesteps from a loop's first one on; image-to-image enters the scheduler's list within."""
-    args, kwargs = _denoiser_arguments(pipe, call)
+    first = _first_evaluation(pipe, call)
+    args, kwargs = first.args, first.kwargs
     timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
-    listed = torch.as_tensor(pipe.scheduler.timesteps).tolist()
-    return [float(value) for value in listed[first_step(pipe.scheduler, timestep) :]]
+    listed = torch.as_tensor(first.scheduler.timesteps).tolist()
+    return [float(value) for value in listed[first_step(first.scheduler, timestep) :]]
 
 
 def _require_arguments(pipe: Pipeline, call: Call) -> None:
@@ -206,7 +220,9 @@ def _require_arguments(pipe: Pipeline, call: Call) -> None:
     own = FIXED_ARGUMENTS | bare.arguments(pipe).keys()
     taken = sorted(own & set(arguments))
     if taken:
-        raise ValueError(f"argument '{taken[0]}' is the study's own: give it as a field, if at all")
+        raise ValueError(
+            f"argument '{taken[0]}' is set by the study: use its field of the study, if it has one"
+        )
 
 
 def _unknown_arguments(pipe: Pipeline, arguments: Any) -> list[str]:
@@ -245,10 +261,13 @@ def _try_accelerator(pipe: Pipeline, call: Call) -> None:
 
 def _workload(pipe: Pipeline, study: Study, first: Call, unsupported: dict[str, str]) -> Workload:
     """Work and memory of a denoiser row, counted on the arguments of a call's first evaluation."""
-    args, kwargs = _denoiser_arguments(pipe, first)
+    evaluation = _first_evaluation(pipe, first)
+    args, kwargs = evaluation.args, evaluation.kwargs
     rows = len(first_tensor((args, kwargs)))
     if study.guidance_execution == "batched" and rows < 2 * len(first.pairs):
-        raise ValueError(f"{type(pipe).__name__} guides by two calls, which cannot be batched")
+        raise ValueError(
+            f"{type(pipe).__name__} guides by two calls, which cannot be batched: use sequential"
+        )
 
     denoiser = denoiser_of(pipe)
     there_before = [list(denoiser.parameters()), list(denoiser.buffers()), (args, kwargs)]
@@ -262,12 +281,20 @@ def _workload(pipe: Pipeline, study: Study, first: Call, unsupported: dict[str, 
     return Workload(row_flop, peak / rows, weights_bytes(pipe), unsupported, uncounted)
 
 
-def _denoiser_arguments(pipe: Pipeline, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What the denoiser gets in a call's first evaluation, which does not run."""
-    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+class _Evaluation(NamedTuple):
+    """What the denoiser gets in a call's first evaluation, and under which scheduler."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    scheduler: Scheduler
+
+
+def _first_evaluation(pipe: Pipeline, call: Call) -> _Evaluation:
+    """What a call's first evaluation gets; it does not run."""
+    seen: list[_Evaluation] = []
 
     def stop(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append((args, kwargs))
+        seen.append(_Evaluation(args, kwargs, pipe.scheduler))
         raise _Stopped
 
     hook = denoiser_of(pipe).register_forward_pre_hook(stop, with_kwargs=True)

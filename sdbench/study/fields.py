@@ -39,8 +39,8 @@ def entries(name: str, value: Any) -> tuple[Any, ...]:
         earlier = first.setdefault(shown, number)
         if earlier != number:
             raise ValueError(
-                f"{name} holds an entry twice: {reprlib.repr(values[number - 1])}, "
-                f"the {earlier}. and the {number}."
+                f"{name} has {reprlib.repr(values[number - 1])} twice, "
+                f"as entries {earlier} and {number}"
             )
     return values
 
@@ -48,13 +48,13 @@ def entries(name: str, value: Any) -> tuple[Any, ...]:
 def require_texts(name: str, values: Iterable[Any]) -> None:
     """Refuse a list that holds anything but texts with something in them."""
     if any(not isinstance(value, str) or not value.strip() for value in values):
-        raise ValueError(f"{name} must be texts that are not empty")
+        raise ValueError(f"{name} must be a list of texts, none of them empty")
 
 
 def require_text(name: str, value: Any) -> None:
     """Refuse anything but a text with something in it."""
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{name} must be a text that is not empty, not {value!r}")
+        raise ValueError(f"{name} must be a text and not empty, not {value!r}")
 
 
 def require_optional_text(name: str, value: Any) -> None:
@@ -124,7 +124,7 @@ def require_size(height: Any, width: Any) -> None:
     require_optional_whole("height", height)
     require_optional_whole("width", width)
     if (height is None) != (width is None):
-        raise ValueError("give height and width both, or neither: some pipelines pass over one")
+        raise ValueError("give both height and width, or neither: some pipelines ignore one alone")
 
 
 def digest(values: Any) -> str:

@@ -19,7 +19,6 @@ from sdbench.instruments.quality import find_metric, score
 from sdbench.instruments.video_quality import judged
 from sdbench.records.animations import SUFFIX, write_animation
 from sdbench.records.files import inside, read_pixels
-from sdbench.records.names import BASELINE
 from sdbench.study.study import PICTURES, Study
 from sdbench.study.units import Unit
 
@@ -83,18 +82,19 @@ def scored(
 
     At most `2 * chunk` images are open at a time, or two videos.
 
-    Each image is compared with the one that the baseline's first repeat made of the same prompt and
-    seed; the baseline's second repeat, compared like any other, is the noise floor. A placeholder
+    Each image is compared with the one that the reference's first repeat made of the same prompt
+    and seed. That is the baseline's as a rule: then its second repeat, compared like any other, is
+    the noise floor. A placeholder
     of a safety checker is neither scored nor compared with.
     """
     images = images.merge(runs[["unit", "repeat"]], on="unit")
     is_image = ~images["flagged"].fillna(False)
-    is_reference = (images["variant"] == BASELINE) & (images["repeat"] == 0) & is_image
+    is_reference = (images["variant"] == study.reference) & (images["repeat"] == 0) & is_image
     reference = images[is_reference].set_index(["prompt_id", "seed"])["path"]
     images = images.drop(columns="repeat")
     against = images[["prompt_id", "seed"]].join(reference, on=["prompt_id", "seed"])["path"]
     comparable = is_image & ~is_reference & against.notna()
-    images.loc[comparable, "reference_variant"] = BASELINE
+    images.loc[comparable, "reference_variant"] = study.reference
     if "frames" in images:
         against = against.where(comparable)
         return images.assign(**_of_videos(images, against, is_image, study.metrics or (), folder))

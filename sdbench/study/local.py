@@ -263,7 +263,7 @@ def takes_turns(study: Study, pipe: Pipeline) -> bool:
     if study.timing is None:
         return not obstacle and study.is_repeated and pipe.device.type == "cpu"
     if study.timing == "lockstep" and obstacle:
-        raise ValueError(f"timing 'lockstep' cannot be: {obstacle}")
+        raise ValueError(f"timing 'lockstep' is not possible: {obstacle}")
     return study.timing == "lockstep"
 
 

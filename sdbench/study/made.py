@@ -50,9 +50,7 @@ def made_by(name: str, output: Any, *, decoded: bool, pairs: int) -> Made:
     kind, values = _found(output)
     if values is None:
         made = ", ".join(output) if isinstance(output, dict) else type(output).__name__
-        raise ValueError(
-            f"{name} makes {made}, not images: a study measures what makes images, videos or audio"
-        )
+        raise ValueError(f"{name} makes {made}: expected images, videos or audio")
     if not decoded:
         return Made(values, flags_of(output), kind)
 
@@ -61,8 +59,8 @@ def made_by(name: str, output: Any, *, decoded: bool, pairs: int) -> Made:
         samples = _video(name, samples, pairs)
     if len(samples) != pairs:
         raise ValueError(
-            f"{name} made {len(samples)} {kind}s of {pairs} (prompt, seed) pairs: "
-            "a study takes one of each"
+            f"{name} made {len(samples)} {kind}s for {pairs} (prompt, seed) pairs: "
+            "expected one for each"
         )
     return Made(samples, flags_of(output), kind)
 

@@ -15,12 +15,13 @@ from sdbench.instruments.cost import FlopProbe
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace, check_order
 from sdbench.instruments.steps import CallRecord, GiveWay, MemoryProbe, StepProbe
 from sdbench.instruments.surroundings import Surroundings
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, Scheduler
 from sdbench.study.call import Ready, ready
 from sdbench.study.check import Workload
 from sdbench.study.execution import CompileClock, nothing_compiled
 from sdbench.study.made import Made
 from sdbench.study.units import Unit
+from sdbench.variants.other_scheduler import other_scheduler
 from sdbench.variants.trace import Listener
 
 
@@ -69,7 +70,8 @@ def observe(
     study = unit.study
     is_warmup = unit.phase == "warmup"
     is_compiled = study.execution != "eager"
-    probes = _Probes.of(pipe, unit, give_way)
+    scheduler = other_scheduler(pipe, unit.variant.scheduler)
+    probes = _Probes.of(pipe, unit, scheduler, give_way)
     compile_s = first_call(pipe, unit) if is_compiled and is_warmup else 0.0
 
     with (
@@ -86,6 +88,7 @@ def observe(
     run.require_finite(made)
     measured = _measured(record, work) | _of_unit(unit, made) | (around.columns if around else {})
     measured["pipeline_scale"] = run.pipeline_scale
+    measured["scheduler"] = type(scheduler).__name__
     if measured["accelerated"]:
         measured |= _counted(unit, probes.flop)
     if is_compiled:
@@ -129,8 +132,10 @@ class _Probes:
     flop: FlopProbe | None
 
     @classmethod
-    def of(cls, pipe: Pipeline, unit: Unit, give_way: GiveWay | None) -> _Probes:
-        """Those of a unit."""
+    def of(
+        cls, pipe: Pipeline, unit: Unit, scheduler: Scheduler, give_way: GiveWay | None
+    ) -> _Probes:
+        """Those of a unit, whose call has this scheduler."""
         is_warmup = unit.phase == "warmup"
         memory: AllocatorTrace | CudaTrace | None = None
         if pipe.device.type == "cuda" and give_way is None:
@@ -138,7 +143,7 @@ class _Probes:
         elif pipe.device.type == "cpu" and is_warmup:
             memory = AllocatorTrace()
         counts_flop = unit.variant.has_rows_of_its_own and is_warmup
-        steps = StepProbe(pipe.scheduler, clock_for(pipe.device), give_way)
+        steps = StepProbe(scheduler, clock_for(pipe.device), give_way)
         return cls(steps, memory, FlopProbe() if counts_flop else None)
 
     @property

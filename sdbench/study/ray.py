@@ -66,7 +66,7 @@ def cluster(study: Study, workers: int | None = None, *, tune: bool = False) -> 
     """
     if study.timing == "lockstep":
         raise ValueError(
-            "timing 'lockstep' cannot be: engine 'ray' hands calls to its workers one by one"
+            "timing 'lockstep' is not possible: engine 'ray' hands calls to its workers one by one"
         )
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
@@ -144,7 +144,9 @@ def _tuned(study: Study, shares: _Shares) -> Study:
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:
-        raise ValueError(f"no control could be tuned: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"the scale of the controls was not found: {str(error).splitlines()[0]}"
+        ) from None
     return with_scales(study, constant_scales(names))
 
 
@@ -190,8 +192,8 @@ class _Actor:
         """Run a call, named by its identifier: its code and files are then the driver's."""
         if unit not in self._units:
             raise ValueError(
-                "a worker has another version of sdbench than the driver, other weights than the "
-                "first worker, or other files"
+                "a worker differs from the driver or the first worker: expected the same version "
+                "of sdbench, the same weights and the same files"
             )
         return self._worker.outcome(self._units[unit])
 

@@ -203,7 +203,7 @@ def _add_known_answers(folder: StudyFolder, engine: Engine, part: Shard | None) 
     folder.rewrite("known", answers)
 
 
-def _stored_scales(out: str | Path) -> list[float]:
+def _stored_scales(out: str | Path) -> list[str]:
     """The constant scales of a study in a local folder; elsewhere they are found again."""
     stored = None if Remote.of(out) else existing_study(Path(out))
     names = stored["variants"] if stored and isinstance(stored.get("variants"), list) else []
@@ -224,7 +224,7 @@ def _opened(
     if engine != "local":
         raise ValueError(f"unknown engine '{engine}'; there are: local, ray")
     if workers is not None:
-        raise ValueError("the local engine has no workers; engine 'ray' has")
+        raise ValueError("workers is for engine 'ray': the local engine has none")
     return Worker(study, pipe, tune=tune)
 
 
@@ -234,8 +234,8 @@ def _require_expected(folder: StudyFolder, repeating: Repeating, out: str | Path
     strange = listed - repeating.possible
     if strange:
         raise ValueError(
-            f"{out} holds {len(strange)} calls that this study does not make now: another version "
-            f"of sdbench than {version('sdbench')} made them, or a file that a variant names has "
+            f"{out} holds {len(strange)} calls that are not of this study now: they are of another "
+            f"version of sdbench than {version('sdbench')}, or a file that a variant names has "
             "changed; --overwrite runs all again"
         )
 

@@ -111,7 +111,9 @@ def _require_every_shard(shards: list[Shard]) -> None:
     """Refuse shards of different divisions, and one that is missing or given twice."""
     total = shards[0].total
     if any(shard.total != total for shard in shards):
-        raise ValueError(f"the study was divided in different ways: {', '.join(map(str, shards))}")
+        raise ValueError(
+            f"the study was divided in several ways: {', '.join(map(str, shards))}; expected one"
+        )
     for number in range(1, total + 1):
         times = sum(shard.number == number for shard in shards)
         if times == 0:

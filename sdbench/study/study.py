@@ -28,11 +28,12 @@ from sdbench.study.fields import (
 )
 from sdbench.study.generation import Generation
 from sdbench.variants.controls import controls_of
-from sdbench.variants.grammar import parse
+from sdbench.variants.grammar import crossed, parse
 from sdbench.variants.variant import Variant
 
 PROTOCOLS = {
     "mini-sd": "what `sdbench run` runs by default: eight pairs, three variants and their controls",
+    "mini-sd-quick": "a try-out in less than a minute (`sdbench run --quick`)",
     "mini-sd-selective": "every tenth of the steps without guidance",
     "mini-sd-methods": "every method and control, 256 pairs",
     "mini-sd-bench": "the regression benchmark of `sdbench bench`, on one thread",
@@ -53,7 +54,12 @@ class Study(Generation):
     """What to measure: every variant on every (prompt, seed) pair, several times.
 
     Args:
+        num_steps: of every call whose variant has no number of its own. Of several numbers the
+            first is the study's, and every variant also runs in as many steps as each of the
+            others: `[50, 25]` adds `steps:25`, `last:20%@25` and so on.
         variants: texts of the variant grammar, or variants; the baseline `cfg` must be among them.
+        reference: the variant with whose images those of all others are compared, such as "cfg" or
+            "cfg@200", a long loop. Another than the baseline runs for its images alone.
         repeats: measured calls per variant and batch. Times have an interval from 6 repeats on, in
             lockstep from 6 rounds, which are the batches of all repeats. Or such as "until 2
             points": from 6 to 24, until the 95 % interval of every saving reaches at most so far to
@@ -82,6 +88,7 @@ class Study(Generation):
     """
 
     variants: tuple[Variant, ...]
+    reference: str = BASELINE
     repeats: int | str = 8
     warmups: int = 1
     metrics: tuple[str, ...] | None = None
@@ -94,6 +101,7 @@ class Study(Generation):
 
     def __post_init__(self) -> None:
         """Read the variants and check every field."""
+        further = self._further_steps()
         super().__post_init__()
         object.__setattr__(self, "repeats", known_repeats(self.repeats))
         require_whole("warmups", self.warmups, minimum=0)
@@ -104,7 +112,9 @@ class Study(Generation):
         if {"/", "\\", "\0"} & set(self.name):
             raise ValueError(f"name must be fit for the name of a folder, not {self.name!r}")
 
-        object.__setattr__(self, "variants", self._with_controls(_read(self.variants)))
+        variants = crossed(_read(self.variants), further)
+        object.__setattr__(self, "variants", self._with_controls(variants))
+        self._add_reference()
         require_choice("output", self.output, OUTPUTS)
         require_choice("execution", self.execution, EXECUTIONS)
         require_choice("timing", self.timing, (None, *TIMINGS))
@@ -123,6 +133,26 @@ class Study(Generation):
                 "controls count steps, which the arguments list: give them as variants, by name"
             )
         return (*variants, *controls_of(variants, num_steps=self.num_steps))
+
+    def _further_steps(self) -> list[int]:
+        """The numbers of steps behind the first, which becomes the study's own."""
+        if isinstance(self.num_steps, int | str):
+            return []
+        first, *further = entries("num_steps", self.num_steps)
+        for number in further:
+            require_whole("each of num_steps", number, minimum=1)
+        object.__setattr__(self, "num_steps", first)
+        return further
+
+    def _add_reference(self) -> None:
+        """Name the reference as its variant, which is among the others."""
+        require_text("reference", self.reference)
+        reference = parse(self.reference)
+        if reference.draws:
+            raise ValueError(f"reference '{reference.name}' stands for several images of a pair")
+        if reference.name not in self.variant_names:
+            object.__setattr__(self, "variants", (*self.variants, reference))
+        object.__setattr__(self, "reference", reference.name)
 
     def _known_metrics(self) -> tuple[str, ...]:
         """The metrics asked for, or the default ones; none where there is nothing to judge."""
@@ -172,7 +202,10 @@ class Study(Generation):
     def timed_variants(self) -> tuple[Variant, ...]:
         """Those whose calls are timed: with controls, all that have a cost of their own."""
         return tuple(
-            variant for variant in self.variants if not (self.controls and variant.needs_no_time)
+            variant
+            for variant in self.variants
+            if variant.is_baseline
+            or not (variant.name == self.reference or (self.controls and variant.needs_no_time))
         )
 
     @property
@@ -201,14 +234,23 @@ class Study(Generation):
         return replace(self, output=kind, metrics=asked)
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values, variants as their texts."""
+        """The fields as JSON values, variants as their texts; the reference where it is another."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
+        if self.reference == BASELINE:  # as in studies from before there was another
+            del values["reference"]
         return json.loads(json.dumps(values | {"variants": self.variant_names}))
 
     @cached_property
     def shared(self) -> str:
         """Hash of everything that decides what any of its calls computes."""
-        bare = replace(self, repeats=1, variants=(parse(BASELINE),), metrics=(), controls=False)
+        bare = replace(
+            self,
+            repeats=1,
+            variants=(parse(BASELINE),),
+            metrics=(),
+            controls=False,
+            reference=BASELINE,
+        )
         return digest(bare.as_json())
 
     @classmethod

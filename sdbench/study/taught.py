@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from sdbench.models.identity import identity
 from sdbench.models.pipeline import Pipeline, denoisers_of, parts_of, schedulers_of
 from sdbench.variants.loops import random_state
+from sdbench.variants.variant import Variant
 
 
 def require_one_loop(pipe: Pipeline) -> None:
@@ -23,8 +25,8 @@ def require_one_loop(pipe: Pipeline) -> None:
     """
     if len(parts_of(pipe)) > 1 or len(schedulers_of(pipe)) > 1:
         raise ValueError(
-            f"{type(pipe).__name__} runs several loops in a call, and a study measures one: study "
-            "the pipeline of each loop by itself, or watch them with guided_by"
+            f"{type(pipe).__name__} runs several loops in a call, but a study measures one: study "
+            "the pipeline of each loop by itself, or use guided_by"
         )
 
 
@@ -59,6 +61,24 @@ def require_noise_of_images(pipe: Pipeline, call: Callable[[], Any]) -> None:
     if not torch.equal(before, random_state(pipe.device)):
         raise ValueError(
             f"{type(pipe).__name__} with {type(pipe.scheduler).__name__} draws noise from torch's "
-            "global generator, not from the images' own: they would depend on their batch and on "
-            "what ran before, so variants could not be compared"
+            "global generator, not from each image's own: images would depend on their batch "
+            "and on earlier calls, so variants could not be compared"
         )
+
+
+def require_made_for(pipe: Pipeline, variant: Variant) -> None:
+    """Refuse a recipe that was found for a pipeline with another scheduler or denoiser.
+
+    Raises:
+        ValueError: it says which, and what the recipe is for.
+    """
+    if not variant.made_for:
+        return
+    own = identity(pipe)
+    for part in ("pipeline", "scheduler", "unet", "transformer"):
+        asked, there = variant.made_for.get(part), own.get(part)
+        if asked != there:
+            raise ValueError(
+                f"the recipe was found for the {part} '{asked}', and this pipeline has '{there}': "
+                "search again with `sdbench budget`"
+            )

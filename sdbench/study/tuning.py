@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +22,7 @@ from sdbench.records.names import split_name
 from sdbench.study.call import Call, generate
 from sdbench.study.generation import Generation, Pairs
 from sdbench.study.study import Study
-from sdbench.variants.controls import matched_schedules
+from sdbench.variants.controls import in_its_loop, matched_schedules
 from sdbench.variants.grammar import parse
 from sdbench.variants.variant import Variant
 
@@ -50,28 +50,28 @@ def with_tuned_scales(study: Study, pipe: Pipeline) -> Study:
             sequential=study.guidance_execution == "sequential",
         )
     except NotFinite as error:
-        raise ValueError(f"no control could be tuned: {error}") from error
+        raise ValueError(f"the scale of the controls was not found: {error}") from error
     except (ValueError, OSError):
         raise
     except Exception as error:
-        require_own(error, "no control could be tuned")
+        require_own(error, "the scale of the controls was not found")
         raise ValueError(
-            f"no control could be tuned: {type(error).__name__}: {first_line(error)}"
+            f"the scale of the controls was not found: {type(error).__name__}: {first_line(error)}"
         ) from error
-    return with_scales(study, [scale for scale in nearest.values() if scale is not None])
+    loops = {variant.name: in_its_loop(variant) for variant in tunable(study)}
+    found = {name: scale for name, scale in nearest.items() if scale is not None}
+    return with_scales(study, [f"{CONSTANT}:{found[name]:g}{loops[name]}" for name in found])
 
 
-def with_scales(study: Study, scales: Iterable[float]) -> Study:
+def with_scales(study: Study, names: Iterable[str]) -> Study:
     """A study with constant scales among its variants, each once."""
-    names = dict.fromkeys(f"{CONSTANT}:{scale:g}" for scale in scales)
-    new = [parse(name) for name in names if name not in study.variant_names]
+    new = [parse(name) for name in dict.fromkeys(names) if name not in study.variant_names]
     return replace(study, variants=(*study.variants, *new))
 
 
-def constant_scales(names: Iterable[str]) -> list[float]:
-    """The scales of those names that stand for full guidance at a constant scale."""
-    kinds = [split_name(name) for name in names]
-    return [float(argument or "nan") for kind, argument in kinds if kind == CONSTANT]
+def constant_scales(names: Iterable[str]) -> list[str]:
+    """Those names that stand for full guidance at a constant scale."""
+    return [name for name in names if split_name(name)[0] == CONSTANT]
 
 
 def tunable(study: Study) -> list[Variant]:
@@ -87,11 +87,16 @@ def tunable(study: Study) -> list[Variant]:
 def tuning_rows(study: Study) -> float:
     """Denoiser rows that the search for scales evaluates."""
     matched = tunable(study)
-    tops = {variant.guidance_scale or study.guidance_scale for variant in matched}
+    loops = {
+        (variant.guidance_scale or study.guidance_scale, in_its_loop(variant)): (
+            variant.num_steps or study.num_steps
+        )
+        for variant in matched
+    }
     # No guidance, the whole, and a scale for every halving; others lie between their latents.
-    grid = len(tops) * (1 + 2 * (1 + HALVINGS)) * study.num_steps
-    own = sum(variant.rule(study.num_steps).nfe for variant in matched)
-    return len(_other_pairs(study)) * (grid + own)
+    grids = sum((1 + 2 * (1 + HALVINGS)) * steps for steps in loops.values())
+    own = sum(variant.rule(variant.num_steps or study.num_steps).nfe for variant in matched)
+    return len(_other_pairs(study)) * (grids + own)
 
 
 def nearest_scales(
@@ -122,13 +127,14 @@ def nearest_scales(
         return _latents(pipe, generation, variant, pairs, sequential=sequential)
 
     @cache
-    def at(scale: float) -> Float[np.ndarray, " values"]:
-        return latents(parse("unguided" if scale == 1.0 else f"{CONSTANT}:{scale:f}"))
+    def at(loop: str, scale: float) -> Float[np.ndarray, " values"]:
+        constant = "unguided" if scale == 1.0 else f"{CONSTANT}:{scale:f}"
+        return latents(parse(constant + loop))
 
     scale_of: dict[str, float | None] = {}
     for variant in variants:
         top = variant.guidance_scale or generation.guidance_scale
-        scale = round(_searched(latents(variant), at, top), 1)
+        scale = round(_searched(latents(variant), partial(at, in_its_loop(variant)), top), 1)
         scale_of[variant.name] = scale if 1.0 < scale < top else None
     return scale_of
 

@@ -100,7 +100,7 @@ def parse_shard(text: str) -> Shard:
     numbers = re.fullmatch(r"(\d+)/(\d+)", text)
     shard = Shard(*map(int, numbers.groups())) if numbers else Shard(0, 0)
     if not 1 <= shard.number <= shard.total:
-        raise ValueError(f"a shard is i/n with i from 1 to n, such as 2/8, not '{text}'")
+        raise ValueError(f"a shard must be i/n with i from 1 to n, such as 2/8, not '{text}'")
     return shard
 
 
@@ -184,7 +184,7 @@ def batches_of(study: Study, shard: Shard | None = None) -> list[Pairs]:
         return batches
     if shard.total > len(batches):
         raise ValueError(
-            f"{shard.total} shards are more than the study's {len(batches)} batches of pairs"
+            f"{shard.total} shards are too many: the study has {len(batches)} batches of pairs"
         )
     return batches[shard.number - 1 :: shard.total]
 

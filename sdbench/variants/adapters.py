@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from sdbench.models.modular import guiders_of
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.registry import own_adapter
 from sdbench.variants.accelerators import accelerated
 from sdbench.variants.guidance import guided_by
+from sdbench.variants.other_scheduler import under_scheduler
 from sdbench.variants.pinned_start import pinned_start
 from sdbench.variants.policy import Policy
 from sdbench.variants.schedule import ScheduleRule
-from sdbench.variants.student_weights import Turns, student_in, weights_file
+from sdbench.variants.student_weights import Turns, listeners_of, student_in, weights_file
 from sdbench.variants.trace import Listener, Trace
 from sdbench.variants.variant import Variant
 
@@ -45,26 +47,28 @@ def applied(
     Yields:
         The trace of `guided_by`.
 
+    Warns:
+        RuntimeWarning: a student of few steps runs with another number of steps.
+
     Raises:
+        Unsupported: as `under_scheduler` says.
         ValueError: as `student_in`, `accelerated` and `guided_by` say; an accelerator with halves
             one after the other.
     """
     listeners = list(listeners)
     with ExitStack() as undo:
+        # It comes first: all that follows finds it on the pipeline.
+        if variant.scheduler is not None:
+            undo.enter_context(under_scheduler(pipe, variant.scheduler))
         if variant.pins_start and num_steps is not None:
             undo.enter_context(pinned_start(pipe, num_steps=num_steps))
 
         if variant.student is not None:
             turns = None if variant.guides_none else Turns(denoiser_of(pipe), variant.rule)
             file = Path(variant.student or weights_file(own_adapter(pipe), of_lora=True))
-            student = student_in(
-                pipe,
-                file,
-                guidance_scale=guidance_scale,
-                turns=turns,
-                copies_weights=copies_weights,
-            )
-            undo.enter_context(student)
+            how: dict[str, Any] = {"turns": turns, "copies_weights": copies_weights}
+            undo.enter_context(student_in(pipe, file, guidance_scale=guidance_scale, **how))
+            listeners += listeners_of(file)
             if turns is not None:
                 listeners.insert(0, turns)
 

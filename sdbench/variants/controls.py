@@ -18,12 +18,12 @@ DRAWS = 8  # of random masks
 def controls_of(variants: Iterable[Variant], *, num_steps: int) -> list[Variant]:
     """Controls for variants whose work is known before they run; none that is there already.
 
-    A schedule of K unguided steps gets `unguided`, K unguided steps at random, and full guidance
-    with the same number of evaluations. Steps at random are several draws, as one may be lucky or
-    unlucky. What guides no step (a student), and a cached offset, get full guidance with the same
-    number of evaluations. There is none for what decides its work while it runs, for what changes
-    the work of an evaluation, and for what is a control itself. The control that has to be tuned, a
-    constant scale, is found by `sdbench.study.tuning`.
+    A schedule of K unguided steps gets `unguided`, K unguided steps at random in a loop of the same
+    length, and full guidance with the same number of evaluations. Steps at random are several
+    draws, as one may be lucky or unlucky. What guides no step (a student), and a cached offset, get
+    full guidance with the same number of evaluations. There is none for what decides its work while
+    it runs, for what changes the work of an evaluation, and for what is a control itself. The
+    control that has to be tuned, a constant scale, is found by `sdbench.study.tuning`.
 
     Args:
         variants: of a study.
@@ -36,13 +36,15 @@ def controls_of(variants: Iterable[Variant], *, num_steps: int) -> list[Variant]
     variants = list(variants)
     names = ["unguided"]
     for variant in _judged(variants):
-        schedule = variant.rule(num_steps)
+        steps = variant.num_steps or num_steps
+        schedule = variant.rule(steps)
         unguided = schedule.mask.count(False)
         if unguided > 0:
-            names += [name for name in fewer_steps(schedule.nfe) if name != f"steps:{num_steps}"]
+            fewer = [name for name in fewer_steps(schedule.nfe) if name != f"steps:{num_steps}"]
+            names += [name + under_its_scheduler(variant) for name in fewer]
         if _switches(variant, num_steps):
-            share = f"{100 * unguided / num_steps:g}%" if variant.of_share else f"{unguided}"
-            names.append(random_masks(share, math.comb(num_steps, unguided)))
+            share = f"{100 * unguided / steps:g}%" if variant.of_share else f"{unguided}"
+            names.append(random_masks(share, math.comb(steps, unguided)) + in_its_loop(variant))
 
     present = {variant.name for variant in variants}
     return [parse(name) for name in dict.fromkeys(names) if name not in present]
@@ -64,6 +66,17 @@ def random_masks(count: str, masks: int) -> str:
     return f"random:{count}@0..{last}" if last else f"random:{count}@0"
 
 
+def under_its_scheduler(variant: Variant) -> str:
+    """What stands behind a name where a variant has another scheduler."""
+    return "" if variant.scheduler is None else f"+scheduler:{variant.scheduler}"
+
+
+def in_its_loop(variant: Variant) -> str:
+    """What stands behind a name where a variant has another scheduler, or steps of its own."""
+    steps = "" if variant.num_steps is None else f"@{variant.num_steps}"
+    return under_its_scheduler(variant) + steps
+
+
 def fewer_steps(nfe: float) -> list[str]:
     """Fully guided variants with the same number of evaluations, or just below and above."""
     counts = {max(1, math.floor(nfe / 2)), max(1, math.ceil(nfe / 2))}
@@ -78,5 +91,5 @@ def _judged(variants: Iterable[Variant]) -> list[Variant]:
 
 
 def _switches(variant: Variant, num_steps: int) -> bool:
-    mask = variant.rule(num_steps).mask
+    mask = variant.rule(variant.num_steps or num_steps).mask
     return variant.policy is None and 0 < mask.count(False) < len(mask)

@@ -22,6 +22,7 @@ from sdbench.variants.refusals import (
     require_no_noise_drawn,
     require_own_noise,
     require_sigmas,
+    require_terminal_noise,
 )
 from sdbench.variants.rows import is_twice, samples, tensors
 from sdbench.variants.trace import Listener, Step, Trace
@@ -168,6 +169,7 @@ class Course:
 
     def _begin(self, run: Run, timestep: Any) -> None:
         """Settle the loop's length, which is known only now, and tell the policy of it."""
+        require_terminal_noise(self.scheduler)
         run.iterations = self._length(run, timestep)
         timesteps: list[float] = []
         sigmas: list[float] = []

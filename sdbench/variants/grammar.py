@@ -1,8 +1,13 @@
-"""The variant grammar: from a text to a variant. No other module looks into a name."""
+"""The variant grammar: from a text to a variant. No other module looks into a name.
+
+A text is a method with its argument, such as `last:20%`; further methods that it adds, behind plus
+signs; and behind an `@` the number of steps, where it is not the study's.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from sdbench.records.names import split_name
@@ -34,10 +39,42 @@ def parse(text: str) -> Variant:
     text = text.strip()
     if text.count("+") > len(_addable()):
         raise ValueError(f"variant '{text}' adds more than there is to add")
+    whole, num_steps = split_steps(text)
+    if num_steps is not None:
+        return in_steps(parse(whole), num_steps)
     together = _divided(text)
     if together is None:
         return _single(text)
     return _combined(text, parse(together[0]), parse(together[1]))
+
+
+def split_steps(text: str) -> tuple[str, int | None]:
+    """A variant's text, and the number of steps behind its last `@`; None without one.
+
+    What is no variant without that number has it as a part of its argument: `random:10@7` is draw
+    7, and `random:10@7@25` the same in 25 steps.
+    """
+    counted = re.fullmatch(r"(.+)@(\d+)", text)
+    if counted is None:
+        return text, None
+    try:
+        parse(counted[1])
+    except ValueError:
+        return text, None
+    return counted[1], int(counted[2])
+
+
+def crossed(variants: Iterable[Variant], num_steps: Iterable[int]) -> tuple[Variant, ...]:
+    """Variants, and behind them each in loops of other lengths; none twice.
+
+    What has a number of steps of its own is not crossed.
+    """
+    variants = list(variants)
+    found = {variant.name: variant for variant in variants}
+    for number in num_steps:
+        own = [in_steps(variant, number) for variant in variants if variant.num_steps is None]
+        found |= {variant.name: variant for variant in own if variant.name not in found}
+    return tuple(found.values())
 
 
 def methods_of(text: str) -> list[Method]:
@@ -46,9 +83,10 @@ def methods_of(text: str) -> list[Method]:
     Raises:
         KeyError: an unknown name.
     """
-    together = _divided(text.strip())
+    text, _ = split_steps(text.strip())
+    together = _divided(text)
     if together is None:
-        return [VARIANTS[split_name(text.strip())[0]]]
+        return [VARIANTS[split_name(text)[0]]]
     return [*methods_of(together[0]), *methods_of(together[1])]
 
 
@@ -77,6 +115,19 @@ def _single(text: str) -> Variant:
         raise ValueError(f"variant '{text}': {error}") from None
     is_control = method.group == "controls"
     return replace(variant, kind=kind, argument=argument, is_control=is_control)
+
+
+def in_steps(variant: Variant, num_steps: int) -> Variant:
+    """A variant in a loop of another length; full guidance is `steps:N`, which says the same."""
+    name = f"{variant.name}@{num_steps}"
+    if num_steps < 1:
+        raise ValueError(f"variant '{name}': a number of steps behind @ is at least 1")
+    if variant.num_steps is not None:
+        raise ValueError(f"variant '{name}': it has {variant.num_steps} steps already")
+    if variant.is_baseline:
+        return parse(f"steps:{num_steps}")
+    draws = {number: in_steps(draw, num_steps) for number, draw in variant.draws.items()}
+    return replace(variant, name=name, num_steps=num_steps, draws=draws)
 
 
 def _combined(text: str, first: Variant, added: Variant) -> Variant:

@@ -161,7 +161,8 @@ def _stretch(scheduler: Any, baseline: dict[str, Listed]) -> None:
     if "alphas_cumprod" not in own:
         raise Unsupported(f"{refusal}, and does not say how noisy a timestep is")
 
-    trained = np.sqrt((1 - own["alphas_cumprod"]) / own["alphas_cumprod"])
+    with np.errstate(divide="ignore"):  # infinite where the noise ends without a signal
+        trained = np.sqrt((1 - own["alphas_cumprod"]) / own["alphas_cumprod"])
     if _counts_steps(scheduler) and "sigmas" in own:
         if not _tell_the_same(own, trained):
             raise Unsupported(f"{refusal}, and its timesteps are not those of its sigmas")

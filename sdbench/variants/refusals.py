@@ -16,6 +16,8 @@ from sdbench.variants.trace import Step, Unsupported
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-5}
 """Share of a guided prediction that its formula may leave unexplained where it is used."""
 EXACT_OF_SHORTER = 1e-2
+PURE_NOISE = 1e-6
+"""Share of the signal's variance below which a latent is noise; Euler's keeps 2 ** -24."""
 OWN_NOISE = (
     "draws noise that is not the rows' own, so rows of one image would not stay the same: "
     "it cannot branch"
@@ -111,6 +113,25 @@ def require_sigmas(scheduler: Any, policy: Policy, sigmas: Sequence[float]) -> N
         raise Unsupported(
             f"{type(scheduler).__name__} does not say how noisy its steps are, "
             "which this method decides by"
+        )
+
+
+def require_terminal_noise(scheduler: Any) -> None:
+    """Refuse a scheduler that does not end in pure noise, for a model that was trained to.
+
+    Many schedulers of diffusers ignore `rescale_betas_zero_snr` without a word and keep it in their
+    config. All of their noise levels are then other ones than the model learned.
+    """
+    config = getattr(scheduler, "config", {})
+    if not config.get("rescale_betas_zero_snr", False):
+        return
+    name = type(scheduler).__name__
+    kept = getattr(scheduler, "alphas_cumprod", None)
+    if kept is None or not float(kept[-1]) < PURE_NOISE:
+        raise ValueError(
+            f"{name} cannot rescale its betas to a terminal signal-to-noise ratio of zero "
+            "(rescale_betas_zero_snr), with which this model was trained: its noise levels are "
+            "others. DDIM, Euler, DPMSolverMultistep and UniPC can"
         )
 
 

@@ -7,6 +7,7 @@ it, so nothing is checked.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -77,6 +78,25 @@ class Turns(Listener):
         if self.on == self.mask[step.index]:
             self.on = not self.on
             self.denoiser.enable_adapters() if self.on else self.denoiser.disable_adapters()
+
+
+class MadeForSteps(Listener):
+    """Warns where a student of few steps runs with another number of steps.
+
+    Args:
+        file: the student's weights.
+        num_steps: that it was made for.
+    """
+
+    def __init__(self, file: Path, num_steps: int) -> None:
+        self.file = file
+        self.num_steps = num_steps
+
+    def loop_begins(self, call: int, iterations: int, images: int) -> None:
+        """Compare the loop with the student."""
+        if iterations != self.num_steps:
+            made = f"the student '{self.file}' is made for {self.num_steps} steps"
+            warnings.warn(f"{made}; it runs with {iterations}", RuntimeWarning, stacklevel=2)
 
 
 @contextmanager
@@ -236,6 +256,12 @@ def given_scale(
 
     with call_replaced(denoiser_of(pipe), wrap):
         yield
+
+
+def listeners_of(file: Path) -> list[Listener]:
+    """What watches the loops of the student in a file."""
+    num_steps = read_card(file).get("num_steps")
+    return [] if num_steps is None else [MadeForSteps(file, num_steps)]
 
 
 def weights_file(path: str | Path, *, of_lora: bool) -> Path:

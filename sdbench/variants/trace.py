@@ -1,6 +1,6 @@
 """The events of a denoising loop, who may listen to them, and the trace that keeps them.
 
-The events come from the seam in `guidance.py`; what listeners make of them (times, memory) is in
+The events come from the seam in `seam.py`; what listeners make of them (times, memory) is in
 `instruments`.
 """
 

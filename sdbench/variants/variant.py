@@ -1,7 +1,7 @@
 """What a variant is, and a method that makes variants: settings only, without torch.
 
-The text form is read in `grammar.py`; each method is a file of `methods/`; `applied.py` carries a
-variant out.
+The text form is read in `grammar.py`; each method is a file of `methods/`; `adapters.py` puts a
+variant on a pipeline.
 """
 
 from __future__ import annotations
@@ -63,9 +63,12 @@ class Variant:
         num_steps: replaces the study's number of steps; the loop still begins at the noise level
             where the study's begins.
         stock_start: it begins where the scheduler begins so many steps instead.
+        scheduler: takes the place of the pipeline's own, by its name in `other_scheduler.py`.
         guidance_scale: replaces the study's guidance scale.
         student: file whose weights the denoiser gets; empty for the model's own adapter, None for
             none.
+        made_for: digests of the pipeline's parts, as `identity` gives them, where the variant was
+            found for one pipeline.
         content: what the name does not say and a stored call depends on, such as what a file held.
         policy: from the guidance scale to what decides instead of the rule while the loop runs. The
             rule then says only what work is to be expected, as far as it is known.
@@ -88,8 +91,10 @@ class Variant:
     argument: str | None = None
     num_steps: int | None = None
     stock_start: bool = False
+    scheduler: str | None = None
     guidance_scale: float | None = None
     student: str | None = None
+    made_for: Mapping[str, str] = field(default_factory=dict, compare=False)
     content: str = ""
     policy: Callable[[float], Policy] | None = field(default=None, compare=False)
     accelerator: Accelerator | None = None

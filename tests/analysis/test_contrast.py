@@ -59,7 +59,7 @@ def test_other_captions_under_the_same_identifiers_are_refused_and_named(make):
 
 def test_part_of_the_pairs_is_refused_unless_it_is_asked_for(make):
     studies = (make(), "one"), (make(CAPTIONS[:50]), "other")
-    with pytest.raises(ValueError, match="shared by 50 of 80 pairs of 'one', expected all"):
+    with pytest.raises(ValueError, match="seed of 50 of 80 pairs of 'one'; expected all"):
         shared_pairs(*studies, "lpips")
     values, left_out = shared_pairs(*studies, "lpips", some=True)
     assert (len(values), left_out) == (50, "50 of 80 pairs of 'one'")
@@ -68,6 +68,12 @@ def test_part_of_the_pairs_is_refused_unless_it_is_asked_for(make):
 def test_studies_of_other_steps_share_no_pairs(make):
     with pytest.raises(ValueError, match=r"has num_steps 2, .* has 50"):
         shared_pairs((make(), "one"), (make(settings={"num_steps": 50}), "one"), "lpips")
+
+
+def test_studies_with_other_references_share_no_distance(make):
+    others = ((make(), "one"), (make(settings={"reference": "steps:200"}), "one"))
+    with pytest.raises(ValueError, match="compared with cfg, those of the other with steps:200"):
+        shared_pairs(*others, "lpips")
 
 
 def test_a_variant_that_is_not_there_is_named(make):
@@ -125,7 +131,9 @@ def test_equivalence_is_rarely_shown_where_rare_images_make_the_margin():
 
 
 def test_a_margin_is_positive(make):
-    with pytest.raises(ValueError, match="a margin is a positive difference of the metric, not 0"):
+    with pytest.raises(
+        ValueError, match="margin must be a positive difference of the metric, not 0"
+    ):
         compared(make, 0.0)
 
 

@@ -85,12 +85,12 @@ def late(row):
 
 def test_a_variant_without_a_time_is_named(results, study):
     timing = study({name: mask for name, mask in MASKS.items() if name != "bad"})
-    with pytest.raises(ValueError, match="the study of time has no 'bad'"):
+    with pytest.raises(ValueError, match="the study of times has no variant 'bad'"):
         frontier(results, "lpips", higher_is_better=False, timing=timing)
 
 
 def test_a_metric_that_no_image_has_is_refused(results):
-    with pytest.raises(ValueError, match="no image of made-up has ssim"):
+    with pytest.raises(ValueError, match="made-up: no image has a value of ssim"):
         frontier(results, "ssim", higher_is_better=True)
 
 

@@ -48,8 +48,25 @@ def test_times_are_the_other_studys_and_work_its_own(studies):
 
 def test_a_variant_without_a_time_is_named(studies):
     quality, timing = studies(timed={name: MASKS[name] for name in ("cfg", "last:1")})
-    with pytest.raises(ValueError, match="the study of time has no 'steps:10'"):
+    with pytest.raises(ValueError, match="the study of times has no variant 'steps:10'"):
         joined(quality, timing)
+
+
+def test_a_scale_that_the_study_of_time_tuned_otherwise_gets_its_prediction(study):
+    def tuned(name):
+        def untimed(row):
+            return row | {"phase": "untimed"} if row["variant"] == name else row
+
+        masks = {"cfg": [1] * 20, "last:1": [1] * 19 + [0], name: [1] * 20}
+        images = [
+            {"unit": f"{one}/0/0", "variant": one, "prompt_id": "000", "seed": 0} for one in masks
+        ]
+        return replace(study(masks, images=images, changed=untimed), study=SETTINGS)
+
+    table = joined(tuned("scale:4.6"), tuned("scale:4.5"))
+    assert table.loc["scale:4.6", ["predicted_saving", "timed_nfe"]].tolist() == [0, 40]
+    with pytest.raises(ValueError, match=r"the study of times has no variant 'other:4\.6'"):
+        joined(tuned("other:4.6"), tuned("scale:4.5"))
 
 
 def test_one_that_made_no_image_needs_no_time(studies):
@@ -61,7 +78,7 @@ def test_one_that_made_no_image_needs_no_time(studies):
 
 def test_another_number_of_steps_is_refused(studies):
     quality, timing = studies(timed=MASKS | {"steps:10": [1] * 9 + [0] * 2})
-    with pytest.raises(ValueError, match="'steps:10' has steps 10, and 11 in the study of time"):
+    with pytest.raises(ValueError, match="'steps:10' has steps 10, but 11 in the study of times"):
         joined(quality, timing)
 
 
@@ -69,7 +86,7 @@ def test_evaluations_may_differ_by_what_images_decide_and_no_more(studies):
     quality, timing = studies(timed=MASKS | {"last:1": [1] * 17 + [0] * 3})
     assert joined(quality, timing).loc["last:1", ["nfe", "timed_nfe"]].tolist() == [39, 37]
     quality, timing = studies(timed=MASKS | {"last:1": [1] * 16 + [0] * 4})
-    with pytest.raises(ValueError, match="'last:1' has nfe 39, and 36 in the study of time"):
+    with pytest.raises(ValueError, match="'last:1' has nfe 39, but 36 in the study of times"):
         joined(quality, timing)
 
 
@@ -78,7 +95,7 @@ def test_evaluations_may_differ_by_what_images_decide_and_no_more(studies):
 )
 def test_times_of_another_setting_are_refused(studies, setting, value):
     quality, timing = studies(**{setting: value})
-    with pytest.raises(ValueError, match=f"has {setting} .* and the study of time '?{value}"):
+    with pytest.raises(ValueError, match=f"has {setting} .*, but the study of times has '?{value}"):
         joined(quality, timing)
 
 

@@ -65,8 +65,8 @@ def test_pairs_without_a_value_do_not_count():
 @pytest.mark.parametrize(
     ("metric", "values", "changed"),
     [
-        ("lpips", [0, 0.015, 0.016, 0.4, 0, 0, 0, 0], 2),
-        ("flip", [0, 0.1, 0.11, 0.4, 0, 0, 0, 0], 2),
+        ("lpips", [0, 0.0125, 0.013, 0.4, 0, 0, 0, 0], 2),
+        ("flip", [0, 0.12, 0.13, 0.4, 0, 0, 0, 0], 2),
         ("ssim", [1, 0.965, 0.96, 0.4, 1, 1, 1, 1], 2),
     ],
 )

@@ -89,7 +89,7 @@ def test_where_most_pairs_contradict_the_mean_the_difference_is_not_clear(study)
 
 
 def test_a_metric_that_no_image_has_is_refused(results):
-    with pytest.raises(ValueError, match="has clip_score"):
+    with pytest.raises(ValueError, match="no image has a value of clip_score"):
         ranking(results, "clip_score", higher_is_better=True)
 
 

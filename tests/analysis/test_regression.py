@@ -243,7 +243,7 @@ def test_a_figure_that_is_gone_is_missing(run):
 
 def test_other_studies_are_refused(run):
     other = replace(run(), study={"model": "another", "num_steps": 5})
-    with pytest.raises(NotComparable, match="the studies differ in model, num_steps"):
+    with pytest.raises(NotComparable, match="they differ in model, num_steps"):
         compare(run(), other)
 
 

@@ -123,6 +123,15 @@ def test_a_step_in_which_some_images_were_guided_is_unguided_in_part(study):
     assert unguided_share(results)["adaptive:0.9"] == pytest.approx(2.5 / 4)
 
 
+def test_beside_an_accelerator_the_others_have_no_full_calls(study):
+    def cached(row):
+        return row | {"full_forwards": 7 if row["variant"] == "deepcache:3" else None}
+
+    table = summarise(study({"cfg": [1] * 20, "deepcache:3": [1] * 20}, changed=cached))
+    assert table["full_forwards"].dtype == "float64"
+    assert table["full_forwards"].fillna(-1).tolist() == [-1, 7]
+
+
 def test_metric_is_the_mean_over_pairs(study):
     images = [
         image("last:1", f"p{n % 8}", seed=n // 8, lpips=n**2 / 1000, extra=1.0 * n)

@@ -27,7 +27,7 @@ def of(metric, name):
 def test_stored_studies_have_populations_of_every_reference_metric():
     found = populations()
     assert {one.metric for one in found} >= {"lpips", "flip", "ssim", "alignment", DIFFERENCE}
-    assert {len(one.values) for one in found} == {256}
+    assert {len(one.values) for one in found} == {128, 256}
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
@@ -44,12 +44,12 @@ def test_a_draw_has_the_mean_of_its_population(seeds):
 @pytest.mark.parametrize(
     ("metric", "variant", "name", "prompts", "seeds"),
     [
-        ("lpips", "scale:4.8", "mean", 64, 1),  # three of its images are other images
+        ("lpips", "scale:4.5", "mean", 64, 1),
         ("lpips", "unguided", "mean", 64, 4),
-        ("lpips", "scale:4.8", "changed", 8, 1),
+        ("lpips", "scale:4.5", "changed", 8, 1),
         ("lpips", "unguided", "median", 8, 4),
         ("alignment", "unguided", "mean", 8, 1),
-        (DIFFERENCE, "scale:4.8", "mean", 64, 1),
+        (DIFFERENCE, "scale:4.5", "mean", 64, 1),
     ],
 )
 def test_an_interval_holds(metric, variant, name, prompts, seeds):
@@ -60,7 +60,7 @@ def test_an_interval_holds(metric, variant, name, prompts, seeds):
 
 
 def test_a_mean_of_few_prompts_is_not_given():
-    values = population("lpips", "scale:4.8")
+    values = population("lpips", "scale:4.5")
     assert np.isnan(coverage(of("lpips", "mean"), values, prompts=16, seeds=1, draws=20)).all()
 
 
@@ -73,7 +73,7 @@ def test_an_interval_that_is_given_for_some_draws_alone_is_refused():
 
     own = figure._replace(ends=ends)
     with pytest.raises(AssertionError, match="given for some draws alone"):
-        coverage(own, population("lpips", "scale:4.8"), prompts=64, seeds=1, draws=60)
+        coverage(own, population("lpips", "scale:4.5"), prompts=64, seeds=1, draws=60)
 
 
 def first_of_every_metric():

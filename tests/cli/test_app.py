@@ -25,7 +25,9 @@ def test_every_command_is_a_file_of_its_name():
 
 
 def test_the_commands_are_listed_in_the_order_of_work():
-    order = "run gather cost sensitivity plan distill compare bench history report rank frontier"
+    order = (
+        "run gather cost sensitivity plan budget distill compare bench history report rank frontier"
+    )
     rest = "distances known models variants weights env"
     assert list(COMMANDS) == f"{order} {rest}".split()
 
@@ -34,13 +36,15 @@ def test_every_field_of_a_study_is_an_option_of_run():
     assert {field.name for field in fields(Study)} - {"prompts"} <= names("run")
 
 
-@pytest.mark.parametrize("command", ["run", "sensitivity", "plan", "cost", "distill", "bench"])
+@pytest.mark.parametrize(
+    "command", ["run", "sensitivity", "plan", "budget", "cost", "distill", "bench"]
+)
 def test_every_option_stands_in_a_named_panel(command):
     options = [option for option in COMMANDS[command].params if option.param_type_name == "option"]
     assert [option.name for option in options if option.rich_help_panel is None] == []
 
 
-@pytest.mark.parametrize("command", ["run", "sensitivity", "plan", "cost", "distill"])
+@pytest.mark.parametrize("command", ["run", "sensitivity", "plan", "budget", "cost", "distill"])
 def test_every_command_that_opens_a_model_takes_a_variant_of_its_weights(command):
     assert "weights_variant" in names(command)
 

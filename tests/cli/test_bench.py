@@ -31,8 +31,8 @@ def test_a_benchmark_fails_where_more_is_evaluated(quick_bench):
     [
         (["--threshold", "much"], "--threshold takes positive numbers, not 'much'"),
         (["--undecided", "ignore"], "--undecided takes fail or pass, not 'ignore'"),
-        (["--accept", " "], "say which"),
-        (["--force"], "--force goes with --accept REASON"),
+        (["--accept", " "], "--accept needs a reason"),
+        (["--force"], "--force needs --accept REASON"),
     ],
 )
 def test_what_does_not_fit_is_told_before_the_run(quick_bench, options, message):
@@ -45,5 +45,5 @@ def test_what_does_not_fit_is_told_before_the_run(quick_bench, options, message)
 def test_a_benchmark_without_a_baseline_says_how_to_make_one(quick_bench):
     done = bench(quick_bench, "fourth", "--baselines", quick_bench / "nowhere")
     assert done.exit_code == 2
-    assert "make this run one: --accept REASON" in done.output
+    assert "--accept REASON makes this run the baseline" in done.output
     assert not (quick_bench / "fourth").exists()

@@ -33,7 +33,7 @@ def test_costs_are_measured(tmp_path):
         (["sd15", "--height", "512", "--batch", "0"], "--batch takes positive whole numbers"),
         (
             ["mini-sd", "--height", "64", "--count-only"],
-            "only architectures are counted without running: sd15",
+            "there are: sd15",
         ),
         (["sd99", "--height", "64"], "unknown model 'sd99'"),
         (

@@ -15,7 +15,13 @@ from tests.cli.commands import invoke, words
         (["--model", "some/one"], "the guidance scale of 'some/one' is not known here"),
         (["--model", "some/one", "--w", "7.5"], "a student needs --held-out-file"),
         (["--images", "folder"], "--images is for --data images"),
-        (["--resume", "--overwrite"], "exclude each other"),
+        (["--resume", "--overwrite"], "not both"),
+        (["--stage", "third"], "unknown stage 'third'; there are: guidance, steps"),
+        (["--stage", "steps"], "stage 'steps' needs a student to start from"),
+        (["--from", "lora"], "only the stage 'steps' starts from a student"),
+        (["--stage", "steps", "--from", "nowhere"], "there is no file or folder 'nowhere'"),
+        (["--stage", "steps", "--from", "lora", "--w", "3"], "a guidance scale of 5, not 3"),
+        (["--stage", "steps", "--from", "lora", "--rank", "4"], "--rank is for new layers"),
     ],
 )
 def test_what_cannot_be_distilled_is_one_line_and_nothing_is_written(tmp_path, arguments, message):

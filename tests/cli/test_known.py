@@ -31,4 +31,4 @@ def test_a_study_without_metrics_is_refused(small, tmp_path):
     (folder / "study.json").write_text(text.replace('"ssim"\n', "").replace('["ssim"]', "[]"))
     done = invoke("known", folder)
     assert done.exit_code == 2
-    assert "has no metric to ask" in done.output
+    assert "so no metric can be checked" in done.output

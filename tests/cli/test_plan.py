@@ -28,10 +28,10 @@ def test_a_plan_is_printed_with_its_verdicts(tmp_path):
     ("arguments", "message"),
     [
         ([], "a plan needs one of"),
-        (["--unguided", "60"], "between 1 and 50 steps can be unguided, not 60"),
+        (["--unguided", "60"], "between 1 and 20 steps can be unguided, not 60"),
         (["--unguided", "ten"], "--unguided takes positive whole numbers"),
         (["--saving", "lots"], "--saving takes positive numbers, not 'lots'"),
-        (["--max-lpips", "0.1", "--metric", "ssim"], "--max-lpips bounds LPIPS"),
+        (["--max-lpips", "0.1", "--metric", "ssim"], "--max-lpips needs --metric lpips"),
         (["--unguided", "10", "--prompts-file", "a.txt"], "give both or none"),
     ],
 )

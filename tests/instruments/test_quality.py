@@ -26,6 +26,12 @@ def test_batches_and_pil_images_give_the_same_numbers(pair, name):
 GREY = torch.full((2, 3, 16, 16), 0.5)
 
 
+@pytest.mark.parametrize("level", [0, 100, 213, 255])
+def test_a_flat_picture_is_like_itself(level):
+    flat = torch.full((1, 3, 64, 64), level / 255)
+    assert score("ssim", flat, flat.clone()).tolist() == [1.0]
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -115,8 +121,8 @@ def test_prompts_must_be_a_list_of_texts(prompts):
             "lpsip",
             "unknown metric 'lpsip'; there are: lpips, flip, ssim, psnr, alignment, clip_score",
         ),
-        ("clip_score", "'clip_score' should read 'clip_score:MODEL'"),
-        ("ssim:7", "'ssim:7' should read 'ssim'"),
+        ("clip_score", "'clip_score' must be written as 'clip_score:MODEL'"),
+        ("ssim:7", "'ssim:7' must be written as 'ssim'"),
     ],
 )
 def test_bad_metric_names_say_what_there_is(name, message):

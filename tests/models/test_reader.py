@@ -86,3 +86,30 @@ def test_telling_a_scene_from_the_other_side_is_the_same_scene():
     same = rows(TWO, "a small blue ring right of a large red circle on a white background")
     first, second = reader.canonical(same)
     assert (first == second).all()
+
+
+def test_shares_by_kind_are_those_of_the_attributes():
+    wanted = rows(TWO, "a small blue ring on a white background")
+    seen = rows(
+        "a large striped red circle above a small blue ring on a white background",
+        "a small blue star on a black background",
+    )
+    assert reader.share_by_kind(wanted, seen) == {
+        "size": 1.0,
+        "texture": pytest.approx(2 / 3),
+        "colour": 1.0,
+        "shape": pytest.approx(2 / 3),
+        "relation": 0.0,
+        "background": 0.5,
+    }
+    assert (
+        reader.shown(wanted, seen).sum(axis=1) / [10, 5] == reader.share_shown(wanted, seen)
+    ).all()
+
+
+def test_exchanged_objects_are_counted_in_their_own_place():
+    swapped = rows("a small blue ring left of a large red circle on a white background")
+    assert reader.share_by_kind(rows(TWO), swapped) == {
+        **dict.fromkeys(("size", "texture", "colour", "shape", "background"), 1.0),
+        "relation": 0.0,
+    }

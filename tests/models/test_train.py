@@ -5,10 +5,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from sdbench.models.mini_sd import train
+from sdbench.models.mini_sd import networks, stages, train
 from sdbench.models.mini_sd.export import export
 from sdbench.models.mini_sd.fit import Stage, fit
 from sdbench.models.mini_sd.settings import Settings
+from sdbench.models.registry import MINI_SD
 
 CPU = torch.device("cpu")
 TINY = Settings(
@@ -17,10 +18,13 @@ TINY = Settings(
     reader_batch=4,
     autoencoder_steps=4,
     autoencoder_batch=2,
+    decoder_steps=4,
+    decoder_batch=2,
     captions_steps=4,
     captions_batch=4,
     denoiser_steps=4,
     denoiser_batch=4,
+    compiled=False,
 )
 
 
@@ -65,9 +69,8 @@ def test_a_folder_with_other_settings_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_training_from_nothing_exports_a_pipeline_that_diffusers_opens(tmp_path):
-    stages = ("reader", "autoencoder", "denoiser")
-    finished = ["reader", "autoencoder", "captions", "denoiser"]
-    assert list(train.run(TINY, tmp_path, CPU, stages)) == finished
+    finished = ["reader", "autoencoder", "decoder", "captions", "denoiser"]
+    assert list(train.run(TINY, tmp_path, CPU)) == finished
     export(tmp_path, tmp_path / "out")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out" / "pipeline")
     pipe.set_progress_bar_config(disable=True)
@@ -85,3 +88,55 @@ def test_training_from_nothing_exports_a_pipeline_that_diffusers_opens(tmp_path)
         torch.allclose(trained[f"module.text_encoder.{name}"], shipped[name], atol=1e-3)
         for name in shipped
     )
+
+
+@pytest.mark.slow
+def test_stages_are_taken_over_from_an_exported_model(tmp_path):
+    list(train.run(TINY, tmp_path / "first", CPU))
+    export(tmp_path / "first", tmp_path / "weights")
+    longer = dataclasses.replace(TINY, denoiser_steps=5)
+
+    trained = train.run(longer, tmp_path / "second", CPU, ("denoiser",), tmp_path / "weights")
+    assert list(trained)[-1] == "denoiser"
+    export(tmp_path / "second", tmp_path / "out")
+    first, second = (
+        StableDiffusionPipeline.from_pretrained(tmp_path / name / "pipeline")
+        for name in ("weights", "out")
+    )
+    for name in ("vae", "text_encoder"):
+        before, after = (getattr(pipe, name).state_dict() for pipe in (first, second))
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    records = [
+        json.loads((tmp_path / name / "training.json").read_text())["stages"]
+        for name in ("weights", "out")
+    ]
+    assert records[0].pop("denoiser")["steps"] == 4
+    assert records[1].pop("denoiser")["steps"] == 5
+    versions = [stage.pop("versions") for stage in records[1].values()]
+    assert all("torch" in found for found in versions)
+    assert records[0] == records[1]
+
+
+def test_stages_with_other_settings_are_not_taken_over(tmp_path):
+    other = dataclasses.replace(Settings(), captions_steps=3)
+    with pytest.raises(ValueError, match="trained with another captions_steps"):
+        list(train.run(other, tmp_path, CPU, ("decoder", "denoiser"), MINI_SD.parent))
+
+
+def test_timesteps_are_spread_over_the_whole_schedule():
+    scheduler = networks.scheduler()
+    drawn = [
+        stages._timesteps(scheduler, 8, torch.Generator().manual_seed(seed)) for seed in range(400)
+    ]
+    assert all(((times // 125).sort().values == torch.arange(8)).all() for times in drawn)
+    firsts = torch.stack(drawn)[:, 0]  # in random order, so each is uniform
+    assert abs(firsts.float().mean() - 499.5) < 4 * 288.7 / 20
+    assert firsts.min() < 25
+    assert firsts.max() > 974
+
+
+def test_training_sees_pure_noise_at_the_last_timestep():
+    scheduler = networks.scheduler()
+    assert float(scheduler.alphas_cumprod[-1]) == 0
+    scheduler.set_timesteps(50)
+    assert int(scheduler.timesteps[0]) == 999

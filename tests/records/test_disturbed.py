@@ -143,9 +143,9 @@ def test_calm_noise_disturbs_less_than_one_round_in_a_hundred(study):
 @pytest.mark.parametrize(
     ("folder", "disturbed", "of"),
     [
-        ("mini-sd/default", 0, 6),
-        ("mini-sd/plan-25/timing", 2, 6),  # calls apart by a half
-        ("mini-sd/methods/time", 0, 6),
+        ("mini-sd/default", 1, 13),  # equal steps spread by a third
+        ("mini-sd/plan/timing", 6, 6),  # others took a core
+        ("mini-sd/methods/time", 3, 9),  # others took 0.2 cores
         ("mini-sd/students/time", 0, 6),
         ("mini-sd/cost/64x64-batch8", 0, 6),
         ("sd15-cpu/methods", 0, 6),

@@ -31,7 +31,7 @@ def test_blank_lines_and_blanks_around_a_prompt_are_no_part_of_it(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "\ufeff", " \n\n\t\r\n"])
 def test_a_file_without_any_prompt_is_refused(tmp_path, content):
-    with pytest.raises(ValueError, match=r"prompts\.txt' holds no prompt"):
+    with pytest.raises(ValueError, match=r"prompts\.txt' has no prompt"):
         prompts_of(tmp_path, content)
 
 

@@ -83,7 +83,7 @@ def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
 @pytest.mark.parametrize("highest", [-1, 200, 255, 65536, 2**31 - 1])
 def test_whole_numbers_of_32_bits_without_a_known_white_are_refused(tmp_path, highest):
     Image.fromarray(np.array([[5, highest]], np.int32)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a\.tif' cannot be read: .*whose white is not known"):
+    with pytest.raises(ValueError, match=r"a\.tif' cannot be read: .*of an unknown range"):
         read_image(tmp_path / "a.tif")
 
 

@@ -39,7 +39,7 @@ def answers(lpips):
     )  # fmt: skip
 
 
-def made_up(lpips):
+def made_up(lpips, **study):
     """A study of two variants and eight prompts, with known answers."""
     runs, images = [], []
     for repeat in range(6):
@@ -54,7 +54,7 @@ def made_up(lpips):
             for index in range(8)
         ]
     tables = [frame("runs", runs), empty("steps"), frame("images", images)]
-    return Results(Path("made-up"), *tables, environment={}, study={}, known=answers(lpips))
+    return Results(Path("made-up"), *tables, environment={}, study=study, known=answers(lpips))
 
 
 def printed(table):
@@ -69,7 +69,7 @@ def test_a_metric_that_likes_a_black_frame_is_marked_in_every_table():
     assert "LPIPS (!)" in summary_cells(summary)[0]
     assert "| LPIPS (!) |" in markdown(summary)
     assert markdown(summary).endswith(f"\n\n{LINE}\n")
-    assert LINE in legend(summary).splitlines()
+    assert LINE in legend(summary, wide=True).splitlines()
     ordered = frontier(results, "lpips", higher_is_better=False)
     assert "| lpips (to cfg) (!) |" in frontier_markdown(ordered)
     assert "flip (to cfg) |" in frontier_markdown(ordered)
@@ -80,11 +80,9 @@ def test_a_metric_that_likes_a_black_frame_is_marked_in_every_table():
 
 def test_a_healthy_metric_has_no_mark_but_its_scale():
     summary = summarise(made_up(lpips=0.7))
-    assert "(!)" not in markdown(summary) + legend(summary)
-    assert (
-        "LPIPS of another seed of the same prompt, which is as good: 0.500."
-        in legend(summary).splitlines()
-    )
+    assert "(!)" not in markdown(summary) + legend(summary, wide=True)
+    scale = "Another seed of the same prompt, as good: LPIPS 0.500."
+    assert scale in legend(summary, wide=True).splitlines()
 
 
 def test_the_answers_are_printed_by_metric():
@@ -95,3 +93,13 @@ def test_the_answers_are_printed_by_metric():
         "flip 0.0100 0.9000 - - - - 8",
     ]
     assert known_text(pd.DataFrame(frame("known", []))).row_count == 0
+
+
+def test_every_table_names_another_reference():
+    results = made_up(lpips=0.7, reference="steps:200")
+    summary = summarise(results)
+    line = "LPIPS: mean perceived distance to the image of `steps:200`; 0 is identical."
+    assert line in legend(summary).splitlines()
+    assert line in legend(summary, wide=True).splitlines()
+    ordered = frontier(results, "lpips", higher_is_better=False)
+    assert "lpips (to steps:200)" in frontier_markdown(ordered)

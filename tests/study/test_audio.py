@@ -80,7 +80,7 @@ def test_metrics_that_nobody_named_are_left_out():
 def test_tables_and_the_page_say_what_a_call_makes(results):
     summary = summarise(results)
     assert "/2 clips" in markdown(summary)
-    assert "Of audio only time and memory are measured" in legend(summary)
+    assert "Of audio only time and memory are measured" in legend(summary, wide=True)
     html = page(results)
     assert '<div class="pair">' not in html
     assert "Time of every step" in html

@@ -46,10 +46,10 @@ def test_videos_may_come_in_a_list_and_a_single_one_without_its_batch():
     [
         (frames(5, 3, 8, 8), r"made torch.float32 of shape \(5, 3, 8, 8\); videos are floats"),
         (frames(2, 5, 8, 8, 3), "videos are floats of shape"),
-        (frames(4, 5, 3, 8, 8), r"Pipe made 4 videos of 2 \(prompt, seed\) pairs"),
-        (SimpleNamespace(images=torch.zeros(8, 3, 8, 8)), "Pipe made 8 images of 2"),
-        (BaseOutput(rgb=torch.zeros(2), depth=torch.zeros(2)), "Pipe makes rgb, depth, not images"),
-        ((torch.zeros(2),), "Pipe makes tuple, not images"),
+        (frames(4, 5, 3, 8, 8), r"Pipe made 4 videos for 2 \(prompt, seed\) pairs"),
+        (SimpleNamespace(images=torch.zeros(8, 3, 8, 8)), "Pipe made 8 images for 2"),
+        (BaseOutput(rgb=torch.zeros(2), depth=torch.zeros(2)), "Pipe makes rgb, depth: expected"),
+        ((torch.zeros(2),), "Pipe makes tuple: expected images"),
     ],
 )
 def test_what_a_study_cannot_measure_is_named(output, message):

@@ -137,7 +137,8 @@ def kill_what_hangs(folder):
 @pytest.mark.slow
 def test_controls_are_tuned_where_the_calls_run(harm, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "lay_out", lambda pipe: None)
-    study = dataclasses.replace(QUALITY, variants=("cfg", "last:50%"), num_steps=6, controls=True)
+    # Steps in the middle: the nearest scale is neither that of no guidance nor the whole.
+    study = dataclasses.replace(QUALITY, variants=("cfg", "window:1+3"), num_steps=6, controls=True)
     found = runner.run(study, tmp_path / "there", engine="ray", workers=1)
     here = runner.run(study, tmp_path / "here")
     assert found.study["variants"] == here.study["variants"]

@@ -195,7 +195,7 @@ def test_lockstep_is_refused_where_it_cannot_be(changes, reason):
     pipe = tiny.stable_diffusion()
     if not changes:
         pipe.enable_model_cpu_offload(device="cpu")
-    with pytest.raises(ValueError, match=f"^timing 'lockstep' cannot be: {reason}"):
+    with pytest.raises(ValueError, match=f"^timing 'lockstep' is not possible: {reason}"):
         Worker(changed(timing="lockstep", **changes), pipe)
 
 

@@ -40,7 +40,7 @@ def shards(pipe, tmp_path_factory):
 @pytest.mark.parametrize("text", ["2", "0/3", "4/3", "1/0", "a/b", "1/2/3", "-1/2"])
 def test_what_is_no_shard_is_refused(text):
     with pytest.raises(
-        ValueError, match=f"a shard is i/n with i from 1 to n, such as 2/8, not '{text}'"
+        ValueError, match=f"a shard must be i/n with i from 1 to n, such as 2/8, not '{text}'"
     ):
         parse_shard(text)
 
@@ -66,7 +66,7 @@ def test_the_variants_of_a_batch_stay_together():
 
 
 def test_more_shards_than_batches_are_refused(pipe, tmp_path):
-    with pytest.raises(ValueError, match="3 shards are more than the study's 2 batches of pairs"):
+    with pytest.raises(ValueError, match="3 shards are too many: the study has 2 batches of pairs"):
         runner.run(STUDY, tmp_path / "x", pipe=pipe, shard="1/3")
     assert not (tmp_path / "x").exists()
 
@@ -113,7 +113,7 @@ def test_what_is_no_whole_set_of_shards_is_refused(shards, tmp_path):
             first,
             edited(second, tmp_path / "other", num_steps=9),
         ],
-        "divided in different ways: 1/2, 2/3": [
+        "divided in several ways: 1/2, 2/3": [
             first,
             edited(second, tmp_path / "more", shard="2/3"),
         ],

@@ -112,8 +112,8 @@ def test_alignment_is_measured_on_mini_sd_only():
         ({"variants": ["cfg", "last:120%"]}, "'120%' is not between 0% and 100%"),
         ({"variants": "cfg"}, "variants must be a list, not 'cfg'"),
         ({"prompts": []}, "prompts must not be empty"),
-        ({"prompts": ["a", " "]}, "prompts must be texts that are not empty"),
-        ({"prompts": ["a", "a"]}, "prompts holds an entry twice"),
+        ({"prompts": ["a", " "]}, "prompts must be a list of texts, none of them empty"),
+        ({"prompts": ["a", "a"]}, "prompts has 'a' twice"),
         ({"seeds": []}, "seeds must not be empty"),
         ({"seeds": [-1]}, "each of seeds must be a whole number of at least 0, not -1"),
         ({"num_steps": 0}, "num_steps must be a whole number of at least 1, not 0"),
@@ -123,21 +123,21 @@ def test_alignment_is_measured_on_mini_sd_only():
         ({"guidance_scale": 1.0}, "guidance_scale must be above 1"),
         ({"metrics": ["lpip"]}, "unknown metric 'lpip'; there are: lpips"),
         ({"metrics": "lpips"}, "metrics must be a list, not 'lpips'"),
-        ({"metrics": [1]}, "metrics must be texts"),
-        ({"variants": ["cfg", 5]}, "variants must be texts"),
+        ({"metrics": [1]}, "metrics must be a list of texts"),
+        ({"variants": ["cfg", 5]}, "variants must be a list of texts"),
         ({"prompts": {"a": "b"}}, "prompts must be a list"),
         ({"seeds": [2**63]}, "each of seeds must be a whole number of at most"),
         ({"num_steps": 10**9}, "num_steps must be a whole number of at most 1000000"),
         ({"guidance_scale": float("inf")}, "guidance_scale must be above 1"),
-        ({"model": 5}, "model must be a text that is not empty, not 5"),
+        ({"model": 5}, "model must be a text and not empty, not 5"),
         ({"negative_prompt": 5}, "negative_prompt must be a text, not 5"),
         ({"controls": "no"}, "controls must be true or false, not 'no'"),
         ({"width": 0}, "width must be a whole number of at least 1, not 0"),
         ({"name": "../mine"}, "name must be fit for the name of a folder"),
         ({"arguments": {"eta": float("nan")}}, "arguments must be an object of JSON values"),
         ({"arguments": [1]}, "arguments must be an object of JSON values"),
-        ({"height": 64}, "give height and width both"),
-        ({"width": 64}, "give height and width both"),
+        ({"height": 64}, "give both height and width"),
+        ({"width": 64}, "give both height and width"),
     ],
 )
 def test_what_could_not_run_is_refused_at_once(changes, message):
@@ -183,7 +183,7 @@ def test_a_study_file_that_is_not_utf_8_says_where(tmp_path):
 
 
 def test_a_prompt_that_is_there_twice_is_named():
-    with pytest.raises(ValueError, match=r"prompts holds an entry twice: 'a', the 1. and the 3."):
+    with pytest.raises(ValueError, match=r"prompts has 'a' twice, as entries 1 and 3"):
         study(prompts=["a", "b", "a"])
 
 
@@ -234,13 +234,13 @@ def test_controls_of_a_file_are_for_its_own_variants():
         "last:50%",
     )
     assert (
-        "steps:38"
+        "steps:15"
         in Study.protocol("mini-sd", variants=("cfg", "last:50%"), controls=True).variant_names
     )
 
 
 def test_the_default_study_runs_with_other_numbers_of_steps():
-    assert "random:20%@0..7" in Study.protocol("mini-sd", num_steps=20).variant_names
+    assert "random:20%@0..7" in Study.protocol("mini-sd", num_steps=50).variant_names
 
 
 def test_the_default_study_is_the_one_the_readme_promises():
@@ -249,10 +249,10 @@ def test_the_default_study_is_the_one_the_readme_promises():
     assert set(default.variant_names[5:]) == {
         "random:20%@0..7",
         "random:50%@0..7",
-        *("steps:25", "steps:37", "steps:38", "steps:45"),
+        *("steps:10", "steps:15", "steps:18"),
     }
-    assert (default.model, default.num_steps, default.guidance_scale) == ("mini-sd", 50, 5.0)
-    assert (len(default.pairs), default.batch, default.repeats) == (8, 4, 3)  # six rounds
+    assert (default.model, default.num_steps, default.guidance_scale) == ("mini-sd", 20, 5.0)
+    assert (len(default.pairs), default.batch, default.repeats) == (8, 4, 6)  # twelve rounds
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -325,3 +325,36 @@ def test_controls_that_need_no_time_are_not_timed():
     assert any(name.startswith("random") and name not in names for name in untimed)
     without = study(variants=names)
     assert without.timed_variants == without.variants
+
+
+def test_of_several_numbers_of_steps_the_first_is_the_studys():
+    own = study(variants=["cfg", "last:50%"], num_steps=[8, 4])
+    assert own.num_steps == 8
+    assert own.variant_names == ("cfg", "last:50%", "steps:4", "last:50%@4")
+    assert Study.from_fields(own.as_json(), source="itself") == own
+
+
+@pytest.mark.parametrize("num_steps", [[], [8, 0], [8, "4"], [8, 8]])
+def test_numbers_of_steps_that_are_none_are_refused(num_steps):
+    with pytest.raises(ValueError, match="num_steps"):
+        study(num_steps=num_steps)
+
+
+def test_another_reference_runs_for_its_images_alone():
+    own = study(variants=["cfg", "last:50%"], reference="cfg@16", repeats=2)
+    assert own.reference == "steps:16"
+    assert own.variant_names == ("cfg", "last:50%", "steps:16")
+    of_reference = [unit for unit in units(own) if unit.variant.name == "steps:16"]
+    assert {unit.phase for unit in of_reference} == {"untimed"}
+    assert Study.from_fields(own.as_json(), source="itself") == own
+
+
+def test_a_reference_changes_the_name_of_no_call():
+    plain = study(variants=["cfg", "last:50%", "steps:16"])
+    assert dataclasses.replace(plain, reference="steps:16").shared == plain.shared
+    assert "reference" not in plain.as_json()
+
+
+def test_a_reference_of_several_images_is_refused():
+    with pytest.raises(ValueError, match="stands for several images of a pair"):
+        study(reference="random:50%@0..3")

@@ -115,7 +115,7 @@ def test_what_fails_in_the_search_is_said(pipe, tmp_path, monkeypatch):
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(tuning, "nearest_scales", fails)
-    with pytest.raises(ValueError, match="no control could be tuned: RuntimeError: no kernel"):
+    with pytest.raises(ValueError, match="controls was not found: RuntimeError: no kernel"):
         runner.run(STUDY, tmp_path / "out", pipe=pipe)
     assert not (tmp_path / "out").exists()
 
@@ -158,3 +158,18 @@ def test_a_strange_study_is_not_resumed(pipe, tmp_path, monkeypatch, content):
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(ValueError, match=r"holds a list|holds another study"):
         runner.run(STUDY, tmp_path, pipe=pipe, mode="resume")
+
+
+def test_a_scale_is_tuned_in_a_loop_of_the_schedules_length(pipe):
+    study = replace(STUDY, variants=("cfg", "window:1+2@5"))
+    (schedule,) = tunable(study)
+    found = nearest_scales(pipe, study, [schedule], FEW)
+    scale = parse(f"scale:{found['window:1+2@5']:g}@5")
+    target = _latents(pipe, study, schedule, FEW, sequential=False)
+
+    def distance(variant):
+        own = _latents(pipe, study, variant, FEW, sequential=False)
+        return float(((own - target) ** 2).mean())
+
+    assert distance(scale) < min(distance(parse("unguided@5")), distance(parse("steps:5")))
+    assert tuning.with_tuned_scales(study, pipe).variant_names[-1].endswith("@5")

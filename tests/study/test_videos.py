@@ -153,8 +153,8 @@ def test_tables_say_that_samples_are_videos(results):
     assert "/image" not in text
     for heading in ("worst", "flicker", "flicker change"):
         assert f" {heading} |" in text
-    assert "a metric is the mean over the frames of a video" in legend(summary)
-    assert summary_table(summary, width=80).row_count == 3
+    assert "a metric is the mean over the frames of a video" in legend(summary, wide=True)
+    assert summary_table(summary).row_count == 3
 
 
 def test_known_answers_of_videos_have_a_still_one(results):
@@ -269,7 +269,7 @@ def test_distances_are_of_images(results):
 
 
 def test_the_command_line_reports_videos(results, capsys):
-    app(["report", str(results.folder)], standalone_mode=False)
+    app(["report", str(results.folder), "--wide"], standalone_mode=False)
     said = capsys.readouterr().out
     assert "videos" in said
     assert "still: the video's first frame all along" in " ".join(said.split())

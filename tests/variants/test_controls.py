@@ -89,3 +89,18 @@ def test_a_share_stays_a_share_where_the_loop_is_longer():
         == parse("step-ag:40%").rule(99).mask.count(False)
         == 59
     )
+
+
+def test_a_loop_of_its_own_length_has_controls_of_that_length():
+    names = [control.name for control in controls_of([parse("last:50%@10")], num_steps=20)]
+    assert names == ["unguided", "steps:7", "steps:8", "random:50%@0..7@10"]
+
+
+def test_a_variant_under_another_scheduler_has_controls_under_it():
+    variants = [parse("last:50%+scheduler:dpmpp-2m@10")]
+    assert [control.name for control in controls_of(variants, num_steps=20)] == [
+        "unguided",
+        "steps:7+scheduler:dpmpp-2m",
+        "steps:8+scheduler:dpmpp-2m",
+        "random:50%@0..7+scheduler:dpmpp-2m@10",
+    ]

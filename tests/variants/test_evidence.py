@@ -26,6 +26,7 @@ COMBINED = [
     "lora+deepcache:3",
     "cached:2+deepcache:3",
     "every:2+deepcache:2",
+    "last:25%+scheduler:dpmpp-2m",
 ]
 OFTEN = {"unguided", "last:25%", "adaptive:0.9", "cached:2", "compressed:3", "lora"}
 OFTEN |= {"deepcache:3", "guider:apg"}
@@ -42,7 +43,9 @@ def contract():
 def _files(contract, tmp_path_factory):
     """What FILE and PATH in examples stand for."""
     folder = tmp_path_factory.mktemp("files")
-    (folder / "FILE").write_text(json.dumps({"mask": "11010101", "scheduler": "DDIMScheduler"}))
+    plan = {"mask": "11010101", "scheduler": "DDIMScheduler"}
+    recipe = {"variant": "last:2@7", "pipeline": {}, "guidance_scale": 5.0}
+    (folder / "FILE").write_text(json.dumps(plan | recipe))
     (folder / "PATH").mkdir()
     state = contract.pipe.unet.state_dict()
     weights = {name: (0.99 * weight).contiguous() for name, weight in state.items()}

@@ -149,8 +149,8 @@ def test_the_mask_holds_in_half_precision(family, dtype):
 
 
 @pytest.mark.slow  # over a hundred pipelines
-def test_the_support_table_in_the_readme_is_what_runs():
-    assert support.written(support.README.read_text()) == support.table()
+def test_the_support_table_is_what_runs():
+    assert support.WRITTEN.read_text() == support.table()
 
 
 @pytest.mark.parametrize("family", ["controlnet", "sdxl-controlnet"])

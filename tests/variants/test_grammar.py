@@ -19,7 +19,9 @@ def unguided(text, steps=50):
 @pytest.mark.parametrize("kind", VARIANTS.values(), ids=lambda kind: kind.name)
 def test_every_entry_reads_its_own_examples(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("FILE").write_text(json.dumps({"mask": "110" * 2, "scheduler": "DDIMScheduler"}))
+    plan = {"mask": "110" * 2, "scheduler": "DDIMScheduler"}
+    recipe = {"variant": "last:2@6", "pipeline": {}, "guidance_scale": 5.0}
+    Path("FILE").write_text(json.dumps(plan | recipe))
     Path("PATH").mkdir()
     for weights in (LORA_FILE, DENOISER_FILE):
         (Path("PATH") / weights).touch()
@@ -227,3 +229,57 @@ def test_a_file_that_is_no_schedule_is_named(tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(ValueError, match=message):
         parse(f"plan:{path}")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "num_steps"),
+    [
+        ("last:50%@25", "last:50%@25", 25),
+        ("lora@12", "lora@12", 12),
+        ("cached:5,from=20@30", "cached:5,from=20@30", 30),
+        ("last:50%+lora@12", "last:50%+lora@12", 12),
+        ("last:50%@high@12", "last:50%@high@12", 12),
+        ("random:10@7", "random:10@7", None),
+        ("random:10@7@25", "random:10@7@25", 25),
+        ("schedule:clamp-linear@2", "schedule:clamp-linear@2", None),
+        ("schedule:clamp-linear@2@9", "schedule:clamp-linear@2@9", 9),
+        ("cfg@25", "steps:25", 25),
+    ],
+)
+def test_what_stands_behind_the_last_at_sign_is_a_number_of_steps(text, name, num_steps):
+    variant = parse(text)
+    assert (variant.name, variant.num_steps) == (name, num_steps)
+
+
+def test_shares_follow_the_loop_that_runs():
+    assert parse("last:50%@10").rule(10).mask == parse("last:5").rule(10).mask
+
+
+def test_every_draw_has_the_steps_of_its_variant():
+    variant = parse("random:50%@0..2@8")
+    assert {draw.num_steps for draw in variant.draws.values()} == {8}
+    assert [draw.name for draw in variant.draws.values()][:2] == [
+        "random:50%@0@8",
+        "random:50%@1@8",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lora@0", "variant 'lora@0': a number of steps behind @ is at least 1"),
+        ("steps:10@5", "variant 'steps:10@5': it has 10 steps already"),
+        ("lora@12@3", "variant 'lora@12@3': it has 12 steps already"),
+        ("last:x@25", "'x@25' is neither a number of steps nor a percentage"),
+    ],
+)
+def test_a_number_of_steps_that_cannot_be_is_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(text)
+
+
+def test_variants_are_crossed_with_numbers_of_steps():
+    crossed = grammar.crossed(map(parse, ["cfg", "last:50%", "steps:9", "steps:5"]), [5, 3])
+    names = [variant.name for variant in crossed]
+    assert names[:4] == ["cfg", "last:50%", "steps:9", "steps:5"]
+    assert names[4:] == ["last:50%@5", "steps:3", "last:50%@3"]

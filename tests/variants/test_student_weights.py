@@ -125,7 +125,7 @@ def test_half_precision_is_still_the_same_base(tmp_path):
         ),
         (
             lambda folder: without_a_factor(folder / LORA_FILE),
-            "of a layer it holds one factor alone",
+            "it holds only one of a layer's two factors",
         ),
         (lambda folder: (folder / CARD_FILE).write_text("["), "is not readable JSON"),
     ],

@@ -20,13 +20,13 @@ WRAPPED = {
 REFUSED = {
     "fused projections": (
         lambda pipe: pipe.fuse_qkv_projections(),
-        "undo `fuse_qkv_projections\\(\\)` with `unfuse_qkv_projections\\(\\)` first",
+        "call `unfuse_qkv_projections\\(\\)` first",
     ),
     "compiled in part": (
         lambda pipe: setattr(
             pipe.unet, "mid_block", torch.compile(pipe.unet.mid_block, backend="eager")
         ),
-        "has a module around its mid_block",
+        "has another module around its mid_block",
     ),
 }
 

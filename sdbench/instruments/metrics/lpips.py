@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
 from sdbench.instruments import weights
-from sdbench.instruments.metric import Metric, Pixels, Scores
+from sdbench.instruments.metric import Features, Metric, Pixels, Scores
+
+EPSILON = 1e-10  # that the package adds to the length of a unit
 
 
 def lpips(images: Pixels, reference: Pixels) -> Scores:
@@ -19,6 +22,25 @@ def lpips(images: Pixels, reference: Pixels) -> Scores:
     """
     network = lpips_network(str(images.device))
     return network(images, reference.to(images.device), normalize=True).flatten()
+
+
+def lpips_features(images: Pixels) -> Features:
+    """Features of which LPIPS is the squared distance; they have a gradient by the images.
+
+    Of the layers l with units of length one, F_l = sqrt(w_l / (H_l W_l)) f_l, so that
+    LPIPS(x, y) = ||F(x) - F(y)||^2.
+
+    Source: Zhang et al. 2018, arXiv 1801.03924, equation 1.
+    """
+    network: Any = lpips_network(str(images.device))
+    layers = network.net.forward(network.scaling_layer(2 * images - 1))
+    parts = []
+    for layer, head in zip(layers, network.lins, strict=True):
+        square = layer.square().sum(dim=1, keepdim=True)
+        length = square.clamp(min=EPSILON**2).sqrt()  # whose slope at zero has no value
+        weight = head.model[-1].weight / layer[0, 0].numel()
+        parts.append((weight.sqrt() * layer / (length + EPSILON)).flatten(1))
+    return torch.cat(parts, dim=1)
 
 
 @cache
@@ -56,4 +78,5 @@ METRIC = Metric(
     meaning="perceptual distance, the reference package, AlexNet v0.1; 0 is identical",
     place=1,
     smallest_side=31,  # what AlexNet's three poolings leave something of
+    features=lpips_features,
 )

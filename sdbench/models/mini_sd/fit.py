@@ -106,8 +106,10 @@ class Checkpoint:
         curve: list[list[float]] = []
         if self._path.exists():
             saved = torch.load(self._path, map_location=device, weights_only=True)
-            for name, part in self._parts.items():
-                part.load_state_dict(saved[name])
+            # A stage that was taken over from an exported model is finished: its average is left.
+            names = ("average",) if saved.get("taken_over") else self._parts
+            for name in names:
+                self._parts[name].load_state_dict(saved[name])
             done = saved["done"]
             curve = saved["curve"]
             self._seconds_before = saved["seconds"]

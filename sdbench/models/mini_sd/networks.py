@@ -8,6 +8,7 @@ from pathlib import Path
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sdbench.models.mini_sd import scenes
@@ -59,16 +60,29 @@ def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
+def probe() -> nn.Linear:
+    """What reads a scene's attributes off the text encoder's output while that is trained."""
+    return nn.Linear(WIDTH, sum(len(words) for words in scenes.WORDS))
+
+
 def scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion, with the v prediction of its second version."""
+    """The noise schedule of Stable Diffusion's second version, ending in pure noise.
+
+    A schedule that leaves some signal at its last timestep lets the model learn to read the
+    background from it, and at sampling it is read from the mean of the noise (Lin et al. 2024,
+    arXiv 2305.08891). At a terminal signal-to-noise ratio of zero the noise cannot be predicted
+    but the velocity can, and sampling has to begin at the last timestep: `trailing` spacing.
+    """
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
-        set_alpha_to_one=False,
+        set_alpha_to_one=True,
         steps_offset=1,
         prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
     )
 
 

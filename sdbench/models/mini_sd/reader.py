@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,6 +21,15 @@ from sdbench.models.mini_sd.scenes import ABSENT, BACKGROUND, FIRST, RELATION, S
 
 WEIGHTS = Path(__file__).parent / "weights" / "reader.safetensors"
 CLASSES = [len(words) for words in scenes.WORDS]
+KINDS = {
+    "size": [0, 5],
+    "texture": [1, 6],
+    "colour": [2, 7],
+    "shape": [3, 8],
+    "relation": [RELATION],
+    "background": [BACKGROUND],
+}
+"""Kinds of attributes and their columns in a scene."""
 
 
 class Reader(nn.Module):
@@ -121,29 +130,56 @@ def attribute_accuracy(read_rows: Int[np.ndarray, "n 10"], drawn: Int[np.ndarray
     return float((read_rows == truth)[present].mean())
 
 
-def share_shown(
+def shown(
     wanted: Int[np.ndarray, "n 10"], seen: Int[np.ndarray, "n 10"]
-) -> Float[np.ndarray, " n"]:
-    """Share of the wanted attributes that are seen, object order chosen in the image's favour.
+) -> Bool[np.ndarray, "n 10"]:
+    """Which of the wanted attributes are seen, object order chosen in the image's favour.
 
-    A caption of one object has 5 attributes (size, texture, colour, shape, background), one of two
-    objects has 10 (the relation is one). Two objects on each other's place lose the relation only;
-    a missing object loses all its own.
+    Two objects on each other's place lose the relation only; a missing object loses all its own.
+
+    Returns:
+        By the columns of `scenes.FIELDS`, of the scenes in canonical form; False where nothing is
+        wanted.
     """
     wanted = canonical(wanted)
     seen = canonical(seen)
-
-    def matches(a: slice, b: slice) -> Int[np.ndarray, " n"]:
-        return ((wanted[:, a] == seen[:, b]) & (wanted[:, a] != ABSENT)).sum(axis=1)
-
-    straight = matches(FIRST, FIRST) + matches(SECOND, SECOND)
-    swapped = matches(FIRST, SECOND) + matches(SECOND, FIRST)
+    present = wanted != ABSENT
+    present[:, RELATION] = wanted[:, RELATION] != 0
 
     # The relation counts only if the objects are not swapped.
-    pair = wanted[:, RELATION] != 0
-    related = pair & (wanted[:, RELATION] == seen[:, RELATION])
-    shown = np.maximum(straight + related, swapped) + (wanted[:, BACKGROUND] == seen[:, BACKGROUND])
-    return shown / np.where(pair, 10, 5)
+    straight = (wanted == seen) & present
+    exchanged = seen.copy()
+    exchanged[:, FIRST] = seen[:, SECOND]
+    exchanged[:, SECOND] = seen[:, FIRST]
+    swapped = (wanted == exchanged) & present
+    swapped[:, RELATION] = False
+    better = straight.sum(axis=1) >= swapped.sum(axis=1)
+    return np.where(better[:, None], straight, swapped)
+
+
+def share_shown(
+    wanted: Int[np.ndarray, "n 10"], seen: Int[np.ndarray, "n 10"]
+) -> Float[np.ndarray, " n"]:
+    """Share of the wanted attributes that are seen, as `shown` counts them.
+
+    A caption of one object has 5 attributes (size, texture, colour, shape, background), one of two
+    objects has 10 (the relation is one).
+    """
+    return shown(wanted, seen).sum(axis=1) / np.where(wanted[:, RELATION] != 0, 10, 5)
+
+
+def share_by_kind(
+    wanted: Int[np.ndarray, "n 10"], seen: Int[np.ndarray, "n 10"]
+) -> dict[str, float]:
+    """Share of the wanted sizes, textures, colours, shapes, relations and backgrounds seen."""
+    is_shown = shown(wanted, seen)
+    fields = canonical(wanted)
+    present = fields != ABSENT
+    present[:, RELATION] = fields[:, RELATION] != 0
+    return {
+        kind: float(is_shown[:, columns][present[:, columns]].mean())
+        for kind, columns in KINDS.items()
+    }
 
 
 def alignment(images: Float[Tensor, "n 3 64 64"], captions: list[str]) -> Float[Tensor, " n"]:

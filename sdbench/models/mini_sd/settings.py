@@ -18,6 +18,8 @@ class Settings:
         autoencoder_batch: whole images in each; of crops, which have a quarter of the area, it is
             four times that.
         whole_from: share of the autoencoder's steps from which on it sees whole images.
+        decoder_steps: of its decoder's further training, its encoder frozen.
+        decoder_batch: whole images in each.
         latent_noise: standard deviation of the noise that its decoder must stand.
         captions_steps: of the text encoder's training.
         captions_batch: captions in each.
@@ -28,6 +30,7 @@ class Settings:
         noisy_from: share of the denoiser's steps from which on captions are noisy.
         caption_dropout: share of empty captions, which train the unconditional prediction.
         bfloat16: run the denoiser's layers under autocast; slow on a CPU without AVX-512 BF16.
+        compiled: compile the denoiser and the decoder, which needs a C++ compiler.
     """
 
     seed: int = 0
@@ -38,11 +41,14 @@ class Settings:
     autoencoder_batch: int = 8
     whole_from: float = 0.8
     latent_noise: float = 0.1
+    decoder_steps: int = 6_000
+    decoder_batch: int = 8
     captions_steps: int = 1_500
     captions_batch: int = 64
-    denoiser_steps: int = 12_000
+    denoiser_steps: int = 18_000
     denoiser_batch: int = 32
     caption_noise: float = 0.3
     noisy_from: float = 0.65
     caption_dropout: float = 0.1
     bfloat16: bool = True
+    compiled: bool = True

@@ -5,7 +5,7 @@ How a loss is minimised is in `fit.py`, which stage follows which in `train.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ READER = 0
 AUTOENCODER = 1
 CAPTIONS = 3
 DENOISER = 4
+DECODER = 5
 
 
 def train_reader(
@@ -95,6 +96,39 @@ def train_autoencoder(
     return fit(stage, network, loss_at, folder, device=device)
 
 
+def train_decoder(
+    settings: Settings,
+    vae: nn.Module,
+    images: UInt8[np.ndarray, "n 64 64 3"],
+    latents: Float[Tensor, "n 4 16 16"],
+    scaling: float,
+    folder: Path,
+    device: torch.device,
+) -> nn.Module:
+    """Train the autoencoder's decoder further on whole images.
+
+    The encoder keeps its weights, so that the denoiser's latents stay what they are.
+    """
+    vae.requires_grad_(False)
+    for name in ("decoder", "post_quant_conv"):
+        vae.get_submodule(name).requires_grad_(True)
+    decode = _compiled(vae.decode, settings)
+
+    def loss_at(step: int) -> Float[Tensor, ""]:
+        rng, torch_rng = _generators(settings, DECODER, step)
+        chosen = rng.integers(len(images), size=settings.decoder_batch)
+        pixels = _pixels(images[chosen], device) * 2 - 1
+
+        clean = latents[torch.from_numpy(chosen)] / scaling
+        noise = torch.randn(clean.shape, generator=torch_rng).to(device)
+        noised = clean + settings.latent_noise * noise
+        error = decode(noised.contiguous(memory_format=torch.channels_last)).sample - pixels
+        return error.abs().mean() + 4 * error.square().mean()
+
+    stage = Stage("decoder", settings.decoder_steps, learning_rate=1e-3, ema_decay=0.998)
+    return fit(stage, vae, loss_at, folder, device=device)
+
+
 @torch.no_grad()
 def encode(
     vae: Any, images: UInt8[np.ndarray, "n 64 64 3"], device: torch.device
@@ -121,9 +155,7 @@ def train_captions(
     """
     encoder = networks.text_encoder(tokenizer)
     # The probe reads the attributes off the encoder's output; it is left behind afterwards.
-    module = nn.ModuleDict(
-        {"text_encoder": encoder, "probe": nn.Linear(networks.WIDTH, sum(reader.CLASSES))}
-    )
+    module = nn.ModuleDict({"text_encoder": encoder, "probe": networks.probe()})
 
     def loss_at(step: int) -> Float[Tensor, ""]:
         rng, _ = _generators(settings, CAPTIONS, step)
@@ -157,8 +189,24 @@ def train_denoiser(
     background is decided, nothing was learned.
     """
     unet = networks.denoiser()
+    loss_at = denoiser_loss(settings, unet, tokenizer, text_encoder, attributes, latents, device)
+    stage = Stage("denoiser", settings.denoiser_steps, learning_rate=1e-3, ema_decay=0.998)
+    return fit(stage, unet, loss_at, folder, device=device)
+
+
+def denoiser_loss(
+    settings: Settings,
+    unet: Any,
+    tokenizer: CLIPTokenizer,
+    text_encoder: nn.Module,
+    attributes: Int[np.ndarray, "n 10"],
+    latents: Float[Tensor, "n 4 16 16"],
+    device: torch.device,
+) -> Callable[[int], Float[Tensor, ""]]:
+    """The loss of a UNet at every step of its training, as `train_denoiser` describes it."""
     # The fused attention's backward pass is slow in bfloat16 on a CPU.
     unet.set_attn_processor(AttnProcessor())
+    predict = _compiled(unet, settings)
     noise_scheduler = networks.scheduler()
     noisy_step = round(settings.noisy_from * settings.denoiser_steps)
 
@@ -170,20 +218,38 @@ def train_denoiser(
 
         clean = latents[torch.from_numpy(chosen)]
         noise = torch.randn(clean.shape, generator=torch_rng).to(device)
-        steps = len(noise_scheduler.alphas_cumprod)
-        timesteps = torch.randint(steps, (len(chosen),), generator=torch_rng).to(device)
+        timesteps = _timesteps(noise_scheduler, len(chosen), torch_rng).to(device)
         noised = noise_scheduler.add_noise(clean, noise, timesteps)
         noised = noised.contiguous(memory_format=torch.channels_last)
 
         with torch.no_grad():
             context = text_encoder(_tokens(tokenizer, texts, device)).last_hidden_state
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
-            velocity = unet(noised, timesteps, context).sample
+            velocity = predict(noised, timesteps, context).sample
         target = noise_scheduler.get_velocity(clean, noise, timesteps)
         return functional.mse_loss(velocity.float(), target)
 
-    stage = Stage("denoiser", settings.denoiser_steps, learning_rate=1e-3, ema_decay=0.998)
-    return fit(stage, unet, loss_at, folder, device=device)
+    return loss_at
+
+
+def _timesteps(
+    noise_scheduler: Any, count: int, generator: torch.Generator
+) -> Int[Tensor, " count"]:
+    """One timestep from each of `count` equal parts of the schedule, in random order.
+
+    Each is uniform, as if drawn by itself, but the loss of a batch scatters less (Kingma et al.
+    2021, arXiv 2107.00630).
+    """
+    steps = len(noise_scheduler.alphas_cumprod)
+    # In double precision, where the last place stays below the schedule's end.
+    offset = torch.rand((), generator=generator, dtype=torch.float64)
+    places = (torch.arange(count) + offset) / count
+    return (places[torch.randperm(count, generator=generator)] * steps).long()
+
+
+def _compiled(function: Any, settings: Settings) -> Any:
+    """The same function, compiled where the settings say so."""
+    return torch.compile(function) if settings.compiled else function
 
 
 def _training_captions(

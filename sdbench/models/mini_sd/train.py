@@ -1,17 +1,18 @@
 """Train mini-sd: `python -m sdbench.models.mini_sd.train --out runs/mini-sd`.
 
-Stages, each resumed from its last checkpoint after a kill: the reader; the autoencoder; the text
-encoder, which learns to name a caption's attributes; the denoiser. `--export` writes the pipeline
-folder and the reader that ship in the wheel. What the scenes look like is in `scenes.py`, the
-networks in `networks.py`, what a stage learns from in `stages.py`; `python -m benchmarks.card`
-measures the model and writes its card.
+Stages, each resumed from its last checkpoint after a kill: the reader; the autoencoder, and its
+decoder further by itself; the text encoder, which learns to name a caption's attributes; the
+denoiser. `--stage` trains some of them, and `--from` takes the others over from a model that was
+exported before. `--export` writes the pipeline folder and the reader that ship in the wheel. What
+the scenes look like is in `scenes.py`, the networks in `networks.py`, what a stage learns from in
+`stages.py`; `python -m benchmarks.card` measures the model and writes its card.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -23,25 +24,33 @@ import typer
 from jaxtyping import Int, UInt8
 
 from sdbench.models.mini_sd import networks, scenes, stages
-from sdbench.models.mini_sd.export import export
+from sdbench.models.mini_sd.export import STAGES, export, take_over
 from sdbench.models.mini_sd.settings import Settings
-
-ALL = ("reader", "autoencoder", "denoiser")
 
 
 def run(
-    settings: Settings, folder: Path, device: torch.device, names: tuple[str, ...]
+    settings: Settings,
+    folder: Path,
+    device: torch.device,
+    names: Collection[str] = STAGES,
+    weights: Path | None = None,
 ) -> Iterator[str]:
     """Train the named stages in `folder`, yielding each name as it is finished.
 
+    What a named stage learns from is trained before it. With `weights`, all stages that are not
+    named are taken over from the model that was exported there.
+
     Raises:
-        ValueError: the folder holds a run with other settings.
+        ValueError: the folder holds a run with other settings, or the stages that are taken over
+            had other ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "settings.json"
     if record.exists() and json.loads(record.read_text())["settings"] != asdict(settings):
         raise ValueError(f"{folder} holds a run with other settings")
     record.write_text(json.dumps(_record(settings, device), indent=1))
+    if weights is not None:
+        take_over(weights, folder, [name for name in STAGES if name not in names])
     attributes, images = _scenes(settings)
 
     # Every stage has its seed, so that its network does not depend on the stages that ran before.
@@ -50,20 +59,25 @@ def run(
         stages.train_reader(settings, attributes, images, folder, device)
         yield "reader"
 
-    # The denoiser learns on latents, so the autoencoder is opened for it, or trained.
-    if "denoiser" in names or "autoencoder" in names:
+    # The denoiser and the decoder learn on latents.
+    if {"autoencoder", "decoder", "denoiser"} & set(names):
         torch.manual_seed(settings.seed + 1)
         vae = stages.train_autoencoder(settings, images, folder, device)
         latents, scaling = stages.encode(vae, images, device)
         (folder / "scaling.json").write_text(json.dumps(scaling))
         yield "autoencoder"
 
-    if "denoiser" in names:
+    if "decoder" in names:
+        stages.train_decoder(settings, vae, images, latents, scaling, folder, device)
+        yield "decoder"
+
+    if {"captions", "denoiser"} & set(names):
         torch.manual_seed(settings.seed + 2)
         tokenizer = networks.write_tokenizer(folder / "tokenizer")
         encoder = stages.train_captions(settings, tokenizer, folder, device)
         yield "captions"
 
+    if "denoiser" in names:
         torch.manual_seed(settings.seed + 3)
         stages.train_denoiser(settings, tokenizer, encoder, attributes, latents, folder, device)
         yield "denoiser"
@@ -85,6 +99,13 @@ def _record(settings: Settings, device: torch.device) -> dict[str, Any]:
     }
 
 
+def _has_bfloat16(device: str) -> bool:
+    """Whether the device computes in bfloat16 itself."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def _scenes(
     settings: Settings,
 ) -> tuple[Int[np.ndarray, "n 10"], UInt8[np.ndarray, "n 64 64 3"]]:
@@ -103,14 +124,18 @@ def main(
         Path | None, typer.Option("--export", help="write the finished model here")
     ] = None,
     stage: Annotated[
-        list[str] | None, typer.Option(help="reader, autoencoder or denoiser; all by default")
+        list[str] | None, typer.Option(help=f"of {', '.join(STAGES)}; all by default")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--from", help="exported model whose other stages are taken over")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda"
     if torch.cuda.is_available()
     else "cpu",
 ) -> None:
     """Train the embedded model from nothing but the scenes that the project draws."""
-    for name in run(Settings(), out, torch.device(device), tuple(stage or ALL)):
+    settings = Settings(bfloat16=_has_bfloat16(device))
+    for name in run(settings, out, torch.device(device), stage or STAGES, weights):
         typer.echo(f"{name} finished")
     if export_to is not None:
         export(out, export_to)

@@ -11,6 +11,7 @@ from sdbench.report.figures.ledger import ledger_figure
 from sdbench.report.figures.plan import plan_figure
 from sdbench.report.figures.saving import saving_figure
 from sdbench.report.figures.sensitivity import sensitivity_figure
+from sdbench.report.figures.spending import spending_figure
 from sdbench.report.figures.steps import step_figure
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "plan_figure",
     "saving_figure",
     "sensitivity_figure",
+    "spending_figure",
     "step_figure",
 ]

@@ -11,7 +11,7 @@ from sdbench.analysis.dominance import BEATEN, EFFICIENT, OPEN, UNTIMED
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.analysis.stability import untimed
 from sdbench.records.computed import SUMMARY
-from sdbench.records.names import BASELINE
+from sdbench.records.names import BASELINE, reference_of
 from sdbench.report.figures.style import (
     BASELINE_COLOUR,
     decided,
@@ -85,7 +85,10 @@ def frontier_figure(summary: pd.DataFrame, *, metric: str = "lpips") -> Figure:
         )
 
     what = "of the denoising loop " if marked else ""
-    axes.set(xlabel=f"time {what}saved against {BASELINE} ({form.unit})", ylabel=_axis_of(metric))
+    axes.set(
+        xlabel=f"time {what}saved against {BASELINE} ({form.unit})",
+        ylabel=_axis_of(metric, summary),
+    )
     axes.margins(0.12, 0.06)
     open_frame(axes)
     say_undecided(axes, known, time)
@@ -153,10 +156,10 @@ def _name_styles(axes: Axes, points: pd.DataFrame) -> None:
         )
 
 
-def _axis_of(metric: str) -> str:
+def _axis_of(metric: str, summary: pd.DataFrame) -> str:
     if metric in WITHOUT_REFERENCE:
         return metric
-    return f"{metric.upper()} to {BASELINE}"
+    return f"{metric.upper()} to {reference_of(summary)}"
 
 
 def _label(figure: Figure, axes: Axes, points: pd.DataFrame, time: str, metric: str) -> None:

@@ -16,6 +16,7 @@ LABELS = {
     "window": "first of {length} steps without guidance",
     "last": "last steps without guidance",
     "first": "first steps without guidance",
+    "estimate": "step without guidance, first-order estimate",
 }
 """Of the horizontal axis, by kind."""
 BY_LENGTH = ("last", "first")

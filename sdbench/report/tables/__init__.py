@@ -6,11 +6,13 @@ Headings, units and formats stand with the columns in `sdbench.records`; nothing
 from sdbench.report.tables.comparison import comparison_markdown, comparison_text, undecided_text
 from sdbench.report.tables.cost import cost_heading, cost_table
 from sdbench.report.tables.distances import distances_text
+from sdbench.report.tables.findings import findings
 from sdbench.report.tables.frontier import LEGEND as FRONTIER_LEGEND
 from sdbench.report.tables.frontier import frontier_markdown, verdict_text
 from sdbench.report.tables.known import known_legend, known_text, mark_legend
 from sdbench.report.tables.plan import plan_text
 from sdbench.report.tables.ranking import ranking_note, ranking_text
+from sdbench.report.tables.spending import spending_markdown, spending_text
 from sdbench.report.tables.summary import (
     Cell,
     latex,
@@ -29,6 +31,7 @@ __all__ = [
     "cost_heading",
     "cost_table",
     "distances_text",
+    "findings",
     "frontier_markdown",
     "known_legend",
     "known_text",
@@ -40,6 +43,8 @@ __all__ = [
     "ranking_note",
     "ranking_text",
     "remarks",
+    "spending_markdown",
+    "spending_text",
     "summary_cells",
     "summary_table",
     "undecided_text",

@@ -9,7 +9,7 @@ from sdbench.analysis.dominance import BEATEN, EFFICIENT, OPEN, UNTIMED
 from sdbench.analysis.sensitivity import WITHOUT_REFERENCE
 from sdbench.records.columns import PERCENT, Format
 from sdbench.records.computed import FRONTIER, FRONTIER_METRIC, PAIRED_METRIC
-from sdbench.records.names import BASELINE
+from sdbench.records.names import reference_of
 from sdbench.report.disturbance import in_markdown
 from sdbench.report.tables.cells import MISSING, interval_text, markdown_lines
 from sdbench.report.tables.known import marked, with_marks
@@ -90,7 +90,7 @@ def _columns(table: pd.DataFrame) -> dict[str, str]:
     ]
     columns = {}
     for name in sorted(metrics, key=WITHOUT_REFERENCE.__contains__):
-        of = "prompt" if name in WITHOUT_REFERENCE else BASELINE
+        of = "prompt" if name in WITHOUT_REFERENCE else reference_of(table)
         columns[name] = marked(f"{name} (to {of})", name, table)
         if name + CHANGED in table:
             columns[name + MEDIAN] = "median"

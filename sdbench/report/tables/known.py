@@ -67,10 +67,10 @@ def known_text(known: pd.DataFrame) -> Table:
 
 
 KNOWN_LEGEND = (
-    "Known answers: each metric's mean for a black frame, random pixels, the image of another "
-    "prompt, the baseline with another seed (as good: how far equally good images are), and the "
-    "same call again (the noise floor), in place of the baseline's image. baseline: that image "
-    "itself; where a metric compares with it, every value moved by one of 255 levels. "
+    "Known answers: the mean of each metric for images that must be worse (a black frame, random "
+    "pixels, the image of another prompt), for images as good (another seed) and for the same call "
+    "again (the noise floor). baseline: the baseline's own image; a metric that compares with that "
+    "image gets it with every value moved by one of 255 levels. "
     f"{MARK}: not shown to be worse than the baseline."
 )
 

@@ -1,6 +1,7 @@
 """The summary of a study: for the terminal, Markdown, LaTeX and a page, and its legend."""
 
 import math
+import re
 import textwrap
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +12,15 @@ from rich.table import Table
 from sdbench.analysis.known import OTHER_SEED
 from sdbench.records.columns import MILLISECONDS, Column
 from sdbench.records.computed import SUMMARY
-from sdbench.records.metrics import MANY
-from sdbench.report.disturbance import WORD, disturbance_note, in_markdown, time_legend
+from sdbench.records.metrics import MANY, SCALES
+from sdbench.records.names import BASELINE, reference_of
+from sdbench.report.disturbance import (
+    WORD,
+    disturbance_note,
+    in_markdown,
+    short_time_legend,
+    time_legend,
+)
 from sdbench.report.tables.cells import (
     MISSING,
     add_row,
@@ -22,67 +30,101 @@ from sdbench.report.tables.cells import (
 )
 from sdbench.report.tables.known import mark_legend, marked, with_marks
 
-NAME_WIDTH = 14  # longer names of variants are folded
+NAME_WIDTH = 16  # longer names of variants are folded
+NARROW = 80  # columns of a terminal that the table fits, unless it is wide
 WITH_INTERVAL = (
     *("saving", "predicted_saving", "lpips", "lpips_median", "lpips_changed"),
     "alignment_difference",
     "flicker_difference",
 )
-FROM_WIDTH = {
-    "denoise_saving": 120,
-    "ideal_saving": 120,
-    "alignment_difference": 120,
-    "lpips_worst": 120,
-    "flicker_difference": 120,
-    "flicker": 140,
-    "predicted_saving": 140,
-    "peak_bytes": 140,
+WIDE_ONLY = (
+    *("denoise_saving", "ideal_saving", "predicted_saving", "full_forwards", "peak_bytes"),
+    *("lpips_median", "lpips_worst", "flicker_difference", "alignment_difference"),
+)
+"""Columns that are left to the wide table."""
+SPARE = ("latency_s", "flicker")
+"""Columns that give way, in turn, where what is left does not fit either."""
+SHORT = {
+    "nfe": "denoiser evaluations per image; a guided step has two.",
+    "latency_s": "median time of one call.",
+    "saving": f"share of the time of `{BASELINE}` that is saved.",
+    "lpips": "mean perceived distance to the image of `{reference}`; 0 is identical.",
+    "lpips_changed": f"images with an LPIPS above {SCALES['lpips'].changed:g}: they tend to show "
+    "something else.",
 }
-"""Columns of a terminal from which a figure is shown; the others always are."""
+"""What a newcomer asks first of a column; the wide legend says the rest."""
+PER_CALL = re.compile(r" (m?s/)")  # the unit of a call's time
 SAMPLES = {"image": "image", "video": "video", "audio": "clip"}
 """What a call makes one of for every pair, by the output of the study."""
-MEAN_WIDTH = 120  # below it the median and the share have an interval, and the mean of LPIPS none
 OUTPUTS = {
     "video": "Every image is a frame here: a metric is the mean over the frames of a video.",
     "audio": "Of audio only time and memory are measured: metrics judge images and videos.",
 }
 """What the legend says of an output that is no image."""
 FOOTNOTE = (
-    "[lo,hi]: 95 % confidence interval. -: not measured; without [lo,hi]: too few samples for an "
-    f"interval; that of a mean of LPIPS takes {MANY} prompts."
+    "[lo,hi]: 95 % confidence interval. -: not measured. No [lo,hi]: too few samples for an "
+    f"interval; a mean of LPIPS needs {MANY} prompts."
 )
+SHORT_FOOTNOTE = "[lo,hi]: 95 % interval, where there are enough samples. --wide: every column."
 
 
-def summary_table(summary: pd.DataFrame, *, width: int = 120) -> Table:
-    """The summary for a terminal of `width` columns.
+def summary_table(summary: pd.DataFrame, *, wide: bool = False) -> Table:
+    """The summary for a terminal, one line per variant.
 
-    Intervals stand below their estimates. It has all columns from 140 on, and keeps those that
-    matter most below, which fits 80.
+    Args:
+        summary: of `sdbench.analysis.tables.summarise`.
+        wide: every column; otherwise those that a newcomer asks for, within 80 columns.
     """
-    columns = {
-        name: column for name, column in _shown(summary).items() if width >= FROM_WIDTH.get(name, 0)
-    }
-    headings = {
-        name: f"{column.label} {column.format.unit}".rstrip().replace(" ", "\n")
-        for name, column in columns.items()
-    }
-
+    columns = _shown(summary)
+    if not wide:
+        columns = _narrowed(summary, columns)
     table = empty_table(
-        ("variant", *headings.values()),
+        _headings(columns),
         left=("variant",),
-        no_wrap=("variant", *headings.values()),
+        no_wrap=_headings(columns),
         note=disturbance_note(summary),
     )
-    for _, row in summary.iterrows():
-        cells = [_cell(row, name, column).replace(" ", "\n") for name, column in columns.items()]
-        if width < MEAN_WIDTH and "lpips" in columns:
-            place = list(columns).index("lpips")
-            cells[place] = cells[place].partition("\n")[0]
-        if "predicted_saving" not in columns and _is_untimed(row):
-            expected = SUMMARY["predicted_saving"].format.text(row["predicted_saving"])
-            cells[list(columns).index("saving")] = f"{MISSING}\n({expected})"
-        add_row(table, [textwrap.fill(_variant(row), NAME_WIDTH), *cells])
+    for row in _rows(summary, columns):
+        add_row(table, row)
     return table
+
+
+def _narrowed(summary: pd.DataFrame, columns: dict[str, Column]) -> dict[str, Column]:
+    """The columns of the narrow table: as many as fit."""
+    columns = {name: column for name, column in columns.items() if name not in WIDE_ONLY}
+    for name in SPARE:
+        if _width(summary, columns) <= NARROW:
+            break
+        columns.pop(name, None)
+    return columns
+
+
+def _headings(columns: dict[str, Column]) -> tuple[str, ...]:
+    """Labels, with the unit below those that have a long one."""
+    return ("variant", *(PER_CALL.sub(r"\n\1", column.heading) for column in columns.values()))
+
+
+def _rows(summary: pd.DataFrame, columns: dict[str, Column]) -> list[list[str]]:
+    """The cells of a table for a terminal."""
+    rows = []
+    for _, row in summary.iterrows():
+        cells = [_cell(row, name, column) for name, column in columns.items()]
+        names = list(columns)
+        # The share that changed says how sure it is; beside it the mean need not.
+        if "lpips_changed" in columns and "lpips_median" not in columns:
+            place = names.index("lpips")
+            cells[place] = cells[place].partition(" ")[0]
+        if "saving" in columns and "predicted_saving" not in columns and _is_untimed(row):
+            expected = SUMMARY["predicted_saving"].format.text(row["predicted_saving"])
+            cells[names.index("saving")] = f"({expected})"
+        rows.append([textwrap.fill(_variant(row), NAME_WIDTH), *cells])
+    return rows
+
+
+def _width(summary: pd.DataFrame, columns: dict[str, Column]) -> int:
+    """Columns of a terminal that a table takes, with a blank behind each of its own."""
+    lines = zip(_headings(columns), *_rows(summary, columns), strict=True)
+    return sum(max(len(text) for cell in cells for text in cell.split("\n")) + 1 for cells in lines)
 
 
 @dataclass(frozen=True)
@@ -145,18 +187,33 @@ def markdown(summary: pd.DataFrame) -> str:
     return in_markdown(with_marks(markdown_lines(lines), summary), summary) + "\n"
 
 
-def legend(summary: pd.DataFrame) -> str:
-    """What the columns of the summary's table mean, one line each."""
-    meanings = [f"{column.label}: {column.meaning}" for column in _shown(summary).values()]
+def legend(summary: pd.DataFrame, *, wide: bool = False) -> str:
+    """What the columns of the summary's table mean, one line each; `wide` as for the table."""
+    columns = _shown(summary)
+    if not wide:
+        columns = _narrowed(summary, columns)
+    told = {name: SUMMARY[name].meaning for name in columns} | ({} if wide else SHORT)
+    reference = reference_of(summary)
+    if reference != BASELINE:
+        told["lpips"] = SHORT["lpips"]  # the long meaning speaks of the baseline's second run
+    meanings = [
+        f"{column.label}: {told[name].replace('{reference}', reference)}"
+        for name, column in columns.items()
+    ]
     if "output" in summary:
         meanings.append(OUTPUTS[summary["output"].iloc[0]])
     scales = [
-        f"{column.label} of another seed of the same prompt, which is as good: "
-        f"{column.format.text(summary[name + OTHER_SEED].iloc[0])}."
-        for name, column in _shown(summary).items()
+        f"{column.label} {column.format.text(summary[name + OTHER_SEED].iloc[0])}"
+        for name, column in columns.items()
         if name + OTHER_SEED in summary
     ]
-    return "\n".join([*meanings, *scales, *mark_legend(summary), *time_legend(summary), FOOTNOTE])
+    if scales:
+        meanings.append(f"Another seed of the same prompt, as good: {', '.join(scales)}.")
+    if wide:
+        times, last = time_legend(summary), FOOTNOTE
+    else:
+        times, last = short_time_legend(summary), SHORT_FOOTNOTE
+    return "\n".join([*meanings, *mark_legend(summary), *times, last])
 
 
 def _shown(summary: pd.DataFrame) -> dict[str, Column]:

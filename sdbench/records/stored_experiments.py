@@ -1,0 +1,74 @@
+"""The stored tables of experiments: plans, budgets, trainings and distances."""
+
+from sdbench.records.columns import METRICS, PAIR, Column, Format, count, real, seconds, text
+from sdbench.records.names import BASELINE
+
+DRAW = count(
+    "1",
+    "number of the draw, of a variant that stands for several (`random:50%@0..7`)",
+    nullable=True,
+)
+EXPERIMENTS: dict[str, dict[str, Column]] = {
+    "judged": {
+        "unit": text("identifier of the plan"),
+        "unguided": count("steps", "unguided steps of the plan"),
+        "variant": text("way of running the pipeline; `plan` is the planned schedule"),
+        **PAIR,
+        "draw": DRAW,
+        "nfe": count("rows", "denoiser rows per image"),
+        **METRICS,
+    },
+    "spending": {
+        "unit": text("identifier of the budget"),
+        "budget": real("1", "what an image may cost, in `budget_unit`", minimum=0),
+        "budget_unit": text("what the budget counts", choices=("nfe", "seconds")),
+        "method": text("way of spending it, such as `steps`, `mask` or `lora`"),
+        "scheduler": text("its name behind `scheduler:`, or its class"),
+        "variant": text("way of running the pipeline"),
+        "tuning_loss": real(
+            "1", "weighted sum of the metrics on the tuning pairs, lower is better"
+        ),
+        **PAIR,
+        "nfe": real("rows", "denoiser rows per image", minimum=0),
+        **METRICS,
+    },
+    "training": {
+        "unit": text("identifier of the row"),
+        "step": count("1", "steps that the optimiser has taken"),
+        "loss": real(
+            "1", "mean training loss since the last row, missing in the first", nullable=True
+        ),
+        "held_out_loss": real("1", "the same loss on prompts that are not learnt from"),
+        "lpips": real("1", "mean LPIPS of the student's images to the teacher's", nullable=True),
+        "learning_rate": real("1", "learning rate of the next step", minimum=0),
+        "seconds": seconds("time of the training so far, judging included"),
+    },
+    "distances": {
+        "variant": text("way of running the pipeline"),
+        "features": text("features in which images are compared"),
+        "distance": text("kind of distance between the sets", choices=("frechet", "kernel")),
+        "images": count("images", "images in the variant's set"),
+        "reference_images": count("images", "images in the reference set"),
+        "value": real("1", "the distance", label="value"),
+        "value_lo": real(
+            "1", "lower end of its 95 % interval; a Fréchet distance has none", nullable=True
+        ),
+        "value_hi": real("1", "upper end of its 95 % interval", nullable=True),
+        "floor": real(
+            "1",
+            "the distance of as many reference images to the others: mean of several draws",
+            nullable=True,
+            label="floor",
+        ),
+        "floor_lo": real("1", "the lowest of these draws", nullable=True),
+        "floor_hi": real("1", "the highest of these draws", nullable=True),
+        "difference": real(
+            "1",
+            "distance less the baseline's: above 0 where the baseline is nearer",
+            label=f"more than {BASELINE}",
+            form=Format("+.4g"),
+        ),
+        "difference_lo": real("1", "lower end of its 95 % interval", nullable=True),
+        "difference_hi": real("1", "upper end of its 95 % interval", nullable=True),
+    },
+}

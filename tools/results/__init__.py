@@ -1,0 +1,1 @@
+"""Rebuilds the folders of `results/` from their recipes."""
