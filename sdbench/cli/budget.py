@@ -18,6 +18,7 @@ from sdbench.cli.options import (
     NumSteps,
     Out,
     Overwrite,
+    Resume,
     Seeds,
     SharedBatch,
     TuningFile,
@@ -88,6 +89,7 @@ def budget(
     device: Device = None,
     weights_variant: WeightsVariant = None,
     out: Out = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Find the best way to spend what an image may cost, and judge it on other prompts.
@@ -99,6 +101,9 @@ def budget(
 
 def _search_and_report(options: dict[str, Any]) -> None:
     """Search, judge and show what all the options describe."""
+    mode = write_mode(resume=options["resume"], overwrite=options["overwrite"], out=options["out"])
+    if mode == "resume" and options["saving"] is not None:
+        raise ValueError("--saving measures the seconds anew: resume with --seconds or --nfe")
     objective = _objective(options["metric"])
     from sdbench.experiments.budget import spend
     from sdbench.experiments.planning import tuning_and_held_out
@@ -125,7 +130,7 @@ def _search_and_report(options: dict[str, Any]) -> None:
         reference=options["reference"],
         metrics=sets.metrics,
         max_rows=options["max_rows"],
-        mode=write_mode(resume=False, overwrite=options["overwrite"], out=options["out"]),
+        mode=mode,
     )
     _report(table, objective, options["reference"], folder)
 

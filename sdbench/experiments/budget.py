@@ -116,7 +116,8 @@ def spend(
         reference: the variant that images are compared with, such as "cfg@200".
         metrics: further ones to report.
         max_rows: of one denoiser evaluation; from the free memory by default.
-        mode: "new" or "overwrite", for a folder that holds budgets already.
+        mode: what becomes of a folder that holds budgets already; "resume" keeps those that are
+            done.
 
     Returns:
         The table `spending`.
@@ -143,14 +144,15 @@ def spend(
         "unsupported": {" under ".join(filter(None, way)): why for way, why in unsupported.items()},
         "reference": parse(reference).name,
     }
-    machine = environment() | layout(pipe)
-    with StudyFolder.create(out, record, environment=machine, mode=mode, tables=SPENDING) as folder:
-        _remove_stale(out)
-        for budget, choices in zip(budgets, asked, strict=True):
-            found = list(searched(tuner, objective, choices))
+    how = {"mode": mode, "tables": SPENDING, "companions": _beside_the_table(out)}
+    with StudyFolder.create(out, record, environment=environment() | layout(pipe), **how) as folder:
+        of_budget = dict(zip(budgets, asked, strict=True))
+        for budget in _missing(folder, budgets):
+            found = list(searched(tuner, objective, of_budget[budget]))
             judged = _judged(judge, budget, found)
-            folder.add(f"{budget.limit:g}", spending=frame("spending", judged))
+            # The table comes last: a budget that is in it is done.
             _write(out, record, budget, objective, found[0], judged)
+            folder.add(f"{budget.limit:g}", spending=frame("spending", judged))
         folder.compact()
     return read_table(out, "spending")
 
@@ -194,10 +196,15 @@ def _supported(choices: Sequence[Candidate], unsupported: Mapping[Way, str]) -> 
     return kept
 
 
-def _remove_stale(out: Path) -> None:
-    """Remove what earlier budgets left in their folder next to the table."""
-    for stale in [*out.glob("recipe-*.json"), out / "budget.png"]:
-        stale.unlink(missing_ok=True)
+def _missing(folder: StudyFolder, budgets: Sequence[Budget]) -> list[Budget]:
+    """The budgets that were not searched yet."""
+    done = folder.finished()
+    return [budget for budget in budgets if f"{budget.limit:g}" not in done]
+
+
+def _beside_the_table(out: Path) -> list[str]:
+    """The files of a folder of budgets that are no tables."""
+    return [*(recipe.name for recipe in out.glob("recipe-*.json")), "budget.png"]
 
 
 def searched(

@@ -35,6 +35,8 @@ def test_a_budget_is_printed_with_its_verdicts_and_written(tmp_path, limit):
         (["--nfe", "1", "--methods", "steps"], "does not pay for one step of any method"),
         (["--nfe", "8,8"], "budgets has '8' twice, as entries 1 and 2"),
         (["--seconds", "soon"], "--seconds takes positive numbers, not 'soon'"),
+        (["--nfe", "8", "--resume"], "--resume needs --out"),
+        (["--saving", "40%", "--resume", "--out", "x"], "resume with --seconds or --nfe"),
         (["--saving", "100%"], "--saving takes shares below 100%"),
         (["--nfe", "8", "--methods", "steps,teleport"], "unknown variant 'teleport'"),
         (["--nfe", "8", "--methods", "deepcache:3"], "give a budget of time"),

@@ -11,8 +11,9 @@ from transformers import CLIPTextModelWithProjection
 
 import sdbench
 from sdbench.analysis.spending import best_of_ways, leading, spending_table
+from sdbench.experiments import budget
 from sdbench.experiments.branching import allowed_rows
-from sdbench.experiments.budget import Objective, spend
+from sdbench.experiments.budget import Objective, searched, spend
 from sdbench.experiments.evaluating import Evaluator
 from sdbench.experiments.spending import Budget, candidates, default_methods, evaluations
 from sdbench.experiments.spending_time import StepTimes
@@ -68,12 +69,12 @@ def spent(pipe, out, *budgets, **changes):
 
 @pytest.mark.parametrize("limit", [3, 8, 13])
 def test_candidates_keep_the_budget_and_could_not_have_a_step_more(limit):
-    budget = nfe(limit)
-    for candidate in candidates(budget, METHODS, [None], guidance_scale=7.5):
+    own = nfe(limit)
+    for candidate in candidates(own, METHODS, [None], guidance_scale=7.5):
         variant = candidate.variant
-        assert budget.keeps(variant)
-        if candidate.method != "mask" and variant.num_steps < budget.most_steps:
-            assert budget.cost(variant, variant.num_steps + 1) > limit
+        assert own.keeps(variant)
+        if candidate.method != "mask" and variant.num_steps < own.most_steps:
+            assert own.cost(variant, variant.num_steps + 1) > limit
 
 
 def test_every_method_is_tried_under_every_scheduler():
@@ -145,6 +146,30 @@ def test_the_recipe_is_the_best_on_the_tuning_pairs_and_runs(tmp_path):
     runs = sdbench.run(study, tmp_path / "study", pipe=pipe).runs
     made = runs[runs["phase"] == "measured"].groupby("variant")["sha256"].agg(list)
     assert made[f"recipe:{file}"] == made[best]
+
+
+def test_a_search_that_was_ended_goes_on_with_the_next_budget(tmp_path, monkeypatch):
+    pipe = tiny.stable_diffusion()
+    whole = spent(pipe, tmp_path / "whole", nfe(6), nfe(8))
+    searches = []
+
+    def counted(tuner, objective, choices):
+        searches.append(choices)
+        if len(searches) == 2:
+            raise KeyboardInterrupt
+        return searched(tuner, objective, choices)
+
+    monkeypatch.setattr(budget, "searched", counted)
+    out = tmp_path / "ended"
+    with pytest.raises(KeyboardInterrupt):
+        spent(pipe, out, nfe(6), nfe(8))
+    resumed = spent(pipe, out, nfe(6), nfe(8), mode="resume")
+    assert len(searches) == 3  # the first budget was not searched again
+    pd.testing.assert_frame_equal(resumed, whole)
+    for recipe in ("recipe-6.json", "recipe-8.json"):
+        assert (out / recipe).read_text() == (tmp_path / "whole" / recipe).read_text()
+    with pytest.raises(ValueError, match="holds another study; it differs in methods"):
+        spent(pipe, out, nfe(8), methods=["steps"], mode="resume")
 
 
 def test_a_recipe_of_another_kind_of_pipeline_runs_from_python(tmp_path):

@@ -24,7 +24,7 @@ from tools.results.made import Made
 from tools.results.recipe import Part, Recipe
 
 ROOT = Path(__file__).parents[2]
-RESUMED = frozenset({"run", "sensitivity", "distill"})
+RESUMED = frozenset({"budget", "distill", "run", "sensitivity"})
 """Commands that continue what they have begun; the others start again."""
 DONE = ".done.json"
 NEW = ".new"  # holds what is about to be stored
