@@ -54,7 +54,8 @@ _Methods = Annotated[
     ),
 ]
 _Schedulers = Annotated[
-    str | None, compared(help="further ones besides the model's own, as scheduler:NAME names them")
+    str | None,
+    compared(help="further schedulers to try, by the names of scheduler:NAME"),
 ]
 _Metric = Annotated[
     str, compared(help="what the search lowers; of several each may have a weight: lpips=1,flip=2")
@@ -62,7 +63,7 @@ _Metric = Annotated[
 _Reference = Annotated[
     str, compared(help="the variant that images are compared with, such as cfg@200")
 ]
-_MostSteps = Annotated[int, running(help="of any loop that is tried")]
+_MostSteps = Annotated[int, running(help="most steps of any loop that is tried")]
 
 
 @command

@@ -36,7 +36,8 @@ _Stage = Annotated[
     str, taught(help="guidance (one pass for two) or steps (one step for two of --from)")
 ]
 _Teacher = Annotated[
-    str, taught(help="of the stage steps: student (that of --from), or guided (the model itself)")
+    str,
+    taught(help="teacher of the stage steps: student (--from), or guided (the model itself)"),
 ]
 _From = Annotated[
     str | None,
@@ -44,7 +45,10 @@ _From = Annotated[
 ]
 _W = Annotated[
     float | None,
-    taught("--w", help="the teacher's guidance scale; only of `sdbench models` there is a default"),
+    taught(
+        "--w",
+        help="guidance scale of the teacher; required for models that `sdbench models` lacks",
+    ),
 ]
 _WRange = Annotated[
     tuple[float, float] | None,
@@ -58,34 +62,37 @@ _Images = Annotated[
 ]
 _HeldOutFile = Annotated[Path | None, taught(help="prompts that the student is judged on")]
 _NumSteps = Annotated[int, taught(help="denoising steps of trajectories and of the images judged")]
-_Seed = Annotated[int, taught(help="of everything random")]
+_Seed = Annotated[int, taught(help="seed of everything random")]
 
 # How it is trained.
 _Method = Annotated[str, trained(help="lora, or full: a copy of every weight, as a control")]
-_Rank = Annotated[int | None, trained(help="of the low-rank layers; 8 by default")]
+_Rank = Annotated[int | None, trained(help="rank of the low-rank layers; 8 by default")]
 _Alpha = Annotated[
-    int | None, trained(help="their update is scaled by alpha / rank; the rank by default")
+    int | None,
+    trained(help="their update is scaled by alpha / rank; by default alpha is the rank"),
 ]
 _Targets = Annotated[
     str | None,
-    trained(help="attention, feed-forward, convolutions, timestep; the first two by default"),
+    trained(
+        help="attention, feed-forward, convolutions, timestep: layers; by default the first two"
+    ),
 ]
-_Steps = Annotated[int, trained(help="of the optimiser")]
-_Rows = Annotated[int, trained(help="of a batch, in each process")]
-_LearningRate = Annotated[float, trained(help="its peak")]
-_Warmup = Annotated[int, trained(help="steps in which it rises")]
-_MinSnrGamma = Annotated[float | None, trained(help="limit of a row's weight, such as 5")]
-_Accumulate = Annotated[int, trained(help="batches before each step")]
+_Steps = Annotated[int, trained(help="number of optimiser steps")]
+_Rows = Annotated[int, trained(help="rows of a batch, in each process")]
+_LearningRate = Annotated[float, trained(help="peak learning rate")]
+_Warmup = Annotated[int, trained(help="steps over which the learning rate rises to its peak")]
+_MinSnrGamma = Annotated[float | None, trained(help="limit of a row's loss weight, such as 5")]
+_Accumulate = Annotated[int, trained(help="batches whose gradients add up to one optimiser step")]
 
 # How it runs.
-_Precision = Annotated[str, running(help="of the denoiser's layers: no, fp16 or bf16")]
+_Precision = Annotated[str, running(help="mixed precision of the denoiser: no, fp16 or bf16")]
 _CheckpointGradients = Annotated[
-    bool, running("--checkpoint-gradients", help="less memory, slower")
+    bool, running("--checkpoint-gradients", help="keep fewer activations: less memory, slower")
 ]
 
 # What is left.
-_Out = Annotated[Path, written(help="the run's folder; the student will be in its folder student/")]
-_EvaluateEvery = Annotated[int, written(help="steps between two rows of the curve")]
+_Out = Annotated[Path, written(help="folder of the run; the student is in its subfolder student/")]
+_EvaluateEvery = Annotated[int, written(help="steps between two evaluations")]
 _SaveEvery = Annotated[int, written(help="steps between two checkpoints")]
 
 

@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 
 PER_LINE = 10  # steps
 
-_Kind = Annotated[str, compared(help="of masks: single, window, last, first or interval")]
-_Length = Annotated[int | None, compared(help="steps of the window; a quarter of all by default")]
-_Stride = Annotated[int, compared(help="starts and lengths are multiples of it")]
+_Kind = Annotated[str, compared(help="kind of masks: single, window, last, first or interval")]
+_Length = Annotated[int | None, compared(help="steps of a window; a quarter of all by default")]
+_Stride = Annotated[int, compared(help="try only starts and lengths that are multiples of this")]
 _Masks = Annotated[
-    str | None, compared(help="such as 1101,1011 instead of a kind: 1 is a guided step")
+    str | None,
+    compared(help="masks of your own instead, separated by commas: 1 is a guided step"),
 ]
 _Estimate = Annotated[
     bool,
@@ -50,7 +51,8 @@ _Estimate = Annotated[
     ),
 ]
 _Growth = Annotated[
-    bool, written("--growth", help="keep how far the latents are at every step, too")
+    bool,
+    written("--growth", help="also record how far the latents are off at every step"),
 ]
 
 

@@ -36,6 +36,7 @@ from sdbench.records.store import Mode, StudyFolder
 from sdbench.study.check import prepare
 from sdbench.study.fields import entries
 from sdbench.study.generation import Generation
+from sdbench.study.progress import progress_bar
 from sdbench.study.study import Study
 from sdbench.variants.controls import in_its_loop
 from sdbench.variants.grammar import parse
@@ -196,10 +197,17 @@ def _supported(choices: Sequence[Candidate], unsupported: Mapping[Way, str]) -> 
     return kept
 
 
-def _missing(folder: StudyFolder, budgets: Sequence[Budget]) -> list[Budget]:
-    """The budgets that were not searched yet."""
+def _missing(folder: StudyFolder, budgets: Sequence[Budget]) -> Iterator[Budget]:
+    """The budgets that were not searched yet, one after the other, behind a progress bar."""
     done = folder.finished()
-    return [budget for budget in budgets if f"{budget.limit:g}" not in done]
+    missing = [budget for budget in budgets if f"{budget.limit:g}" not in done]
+    with progress_bar() as progress:
+        completed = len(budgets) - len(missing)
+        task = progress.add_task("budgets", total=len(budgets), completed=completed, what="")
+        for budget in missing:
+            progress.update(task, what=str(budget))
+            yield budget
+            progress.advance(task)
 
 
 def _beside_the_table(out: Path) -> list[str]:

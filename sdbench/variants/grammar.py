@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from difflib import get_close_matches
 
 from sdbench.records.names import split_name
 from sdbench.variants.methods import all_methods
@@ -33,7 +34,7 @@ def parse(text: str) -> Variant:
     """Read one variant.
 
     Raises:
-        ValueError: an unknown name (the message lists what exists) or an argument that does not
+        ValueError: an unknown name or an argument that does not
             fit.
     """
     text = text.strip()
@@ -105,8 +106,7 @@ def _single(text: str) -> Variant:
     """A variant without a plus sign."""
     kind, argument = split_name(text)
     if kind not in VARIANTS:
-        existing = ", ".join(method.grammar for method in VARIANTS.values())
-        raise ValueError(f"unknown variant '{text}'; there are: {existing}")
+        raise ValueError(f"unknown variant '{text}'; {_nearest(kind)}")
 
     method = VARIANTS[kind]
     try:
@@ -115,6 +115,13 @@ def _single(text: str) -> Variant:
         raise ValueError(f"variant '{text}': {error}") from None
     is_control = method.group == "controls"
     return replace(variant, kind=kind, argument=argument, is_control=is_control)
+
+
+def _nearest(kind: str) -> str:
+    """What is written like an unknown name, and where all names are listed."""
+    alike = get_close_matches(kind.lower(), VARIANTS, n=1)
+    meant = f"did you mean {VARIANTS[alike[0]].grammar.split('|')[0]}? " if alike else ""
+    return f"{meant}`sdbench variants` lists all"
 
 
 def in_steps(variant: Variant, num_steps: int) -> Variant:

@@ -25,7 +25,10 @@ def test_the_table_and_its_legend_are_printed(folder):
     [
         (["--model", "sd99", "--prompt", "a"], "unknown model 'sd99'; there are: mini-sd"),
         (["--model", "you/yours"], "--model you/yours needs --prompt or --prompts-file: only"),
-        (["--variants", "cfg,nonsense"], "unknown variant 'nonsense'; there are: cfg"),
+        (
+            ["--variants", "cfg,nonsense"],
+            "'nonsense'; `sdbench variants` lists all",
+        ),
         (["--variants", "cfg,last:120%"], "'120%' is not between 0% and 100%"),
         (["--num-steps", "0"], "--num-steps takes positive whole numbers, separated by commas"),
         (["--num-steps", "-4"], "--num-steps takes positive whole numbers, separated by commas"),
