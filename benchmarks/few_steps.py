@@ -14,7 +14,9 @@ from typing import Annotated, NamedTuple
 import pandas as pd
 import torch
 import typer
+from jaxtyping import UInt8
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import sdbench
 from benchmarks.step_counts import HELD_OUT, SCHEDULERS, scheduled
@@ -98,7 +100,7 @@ def images_of(way: Way, captions: Sequence[str], kept: Path) -> Pixels:
 
 
 @torch.no_grad()
-def _made(way: Way, captions: Sequence[str], first: int) -> torch.Tensor:
+def _made(way: Way, captions: Sequence[str], first: int) -> UInt8[Tensor, "n 3 height width"]:
     pipe = scheduled(way.scheduler)
     # An image depends on its caption's place alone, not on the batch.
     noise = [torch.Generator("cpu").manual_seed(first + place) for place in range(len(captions))]
@@ -114,7 +116,7 @@ def _made(way: Way, captions: Sequence[str], first: int) -> torch.Tensor:
     spent = trace.steps["rows"].sum() / len(captions)
     if spent != way.evaluations:
         raise ValueError(f"{way.name} took {spent:g} evaluations, not {way.evaluations}")
-    images: torch.Tensor = (output.images.clamp(0, 1) * 255).round().byte()
+    images: UInt8[Tensor, "n 3 height width"] = (output.images.clamp(0, 1) * 255).round().byte()
     return images
 
 

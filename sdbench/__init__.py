@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sdbench import distill as distill
     from sdbench.analysis.tables import summarise as summarise
+    from sdbench.experiments.profiling import profile as profile
     from sdbench.experiments.sensitivity import sensitivity as sensitivity
     from sdbench.instruments.quality import register_metric as register_metric
     from sdbench.instruments.quality import score as score
@@ -30,6 +31,7 @@ _HOME = {
     "gather": "sdbench.study.shards",
     "guided_by": "sdbench.variants.guidance",
     "load": "sdbench.models.registry",
+    "profile": "sdbench.experiments.profiling",
     "read": "sdbench.records.store",
     "register_metric": "sdbench.instruments.quality",
     "register_variant": "sdbench.variants.grammar",

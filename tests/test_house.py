@@ -40,6 +40,12 @@ def test_a_planted_fault_is_found(measure):
     assert len(found(measure, PLANTED[measure][0])) == 1
 
 
+def test_options_of_a_command_are_no_lines_of_its_function():
+    options = "@command\ndef run(\n" + "    a: A = None,\n" * 50 + ") -> None:\n"
+    assert found("functions above 45 lines", options + LINE * 45) == []
+    assert len(found("functions above 45 lines", options + LINE * 46)) == 1
+
+
 @pytest.mark.parametrize("measure", PLANTED)
 def test_what_keeps_the_bar_is_no_fault(measure):
     assert found(measure, PLANTED[measure][1]) == []

@@ -55,13 +55,18 @@ def read(root: Path) -> list[Source]:
 
 
 def functions(source: Source) -> list[tuple[str, int, list[str]]]:
-    """Of each function its place, its lines without the docstring, and its body, stripped."""
+    """Of each function its place, its lines without the docstring, and its body, stripped.
+
+    The options of a command are declarations, one per line, and count nothing.
+    """
     found = []
     for node in source.all(ast.FunctionDef):
         first = node.body[0]
         documented = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
         lines = source.text.splitlines()[first.lineno - 1 + documented : node.end_lineno]
-        length = node.end_lineno - node.lineno + 1 - documented
+        is_command = any(ast.unparse(own) == "command" for own in node.decorator_list)
+        begins = first.lineno if is_command else node.lineno
+        length = node.end_lineno - begins + 1 - documented
         found.append((source.at(node, node.name), length, [line.strip() for line in lines]))
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +21,11 @@ from sdbench.cli.options import (
     running,
     written,
 )
-from sdbench.cli.values import split, study_fields, whole
+from sdbench.cli.values import new_folder, split, study_fields, whole
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sdbench.study.study import Study
 
 _Model = Annotated[
@@ -38,6 +42,10 @@ _Output = Annotated[str, generated(help="latent, or image: this also times decod
 _Fractions = Annotated[str, compared(help="shares of the steps, unguided at the end")]
 _Batches = Annotated[str, running("--batch", help="images per call, separated by commas")]
 _CountOnly = Annotated[bool, running("--count-only", help="count work and memory, and do not run")]
+_By = Annotated[
+    str | None,
+    compared("--by", help="module: where time and work of a step go, by kind of layer"),
+]
 _Out = Annotated[Path | None, written(help="folder that gets one study per batch and size")]
 
 
@@ -58,19 +66,23 @@ def cost(
     execution: Execution[str] = "eager",
     guidance_execution: GuidanceExecution = None,
     count_only: _CountOnly = False,
+    by: _By = None,
     out: _Out = None,
 ) -> None:
     """Show what dropping guidance saves on a model, and why it does not save more.
 
-    Prints the counted work first, then the ideal, predicted and measured savings.
+    Prints the counted work first, then the ideal, predicted and measured savings. With --by module
+    it shows where the time and the work of one step go instead.
     """
     from sdbench.models.architectures import ARCHITECTURES
 
+    if by not in (None, "module"):
+        raise ValueError(f"--by takes module, not '{by}'")
     batch_sizes = whole("--batch", batches)
     sides = [(height, width or height) for height in whole("--height", heights)]
     is_architecture = model in ARCHITECTURES
-    if is_architecture:
-        _print_footprints(model, sides, batch_sizes, dtype)
+    if is_architecture and (count_only or not by):
+        (_print_counted if by else _print_footprints)(model, sides, batch_sizes, dtype)
     elif count_only:
         names = ", ".join(ARCHITECTURES)
         raise ValueError(f"--count-only takes an architecture, not '{model}'; there are: {names}")
@@ -83,7 +95,7 @@ def cost(
     height, width = sides[0]
     fields = study_fields(locals()) | {"random_weights": is_architecture}
     study = cost_study(**fields, fractions=split(fractions) or ())
-    _print_savings(study, batch_sizes, sides, out)
+    (_print_modules if by else _print_savings)(study, batch_sizes, sides, out)
 
 
 def _print_footprints(
@@ -121,3 +133,57 @@ def _print_savings(
         console.print(f"\n{cost_heading(table)}", highlight=False)
         console.print(cost_table(table))
         console.print(f"why not ideal: {table['reason'].iloc[0]}", highlight=False)
+
+
+def _print_counted(
+    model: str, sides: list[tuple[int, int]], batch_sizes: list[int], dtype: str
+) -> None:
+    """Counted, not run: the work of a step by kind of layer and by block."""
+    from sdbench.experiments.profiling import counted
+    from sdbench.models.registry import DTYPES
+
+    for (height, width), batch in product(sides, batch_sizes):
+        size = {"height": height, "width": width, "batch": batch}
+        table = counted(model, **size, dtype=DTYPES[dtype])
+        console.print(f"\n{height} x {width}, batch {batch}, a guided step:", highlight=False)
+        _print_groups(table)
+
+
+def _print_modules(
+    study: Study, batch_sizes: list[int], sides: list[tuple[int, int]], out: Path | None
+) -> None:
+    """Measured: where the time of a step goes, at every batch and size."""
+    from sdbench.analysis.modules import explanation, module_table, watched_more
+    from sdbench.experiments.profiling import measured
+    from sdbench.report.figures import module_figure
+    from sdbench.study.check import loaded
+
+    pipe = loaded(study)
+    for (height, width), batch in product(sides, batch_sizes):
+        seeds = tuple(range(batch))
+        point = replace(study.generation, height=height, width=width, seeds=seeds, batch=batch)
+        folder = (out or new_folder("cost")) / f"{height}x{width}-batch{batch}"
+        table = measured(pipe, point, out=folder)
+
+        console.print(f"\n{height} x {width}, batch {batch}", highlight=False)
+        _print_groups(table)
+        console.print(explanation(table), soft_wrap=True, highlight=False)
+        more = watched_more(table)
+        console.print(
+            f"Watching the layers lengthens a guided step by {more['guided']:.1%}, an unguided one "
+            f"by {more['unguided']:.1%}.",
+            soft_wrap=True,
+            highlight=False,
+        )
+        most = table.iloc[0][["peak_flop_s", "peak_copy_s"]]
+        module_figure(module_table(table), **most).savefig(folder / "modules.png")
+        console.print(f"modules.parquet and modules.png are in {folder}", soft_wrap=True)
+
+
+def _print_groups(table: pd.DataFrame) -> None:
+    """By kind of layer, then by block."""
+    from sdbench.analysis.modules import module_table
+    from sdbench.report.tables import module_text
+
+    for what in ("kind", "block"):
+        console.print(module_text(module_table(table, what), what))

@@ -32,6 +32,7 @@ from sdbench.cli.options import (
     running,
     written,
 )
+from sdbench.cli.pictures import draw, print_files
 from sdbench.cli.values import new_folder, study_fields, write_mode
 
 if TYPE_CHECKING:
@@ -121,6 +122,10 @@ _Out = Annotated[
     written(help="folder or URL (s3://...) of the study; by default new in sdbench-results/"),
 ]
 _Name = Annotated[str | None, written(help="name of the study in the tables")]
+_Trace = Annotated[
+    Path | None,
+    written(help="folder that gets a trace of one call per variant, for Perfetto; not timed"),
+]
 
 
 DEFAULT = "mini-sd"
@@ -171,6 +176,7 @@ def run(
     resume: Resume = False,
     overwrite: Overwrite = False,
     wide: Wide = False,
+    trace: _Trace = None,
 ) -> None:
     """Run a study: time every variant, and compare its images with full guidance."""
     _start(_protocol(study, protocol, quick=quick), locals())
@@ -183,6 +189,19 @@ def _start(protocol: str | None, options: dict[str, Any]) -> None:
         print_estimate(study)
     else:
         _run_and_report(study, **_ways(options))
+    if options["trace"] is not None and not options["dry_run"]:
+        _print_traces(study, options["trace"])
+
+
+def _print_traces(study: Study, folder: Path) -> None:
+    """Write the traces, once everything is timed."""
+    from sdbench.study.traces import write_traces
+
+    files = write_traces(study, folder)
+    console.print(
+        f"Traces of {len(files)} variants are in {folder}: open them at ui.perfetto.dev",
+        soft_wrap=True,
+    )
 
 
 def _ways(options: dict[str, Any]) -> dict[str, Any]:
@@ -272,7 +291,7 @@ def _report(results: Results, place: str, *, wide: bool) -> None:
     # Without a call that ended well there is nothing to show but the failures.
     if (results.runs["status"] == "ok").any():
         summary = _print_summary(results, wide=wide)
-        _print_files(place, _draw(results, summary, place))
+        print_files(place, draw(results, summary, place))
 
     failed = results.runs.loc[results.runs["status"] == "failed", ["variant", "message"]]
     for variant, message in failed.drop_duplicates().itertuples(index=False):
@@ -301,36 +320,3 @@ def _print_summary(results: Results, *, wide: bool) -> pd.DataFrame:
         console.print(line, markup=False, highlight=False)
     console.print(legend(summary, wide=wide), markup=False, highlight=False)
     return summary
-
-
-def _draw(results: Results, summary: pd.DataFrame, place: str) -> dict[str, str]:
-    """Write the pictures next to the tables; what each shows, by its file."""
-    from sdbench.analysis.tables import step_profile
-    from sdbench.records.remote import Remote
-    from sdbench.report.figures import frontier_figure, image_grid, step_figure
-
-    figures = {"steps.png": step_figure(step_profile(results))}
-    meanings = {"steps.png": "time of every step, and how much guidance matters there"}
-    if len(results.images):
-        pairs = results.images[["prompt_id", "seed"]].drop_duplicates().head(8)
-        shown = list(pairs.itertuples(index=False, name=None))
-        figures["grid.png"] = image_grid(results, pairs=shown)
-        what = "first, middle and last frames" if "frames" in results.images else "the images"
-        meanings["grid.png"] = f"{what}: one row per prompt, one column per variant"
-        figures["frontier.png"] = frontier_figure(summary)
-        meanings["frontier.png"] = "time saved against distance to the baseline's image"
-
-    for name, figure in figures.items():
-        figure.savefig(results.folder / name)
-    # A study at a URL was read from a copy of it.
-    if remote := Remote.of(place):
-        remote.put(results.folder, figures)
-    return meanings
-
-
-def _print_files(place: str, pictures: dict[str, str]) -> None:
-    tables = {f"{what}s.parquet": f"one row per {what}" for what in ("run", "step", "image")}
-    tables["runs.parquet"] = "one row per call of the pipeline"
-    console.print(f"\nTables and pictures are in {place}:", soft_wrap=True)
-    for name, meaning in (tables | pictures).items():
-        console.print(f"  {name:14} {meaning}", soft_wrap=True)

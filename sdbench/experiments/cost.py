@@ -8,7 +8,6 @@ folder, so that all of it stands in the usual tables. Why the saving falls short
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -16,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from sdbench.analysis.cost import cost_point, reason, saving_table, step_cost
 from sdbench.analysis.tables import summarise
 from sdbench.instruments.footprint import footprint, meta_denoiser
-from sdbench.models.architectures import ARCHITECTURES
+from sdbench.instruments.peaks import read_bandwidth
+from sdbench.models.architectures import ARCHITECTURES, VAE_FACTOR
 from sdbench.models.pipeline import denoiser_of
 from sdbench.models.registry import DTYPES
 from sdbench.records.names import BASELINE
@@ -35,7 +34,6 @@ PROMPT = "a large striped red star left of a small blue ring on a white backgrou
 STEPS = (("guided", 2), ("unguided", 1))
 """A kind of step, and the denoiser rows that it takes per image."""
 COUNTED = ("flop", "weights_bytes", "activation_peak_bytes")
-VAE_FACTOR = 8  # pixels per latent, as all of these architectures have it
 
 
 def cost_study(
@@ -161,20 +159,3 @@ def footprint_table(
             about = {"model": model, **size, "batch": batch, "step": step, "rows": evaluated}
             rows.append(about | {name: getattr(counted, name) for name in COUNTED})
     return pd.DataFrame(rows)
-
-
-def read_bandwidth(device: torch.device, *, megabytes: int = 256, rounds: int = 5) -> float:
-    """Bytes per second at which a device reads memory: the fastest of several sums.
-
-    Args:
-        device: that reads.
-        megabytes: of the buffer that is summed; more than its caches hold.
-        rounds: how often.
-    """
-    buffer = torch.ones(megabytes * 2**18, device=device)  # of 4 bytes each
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        buffer.sum().item()  # waits for the device
-        seconds.append(time.perf_counter() - started)
-    return buffer.nbytes / min(seconds)

@@ -86,12 +86,12 @@ class _EveryOpKnown(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         has_formula = getattr(func, "_overloadpacket", func) in flop_registry
-        if not self.unknown and not has_formula and not _is_light(func, args, kwargs):
+        if not self.unknown and not has_formula and not is_light(func, args, kwargs):
             self.unknown = str(func)
         return func(*args, **kwargs)
 
 
-def _is_light(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def is_light(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether an operation only touches, moves or makes elements."""
     if not isinstance(func, torch._ops.OpOverload):
         return False  # a higher-order operator

@@ -106,6 +106,8 @@ _T5_XXL = {
 }
 _T5_TOKENS = 512
 
+VAE_FACTOR = 8
+"""Pixels per latent along one side, as all of these architectures have it."""
 _VAE = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,

@@ -263,6 +263,8 @@ TRAINING = ("training",)
 """The table of a distillation."""
 HISTORY = ("history",)
 """The table of a baseline's past."""
+MODULES = ("modules",)
+"""The table of where a step's time and work go."""
 LEDGER = ("ledger",)
 """The table of what training and inference hold in memory."""
 WITH_METRICS = ("images", "sensitivity", "judged", "spending")
@@ -287,6 +289,7 @@ KEYS = {
     "growth": ["prompt_id", "seed", "mask", "step"],
     "judged": ["unit", "variant", "prompt_id", "seed", "draw"],
     "spending": ["unit", "variant", "prompt_id", "seed"],
+    "modules": ["step", "part", "block", "kind"],
     "training": ["step"],
     "distances": ["variant", "features", "distance"],
     "known": ["metric", "answer", "prompt_id", "seed"],

@@ -8,6 +8,8 @@ DRAW = count(
     "number of the draw, of a variant that stands for several (`random:50%@0..7`)",
     nullable=True,
 )
+STEPS = ("guided", "unguided", "text", "decode")
+"""Where a row of the table `modules` belongs: to a kind of step, or around the loop."""
 EXPERIMENTS: dict[str, dict[str, Column]] = {
     "judged": {
         "unit": text("identifier of the plan"),
@@ -31,6 +33,26 @@ EXPERIMENTS: dict[str, dict[str, Column]] = {
         **PAIR,
         "nfe": real("rows", "denoiser rows per image", minimum=0),
         **METRICS,
+    },
+    "modules": {
+        "unit": text("the step, again"),
+        "step": text("kind of step, or what is before or after the loop", choices=STEPS),
+        "part": text("component of the pipeline; `scheduler`; `pipeline` is what is in none"),
+        "block": text("dotted name of the block in it; empty outside of all blocks"),
+        "kind": text("kind of layer; `other` is what lies between layers"),
+        "seconds": seconds(
+            "time in this place, layers watched; mean of the middle half of the steps",
+            nullable=True,
+        ),
+        "plain_s": seconds("the same of a whole step where no layer is watched", nullable=True),
+        "flop": count("FLOP", "work in this place, 2 per multiply-add", nullable=True),
+        "moved_bytes": count("bytes", "what operations in this place read and wrote"),
+        "peak_flop_s": real(
+            "FLOP/s", "the most that a matrix product reached on this device", nullable=True
+        ),
+        "peak_copy_s": real(
+            "bytes/s", "the most that a copy read and wrote on this device", nullable=True
+        ),
     },
     "training": {
         "unit": text("identifier of the row"),

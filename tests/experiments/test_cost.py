@@ -1,11 +1,10 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from sdbench.analysis.cost import cost_point
 from sdbench.experiments import cost
-from sdbench.experiments.cost import cost_study, footprint_table, read_bandwidth, sweep
+from sdbench.experiments.cost import cost_study, footprint_table, sweep
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.records.store import read
 from tests import tiny
@@ -67,9 +66,3 @@ def test_a_guided_step_is_counted_with_twice_the_rows_and_the_same_weights():
     )
     assert (guided["flop"] == 2 * unguided["flop"]).all()
     assert (guided["weights_bytes"] == unguided["weights_bytes"]).all()
-
-
-def test_bandwidth_is_that_of_the_fastest_reading(monkeypatch):
-    moments = iter([0.0, 2.0, 2.0, 2.5, 3.0, 7.0])  # readings of 2, 0.5 and 4 seconds
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(moments))
-    assert read_bandwidth(torch.device("cpu"), megabytes=1, rounds=3) == 2**20 / 0.5

@@ -8,6 +8,7 @@ from sdbench.report.figures.frontier import frontier_figure
 from sdbench.report.figures.history import history_figure
 from sdbench.report.figures.images import image_grid
 from sdbench.report.figures.ledger import ledger_figure
+from sdbench.report.figures.modules import module_figure
 from sdbench.report.figures.plan import plan_figure
 from sdbench.report.figures.saving import saving_figure
 from sdbench.report.figures.sensitivity import sensitivity_figure
@@ -20,6 +21,7 @@ __all__ = [
     "history_figure",
     "image_grid",
     "ledger_figure",
+    "module_figure",
     "plan_figure",
     "saving_figure",
     "sensitivity_figure",

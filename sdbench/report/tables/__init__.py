@@ -10,6 +10,7 @@ from sdbench.report.tables.findings import findings
 from sdbench.report.tables.frontier import LEGEND as FRONTIER_LEGEND
 from sdbench.report.tables.frontier import frontier_markdown, verdict_text
 from sdbench.report.tables.known import known_legend, known_text, mark_legend
+from sdbench.report.tables.modules import module_text
 from sdbench.report.tables.plan import plan_text
 from sdbench.report.tables.ranking import ranking_note, ranking_text
 from sdbench.report.tables.spending import spending_markdown, spending_text
@@ -39,6 +40,7 @@ __all__ = [
     "legend",
     "mark_legend",
     "markdown",
+    "module_text",
     "plan_text",
     "ranking_note",
     "ranking_text",
