@@ -19,6 +19,7 @@ import sdbench
 from sdbench.analysis.cost import cost_point
 from sdbench.analysis.frontier import frontier
 from sdbench.analysis.plans import plan_table
+from sdbench.analysis.spending import best_of_ways, leading, spending_table
 from sdbench.analysis.students import scale_curve
 from sdbench.instruments.quality import METRICS
 from sdbench.records.columns import MEGABYTES, Format
@@ -32,6 +33,7 @@ from sdbench.report.tables import (
     frontier_markdown,
     legend,
     markdown,
+    spending_markdown,
     summary_table,
 )
 from sdbench.report.tables.cells import interval_text, markdown_lines
@@ -262,6 +264,39 @@ def of_costs(folder: str) -> str:
     return _table(("pixels", "batch", *heads), lines, text=("pixels",))
 
 
+def of_budgets(folder: str) -> str:
+    """Every way of spending and every budget: the mean LPIPS, and how it stands to the chosen."""
+    table = _spent(folder)
+    cells: dict[str, dict[float, str]] = {}
+    for _, row in best_of_ways(table).iterrows():
+        way = f"{row['method']}, {row['scheduler']}"
+        cells.setdefault(way, {})[row["budget"]] = _marked(f"{row['lpips']:.3f}", row)
+    limits = sorted(table["budget"].unique())
+    lines = [[way, *(own.get(limit, "") for limit in limits)] for way, own in cells.items()]
+    head = ("way of spending", *(f"{limit:g}" for limit in limits))
+    said = leading(table, "lpips", higher_is_better=False)
+    return _table(head, lines, text=head[:1]) + "\n" + "".join(f"- {line}\n" for line in said)
+
+
+def of_budget(folder: str, *, limit: float) -> str:
+    """One budget: everything that was judged, against the chosen variant, pair by pair."""
+    table = _spent(folder)
+    return spending_markdown(table[table["budget"] == limit], "lpips")
+
+
+def _spent(folder: str) -> pd.DataFrame:
+    spending = read_table(MINI_SD / folder, "spending")
+    return spending_table(spending, "lpips", higher_is_better=False)
+
+
+def _marked(text: str, row: pd.Series[float]) -> str:
+    """Bold where chosen; an arrow where the pairs say farther or nearer than the chosen."""
+    if row["chosen"]:
+        return f"**{text}**"
+    words = {"farther": " ↓", "nearer": " ↑"}
+    return text + words.get(str(row["verdict"]).split(" ")[0], "")
+
+
 STEPS = ("guided_s", "unguided_s", "ratio", "denoise_share")
 
 
@@ -296,6 +331,10 @@ STUDIES: dict[str, dict[str, Callable[[], str]]] = {
         "full": partial(of_study, "distill-full/quality"),
     },
     "plan": {"plan": partial(of_plan, "plan")},
+    "budget": {
+        "budgets": partial(of_budgets, "budget"),
+        "recipe": partial(of_budget, "budget", limit=40),
+    },
     "distances": {
         "distances": partial(of_distances, "distances"),
         "alignment": partial(of_study, "distances"),
