@@ -19,7 +19,12 @@ def env() -> None:
 
     from sdbench.records.environment import environment
 
-    rows = [(key, _text(value)) for key, value in environment().items()]
+    told = environment()
+    settings = told.pop("settings")
+    rows = [(key, _text(value)) for key, value in told.items()]
+    rows += [
+        (f"setting {name}", _text(value)) for name, value in settings.items() if value is not None
+    ]
     free = shutil.disk_usage(Path.cwd()).free
     rows += [("disk", f"{free / 1e9:.0f} GB free here"), ("LPIPS's network", _network())]
     print_table(("what", "value"), [*rows, *_extras()])

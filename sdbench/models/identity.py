@@ -53,11 +53,11 @@ def identity(pipe: Pipeline, *, full: bool = False) -> dict[str, str]:
 
 
 def _named(component: Any, content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, default=_in_words)
+    text = json.dumps(content, sort_keys=True, default=in_words)
     return f"{type(component).__name__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _in_words(value: Any) -> Any:
+def in_words(value: Any) -> Any:
     """A setting that JSON has no form for, the same in every process."""
     if hasattr(value, "to_dict"):
         return value.to_dict()

@@ -14,10 +14,11 @@ from torch import nn
 from sdbench.instruments.finite import NotFinite, not_numbers
 from sdbench.instruments.steps import GiveWay
 from sdbench.models.identity import identity
-from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.safety import safety_checker
+from sdbench.models.settings import settings_of
 from sdbench.records.environment import environment
+from sdbench.records.settings import process_settings
 from sdbench.study.check import loaded, loop_length, prepare
 from sdbench.study.execution import executed
 from sdbench.study.images import digest, stored_pixels
@@ -72,7 +73,7 @@ class Worker:
         self._executed = executed(self._pipe, study.execution)
         self._timed = study.is_repeated or study.execution != "eager"
         self._warm: set[tuple[str, int]] = set()
-        self.environment = environment() | layout(self._pipe)
+        self.environment = environment() | settings_of(self._pipe)
         if self._work.uncounted:
             self.environment["uncounted"] = self._work.uncounted
         self.columns = {
@@ -86,6 +87,8 @@ class Worker:
     def __enter__(self) -> Self:
         """Execute the denoiser as the study says."""
         self._executed.__enter__()
+        # Where the denoiser is compiled, the compiler is set for it.
+        self.environment["settings"] = process_settings()
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, PyramidAttentionBroadcastConfig
+from diffusers import (
+    FirstBlockCacheConfig,
+    FlowMatchEulerDiscreteScheduler,
+    PyramidAttentionBroadcastConfig,
+)
+from diffusers.hooks import apply_first_block_cache
 
 from sdbench.models.formula import learn_scale, own_scale
 from sdbench.study.taught import require_no_cache, require_noise_of_images, require_one_loop
@@ -37,6 +42,13 @@ def test_a_cache_that_was_there_before_is_refused():
         require_no_cache(pipe)
     pipe.transformer.disable_cache()
     require_no_cache(pipe)
+
+
+def test_a_cache_whose_hooks_were_put_there_by_hand_is_refused():
+    pipe = families.make("flux")
+    apply_first_block_cache(pipe.transformer, FirstBlockCacheConfig(threshold=0.1))
+    with pytest.raises(ValueError, match=r"has a cache enabled \(FBCBlockHook, FBCHeadBlockHook\)"):
+        require_no_cache(pipe)
 
 
 def test_several_loops_in_a_call_are_refused():
