@@ -11,6 +11,7 @@ from typing import Any, Self
 import psutil
 from torch import nn
 
+from sdbench.instruments.energy import Gauge, gauge_for
 from sdbench.instruments.finite import NotFinite, not_numbers
 from sdbench.instruments.steps import GiveWay
 from sdbench.models.identity import identity
@@ -73,6 +74,8 @@ class Worker:
         self._executed = executed(self._pipe, study.execution)
         self._timed = study.is_repeated or study.execution != "eager"
         self._warm: set[tuple[str, int]] = set()
+        self._exclusive = exclusive
+        self._gauge: Gauge | None = None
         self.environment = environment() | settings_of(self._pipe)
         if self._work.uncounted:
             self.environment["uncounted"] = self._work.uncounted
@@ -89,6 +92,8 @@ class Worker:
         self._executed.__enter__()
         # Where the denoiser is compiled, the compiler is set for it.
         self.environment["settings"] = process_settings()
+        # Where calls share the device no energy is one's own.
+        self._gauge = gauge_for(self._pipe.device) if self._exclusive else None
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -193,9 +198,11 @@ class Worker:
         """
 
         def observed() -> Outcome:
-            run, steps, made = observe(pipe or self._pipe, unit, self._work, give_way=give_way)
+            run, steps, made = observe(
+                pipe or self._pipe, unit, self._work, give_way=give_way, gauge=self._gauge
+            )
             run |= {"status": "ok", "sha256": digest(made.images, unit.study.output)}
-            run["message"] = _remark(made, steps)
+            run["message"] = _remark(made, steps, run.get("message"))
             kept = unit.keeps_images and unit.study.makes_pictures
             images = stored_pixels(made.images) if kept else None
             flagged = made.flagged if kept else ()
@@ -240,10 +247,10 @@ class Worker:
         self._warm.add(kind)
 
 
-def _remark(made: Made, steps: list[dict[str, Any]]) -> str | None:
+def _remark(made: Made, steps: list[dict[str, Any]], noted: str | None) -> str | None:
     """What must be known of a call that ended well."""
     placeholders = sum(made.flagged)
-    said = [not_numbers(steps)]
+    said = [not_numbers(steps), noted]
     if placeholders:
         said.append(f"the safety checker replaced {placeholders} of {len(made.flagged)} images")
     return "; ".join(filter(None, said)) or None
