@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from sdbench.models.bare_weights import bare_module
-from sdbench.models.identity import in_words
+from sdbench.models.identity import in_words, plain_tensors
 from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline
 from sdbench.records.settings import attention_backend
@@ -27,6 +27,8 @@ CACHES = ("cache", "pyramid_attention")
 """In the name of the module of diffusers that a cache's hooks are from."""
 HOOKING = frozenset({"", "accelerate", "diffusers", "functools", "peft", "torch", "transformers"})
 """Packages whose `forward` is a part's own, or one of the hooks that are told by themselves."""
+CACHING = frozenset({"DeepCache"})
+"""Packages that replace a `forward` to cache what it returns."""
 OF_HOOKS = (
     *("execution_device", "offload", "offload_buffers", "onload_device", "offload_device"),
     *("offload_type", "num_blocks_per_group", "non_blocking", "record_stream"),
@@ -51,11 +53,12 @@ def settings_of(pipe: Pipeline) -> dict[str, Any]:
 
 
 def caches(network: nn.Module) -> list[str]:
-    """Diffusers' caches that are on in a network, by the name of their settings or hooks."""
+    """Caches that are on in a network: diffusers' by their settings or hooks, or the package."""
     config = getattr(network, "_cache_config", None)
     named = [] if config is None else [type(config).__name__]
     # `enable_cache` keeps the settings; whoever calls `apply_first_block_cache` leaves hooks alone.
-    return named or sorted({type(hook).__name__ for hook in _hooks(network) if _is_cache(hook)})
+    hooks = sorted({type(hook).__name__ for hook in _hooks(network) if _is_cache(hook)})
+    return [*(named or hooks), *(name for name in _patched_by(network) if name in CACHING)]
 
 
 def _network(covered: nn.Module) -> dict[str, Any]:
@@ -128,8 +131,8 @@ def _packed(weight: Shaped[Tensor, "*shape"]) -> str:
     """The class of a weight, with the dtypes of the tensors in it."""
     if not hasattr(weight, "__tensor_flatten__"):
         return f"{type(weight).__name__} {_word(weight.dtype)}"
-    inner = (getattr(weight, name) for name in weight.__tensor_flatten__()[0])
-    return f"{type(weight).__name__} {' '.join(sorted({_word(part.dtype) for part in inner}))}"
+    inner = {_word(part.dtype) for _, part in plain_tensors("", weight)}
+    return f"{type(weight).__name__} {' '.join(sorted(inner))}"
 
 
 def _hooks(network: nn.Module) -> Iterator[Any]:

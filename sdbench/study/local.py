@@ -11,7 +11,7 @@ from typing import Any, Self
 import psutil
 from torch import nn
 
-from sdbench.instruments.energy import Gauge, gauge_for
+from sdbench.instruments.energy import gauge_for
 from sdbench.instruments.finite import NotFinite, not_numbers
 from sdbench.instruments.steps import GiveWay
 from sdbench.models.identity import identity
@@ -74,8 +74,6 @@ class Worker:
         self._executed = executed(self._pipe, study.execution)
         self._timed = study.is_repeated or study.execution != "eager"
         self._warm: set[tuple[str, int]] = set()
-        self._exclusive = exclusive
-        self._gauge: Gauge | None = None
         self.environment = environment() | settings_of(self._pipe)
         if self._work.uncounted:
             self.environment["uncounted"] = self._work.uncounted
@@ -93,7 +91,8 @@ class Worker:
         # Where the denoiser is compiled, the compiler is set for it.
         self.environment["settings"] = process_settings()
         # Where calls share the device no energy is one's own.
-        self._gauge = gauge_for(self._pipe.device) if self._exclusive else None
+        if self.columns["exclusive"]:
+            self._work = replace(self._work, gauge=gauge_for(self._pipe.device))
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -198,9 +197,7 @@ class Worker:
         """
 
         def observed() -> Outcome:
-            run, steps, made = observe(
-                pipe or self._pipe, unit, self._work, give_way=give_way, gauge=self._gauge
-            )
+            run, steps, made = observe(pipe or self._pipe, unit, self._work, give_way=give_way)
             run |= {"status": "ok", "sha256": digest(made.images, unit.study.output)}
             run["message"] = _remark(made, steps, run.get("message"))
             kept = unit.keeps_images and unit.study.makes_pictures

@@ -47,12 +47,7 @@ class Outcome:
 
 
 def observe(
-    pipe: Pipeline,
-    unit: Unit,
-    work: Workload,
-    *,
-    give_way: GiveWay | None = None,
-    gauge: Gauge | None = None,
+    pipe: Pipeline, unit: Unit, work: Workload, *, give_way: GiveWay | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]], Made]:
     """Run one pipeline call under its variant and its probes.
 
@@ -66,7 +61,6 @@ def observe(
         work: of the study.
         give_way: as `StepProbe` takes it. What goes on around such a call, and on a GPU its memory,
             is not its own, so both are left to the caller.
-        gauge: of the energy of what runs the call, where that can be read.
 
     Returns:
         The measured columns of the unit's run, those of its steps, and what the call made.
@@ -78,7 +72,7 @@ def observe(
     is_warmup = unit.phase == "warmup"
     is_compiled = study.execution != "eager"
     scheduler = other_scheduler(pipe, unit.variant.scheduler)
-    probes = _Probes.of(pipe, unit, scheduler, give_way, gauge)
+    probes = _Probes.of(pipe, unit, scheduler, give_way, work.gauge)
     compile_s = first_call(pipe, unit) if is_compiled and is_warmup else 0.0
 
     with (

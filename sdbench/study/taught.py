@@ -32,7 +32,7 @@ def require_one_loop(pipe: Pipeline) -> None:
 
 
 def require_no_cache(pipe: Pipeline) -> None:
-    """Refuse a denoiser that has one of diffusers' caches on, however it was put there.
+    """Refuse a denoiser that has a cache on, however it was put there.
 
     Raises:
         ValueError: the baseline would be accelerated itself.
@@ -41,8 +41,8 @@ def require_no_cache(pipe: Pipeline) -> None:
         if found := ", ".join(caches(denoiser)):
             raise ValueError(
                 f"the {type(denoiser).__name__} has a cache enabled ({found}), so the baseline "
-                "would be accelerated, too: call its disable_cache(), or open it again, and name "
-                "the cache as a variant"
+                "would be accelerated, too: disable it, or open the pipeline again, and name the "
+                "cache as a variant"
             )
 
 

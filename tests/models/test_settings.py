@@ -135,6 +135,13 @@ def test_what_a_quantiser_was_asked_for_is_on_record_though_the_configuration_la
     assert of(pipe, "transformer")["quantisation"] == {"config": asked}
 
 
+def test_packed_weights_within_packed_weights_are_seen_through():
+    inner = TwoTensor(torch.zeros(2, dtype=torch.int8), torch.zeros(2, dtype=torch.int8))
+    pipe = families.make("flux")
+    pipe.transformer.packed = torch.nn.Parameter(TwoTensor(inner, inner), requires_grad=False)
+    assert of(pipe, "transformer")["quantisation"] == {"tensors": ["TwoTensor int8 x 1"]}
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_layers_that_pack_their_weights_are_counted():
     pipe = tiny.stable_diffusion()

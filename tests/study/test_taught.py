@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from DeepCache import DeepCacheSDHelper
 from diffusers import (
     FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
@@ -49,6 +50,17 @@ def test_a_cache_whose_hooks_were_put_there_by_hand_is_refused():
     apply_first_block_cache(pipe.transformer, FirstBlockCacheConfig(threshold=0.1))
     with pytest.raises(ValueError, match=r"has a cache enabled \(FBCBlockHook, FBCHeadBlockHook\)"):
         require_no_cache(pipe)
+
+
+def test_deepcache_that_was_on_before_is_refused():
+    pipe = tiny.stable_diffusion()
+    helper = DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=2)
+    helper.enable()
+    with pytest.raises(ValueError, match=r"has a cache enabled \(DeepCache\)"):
+        require_no_cache(pipe)
+    helper.disable()
+    require_no_cache(pipe)
 
 
 def test_several_loops_in_a_call_are_refused():
