@@ -3,7 +3,8 @@
 What a record does not tell is unknown, which is no difference: it may be older than the entry.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from sdbench.records.environment import YOUNGER_PACKAGES
@@ -15,6 +16,8 @@ PARTIAL = ("packages", "variables", "components")
 """Entries whose own entries are there only where there is something to tell."""
 
 Env = Mapping[str, Any]
+Side = list[tuple[Env, Env]]
+"""The environments of a run, each with its flat form."""
 
 
 def differing_environment(baseline: Results, current: Results) -> list[str]:
@@ -26,12 +29,16 @@ def differing_environment(baseline: Results, current: Results) -> list[str]:
         Names such as `cpu`, `packages.torch` and `settings.inductor.freezing`, in order. An entry
         of which one of the records does not tell is not among them.
     """
-    return _differing(baseline.environment, current.environment)
+    first, second = _side(baseline), _side(current)
+    told = {name: (_values(name, first), _values(name, second)) for name in _names(first, second)}
+    return sorted(
+        name for name, (one, other) in told.items() if one and other and len({*one, *other}) > 1
+    )
 
 
 def differing_within(results: Results) -> list[str]:
     """The same of the environments of one run, as of a study that went on elsewhere."""
-    return _differing(results.environment, results.environment)
+    return differing_environment(results, results)
 
 
 def unrecorded_environment(baseline: Results, current: Results) -> list[str]:
@@ -42,43 +49,41 @@ def unrecorded_environment(baseline: Results, current: Results) -> list[str]:
     Returns:
         Their first words, such as `settings`, or two where it tells of others: `settings.governor`.
     """
-    names = {
-        name if name.count(".") < 2 else ".".join(name.split(".")[:2])
-        for one, other in _pairs(baseline.environment, current.environment)
-        for name in _flat(one) | _flat(other)
-        if _is_told(name, one) != _is_told(name, other)
-    }
-    groups = {
-        group
-        for results in (baseline, current)
-        for env in results.environment.values()
-        for group in {name.partition(".")[0] for name in names} - env.keys()
-    }
-    return sorted({name for name in names if name.partition(".")[0] not in groups} | groups)
+    first, second = _side(baseline), _side(current)
+    names = set()
+    for name in _names(first, second):
+        one, other = len(_values(name, first)), len(_values(name, second))
+        if (one and other < len(second)) or (other and one < len(first)):
+            names.add(".".join(name.split(".")[:2]))
+
+    groups = {name.partition(".")[0] for name in names}
+    absent = {group for group in groups for env, _ in (*first, *second) if group not in env}
+    return sorted({name for name in names if name.partition(".")[0] not in absent} | absent)
 
 
-def _differing(first: Mapping[str, Env], second: Mapping[str, Env]) -> list[str]:
-    """Names of the entries that differ between any two environments of which both tell."""
-    names = {
-        name
-        for one, other in _pairs(first, second)
-        for name in _flat(one) | _flat(other)
-        if _is_told(name, one) and _is_told(name, other)
-        if _flat(one).get(name) != _flat(other).get(name)
-    }
-    return sorted(names - OWN)
+def _side(results: Results) -> Side:
+    return [(env, _flat(env)) for env in results.environment.values()]
 
 
-def _pairs(first: Mapping[str, Env], second: Mapping[str, Env]) -> Iterator[tuple[Env, Env]]:
-    return ((one, other) for one in first.values() for other in second.values())
+def _names(first: Side, second: Side) -> set[str]:
+    return {name for _, flat in (*first, *second) for name in flat} - OWN
 
 
-def _is_told(name: str, env: Env) -> bool:
+def _values(name: str, side: Side) -> list[str]:
+    """An entry in the environments that tell of it, as text: it may be a list."""
+    return [
+        json.dumps(flat.get(name), sort_keys=True)
+        for env, flat in side
+        if _is_told(name, env, flat)
+    ]
+
+
+def _is_told(name: str, env: Env, flat: Env) -> bool:
     """Whether a record says something of an entry; that it is not there may say it, too."""
     group, _, rest = name.partition(".")
     if group == "settings":
-        own = env.get(group, {}).get(rest.partition(".")[0])
-        return own is not None and name in _flat(env)
+        unknown = f"{group}.{rest.partition('.')[0]}"  # of a library that could not be asked
+        return name in flat and (name != unknown or flat[name] is not None)
     if group == "packages" and rest in YOUNGER_PACKAGES:
         return "settings" in env  # which is as young
     return name == "uncounted" or (group if group in PARTIAL else name) in env

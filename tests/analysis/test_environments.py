@@ -1,6 +1,7 @@
 """In what two runs differ; a record that is older than an entry differs in nothing by that."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,19 @@ def test_a_study_that_went_on_elsewhere_tells_in_what_it_differs():
     other = changed(NEW, ("settings", "governor"), "powersave")
     assert differing_within(run(NEW)) == []
     assert differing_within(run(NEW, other)) == ["settings.governor"]
+
+
+def test_many_environments_are_compared_quickly():
+    many = [NEW | {"settings": NEW["settings"] | {"affinity": str(n)}} for n in range(2000)]
+    begun = time.process_time()
+    assert differing_within(run(*many)) == ["settings.affinity"]
+    assert unrecorded_environment(run(NEW), run(*many)) == ["settings.affinity"]
+    assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize("settings", ["a text", [1], None, 3.5])
+def test_a_record_of_another_form_is_compared_all_the_same(settings):
+    assert differing_environment(run(NEW | {"settings": settings}), run(NEW)) == []
 
 
 def test_times_under_other_settings_are_not_compared(study):
