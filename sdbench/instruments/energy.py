@@ -83,8 +83,8 @@ class GpuCounter:
     It is of the whole board, whoever uses it. It is updated every 20 to 100 ms, by model. A reading
     waits for the device, so within a call there is none.
 
-    Source: `nvmlDeviceGetTotalEnergyConsumption`, of Volta and younger; on its updates Yang et al.
-        2024, arXiv 2312.02741.
+    Source: `nvmlDeviceGetTotalEnergyConsumption`, of Volta and younger; on how often boards update
+        their readings of power Yang et al. 2024, arXiv 2312.02741.
     """
 
     source = "nvml"
