@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sdbench.analysis.environments import differing_environment
 from sdbench.analysis.stability import disturbance, disturbances, spread_text
 from sdbench.analysis.stats import MIN_PAIRS
 from sdbench.analysis.tables import SUMMARY, summarise
@@ -91,7 +92,8 @@ def compare(
     keys = differing_environment(baseline, current)
     if absolute and keys:
         raise NotComparable(
-            f"--absolute needs one machine and the same versions; these differ: {', '.join(keys)}"
+            "--absolute needs one machine, the same versions and the same settings; these differ: "
+            f"{', '.join(keys)}"
         )
 
     before = summarise(baseline).set_index("variant")
@@ -111,35 +113,6 @@ def compare(
     return table.assign(
         disturbance="; ".join(f"{run}: {text}" for run, text in told.items() if text)
     )
-
-
-def differing_environment(baseline: Results, current: Results) -> list[str]:
-    """Keys in which the machines and versions of two runs differ; absolute times need none.
-
-    What is compared is sdbench itself, so its own version and commit may differ.
-    """
-    first, second = (
-        [_flat(env) for _, env in sorted(results.environment.items())]
-        for results in (baseline, current)
-    )
-    pairs = [(one, other) for one in first for other in second]
-    own = {"commit", "packages.sdbench"}
-    return sorted(
-        key
-        for key in {key for env in (*first, *second) for key in env} - own
-        if any(one.get(key) != other.get(key) for one, other in pairs)
-    )
-
-
-def _flat(env: Mapping[str, Any]) -> dict[str, Any]:
-    """An environment with `packages.torch` for its entries of entries."""
-    flat: dict[str, Any] = {}
-    for key, value in env.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{name}": entry for name, entry in value.items()}
-        else:
-            flat[key] = value
-    return flat
 
 
 def _counts(

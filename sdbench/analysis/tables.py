@@ -12,6 +12,7 @@ import pandas as pd
 
 from sdbench.analysis.calls import COUNTED, finished, steps_of, timed
 from sdbench.analysis.draws import less
+from sdbench.analysis.energy import ENERGY, with_energy
 from sdbench.analysis.known import known_columns
 from sdbench.analysis.pairs import metric_columns, pair_interval
 from sdbench.analysis.predicted import call_counts, has_rows_of_its_own, predictions, share_saved
@@ -48,8 +49,7 @@ SUMMARY = {
         "accelerated",
         "full_forwards",
         "peak_bytes",
-        *COUNTED,
-        *WATCHED["runs"],
+        *(*ENERGY, *COUNTED, *WATCHED["runs"]),
     ),
     "steps": ("guided", "rows", *WATCHED["steps"]),
     "images": PAIRS["images"],
@@ -81,9 +81,10 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
         `denoise_saving` (the same of the denoising loop), `ideal_saving` (share of the baseline's
         evaluations not made), `predicted_saving` and `predicted_denoise_saving` (of call and loop,
         to expect from what steps of other variants took, as `predictions` says), `full_forwards`
-        where an accelerator ran (denoiser calls that left no work out), `peak_bytes`, every metric
-        (its mean) with its `_median` and, where it has a threshold, the share of images that are
-        `_changed`; and `alignment_difference` to the baseline. Of videos a metric is the mean over
+        where an accelerator ran (denoiser calls that left no work out), `peak_bytes`, where it
+        could be read `energy_j` (per image) with `idle_w`, every metric (its mean) with its
+        `_median` and, where it has a threshold, the share of images that are `_changed`; and
+        `alignment_difference` to the baseline. Of videos a metric is the mean over
         the frames of each, and that of the worst frame stands in `_worst`; `flicker` has a
         `flicker_difference`, too, and `output` is "video" (of audio "audio"; of images there is no
         such column). `reference` names the variant that images are compared with, where that is not
@@ -139,7 +140,7 @@ def summarise(results: Results | str | Path) -> pd.DataFrame:
             row |= metric_columns(values, metric, images=singles[variant][metric])
         row |= _changes(images, singles, variant)
         rows.append(row | known)
-    table = pd.DataFrame(rows)
+    table = with_energy(pd.DataFrame(rows), results)
     return table if has_accelerators else table.drop(columns="full_forwards")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdbench.cli.console import command, console
+from sdbench.cli.differing import print_differing
 from sdbench.cli.options import Absolute, Accept, Force, Json, Markdown, Threshold, Undecided
 from sdbench.cli.values import share
 
@@ -162,7 +163,6 @@ def _compared(baseline: Path, current: Path, terms: Terms) -> tuple[Results, Res
 
 def _print_comparison(before: Results, after: Results, table: pd.DataFrame) -> None:
     """The table, and what limits its verdicts."""
-    from sdbench.analysis.regression import differing_environment
     from sdbench.analysis.stability import unstable
     from sdbench.analysis.timing import ABSOLUTE
     from sdbench.records.names import BASELINE
@@ -172,8 +172,7 @@ def _print_comparison(before: Results, after: Results, table: pd.DataFrame) -> N
     same = int((table["verdict"] == "same").sum())
     console.print(f"{same} of {len(table)} figures are the same.")
 
-    if keys := ", ".join(differing_environment(before, after)):
-        console.print(f"Another machine or other versions ({keys}): absolute times do not compare.")
+    print_differing(before, after)
     if reasons := _listed(unstable(before)):
         typer.echo(f"warning: the baseline is unstable ({reasons}): measure it again", err=True)
     if (table["unstable"] != "").any():

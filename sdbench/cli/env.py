@@ -16,12 +16,19 @@ from sdbench.cli.console import command, print_table
 def env() -> None:
     """Print the machine, the versions, where LPIPS's network is, and which extras are missing."""
     import torch  # noqa: F401 - so that the record names its threads and GPUs
+    from diffusers.models import attention_dispatch  # noqa: F401 - the same, its backend
 
     from sdbench.records.environment import environment
 
-    rows = [(key, _text(value)) for key, value in environment().items()]
+    told = environment()
+    settings = told.pop("settings")
+    rows = [(key, _text(value)) for key, value in told.items()]
+    rows += [
+        (f"setting {name}", _text(value)) for name, value in settings.items() if value is not None
+    ]
     free = shutil.disk_usage(Path.cwd()).free
     rows += [("disk", f"{free / 1e9:.0f} GB free here"), ("LPIPS's network", _network())]
+    rows.append(("energy", _energy()))
     print_table(("what", "value"), [*rows, *_extras()])
 
 
@@ -37,6 +44,16 @@ def _network() -> str:
 
     file = local_file()
     return str(file) if file else "not on this machine; `sdbench weights` fetches it"
+
+
+def _energy() -> str:
+    """The counter that a study would read."""
+    import torch
+
+    from sdbench.instruments.energy import counter_for
+
+    counter = counter_for(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return "no counter that can be read" if counter is None else f"counter {counter.source}"
 
 
 def _extras() -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdbench.cli.console import command, console
+from sdbench.cli.differing import print_differing
 from sdbench.cli.options import Metric, Results, compared, written
 
 _Timing = Annotated[Path | None, compared(help="folder of another study, to take the times from")]
@@ -27,14 +28,14 @@ def frontier(
     from sdbench.report.tables import FRONTIER_LEGEND, frontier_markdown
 
     kind, _ = find_metric(metric)
-    table = ordered(
-        read(results, columns=SUMMARY),
-        kind.name,
-        higher_is_better=bool(kind.higher_is_better),
-        timing=None if timing is None else read(timing, columns=SUMMARY),
-    )
+    judged = read(results, columns=SUMMARY)
+    timed = None if timing is None else read(timing, columns=SUMMARY)
+    better = bool(kind.higher_is_better)
+    table = ordered(judged, kind.name, higher_is_better=better, timing=timed)
     typer.echo(frontier_markdown(table))
     typer.echo(f"\n{FRONTIER_LEGEND}")
+    if timed is not None:
+        print_differing(judged, timed)
 
     path = (out or results) / f"frontier-{kind.name}.png"
     frontier_figure(table, metric=kind.name).savefig(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from sdbench.cli.console import command, console
+from sdbench.cli.differing import IMAGES, print_differing
 from sdbench.cli.options import Metric, Results, compared
 from sdbench.cli.values import positive, variant_names
 
@@ -90,6 +91,7 @@ def _compare(
     studies = (read(folder), first), (read(other), second)
     for study, _ in studies[:1] if other == folder else studies:
         _print_disturbance(study)
+    print_differing(studies[0][0], studies[1][0], so=IMAGES)
     values, left_out = shared_pairs(*studies, metric, some=some)
     allowed = None if margin is None else positive("--margin", margin)
     images = image_differences(*studies, metric)

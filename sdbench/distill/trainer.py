@@ -34,10 +34,10 @@ from sdbench.distill.student import Student
 from sdbench.distill.temporary_student import temporary_student
 from sdbench.instruments.quality import provenance, require_size
 from sdbench.models.identity import identity
-from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.random_weights import has_random_weights
 from sdbench.models.registry import own_side
+from sdbench.models.settings import settings_of
 from sdbench.models.students import CARD_FILE, base_record
 from sdbench.records.environment import environment
 from sdbench.records.files import read_table, write_json
@@ -95,7 +95,7 @@ def distill(
     accelerator = _accelerator(pipe, settings)
     record["processes"] = accelerator.num_processes
     source = _source(pipe, settings, captions, captioned, rank=accelerator.process_index)
-    env = environment() | layout(pipe)
+    env = environment() | settings_of(pipe)
     last = env["memory_format"] == "channels_last"
 
     with (

@@ -26,8 +26,8 @@ from sdbench.experiments.search import without
 from sdbench.experiments.spending import Budget, Candidate, Way, candidates
 from sdbench.instruments.quality import find_metric, provenance
 from sdbench.models.identity import identity
-from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline
+from sdbench.models.settings import settings_of
 from sdbench.records.environment import environment
 from sdbench.records.files import read_table, write_json
 from sdbench.records.names import BASELINE
@@ -146,7 +146,8 @@ def spend(
         "reference": parse(reference).name,
     }
     how = {"mode": mode, "tables": SPENDING, "companions": _beside_the_table(out)}
-    with StudyFolder.create(out, record, environment=environment() | layout(pipe), **how) as folder:
+    machine = environment() | settings_of(pipe)
+    with StudyFolder.create(out, record, environment=machine, **how) as folder:
         of_budget = dict(zip(budgets, asked, strict=True))
         for budget in _missing(folder, budgets):
             found = list(searched(tuner, objective, of_budget[budget]))

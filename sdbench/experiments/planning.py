@@ -22,9 +22,9 @@ from sdbench.experiments.judging import Version, comparison, judge
 from sdbench.experiments.search import ROUNDS, Planned, Tuner, search, search_within
 from sdbench.instruments.quality import provenance
 from sdbench.models.identity import identity
-from sdbench.models.layout import layout
 from sdbench.models.mini_sd import scenes
 from sdbench.models.pipeline import Pipeline
+from sdbench.models.settings import settings_of
 from sdbench.records.environment import environment
 from sdbench.records.files import read_prompts, read_table, write_json
 from sdbench.records.names import BASELINE
@@ -205,7 +205,7 @@ def plan(
     searched = {"target": asdict(target), "rounds": rounds, "scales": list(scales)}
     record = searched | _judged_on(tuner, held_out, metrics)
     record["pipeline"] = identity(pipe, full=tuning.full_hash)
-    machine = environment() | layout(pipe)
+    machine = environment() | settings_of(pipe)
 
     # A plan is kept as soon as it was judged: the next search takes as long again.
     timed = [BASELINE]

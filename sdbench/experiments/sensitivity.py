@@ -27,9 +27,9 @@ from sdbench.experiments.branching import (
 from sdbench.experiments.first_order import Follower, require_features
 from sdbench.instruments.quality import provenance
 from sdbench.models.identity import identity
-from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline
 from sdbench.models.random_weights import has_random_weights
+from sdbench.models.settings import settings_of
 from sdbench.records.environment import environment
 from sdbench.records.schema import SWEEP, frame
 from sdbench.records.store import Mode, StudyFolder, Sweep, read_sweep
@@ -262,7 +262,7 @@ def sweep(
     settings = {name: getattr(choice, name) for name in names}
     record = generation.as_json() | {"metrics": metrics, "quality": quality, "sweep": settings}
     record["pipeline"] = identity(pipe, full=generation.full_hash)
-    machine = environment() | layout(pipe)
+    machine = environment() | settings_of(pipe)
 
     out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="sdbench-"))
     with StudyFolder.create(out, record, environment=machine, mode=mode, tables=SWEEP) as folder:

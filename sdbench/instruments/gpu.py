@@ -1,4 +1,4 @@
-"""A GPU from outside, by NVIDIA's management library: its clock, and who else is on it."""
+"""A GPU from outside, by NVIDIA's management library: its clock, its energy, who else is on it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GpuReading(NamedTuple):
 
 def gpu_reading(device: torch.device) -> GpuReading:
     """What a CUDA device tells now."""
-    handle = _handle(str(torch.cuda.get_device_properties(device).uuid))
+    handle = _handle_of(device)
     reasons = _answer(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
     # In a container it may list processes by other numbers, so they are only counted.
     processes = _answer(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
@@ -40,6 +40,20 @@ def gpu_reading(device: torch.device) -> GpuReading:
         None if reasons is None else bool(reasons & HELD_BACK),
         len(processes) - 1 if processes else None,
     )
+
+
+def gpu_energy_j(device: torch.device) -> float | None:
+    """Energy that a CUDA device took since its driver was loaded, in joules.
+
+    Returns:
+        None where it does not tell, as of those before Volta.
+    """
+    millijoules = _answer(pynvml.nvmlDeviceGetTotalEnergyConsumption, _handle_of(device))
+    return None if millijoules is None else millijoules / 1e3
+
+
+def _handle_of(device: torch.device) -> Any:
+    return _handle(str(torch.cuda.get_device_properties(device).uuid))
 
 
 @cache

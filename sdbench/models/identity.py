@@ -53,11 +53,11 @@ def identity(pipe: Pipeline, *, full: bool = False) -> dict[str, str]:
 
 
 def _named(component: Any, content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, default=_in_words)
+    text = json.dumps(content, sort_keys=True, default=in_words)
     return f"{type(component).__name__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _in_words(value: Any) -> Any:
+def in_words(value: Any) -> Any:
     """A setting that JSON has no form for, the same in every process."""
     if hasattr(value, "to_dict"):
         return value.to_dict()
@@ -135,7 +135,7 @@ def _adapters(module: nn.Module) -> list[Any]:
 
 def _weights(module: nn.Module, *, full: bool) -> list[Any]:
     """Name and form of every tensor of a module, and a digest of all their contents."""
-    named = [(name, part) for key, value in _state(module) for name, part in _parts(key, value)]
+    named = [part for key, value in _state(module) for part in plain_tensors(key, value)]
     forms = [[name, str(part.dtype), list(part.shape)] for name, part in named]
 
     found = hashlib.sha256()
@@ -152,14 +152,14 @@ def _state(module: nn.Module) -> Iterator[tuple[str, Any]]:
         yield bare_name(key), value
 
 
-def _parts(name: str, value: Any) -> Iterator[tuple[str, Shaped[Tensor, "*shape"]]]:
+def plain_tensors(name: str, value: Any) -> Iterator[tuple[str, Shaped[Tensor, "*shape"]]]:
     """The plain tensors of an entry: quantised ones hold several, packed ones are tuples."""
     if isinstance(value, tuple | list):
         for index, item in enumerate(value):
-            yield from _parts(f"{name}.{index}", item)
+            yield from plain_tensors(f"{name}.{index}", item)
     elif isinstance(value, Tensor) and hasattr(value, "__tensor_flatten__"):
         for inner in value.__tensor_flatten__()[0]:
-            yield from _parts(f"{name}.{inner}", getattr(value, inner))
+            yield from plain_tensors(f"{name}.{inner}", getattr(value, inner))
     elif isinstance(value, Tensor) and value.is_quantized:
         yield name, value.dequantize()  # with its scale
     elif isinstance(value, Tensor):

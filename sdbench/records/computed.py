@@ -56,6 +56,16 @@ SUMMARY = {
         "denoiser calls of a pipeline call that the accelerator ran in full.",
     ),
     "peak_bytes": _computed("bytes", "memory", MEGABYTES, "highest memory peak of a call."),
+    "energy_j": _computed(
+        "J/image",
+        "energy",
+        Format(".3g", "J"),
+        "mean energy per image, of the whole GPU or of the processor's packages; idle power is in "
+        "it.",
+    ),
+    "idle_w": _computed(
+        "W", "idle", Format(".3g", "W"), "power of the same before the study's first call."
+    ),
     "lpips": _computed(
         "1",
         "LPIPS",

@@ -1,7 +1,7 @@
 """What a measurement ran on: hardware, versions and settings that move numbers.
 
 No host name, user name or path goes in, so that a results folder can be published. What a caller
-chose (memory format, threads) it adds to the dictionary itself.
+chose of a pipeline (memory format, threads, quantisation) it adds to the dictionary itself.
 """
 
 import hashlib
@@ -16,17 +16,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sdbench.records.settings import process_settings
+
 PACKAGES = (
     "sdbench",
     "torch",
     "torchvision",
     "diffusers",
+    "huggingface_hub",
     "transformers",
     "peft",
     "accelerate",
     "torchao",
     "optimum-quanto",
     "bitsandbytes",
+    "gguf",
+    "triton",
+    "kernels",
+    "xformers",
+    "flash-attn",
+    "sageattention",
     "DeepCache",
     "tgate",
     "safetensors",
@@ -38,11 +47,22 @@ PACKAGES = (
     "pandas",
     "pyarrow",
 )
+YOUNGER_PACKAGES = frozenset(
+    {"huggingface_hub", "gguf", "triton", "kernels", "xformers", "flash-attn", "sageattention"}
+)
+"""That records without `settings` were not asked for."""
 VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
+    "OMP_PLACES",
+    "OMP_PROC_BIND",
+    "GOMP_CPU_AFFINITY",
     "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "DNNL_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+    "DIFFUSERS_ATTN_CHECKS",
     "CUDA_VISIBLE_DEVICES",
     "CUDA_LAUNCH_BLOCKING",
     "CUBLAS_WORKSPACE_CONFIG",
@@ -57,7 +77,8 @@ def environment() -> dict[str, Any]:
 
     Returns:
         `python`, `os`, `machine`, `cpu`, `cores` (usable by this process), `threads`, `ram_bytes`,
-        `gpus`, `cuda`, `driver`, `packages`, `commit`, `variables`. What cannot be known is None.
+        `gpus`, `cuda`, `driver`, `packages`, `commit`, `variables`, and `settings` as
+        `process_settings` tells them. What cannot be known is None.
     """
     # Importing torch here would take seconds, and this library promises to do without.
     torch = sys.modules.get("torch")
@@ -77,6 +98,7 @@ def environment() -> dict[str, Any]:
         "packages": _versions(),
         "commit": _commit(),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "settings": process_settings(),
     }
 
 

@@ -26,6 +26,8 @@ PHASES = ("warmup", "measured", "untimed", "companion")
 """Of calls."""
 TIMINGS = ("lockstep", "calls")
 """How calls are timed: step by step in turn, or one after another."""
+COUNTERS = ("nvml", "rapl")
+"""Of energy."""
 # What a call measures is missing where the call failed, so those columns are nullable.
 TABLES: dict[str, dict[str, Column]] = {
     "runs": {
@@ -93,6 +95,20 @@ TABLES: dict[str, dict[str, Column]] = {
         "compile_s": seconds(
             "time of compiling before the call; it is not part of the call", nullable=True
         ),
+        "energy_j": real(
+            "J",
+            "energy of the call: of the whole GPU, or of the processor's packages without their "
+            "memory, idle power included; missing where no counter can be read, and for a call too "
+            "short for it",
+            nullable=True,
+            minimum=0,
+        ),
+        "idle_w": real(
+            "W", "power of the same before the study's first call", nullable=True, minimum=0
+        ),
+        "energy_source": text(
+            "counter of that energy: the GPU's own, or RAPL's", nullable=True, choices=COUNTERS
+        ),
         "foreign_load": real(
             "cores",
             "processors that others kept busy during the call",
@@ -145,6 +161,13 @@ TABLES: dict[str, dict[str, Column]] = {
         "denoiser_s": seconds("time inside the denoiser"),
         "scheduler_s": seconds("time inside scheduler.step"),
         "peak_bytes": size("peak of allocated device memory during the step", nullable=True),
+        "energy_j": real(
+            "J",
+            "energy from the end of the step before; only where a step lasts 100 updates of the "
+            "counter, which no reading within a GPU's call tells",
+            nullable=True,
+            minimum=0,
+        ),
         "guidance_cosine": real(
             "1", "cosine of conditional and unconditional prediction of x0", nullable=True
         ),
@@ -245,7 +268,11 @@ YOUNGER = {
         "first_sigma",
         "first_timestep",
         "sha256",
+        "energy_j",
+        "idle_w",
+        "energy_source",
     ),
+    "steps": ("energy_j",),
     "images": ("flagged", "draw"),
     "judged": ("draw",),
     "history": ("forced",),

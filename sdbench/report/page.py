@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from sdbench.analysis.calls import uncounted
 from sdbench.analysis.dominance import BEATEN, OPEN
+from sdbench.analysis.environments import differing_within
 from sdbench.analysis.frontier import frontier
 from sdbench.analysis.stability import undecided
 from sdbench.analysis.tables import step_profile, summarise
@@ -154,6 +155,8 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         source = f"{results.folder / 'environment.json'}, {key!r}"
         require(env, {"gpus": (list,), "packages": (dict,)}, source=source)
         facts.append((f"machine {key}", _machine(env)))
+    if differing := differing_within(results):
+        facts.append(("machines differ in", ", ".join(differing)))
     return facts + [("work not counted", reason) for reason in uncounted(results)]
 
 

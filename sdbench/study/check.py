@@ -10,6 +10,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from sdbench.instruments.cost import NoFormula, denoiser_flop, flop_per_row
+from sdbench.instruments.energy import Gauge
 from sdbench.instruments.footprint import LiveBytes
 from sdbench.instruments.memory import weights_bytes
 from sdbench.models.causes import is_machines, missing_module, require_own
@@ -66,6 +67,7 @@ class Workload:
         unsupported: why a variant cannot run here, by its name.
         uncounted: why the work cannot be counted; empty where it is.
         output: what the study's `output` stands for on this pipeline.
+        gauge: of the energy of what runs the calls; None where it cannot be read.
     """
 
     flop_per_row: float | None
@@ -74,6 +76,7 @@ class Workload:
     unsupported: dict[str, str] = field(default_factory=dict)
     uncounted: str = ""
     output: str = "image"
+    gauge: Gauge | None = None
 
 
 def loaded(generation: Generation) -> Pipeline:

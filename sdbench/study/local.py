@@ -11,13 +11,15 @@ from typing import Any, Self
 import psutil
 from torch import nn
 
+from sdbench.instruments.energy import gauge_for
 from sdbench.instruments.finite import NotFinite, not_numbers
 from sdbench.instruments.steps import GiveWay
 from sdbench.models.identity import identity
-from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline, denoiser_of
 from sdbench.models.safety import safety_checker
+from sdbench.models.settings import settings_of
 from sdbench.records.environment import environment
+from sdbench.records.settings import process_settings
 from sdbench.study.check import loaded, loop_length, prepare
 from sdbench.study.execution import executed
 from sdbench.study.images import digest, stored_pixels
@@ -72,7 +74,7 @@ class Worker:
         self._executed = executed(self._pipe, study.execution)
         self._timed = study.is_repeated or study.execution != "eager"
         self._warm: set[tuple[str, int]] = set()
-        self.environment = environment() | layout(self._pipe)
+        self.environment = environment() | settings_of(self._pipe)
         if self._work.uncounted:
             self.environment["uncounted"] = self._work.uncounted
         self.columns = {
@@ -86,6 +88,11 @@ class Worker:
     def __enter__(self) -> Self:
         """Execute the denoiser as the study says."""
         self._executed.__enter__()
+        # Where the denoiser is compiled, the compiler is set for it.
+        self.environment["settings"] = process_settings()
+        # Where calls share the device no energy is one's own.
+        if self.columns["exclusive"]:
+            self._work = replace(self._work, gauge=gauge_for(self._pipe.device))
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -192,7 +199,7 @@ class Worker:
         def observed() -> Outcome:
             run, steps, made = observe(pipe or self._pipe, unit, self._work, give_way=give_way)
             run |= {"status": "ok", "sha256": digest(made.images, unit.study.output)}
-            run["message"] = _remark(made, steps)
+            run["message"] = _remark(made, steps, run.get("message"))
             kept = unit.keeps_images and unit.study.makes_pictures
             images = stored_pixels(made.images) if kept else None
             flagged = made.flagged if kept else ()
@@ -237,10 +244,10 @@ class Worker:
         self._warm.add(kind)
 
 
-def _remark(made: Made, steps: list[dict[str, Any]]) -> str | None:
+def _remark(made: Made, steps: list[dict[str, Any]], noted: str | None) -> str | None:
     """What must be known of a call that ended well."""
     placeholders = sum(made.flagged)
-    said = [not_numbers(steps)]
+    said = [not_numbers(steps), noted]
     if placeholders:
         said.append(f"the safety checker replaced {placeholders} of {len(made.flagged)} images")
     return "; ".join(filter(None, said)) or None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sdbench.instruments.clock import clock_for
 from sdbench.instruments.cost import FlopProbe
+from sdbench.instruments.energy import EnergyMeter, Gauge
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace, check_order
 from sdbench.instruments.steps import CallRecord, GiveWay, MemoryProbe, StepProbe
 from sdbench.instruments.surroundings import Surroundings
@@ -71,7 +72,7 @@ def observe(
     is_warmup = unit.phase == "warmup"
     is_compiled = study.execution != "eager"
     scheduler = other_scheduler(pipe, unit.variant.scheduler)
-    probes = _Probes.of(pipe, unit, scheduler, give_way)
+    probes = _Probes.of(pipe, unit, scheduler, give_way, work.gauge)
     compile_s = first_call(pipe, unit) if is_compiled and is_warmup else 0.0
 
     with (
@@ -80,6 +81,7 @@ def observe(
         nothing_compiled() if is_compiled else nullcontext(),
         probes.flop or nullcontext(),
         probes.memory or nullcontext(),
+        probes.energy or nullcontext(),
         probes.steps.call() as record,
     ):
         made = run()
@@ -93,9 +95,7 @@ def observe(
         measured |= _counted(unit, probes.flop)
     if is_compiled:
         measured["compile_s"] = compile_s
-    if probes.memory is not None:
-        measured |= _memory(probes.memory, work, record)
-    return measured, record.steps, made
+    return measured | _metered(probes, work, record), record.steps, made
 
 
 def _counted(unit: Unit, probe: FlopProbe | None) -> dict[str, Any]:
@@ -125,15 +125,22 @@ class _Probes:
         steps: times every step.
         memory: traces memory, where this call is the one to do so.
         flop: counts work, where rows differ in it.
+        energy: reads a counter, where there is one.
     """
 
     steps: StepProbe
     memory: AllocatorTrace | CudaTrace | None
     flop: FlopProbe | None
+    energy: EnergyMeter | None
 
     @classmethod
     def of(
-        cls, pipe: Pipeline, unit: Unit, scheduler: Scheduler, give_way: GiveWay | None
+        cls,
+        pipe: Pipeline,
+        unit: Unit,
+        scheduler: Scheduler,
+        give_way: GiveWay | None,
+        gauge: Gauge | None,
     ) -> _Probes:
         """Those of a unit, whose call has this scheduler."""
         is_warmup = unit.phase == "warmup"
@@ -143,14 +150,26 @@ class _Probes:
         elif pipe.device.type == "cpu" and is_warmup:
             memory = AllocatorTrace()
         counts_flop = unit.variant.has_rows_of_its_own and is_warmup
+        energy: EnergyMeter | None = None
+        if gauge is not None and (give_way is None or gauge.counter.in_slices):
+            energy = EnergyMeter(gauge)
+            give_way = None if give_way is None else energy.leaving_out(give_way)
         steps = StepProbe(scheduler, clock_for(pipe.device), give_way)
-        return cls(steps, memory, FlopProbe() if counts_flop else None)
+        return cls(steps, memory, FlopProbe() if counts_flop else None, energy)
 
     @property
     def listeners(self) -> list[Listener]:
         """Those that get the events of steps."""
         memory = [] if self.memory is None else [MemoryProbe(self.memory)]
-        return [self.steps, *memory, *([] if self.flop is None else [self.flop])]
+        # It comes before the clock's next step: reading a counter must not count as a part of one.
+        energy = [] if self.energy is None else [self.energy]
+        return [*energy, self.steps, *memory, *([] if self.flop is None else [self.flop])]
+
+
+def _metered(probes: _Probes, work: Workload, record: CallRecord) -> dict[str, Any]:
+    """Memory and energy of a run and of its steps, where they were looked at."""
+    memory = {} if probes.memory is None else _memory(probes.memory, work, record)
+    return memory | ({} if probes.energy is None else _energy(probes.energy, record))
 
 
 def _memory(
@@ -169,6 +188,13 @@ def _memory(
         row["peak_bytes"] = peaks[str(row["step"])]
     reserved = trace.reserved_bytes if isinstance(trace, CudaTrace) else None
     return {"peak_bytes": peak, "reserved_bytes": reserved}
+
+
+def _energy(meter: EnergyMeter, record: CallRecord) -> dict[str, Any]:
+    """Energy columns of a run; each step of the record gets its own, where that is known."""
+    for row, joules in zip(record.steps, meter.steps, strict=False):  # a GPU tells of none
+        row["energy_j"] = joules
+    return meter.columns | ({"message": f"no energy: {meter.fault}"} if meter.fault else {})
 
 
 def _ready(

@@ -13,6 +13,7 @@ import torch
 
 from sdbench.models.identity import identity
 from sdbench.models.pipeline import Pipeline, denoisers_of, parts_of, schedulers_of
+from sdbench.models.settings import caches
 from sdbench.variants.loops import random_state
 from sdbench.variants.variant import Variant
 
@@ -31,18 +32,17 @@ def require_one_loop(pipe: Pipeline) -> None:
 
 
 def require_no_cache(pipe: Pipeline) -> None:
-    """Refuse a denoiser that has one of diffusers' caches enabled.
+    """Refuse a denoiser that has a cache on, however it was put there.
 
     Raises:
         ValueError: the baseline would be accelerated itself.
     """
     for denoiser in denoisers_of(pipe):
-        if getattr(denoiser, "is_cache_enabled", False):
-            config = type(getattr(denoiser, "_cache_config", None)).__name__
+        if found := ", ".join(caches(denoiser)):
             raise ValueError(
-                f"the {type(denoiser).__name__} has a cache enabled ({config}), so the baseline "
-                "would be accelerated, too: call its disable_cache(), and name the cache as a "
-                "variant"
+                f"the {type(denoiser).__name__} has a cache enabled ({found}), so the baseline "
+                "would be accelerated, too: disable it, or open the pipeline again, and name the "
+                "cache as a variant"
             )
 
 

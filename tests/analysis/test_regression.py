@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from sdbench.analysis.environments import differing_environment
 from sdbench.analysis.regression import (
     COMPARED,
     Limits,
@@ -13,7 +14,6 @@ from sdbench.analysis.regression import (
     _precision,
     _times,
     compare,
-    differing_environment,
     metric_bound,
 )
 from sdbench.analysis.timing import log_ratios, welch

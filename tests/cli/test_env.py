@@ -1,13 +1,25 @@
+from types import SimpleNamespace
+
 import pytest
 
 from sdbench.cli import env as command
-from sdbench.instruments import weights
+from sdbench.instruments import energy, weights
 from tests.cli.commands import invoke
 
 
 def test_the_machine_is_named():
     printed = invoke("env").output
     assert all(text in printed for text in ("python", "torch", "cores", "free here"))
+    assert all(text in printed for text in ("setting affinity", "setting attention_backend"))
+
+
+@pytest.mark.parametrize(
+    ("counter", "said"),
+    [(None, "no counter that can be read"), (SimpleNamespace(source="rapl"), "counter rapl")],
+)
+def test_the_counter_of_energy_is_named(counter, said, monkeypatch):
+    monkeypatch.setattr(energy, "counter_for", lambda device: counter)
+    assert command._energy() == said
 
 
 def test_the_network_of_lpips_is_found_or_it_is_said_how(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sdbench.instruments import gpu
-from sdbench.instruments.gpu import GpuReading, gpu_reading
+from sdbench.instruments.gpu import GpuReading, gpu_energy_j, gpu_reading
 
 DEVICE = torch.device("cuda", 0)
 
@@ -13,7 +13,7 @@ DEVICE = torch.device("cuda", 0)
 @pytest.fixture
 def nvml(monkeypatch):
     """The library of a machine with one GPU, as far as it is asked."""
-    told = {"reasons": 0, "processes": [object()]}
+    told = {"reasons": 0, "processes": [object()], "energy": 12_345}
 
     def of(name):
         def ask(handle):
@@ -32,6 +32,7 @@ def nvml(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", of("reasons"))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", of("processes"))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", of("energy"))
     yield told
     gpu._handle.cache_clear()
 
@@ -53,6 +54,12 @@ def test_others_are_counted_without_this_process(nvml):
 def test_what_a_gpu_does_not_tell_is_missing(nvml):
     nvml["reasons"] = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
     assert gpu_reading(DEVICE) == GpuReading(held_back=None, others=0)
+
+
+def test_energy_is_told_in_joules_and_missing_before_volta(nvml):
+    assert gpu_energy_j(DEVICE) == 12.345
+    nvml["energy"] = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    assert gpu_energy_j(DEVICE) is None
 
 
 def test_without_the_driver_nothing_is_told(nvml, monkeypatch):

@@ -96,7 +96,7 @@ def test_a_row_has_the_columns_of_the_steps_table():
     from sdbench.records.schema import columns
 
     (row, *_) = probed(tiny.stable_diffusion()).steps
-    added_by_the_runner = {"unit", "variant", "repeat", "phase", "peak_bytes"}
+    added_by_the_runner = {"unit", "variant", "repeat", "phase", "peak_bytes", "energy_j"}
     assert set(row) | added_by_the_runner == set(columns("steps"))
 
 

@@ -206,6 +206,14 @@ def test_whatever_a_study_holds_is_text(results, html, text):
     ]
 
 
+def test_a_study_that_went_on_under_other_settings_says_in_which(results, html):
+    assert "machines differ in" not in html
+    key, here = next(iter(results.environment.items()))
+    there = here | {"settings": here["settings"] | {"attention_backend": "flash"}}
+    several = replace(results, environment={key: here, "other": there})
+    assert "settings.attention_backend" in page(several)
+
+
 def test_a_study_of_another_form_is_named(results):
     with pytest.raises(ValueError, match=r"study\.json: 'prompts' is 5; expected list"):
         page(replace(results, study=results.study | {"prompts": 5}))

@@ -12,7 +12,7 @@ TIMED = [
     "scheduler_s",
     "rss_peak_bytes",
 ]
-TIMED += ["foreign_load", "foreign_processes", "throttled", "disturbed"]
+TIMED += ["foreign_load", "foreign_processes", "throttled", "disturbed", "energy_j", "idle_w"]
 
 
 def assert_same(found, expected, *, without=()):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdbench.study import runner
+from sdbench.study import local, runner
 from sdbench.study.call import Call
 from sdbench.study.execution import CompileClock, executed, nothing_compiled
 from sdbench.study.study import Study
@@ -82,6 +82,14 @@ def test_a_compiled_study_compiles_in_its_warm_ups_only(tmp_path):
     assert seconds["measured"] == 0
     assert eager.runs["compile_s"].isna().all()
     assert compiled.runs["rows"].tolist() == eager.runs["rows"].tolist()
+
+
+@pytest.mark.parametrize("execution", ["eager", "compile"])
+def test_the_record_says_how_the_compiler_is_set_for_a_study(execution):
+    study = replace(STUDY, execution=execution)
+    with local.Worker(study, tiny.stable_diffusion()) as worker:
+        told = worker.environment["settings"]["inductor"]
+    assert told["freezing"] is (execution == "compile")
 
 
 @pytest.mark.slow  # Inductor compiles two graphs in C++

@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, PyramidAttentionBroadcastConfig
+from DeepCache import DeepCacheSDHelper
+from diffusers import (
+    FirstBlockCacheConfig,
+    FlowMatchEulerDiscreteScheduler,
+    PyramidAttentionBroadcastConfig,
+)
+from diffusers.hooks import apply_first_block_cache
 
 from sdbench.models.formula import learn_scale, own_scale
 from sdbench.study.taught import require_no_cache, require_noise_of_images, require_one_loop
@@ -36,6 +42,24 @@ def test_a_cache_that_was_there_before_is_refused():
     with pytest.raises(ValueError, match="has a cache enabled"):
         require_no_cache(pipe)
     pipe.transformer.disable_cache()
+    require_no_cache(pipe)
+
+
+def test_a_cache_whose_hooks_were_put_there_by_hand_is_refused():
+    pipe = families.make("flux")
+    apply_first_block_cache(pipe.transformer, FirstBlockCacheConfig(threshold=0.1))
+    with pytest.raises(ValueError, match=r"has a cache enabled \(FBCBlockHook, FBCHeadBlockHook\)"):
+        require_no_cache(pipe)
+
+
+def test_deepcache_that_was_on_before_is_refused():
+    pipe = tiny.stable_diffusion()
+    helper = DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=2)
+    helper.enable()
+    with pytest.raises(ValueError, match=r"has a cache enabled \(DeepCache\)"):
+        require_no_cache(pipe)
+    helper.disable()
     require_no_cache(pipe)
 
 

@@ -39,6 +39,7 @@ WITH_INTERVAL = (
 )
 WIDE_ONLY = (
     *("denoise_saving", "ideal_saving", "predicted_saving", "full_forwards", "peak_bytes"),
+    *("energy_j", "idle_w"),
     *("lpips_median", "lpips_worst", "flicker_difference", "alignment_difference"),
 )
 """Columns that are left to the wide table."""
