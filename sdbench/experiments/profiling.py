@@ -31,8 +31,8 @@ from sdbench.instruments.modules import (
 )
 from sdbench.instruments.peaks import peaks
 from sdbench.models.architectures import ARCHITECTURES, VAE_FACTOR
-from sdbench.models.layout import layout
 from sdbench.models.pipeline import Pipeline, denoiser_of
+from sdbench.models.settings import settings_of
 from sdbench.records.environment import environment
 from sdbench.records.schema import MODULES, frame
 from sdbench.records.store import Mode, StudyFolder
@@ -121,7 +121,7 @@ def measured(
     table = frame("modules", [row | most for row in _rows(counter, taken)])
     if out is not None:
         record = generation.as_json() | {"rounds": rounds}
-        machine = environment() | layout(pipe)
+        machine = environment() | settings_of(pipe)
         how: dict[str, Any] = {"environment": machine, "mode": mode, "tables": MODULES}
         with StudyFolder.create(out, record, **how) as folder:
             folder.rewrite("modules", table)
