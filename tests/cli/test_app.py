@@ -12,7 +12,7 @@ from sdbench.study.study import Study
 from tests.cli.commands import invoke
 
 COMMANDS = typer.main.get_command(sdbench.cli.app).commands
-SHARED = {"__init__", "__main__", "console", "options", "values"}
+SHARED = {"__init__", "__main__", "console", "differing", "options", "pictures", "values"}
 
 
 def names(command):

@@ -7,11 +7,16 @@ from tests.cli.commands import invoke, words
 SMALL = ["--num-steps", "4", "--pairs", "4", "--metric", "ssim", "--most-steps", "6"]
 
 
-@pytest.mark.slow  # some fifty calls
-@pytest.mark.parametrize("limit", [["--nfe", "4,6"], ["--saving", "40%"]])
-def test_a_budget_is_printed_with_its_verdicts_and_written(tmp_path, limit):
-    methods = ["--methods", "steps,mask,lora", "--schedulers", "dpmpp-2m"]
-    done = invoke("budget", *limit, *SMALL, *methods, "--out", tmp_path / "budget")
+@pytest.mark.slow  # dozens of calls
+@pytest.mark.parametrize(
+    ("limit", "ways"),
+    [
+        (["--nfe", "4,5"], ["--methods", "steps,mask,lora", "--schedulers", "dpmpp-2m"]),
+        (["--saving", "40%"], ["--methods", "steps,unguided"]),
+    ],
+)
+def test_a_budget_is_printed_with_its_verdicts_and_written(tmp_path, limit, ways):
+    done = invoke("budget", *limit, *SMALL, *ways, "--out", tmp_path / "budget")
     assert done.exit_code == 0, done.output
     assert "chosen" in done.output
     assert "has the best mean ssim" in words(done)

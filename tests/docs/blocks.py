@@ -1,8 +1,8 @@
 """The code blocks of a page, and how they are run: `docs/` shows nothing that was not tried.
 
 A block is quick because of the line above it: `<!-- small: ... -->` gives options that are added to
-its commands, or `old => new; ...` for Python. `<!-- needs: gpu -->` (or hub, ray, slurm, s3) says
-why a block is not run.
+its commands, or `old => new; ...` for Python and study files. `<!-- needs: gpu -->` (or hub, ray,
+slurm, s3) says why a block is not run.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Block:
         lines = [shlex.split(line, comments=True) for line in joined.splitlines()]
         return [words + shlex.split(self.small) for words in lines if words]
 
-    def python(self) -> str:
-        """The code, made small.
+    def text(self) -> str:
+        """The code of Python or of a study file, made small.
 
         Raises:
             ValueError: a replacement is of nothing.

@@ -18,9 +18,9 @@ def run(block, folder, namespace):
     if block.kind == "toml":
         named = re.match(r"# (\S+\.toml)\n", block.code)
         if named:
-            (folder / named[1]).write_text(block.code, "utf-8")
+            (folder / named[1]).write_text(block.text(), "utf-8")
     elif block.kind == "python":
-        exec(compile(block.python(), "<page>", "exec"), namespace)
+        exec(compile(block.text(), "<page>", "exec"), namespace)
     else:
         for program, *words in block.commands():
             assert program == "sdbench", f"{program} stands in a bash block"
@@ -57,6 +57,6 @@ def test_blocks_are_found_and_made_small(tmp_path):
     assert [block.kind for block in found] == ["console", "python", "python"]
     assert found[0].commands() == [["sdbench", "run", "--seeds", "0", "--num-steps", "4"]]
     assert found[1].needs == "gpu"
-    assert found[2].python() == "b = 4\n"
+    assert found[2].text() == "b = 4\n"
     with pytest.raises(ValueError, match="is not in the block"):
-        Block("python", "a = 1", small="b => c").python()
+        Block("python", "a = 1", small="b => c").text()
