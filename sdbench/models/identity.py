@@ -73,7 +73,7 @@ def _content(component: Any, *, full: bool) -> Any:
         switches = [_config(component), _switches(component), _adapters(component)]
         return [switches, _weights(component, full=full)]
     if hasattr(component, "set_timesteps"):
-        return [_config(component), [_plain(component, name) for name in _SCHEDULER_STATE]]
+        return [_config(component), _own_state(component)]
     if hasattr(component, "get_vocab"):
         vocabulary = sorted(component.get_vocab().items())
         settings = [_plain(component, name) for name in _TOKENIZER_SETTINGS]
@@ -99,6 +99,19 @@ def _config(component: Any) -> dict[str, Any]:
 def _is_component(value: Any) -> bool:
     """Whether a setting names a class and its library, as a pipeline's components do."""
     return isinstance(value, list | tuple)
+
+
+def _own_state(scheduler: Any) -> dict[str, Any]:
+    """What a scheduler's noise levels are, where its settings do not say it.
+
+    Computed levels are no part of it: their last digits depend on the processor.
+    """
+    try:
+        anew = type(scheduler).from_config(scheduler.config)
+    except (AttributeError, TypeError, ValueError):  # a class that is not made that way
+        anew = None
+    state = {name: _plain(scheduler, name) for name in _SCHEDULER_STATE}
+    return {name: value for name, value in state.items() if value != _plain(anew, name)}
 
 
 def _plain(component: Any, name: str) -> Any:

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from peft import LoraConfig
 from torch import nn
 
@@ -169,6 +169,21 @@ def test_how_it_lies_and_what_wraps_it_do_not_count(pipe, change):
     before = identity(pipe)
     change(pipe)
     assert identity(pipe) == before
+
+
+def test_a_processor_that_rounds_otherwise_does_not_count(monkeypatch):
+    before = identity(tiny.stable_diffusion())
+    made = DDIMScheduler.__init__
+
+    def rounded(self, *args, **settings):
+        made(self, *args, **settings)
+        self.alphas_cumprod = self.alphas_cumprod * (1 + 1e-6)
+
+    monkeypatch.setattr(DDIMScheduler, "__init__", rounded)
+    there = tiny.stable_diffusion()
+    assert identity(there) == before
+    own_noise_levels(there)
+    assert identity(there)["scheduler"] != before["scheduler"]
 
 
 def test_a_pipeline_that_is_saved_and_opened_is_the_same(pipe, tmp_path):
