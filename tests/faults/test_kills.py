@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-KILLS = os.environ.get("SDBENCH_KILLS", "5")
+KILLS = os.environ.get("SDBENCH_KILLS", "3")
 
 
 @pytest.mark.slow  # about a minute each, most of it the writers' own start
