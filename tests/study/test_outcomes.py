@@ -143,10 +143,13 @@ def test_a_placeholder_is_marked_and_not_scored(pipe):
 
 def test_an_image_is_not_compared_with_a_placeholder(pipe):
     checked = tiny.with_safety_checker(pipe)
-    flags = iter([[True, False]] * 3)
+    guided = []
 
     def forward(images, clip_input):
-        flagged = next(flags, [False, False])
+        """Flags the first image under full guidance, which warms up before all others."""
+        if not guided:
+            guided.append(images[0].clone())
+        flagged = [torch.allclose(image, guided[0], atol=1e-4) for image in images]
         images[torch.tensor(flagged)] = 0
         return images, flagged
 
