@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -164,10 +165,15 @@ def _of_call(module: nn.Module, place: Place, args: Any, kwargs: Mapping[str, An
     """The place of one call, in which attention is of one kind or the other."""
     if place.kind != _ATTENTION:
         return place
-    names = [parameter.name for parameter in method_parameters(type(module), "forward")]
-    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    given = dict(zip(_arguments(type(module)), args, strict=False)) | dict(kwargs)
     reads_text = any(given.get(name) is not None for name in _TEXT)
     # Attention over one sequence of image and text makes queries of both, or says what it is.
     is_joint = getattr(module, "add_q_proj", None) is not None
     is_cross = reads_text and not is_joint and getattr(module, "is_cross_attention", True)
     return replace(place, kind=CROSS_ATTENTION if is_cross else SELF_ATTENTION)
+
+
+@cache
+def _arguments(kind: type) -> list[str]:
+    """What a layer's call takes; asking for it at every call would take long."""
+    return [parameter.name for parameter in method_parameters(kind, "forward")]
