@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 from torch import nn
@@ -102,9 +101,12 @@ class Whereabouts:
         self._moved(self.place)
 
     def _hooks(self, module: nn.Module, place: Place) -> Iterator[Any]:
+        # Asking for them at every call would take long.
+        names = [own.name for own in method_parameters(type(module), "forward")]
+
         def enters(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._left.append(self.place)
-            self.place = _of_call(module, place, args, kwargs)
+            self.place = _of_call(module, place, names, args, kwargs)
             self._moved(self.place)
 
         def leaves(module: nn.Module, args: Any, output: Any) -> None:
@@ -161,19 +163,23 @@ def kind_of(module: nn.Module, name: str) -> str | None:
     return next((kind for base, kind in _BY_TYPE if isinstance(module, base)), None)
 
 
-def _of_call(module: nn.Module, place: Place, args: Any, kwargs: Mapping[str, Any]) -> Place:
-    """The place of one call, in which attention is of one kind or the other."""
+def _of_call(
+    module: nn.Module, place: Place, names: list[str], args: Any, kwargs: Mapping[str, Any]
+) -> Place:
+    """The place of one call, in which attention is of one kind or the other.
+
+    Args:
+        module: that is called.
+        place: of the module.
+        names: of what its call takes.
+        args: of the call.
+        kwargs: of the call.
+    """
     if place.kind != _ATTENTION:
         return place
-    given = dict(zip(_arguments(type(module)), args, strict=False)) | dict(kwargs)
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
     reads_text = any(given.get(name) is not None for name in _TEXT)
     # Attention over one sequence of image and text makes queries of both, or says what it is.
     is_joint = getattr(module, "add_q_proj", None) is not None
     is_cross = reads_text and not is_joint and getattr(module, "is_cross_attention", True)
     return replace(place, kind=CROSS_ATTENTION if is_cross else SELF_ATTENTION)
-
-
-@cache
-def _arguments(kind: type) -> list[str]:
-    """What a layer's call takes; asking for it at every call would take long."""
-    return [parameter.name for parameter in method_parameters(kind, "forward")]
