@@ -123,8 +123,8 @@ def explanation(table: pd.DataFrame) -> str:
     """A sentence: R, and the kinds of layers that keep it below 2."""
     kinds = halves(table)
     guided_s, unguided_s = kinds["guided_s"].sum(), kinds["unguided_s"].sum()
-    said = f"R = {guided_s / unguided_s:.2f}: a guided step takes {guided_s * 1e3:.3g} ms, an "
-    said += f"unguided one {unguided_s * 1e3:.3g} ms."
+    said = f"R = {guided_s / unguided_s:.2f}: a guided step takes {guided_s * 1e3:,.1f} ms, an "
+    said += f"unguided one {unguided_s * 1e3:,.1f} ms."
     excess = kinds["excess_s"].sum()
     if excess < 0.01 * guided_s:
         return f"{said} Half of the rows take half of the time."

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from sdbench.analysis.cost import cost_point, reason, saving_table, step_cost
+from sdbench.analysis.modules import GUIDED, UNGUIDED
 from sdbench.analysis.tables import summarise
 from sdbench.instruments.footprint import footprint, meta_denoiser
 from sdbench.instruments.peaks import read_bandwidth
@@ -31,7 +32,7 @@ from sdbench.study.study import Study
 from sdbench.variants.grammar import parse
 
 PROMPT = "a large striped red star left of a small blue ring on a white background"
-STEPS = (("guided", 2), ("unguided", 1))
+STEPS = ((GUIDED, 2), (UNGUIDED, 1))
 """A kind of step, and the denoiser rows that it takes per image."""
 COUNTED = ("flop", "weights_bytes", "activation_peak_bytes")
 

@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdbench.experiments.adjoint import adjoints, coefficients, places
 from sdbench.experiments.branching import Branch, Followed, about, of_mask, of_pair
 from sdbench.instruments.quality import METRICS, find_metric
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, networks_of
 from sdbench.study.call import Call, generate
 from sdbench.study.generation import Generation, Pair, Pairs
 from sdbench.variants.recorded import Recorder, Unfollowable
@@ -230,7 +230,7 @@ def _signs(pair: Pair, probe: int, count: int) -> Float[Tensor, " count"]:
 @contextmanager
 def _frozen(pipe: Pipeline) -> Iterator[None]:
     """Let no weight have a gradient, so that graphs hold nothing for them."""
-    networks = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    networks = networks_of(pipe).values()
     weights = [own for part in networks for own in part.parameters() if own.requires_grad]
     for own in weights:
         own.requires_grad_(False)

@@ -6,6 +6,7 @@ on record. Work is counted in a call of its own, which is slow.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,22 +17,17 @@ import pandas as pd
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sdbench.analysis.modules import GUIDED, UNGUIDED
+from sdbench.experiments.cost import STEPS
 from sdbench.instruments.clock import clock_for
 from sdbench.instruments.cost import NoFormula
 from sdbench.instruments.denoiser_arguments import arguments
 from sdbench.instruments.footprint import faked, meta_denoiser
 from sdbench.instruments.layers import Place
-from sdbench.instruments.modules import (
-    AFTER,
-    ModuleCounter,
-    ModuleTimer,
-    Timed,
-    Work,
-    networks_of,
-)
+from sdbench.instruments.modules import AFTER, ModuleCounter, ModuleTimer, Timed, Work
 from sdbench.instruments.peaks import peaks
 from sdbench.models.architectures import ARCHITECTURES, VAE_FACTOR
-from sdbench.models.pipeline import Pipeline, denoiser_of
+from sdbench.models.pipeline import Pipeline, denoiser_of, networks_of
 from sdbench.models.settings import settings_of
 from sdbench.records.environment import environment
 from sdbench.records.schema import MODULES, frame
@@ -42,7 +38,6 @@ from sdbench.study.generation import Generation
 from sdbench.study.study import Study
 from sdbench.variants.grammar import parse
 
-GUIDED, UNGUIDED = "guided", "unguided"
 KINDS_OF_STEPS = {True: GUIDED, False: UNGUIDED}
 HALF = "every:2"  # steps of both kinds take turns
 FEW = 4  # steps of the call in which work is counted
@@ -80,6 +75,9 @@ def profile(
 
     Raises:
         ValueError: before the first call, for anything that cannot run.
+
+    Warns:
+        UserWarning: an operation has no FLOP formula; then no work is in the table.
     """
     settings: dict[str, Any] = {"model": type(pipe).__name__, "batch": len(prompts) * len(seeds)}
     settings |= fields | {"prompts": prompts, "seeds": seeds}
@@ -109,6 +107,10 @@ def measured(
     counter = ModuleCounter(networks_of(pipe))
     few = replace(call, generation=replace(generation, num_steps=FEW))
     _run(pipe, few, counter)
+    if counter.unknown:
+        warnings.warn(
+            f"no work is counted: there is no FLOP formula for {counter.unknown}", stacklevel=2
+        )
     taken = []
     for number in range(rounds):
         clock = clock_for(pipe.device)
@@ -151,7 +153,7 @@ def counted(model: str, *, height: int, width: int, batch: int, dtype: torch.dty
     with FakeTensorMode(), torch.device("cpu"):
         fake, _ = faked(denoiser, dtype)
         size: dict[str, Any] = {"height": height, "width": width, "dtype": dtype}
-        for step, per_image in ((GUIDED, 2), (UNGUIDED, 1)):
+        for step, per_image in STEPS:
             given = arguments(fake, rows=per_image * batch, vae_factor=VAE_FACTOR, **size)
             counter = ModuleCounter({part: fake})
             with counter.call(), torch.no_grad():

@@ -21,16 +21,10 @@ from sdbench.instruments.clock import Clock, Mark
 from sdbench.instruments.cost import is_light
 from sdbench.instruments.layers import Place, Whereabouts
 from sdbench.instruments.memory import stored_tensors
-from sdbench.models.pipeline import Pipeline
 from sdbench.variants.trace import Listener, Step
 
 BEFORE, AFTER = "text", "decode"
 """What runs before the loop and after it."""
-
-
-def networks_of(pipe: Pipeline) -> dict[str, nn.Module]:
-    """A pipeline's networks by the names of its components."""
-    return {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,11 @@ def parts_of(pipe: Pipeline) -> list[Pipeline]:
     return [pipe] if not parts else cast(list[Pipeline], parts)
 
 
+def networks_of(pipe: Pipeline) -> dict[str, nn.Module]:
+    """All networks that a pipeline is made of, by the names of its components."""
+    return {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+
+
 def denoiser_of(pipe: Pipeline) -> nn.Module:
     """The network that a pipeline calls in its loop; the first one where there are two."""
     return denoisers_of(pipe)[0]

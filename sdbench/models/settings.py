@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sdbench.models.bare_weights import bare_module
 from sdbench.models.identity import in_words, plain_tensors
 from sdbench.models.layout import layout
-from sdbench.models.pipeline import Pipeline
+from sdbench.models.pipeline import Pipeline, networks_of
 from sdbench.records.settings import attention_backend
 
 PLAIN_WEIGHTS = ("Parameter", "Tensor", "Buffer")
@@ -47,8 +47,7 @@ def settings_of(pipe: Pipeline) -> dict[str, Any]:
         in another), `caches`, `hooks` (that move weights), `patched_by` (packages that replaced a
         `forward`) and `compiled`.
     """
-    networks = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
-    told = {name: _network(part) for name, part in sorted(networks.items())}
+    told = {name: _network(part) for name, part in sorted(networks_of(pipe).items())}
     return layout(pipe) | {"components": told}
 
 

@@ -174,16 +174,16 @@ STEP_COST = {
 
 MODULE = {
     "guided_s": _computed(
-        "s", "guided", Format(".4g", "ms", 1e3), "time in a guided step, layers watched."
+        "s", "guided", Format(",.1f", "ms", 1e3), "time in a guided step, layers watched."
     ),
     "share": _computed("1", "share", Format(".1f", "%", 100), "of the guided step."),
-    "unguided_s": _computed("s", "unguided", Format(".4g", "ms", 1e3), "time in an unguided step."),
+    "unguided_s": _computed("s", "unguided", Format(",.1f", "ms", 1e3), "in an unguided step."),
     "ratio": _computed(
         "1", "ratio", Format(".2f"), "guided over unguided: 2 where half of the rows take half."
     ),
     "flop": _computed("FLOP", "work", Format(".4g", "GFLOP", 1e-9), "of the guided step."),
     "moved_bytes": _computed(
-        "bytes", "moved", Format(".3g", "MB", 1e-6), "what its operations read and wrote."
+        "bytes", "moved", Format(",.0f", "MB", 1e-6), "what its operations read and wrote."
     ),
     "intensity": _computed("FLOP/byte", "FLOP/byte", Format(".3g"), "work for each byte moved."),
     "mfu": _computed(

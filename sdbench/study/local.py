@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
-from torch import nn
 
 from sdbench.instruments.energy import gauge_for
 from sdbench.instruments.finite import NotFinite, not_numbers
 from sdbench.instruments.steps import GiveWay
 from sdbench.models.identity import identity
-from sdbench.models.pipeline import Pipeline, denoiser_of
+from sdbench.models.pipeline import Pipeline, denoiser_of, networks_of
 from sdbench.models.safety import safety_checker
 from sdbench.models.settings import settings_of
 from sdbench.records.environment import environment
@@ -278,7 +277,7 @@ def _obstacle(study: Study, pipe: Pipeline) -> str:
     """Why calls of a pipeline cannot take turns; empty where they can."""
     if study.execution != "eager":
         return f"execution is '{study.execution}', whose graphs belong to one call at a time"
-    networks = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    networks = networks_of(pipe).values()
     if any(hasattr(part, "_hf_hook") for network in networks for part in network.modules()):
         return "CPU offload moves the weights during a call, which turns would do at every step"
     return ""

@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from sdbench.models.copied import OWNER
-from sdbench.models.pipeline import Pipeline, schedulers_of
+from sdbench.models.pipeline import Pipeline, networks_of, schedulers_of
 from sdbench.variants.holds import Holds, held
 
 CONTAINERS = (dict, OrderedDict, list, set)
@@ -36,7 +36,7 @@ class PipelineCopies:
     def __init__(self, pipe: Pipeline) -> None:
         """Copy nothing yet."""
         self._pipe = pipe
-        parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+        parts = networks_of(pipe).values()
         # By identity: a module may be part of two.
         self._modules = list({id(part): part for net in parts for part in net.modules()}.values())
         self._own: list[Attributes] = []

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sdbench.models.bare_weights import bare_module, copied_weights, require_own_weights
 from sdbench.models.causes import require_own
 from sdbench.models.guidance_embedding import embedded, load_projection, remove_projection
-from sdbench.models.pipeline import LoraPipeline, Pipeline, denoiser_of
+from sdbench.models.pipeline import LoraPipeline, Pipeline, denoiser_of, networks_of
 from sdbench.models.student_layers import (
     ADAPTER,
     KeptWeights,
@@ -127,7 +127,7 @@ def student_in(
             adapters; a denoiser that another pipeline uses for now.
     """
     file = Path(file)
-    modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    modules = list(networks_of(pipe).values())
     with ExitStack() as undo:
         undo.enter_context(held(pipe, "student"))
         refuse_adapters(pipe, modules)

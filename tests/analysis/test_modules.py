@@ -67,7 +67,7 @@ def test_the_sentence_names_what_keeps_the_ratio_below_two(table):
         {"convolution": 0, "normalisation": 0, "other": 0.1}
     )
     assert explanation(table) == (
-        "R = 1.67: a guided step takes 1e+03 ms, an unguided one 600 ms. What keeps R below 2: "
+        "R = 1.67: a guided step takes 1,000.0 ms, an unguided one 600.0 ms. What keeps R below 2: "
         "other 100% (its own ratio 1.00)."
     )
 

@@ -13,7 +13,7 @@ from sdbench.instruments.layers import (
     Whereabouts,
     places,
 )
-from sdbench.instruments.modules import networks_of
+from sdbench.models.pipeline import networks_of
 from tests import tiny
 
 

@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdbench.instruments.layers import OTHER, Place
-from sdbench.instruments.modules import AFTER, ModuleCounter, ModuleTimer, networks_of
+from sdbench.instruments.modules import AFTER, ModuleCounter, ModuleTimer
+from sdbench.models.pipeline import networks_of
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
 from tests import tiny
@@ -138,6 +139,18 @@ def test_two_calls_of_a_guided_step_belong_to_it():
         tiny.run(pipe, num_inference_steps=4)
     guided, unguided = (sum(own.flop.values()) for _, own in counter.steps[2:])
     assert guided == 2 * unguided > 0
+
+
+def test_what_computes_and_has_no_formula_is_named():
+    class Solves(nn.Module):
+        def forward(self, matrix):
+            return torch.linalg.det(matrix)
+
+    net = Solves()
+    counter = ModuleCounter({"net": net})
+    with counter.call(), torch.no_grad():
+        net(torch.eye(3))
+    assert counter.unknown == "aten._linalg_det.default"
 
 
 def test_bytes_are_those_of_what_is_read_and_written():
