@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from sdbench.experiments.branch_choice import branches_of
 from sdbench.experiments.branching import Brancher, baseline
-from sdbench.experiments.sensitivity import branches_of
 from sdbench.models.pipeline import Pipeline
 from sdbench.models.registry import load
 from sdbench.records.names import BASELINE

@@ -18,8 +18,9 @@ import typer
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from sdbench.experiments.branch_choice import BranchChoice
 from sdbench.experiments.first_order import Follower
-from sdbench.experiments.sensitivity import BranchChoice, sweep
+from sdbench.experiments.sensitivity import sweep
 from sdbench.instruments.memory import AllocatorTrace
 from sdbench.models.identity import identity
 from sdbench.models.pipeline import Pipeline

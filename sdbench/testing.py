@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdbench.instruments.clock import clock_for
@@ -32,7 +32,6 @@ from sdbench.study.call import Call, ready
 from sdbench.study.generation import Generation, Pairs
 from sdbench.study.lockstep import Alone, Ended, take_turns
 from sdbench.variants.grammar import methods_of, parse
-from sdbench.variants.hooks import call_replaced
 from sdbench.variants.rows import first_tensor
 
 PROMPTS = (
@@ -171,22 +170,20 @@ class VariantContract:
     def _made(self, text: str, pairs: Pairs, *, counted: bool = False) -> _Made:
         rows: list[int] = []
 
-        def counting(original: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                rows.append(len(first_tensor((args, kwargs))))
-                return original(*args, **kwargs)
+        def counting(module: nn.Module, args: Any, kwargs: Any) -> None:
+            rows.append(len(first_tensor((args, kwargs))))
 
-            return call
-
-        # Rows are counted at the denoiser, not taken from the trace's word.
+        # Rows are counted at the denoiser, not taken from the trace's word. A copy of it in another
+        # number format has this hook, too.
         counter = FlopCounterMode(display=False) if counted else nullcontext()
         call = Call(self._generation, parse(text), pairs)
-        with (
-            call_replaced(denoiser_of(self.pipe), counting),
-            counter as work,
-            ready(self.pipe, call) as run,
-        ):
-            images = run().images  # what is not finite is for the contract to see
+        denoiser = denoiser_of(self.pipe)
+        hook = denoiser.register_forward_pre_hook(counting, with_kwargs=True)
+        try:
+            with counter as work, ready(self.pipe, call) as run:
+                images = run().images  # what is not finite is for the contract to see
+        finally:
+            hook.remove()
         return _Made(images, sum(rows), work.get_total_flops() if work is not None else 0)
 
 

@@ -50,6 +50,13 @@ _Estimate = Annotated[
         help="estimate single steps to first order: for 50 steps a tenth of the work of a sweep",
     ),
 ]
+_Switch = Annotated[
+    str,
+    compared(
+        help="what a step is put without or into: guidance, or precision:FORMAT for the denoiser "
+        "in another number format"
+    ),
+]
 _Growth = Annotated[
     bool,
     written("--growth", help="also record how far the latents are off at every step"),
@@ -63,6 +70,7 @@ def sensitivity(
     stride: _Stride = 1,
     masks: _Masks = None,
     estimate: _Estimate = False,
+    switch: _Switch = "guidance",
     metrics: Metrics = "lpips",
     model: Model = None,
     prompt: Prompt = None,
@@ -86,7 +94,8 @@ def sensitivity(
     if estimate:
         kind = _estimated(kind, length, stride, masks)
 
-    from sdbench.experiments.sensitivity import BranchChoice, sweep
+    from sdbench.experiments.branch_choice import BranchChoice
+    from sdbench.experiments.sensitivity import sweep
     from sdbench.instruments.memory import PeakBytes
     from sdbench.records.names import BASELINE
     from sdbench.study.check import loaded
@@ -97,7 +106,8 @@ def sensitivity(
     generation = study.generation
     asked = study.metrics or ()
 
-    choice = BranchChoice(kind, length, stride, tuple(split(masks) or ()), max_rows, growth)
+    chosen = tuple(split(masks) or ())
+    choice = BranchChoice(kind, length, stride, chosen, max_rows, growth, switch)
     folder = out or new_folder("sensitivity")
     pipe = loaded(generation)
     with resumable(folder), PeakBytes(pipe.device) as memory:
@@ -135,9 +145,11 @@ def _report(results: Sweep, peak_bytes: int) -> None:
         curves = {metric: sensitivity_curve(table, metric) for metric in metrics}
         if results.study["sweep"]["kind"] == "estimate":
             _print_estimate(curves)
-        figure = sensitivity_figure(curves, steps=len(table["mask"].iloc[0]))
+        switch = results.study["sweep"].get("switch")
+        figure = sensitivity_figure(curves, steps=len(table["mask"].iloc[0]), switch=switch)
         figure.savefig(results.folder / "sensitivity.png")
-        console.print(f"  sensitivity.png     {', '.join(metrics)} by where guidance is dropped")
+        where = "guidance is dropped" if switch is None else f"steps are in {switch}"
+        console.print(f"  sensitivity.png     {', '.join(metrics)} by where {where}")
     console.print(
         f"  sensitivity.parquet one row per pair and mask, in {results.folder}", soft_wrap=True
     )

@@ -32,8 +32,10 @@ from sdbench.study.study import Study
 from sdbench.variants.branches import Branches, Trunk
 from sdbench.variants.grammar import parse
 from sdbench.variants.hooks import replaced
+from sdbench.variants.precision import Precision
 from sdbench.variants.rows import joined
 from sdbench.variants.schedule import GuidanceSchedule, Mask, mask_text
+from sdbench.variants.switched_branches import SwitchedBranches
 from sdbench.variants.trace import Listener
 from sdbench.variants.variant import Variant
 
@@ -157,6 +159,7 @@ class Brancher:
         max_rows: of one denoiser evaluation.
         loop: its number of steps and its scheduler, where these are not the generation's and the
             pipeline's own.
+        form: name of a number format. The masks then switch it, and every step is guided.
     """
 
     def __init__(
@@ -168,6 +171,7 @@ class Brancher:
         metrics: Sequence[str],
         max_rows: int,
         loop: Variant = LOOP,
+        form: str | None = None,
     ) -> None:
         """Run nothing yet."""
         self.pipe = pipe
@@ -176,6 +180,7 @@ class Brancher:
         self.metrics = tuple(metrics)
         self.max_rows = max_rows
         self._loop = loop
+        self._form = form
         self._trunk = Trunk()
         self._path: dict[int, Float[Tensor, "pairs values"]] = {}
         self._reference: Float[Tensor, "pairs *frames 3 height width"] | None = None
@@ -204,12 +209,9 @@ class Brancher:
         if not branches[0].is_trunk and not self._trunk.is_known(steps):
             self.follow([baseline(steps)], growth=growth)
 
-        masks = Branches(
-            [branch.mask for branch in branches],
-            len(self.pairs),
-            self._trunk,
-            max_rows=self.max_rows,
-        )
+        followed = [branch.mask for branch in branches]
+        kind = Branches if self._form is None else SwitchedBranches
+        masks = kind(followed, len(self.pairs), self._trunk, max_rows=self.max_rows)
 
         distances = Distances(self._path)
         images = self._images(masks, [distances] if growth else [])
@@ -221,6 +223,8 @@ class Brancher:
         costs = self._costs(branches, masks.rows) * len(self.pairs)
         parts = zip(identities, costs, self.quality(images), strict=True)
         common = about(self.pipe, self.generation, steps)
+        if self._form is not None:
+            common["switch"] = f"precision:{self._form}"
         rows = [common | identity | cost | quality for identity, cost, quality in parts]
         return Followed(rows, distances.rows(identities))
 
@@ -275,6 +279,9 @@ class Brancher:
     ) -> Float[Tensor, "rows *frames 3 height width"]:
         """The images of one pipeline call, a row for each pair and mask."""
         variant = replace(self._loop, policy=lambda _: masks)
+        if isinstance(masks, SwitchedBranches):
+            assert self._form is not None
+            variant = replace(variant, precision=Precision(self._form, follow=masks.follow))
         pairs = tuple(pair for pair in self.pairs for _ in masks.masks)
         call = Call(self.generation, variant, pairs)
         with decoding_in_pieces(self.pipe, self.generation.batch):
@@ -282,9 +289,13 @@ class Brancher:
 
     def _costs(self, branches: Sequence[Branch], rows: Sequence[int]) -> list[Row]:
         """What an image of each branch takes alone, and what it took here."""
+        alone = [
+            GuidanceSchedule(branch.mask if self._form is None else (True,) * len(branch.mask))
+            for branch in branches
+        ]
         return [
-            {"nfe": GuidanceSchedule(branch.mask).nfe, "rows": taken // len(self.pairs)}
-            for branch, taken in zip(branches, rows, strict=True)
+            {"nfe": schedule.nfe, "rows": taken // len(self.pairs)}
+            for schedule, taken in zip(alone, rows, strict=True)
         ]
 
 

@@ -24,6 +24,7 @@ from sdbench.instruments.peaks import read_bandwidth
 from sdbench.models.architectures import ARCHITECTURES, VAE_FACTOR
 from sdbench.models.pipeline import denoiser_of
 from sdbench.models.registry import DTYPES
+from sdbench.models.stored_weights import stored_bytes
 from sdbench.records.names import BASELINE
 from sdbench.records.store import Results
 from sdbench.study.check import loaded
@@ -100,7 +101,7 @@ def sweep(
     """
     # The least that a step can take is one reading of the weights.
     pipe = loaded(study)
-    weights_bytes = sum(weight.nbytes for weight in denoiser_of(pipe).parameters())
+    weights_bytes = stored_bytes([denoiser_of(pipe)])
     read_s = weights_bytes / read_bandwidth(pipe.device)
 
     for (height, width), batch in product(sides, batches):

@@ -46,6 +46,19 @@ for _transform in (torch.ops.aten._fft_c2c, torch.ops.aten._fft_r2c, torch.ops.a
     if _transform not in flop_registry:
         register_flop_formula(_transform)(_fft_flop)
 
+
+def _product_flop(
+    first: Sequence[int], second: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any
+) -> int:
+    """2 per multiply-add of a matrix product, whatever its factors are stored in."""
+    return 2 * math.prod(out_shape) * first[-1]
+
+
+# Nor for products of whole numbers, which quantised layers use.
+for _product in (torch.ops.aten._int_mm, torch.ops.aten._weight_int8pack_mm):
+    if _product not in flop_registry:
+        register_flop_formula(_product)(_product_flop)
+
 # Work proportional to the elements touched, counted as zero, that torch does not tag as pointwise
 # or reduction.
 _LIGHT_OPS = """

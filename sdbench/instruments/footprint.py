@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_leaves
 
 from sdbench.instruments.cost import denoiser_flop
 from sdbench.instruments.denoiser_arguments import arguments
-from sdbench.instruments.memory import stored_tensors
 from sdbench.models.architectures import Architecture
+from sdbench.models.stored_weights import stored_tensors
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Memory of a run: allocator peaks per step on CUDA and CPU, bytes of the weights.
+"""Memory of a run: allocator peaks per step on CUDA and CPU.
 
 Both traces share one use: `mark(label)` closes the interval since the previous mark and names it;
 the interval's peak includes what was alive when it began. Time is not measured here: the CPU trace
@@ -8,18 +8,13 @@ is slow and belongs in an untimed pass.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
 import torch
-from jaxtyping import Shaped
-from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from torch.utils._pytree import tree_leaves
 
 from sdbench.instruments.rss import PeakRss
-from sdbench.models.pipeline import Pipeline
 
 _MARK = "sdbench::memory_mark"
 
@@ -240,53 +235,6 @@ def _memory_events(nodes: list[Any]) -> Iterator[MemoryEvent]:
             yield MemoryEvent(node.start_time_ns, fields.ptr, fields.alloc_size)
         elif node.name == _MARK:
             yield MemoryEvent(node.start_time_ns, None, 0)
-
-
-def weights_bytes(pipe: Pipeline) -> int:
-    """Bytes of all parameters and buffers of a pipeline's modules, and of what quantised ones pack.
-
-    Raises:
-        ValueError: Where weights are on the meta device, so that their bytes are not in memory.
-    """
-    modules = [module for module in pipe.components.values() if isinstance(module, nn.Module)]
-    held: list[Shaped[Tensor, "*shape"]] = []
-    for module in modules:
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if tensor.is_meta:
-                raise ValueError(
-                    f"{type(module).__name__}.{name} is on the meta device: "
-                    "its weights are not loaded"
-                )
-            held.append(tensor)
-        held += _packed(module)
-
-    # By address, so that storage which several tensors share counts once.
-    storages = {}
-    for tensor in stored_tensors(held):
-        storage = tensor.untyped_storage()
-        storages[tensor.device, storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
-
-
-def stored_tensors(held: Iterable[Any]) -> Iterator[Shaped[Tensor, "*shape"]]:
-    """The tensors that have memory of their own: a quantised one is made of several.
-
-    Args:
-        held: tensors, among other things.
-    """
-    for tensor in held:
-        if is_traceable_wrapper_subclass(tensor):
-            parts, _ = tensor.__tensor_flatten__()
-            yield from stored_tensors(getattr(tensor, part) for part in parts)
-        elif isinstance(tensor, Tensor):
-            yield tensor
-
-
-def _packed(module: nn.Module) -> Iterator[Shaped[Tensor, "*shape"]]:
-    """The weights of torch's own quantised layers, which are neither parameters nor buffers."""
-    for value in module.state_dict().values():
-        if not isinstance(value, Tensor):
-            yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
 
 
 def check_order(*, peak_bytes: int, live_bytes: int, weights_bytes: int) -> None:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from sdbench.instruments.clock import Clock, Mark
 from sdbench.instruments.cost import is_light
 from sdbench.instruments.layers import Place, Whereabouts
-from sdbench.instruments.memory import stored_tensors
+from sdbench.models.stored_weights import stored_tensors
 from sdbench.variants.trace import Listener, Step
 
 BEFORE, AFTER = "text", "decode"

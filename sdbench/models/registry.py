@@ -109,11 +109,11 @@ def load(
     ranged = has_projection(student) or uses_guidance_input(student)
 
     if random_weights:
-        _require_dtype(dtype, device)
+        require_dtype(dtype, device)
         pipe = build(ARCHITECTURES[str(model)], dtype=DTYPES[dtype], device=torch.device(device))
     else:
         source = _source(_base_of(student) if ranged else str(model))
-        _require_dtype(dtype, device)
+        require_dtype(dtype, device)
         pipe = open_pipeline(source, DTYPES[dtype], weights_variant)
     _settle(pipe, device)
 
@@ -167,8 +167,12 @@ def own_side(pipe: Pipeline) -> int:
     return int(denoiser.config.sample_size * pipe.vae_scale_factor)
 
 
-def _require_dtype(dtype: str, device: str) -> None:
-    """Refuse a device that lacks a dtype; one that computes in it slowly is good enough."""
+def require_dtype(dtype: str, device: str) -> None:
+    """Refuse a device that lacks a dtype; one that computes in it slowly is good enough.
+
+    Raises:
+        ValueError: an unknown device, or one that lacks the dtype.
+    """
     try:
         torch.device(device)
     except RuntimeError as error:

@@ -81,15 +81,21 @@ TABLES: dict[str, dict[str, Column]] = {
             nullable=True,
         ),
         "accelerated": flag(
-            "whether a row costs other work than a row of the baseline: an accelerator ran, or a "
-            "student's layers took turns next to the weights",
+            "whether a row costs other work than a row of the baseline: an accelerator ran, "
+            "weights were in another number format, or a student's layers took turns next to them",
             nullable=True,
         ),
         "peak_bytes": size("peak of allocated device memory", nullable=True),
         "reserved_bytes": size("peak of memory that the allocator reserved", nullable=True),
         "rss_peak_bytes": size("peak resident memory of the process", nullable=True),
         "copied_bytes": size(
-            "weights that the call held in addition to the model's: a student's, in lockstep",
+            "weights that the call held in addition to the model's, in lockstep: a student's, or "
+            "those in another number format",
+            nullable=True,
+        ),
+        "weights_bytes": size(
+            "denoiser's weights in the number formats in which they ran, of a variant with another "
+            "one",
             nullable=True,
         ),
         "compile_s": seconds(
@@ -199,6 +205,11 @@ TABLES: dict[str, dict[str, Column]] = {
         "guidance_scale": real("1", "guidance scale w asked of the pipeline"),
         **PAIR,
         **BRANCH,
+        "switch": text(
+            "what a 0 of the mask switches: the number format of the step; missing where it "
+            "switches guidance off",
+            nullable=True,
+        ),
         "nfe": count("rows", "denoiser rows of a call under this mask alone"),
         "rows": count(
             "rows", "denoiser rows evaluated for it in the sweep, where masks share rows"
@@ -265,6 +276,7 @@ YOUNGER = {
         "beside",
         "disturbed",
         "copied_bytes",
+        "weights_bytes",
         "first_sigma",
         "first_timestep",
         "sha256",
@@ -274,6 +286,7 @@ YOUNGER = {
     ),
     "steps": ("energy_j",),
     "images": ("flagged", "draw"),
+    "sensitivity": ("switch",),
     "judged": ("draw",),
     "history": ("forced",),
 }

@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves
 from sdbench.instruments.cost import NoFormula, denoiser_flop, flop_per_row
 from sdbench.instruments.energy import Gauge
 from sdbench.instruments.footprint import LiveBytes
-from sdbench.instruments.memory import weights_bytes
 from sdbench.models.causes import is_machines, missing_module, require_own
 from sdbench.models.layout import set_layout
 from sdbench.models.pipeline import Pipeline, Scheduler, call_parameters, denoiser_of
 from sdbench.models.registry import load
+from sdbench.models.stored_weights import weights_bytes
 from sdbench.records.files import first_line
 from sdbench.records.names import BASELINE
 from sdbench.study.call import Call, ready
@@ -157,6 +157,8 @@ def _changes_denoiser(call: Call) -> bool:
     """Whether a variant changes the denoiser, or the numbers of rows that it gets."""
     variant = call.variant
     if variant.student is not None or variant.accelerator is not None:
+        return True
+    if variant.precision is not None:
         return True
     return variant.policy is not None and variant.policy(call.guidance_scale).shrinks
 

@@ -17,6 +17,7 @@ from sdbench.models.identity import identity
 from sdbench.models.pipeline import Pipeline, denoiser_of, networks_of
 from sdbench.models.safety import safety_checker
 from sdbench.models.settings import settings_of
+from sdbench.models.stored_weights import stored_bytes
 from sdbench.records.environment import environment
 from sdbench.records.settings import process_settings
 from sdbench.study.check import loaded, loop_length, prepare
@@ -29,6 +30,7 @@ from sdbench.study.study import Study
 from sdbench.study.tuning import tunable, with_tuned_scales
 from sdbench.study.units import Told, Unit, companion, of_baseline, rounds
 from sdbench.variants.trace import Unsupported
+from sdbench.variants.variant import Variant
 
 ROOM = 0.5
 """Share of the free memory that copies of weights may take."""
@@ -173,16 +175,16 @@ class Worker:
         method = unit.variant.accelerator
         if method is not None and not method.takes_turns:
             return f"{method.name} keeps its state elsewhere than on the pipeline"
-        if unit.variant.student is not None and not self._has_room:
+        if _copies_weights(unit.variant) and not self._has_room:
             return "there is too little memory for copies of the weights"
         return ""
 
     @property
     def _has_room(self) -> bool:
-        """Whether every student of the study can have copies of all the weights at once."""
-        students = [variant for variant in self.study.variants if variant.student is not None]
-        weights = sum(weight.nbytes for weight in denoiser_of(self._pipe).parameters())
-        return len(students) * weights <= ROOM * psutil.virtual_memory().available
+        """Whether all variants that need copies of the weights can have them at once."""
+        copying = [variant for variant in self.study.variants if _copies_weights(variant)]
+        weights = stored_bytes([denoiser_of(self._pipe)])
+        return len(copying) * weights <= ROOM * psutil.virtual_memory().available
 
     def outcome(
         self, unit: Unit, pipe: Pipeline | None = None, give_way: GiveWay | None = None
@@ -241,6 +243,11 @@ class Worker:
         if unit.phase != "warmup" and not is_cold and self._timed and kind not in self._warm:
             first_call(self._pipe, unit)
         self._warm.add(kind)
+
+
+def _copies_weights(variant: Variant) -> bool:
+    """Whether a variant needs copies of the weights where calls take turns."""
+    return variant.student is not None or variant.precision is not None
 
 
 def _remark(made: Made, steps: list[dict[str, Any]], noted: str | None) -> str | None:

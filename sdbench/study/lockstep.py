@@ -76,9 +76,10 @@ def _outcome(unit: Unit, end: Ended | Alone, around: Surroundings) -> Outcome | 
     if isinstance(end, Alone):
         return end
     further: dict[str, Any] = dict(around.columns)
-    if unit.variant.student is not None:
-        further["copied_bytes"] = end.copied_bytes
-    return replace(end.returned, run=end.returned.run | further)
+    run = end.returned.run
+    if unit.variant.student is not None or "copied_bytes" in run:
+        further["copied_bytes"] = end.copied_bytes + run.get("copied_bytes", 0)
+    return replace(end.returned, run=run | further)
 
 
 def take_turns(pipe: Pipeline, calls: Sequence[Call], *, seed: str) -> list[Ended | Alone]:

@@ -16,7 +16,8 @@ from sdbench.instruments.energy import EnergyMeter, Gauge
 from sdbench.instruments.memory import AllocatorTrace, CudaTrace, check_order
 from sdbench.instruments.steps import CallRecord, GiveWay, MemoryProbe, StepProbe
 from sdbench.instruments.surroundings import Surroundings
-from sdbench.models.pipeline import Pipeline, Scheduler
+from sdbench.models.pipeline import Pipeline, Scheduler, denoisers_of
+from sdbench.models.stored_weights import stored_bytes
 from sdbench.study.call import Ready, ready
 from sdbench.study.check import Workload
 from sdbench.study.execution import CompileClock, nothing_compiled
@@ -95,7 +96,18 @@ def observe(
         measured |= _counted(unit, probes.flop)
     if is_compiled:
         measured["compile_s"] = compile_s
-    return measured | _metered(probes, work, record), record.steps, made
+    weights = work.weights_bytes
+    used = run.trace.weights_bytes
+    if used is not None:
+        # What was in a file during the call is back by now.
+        weights += used - stored_bytes(denoisers_of(pipe))
+        measured |= _of_weights(used, in_lockstep=give_way is not None)
+    return measured | _metered(probes, weights, record), record.steps, made
+
+
+def _of_weights(used: int, *, in_lockstep: bool) -> dict[str, Any]:
+    """Bytes of a denoiser in other number formats, which in lockstep stand next to the model's."""
+    return {"weights_bytes": used} | ({"copied_bytes": used} if in_lockstep else {})
 
 
 def _counted(unit: Unit, probe: FlopProbe | None) -> dict[str, Any]:
@@ -166,22 +178,28 @@ class _Probes:
         return [*energy, self.steps, *memory, *([] if self.flop is None else [self.flop])]
 
 
-def _metered(probes: _Probes, work: Workload, record: CallRecord) -> dict[str, Any]:
-    """Memory and energy of a run and of its steps, where they were looked at."""
-    memory = {} if probes.memory is None else _memory(probes.memory, work, record)
+def _metered(probes: _Probes, weights_bytes: int, record: CallRecord) -> dict[str, Any]:
+    """Memory and energy of a run and of its steps, where they were looked at.
+
+    Args:
+        probes: of the call.
+        weights_bytes: of the pipeline, as the call had them.
+        record: of the call.
+    """
+    memory = {} if probes.memory is None else _memory(probes.memory, weights_bytes, record)
     return memory | ({} if probes.energy is None else _energy(probes.energy, record))
 
 
 def _memory(
-    trace: AllocatorTrace | CudaTrace, work: Workload, record: CallRecord
+    trace: AllocatorTrace | CudaTrace, weights_bytes: int, record: CallRecord
 ) -> dict[str, Any]:
     """Memory columns of a run; each step of the record gets its own peak."""
     on_cuda = isinstance(trace, CudaTrace)
     # The CPU's trace starts at zero with the weights in place; CUDA's counters are absolute.
-    base = 0 if on_cuda else work.weights_bytes
+    base = 0 if on_cuda else weights_bytes
     peak = base + trace.peak_bytes
     live = base + trace.live_bytes
-    check_order(peak_bytes=peak, live_bytes=live, weights_bytes=work.weights_bytes)
+    check_order(peak_bytes=peak, live_bytes=live, weights_bytes=weights_bytes)
 
     peaks = {interval.label: base + interval.peak_bytes for interval in trace.peaks}
     for row in record.steps:

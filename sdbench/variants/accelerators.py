@@ -22,6 +22,8 @@ from sdbench.variants.schedule import GuidanceSchedule
 from sdbench.variants.trace import MissingPackage, Unsupported
 from sdbench.variants.variant import Accelerator, Variant
 
+ONE_DENOISER = "{} changes the denoiser itself, of which only a copy has another number format"
+"""Why an accelerator and a precision exclude each other."""
 Attach = Callable[[Any, float], AbstractContextManager[None]]
 """Attaches a method to a pipeline for the length of a block, with the variant's number."""
 
@@ -67,6 +69,8 @@ def add_accelerator(first: Variant, accelerated: Variant) -> Variant:
     """
     method = accelerated.accelerator
     assert method is not None
+    if first.precision is not None:
+        raise ValueError(ONE_DENOISER.format(method.name))
     if first.accelerator is not None:
         raise ValueError(
             "two accelerators exclude each other: both replace what the denoiser computes"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -63,13 +63,15 @@ def answer(call: DenoiserCall, policy: Policy, evaluate: Evaluate, *, sequential
         ValueError: the denoiser returns several tensors under a policy that is not plain.
     """
     wanted = _wanted(call, policy)
+    parts = _parts(call, policy, wanted, sequential=sequential)
     outputs = []
-    for rows in _parts(call, wanted, policy.max_rows, sequential=sequential):
-        args, kwargs = _rows_of(call, rows)
-        outputs.append(evaluate(args, kwargs, len(rows)))
+    for part in parts:
+        args, kwargs = _rows_of(call, part.rows)
+        policy.begin_setting(part.setting)
+        outputs.append(evaluate(args, kwargs, len(part.rows)))
     if not policy.plain:
         _require_one_tensor(call, outputs)
-    evaluated = _by_half(outputs, wanted)
+    evaluated = _by_half(outputs, parts, wanted)
 
     # Of two calls in a step the conditional one comes first; the other may need its prediction.
     step = call.step
@@ -129,19 +131,42 @@ def _wanted(call: DenoiserCall, policy: Policy) -> dict[Half, list[int]]:
     }
 
 
-def _parts(
-    call: DenoiserCall, wanted: dict[Half, list[int]], max_rows: int | None, *, sequential: bool
-) -> list[list[int]]:
-    """The rows of each evaluation, counted from the first row of the call."""
-    by_half = [
-        [place * call.images + row for row in rows] for place, rows in enumerate(wanted.values())
-    ]
-    if sequential:
-        return [rows for rows in by_half if rows]
+class _Part(NamedTuple):
+    """An evaluation of some rows.
 
-    index = [row for rows in by_half for row in rows]
-    size = max_rows or max(1, len(index))
-    return [index[start : start + size] for start in range(0, len(index), size)]
+    Attributes:
+        rows: of the call, counted from its first one.
+        places: of these rows among all that are wanted.
+        setting: as the policy names it.
+    """
+
+    rows: list[int]
+    places: list[int]
+    setting: Any
+
+
+def _parts(
+    call: DenoiserCall, policy: Policy, wanted: dict[Half, list[int]], *, sequential: bool
+) -> list[_Part]:
+    """The evaluations of what is wanted: by half where they are sequential, and by setting."""
+    rows: list[int] = []
+    together: dict[Any, list[int]] = {}
+    for place, (half, own) in enumerate(wanted.items()):
+        settings = policy.settings(call.step.index, half) or [None] * len(own)
+        for row, setting in zip(own, settings, strict=True):
+            together.setdefault((place if sequential else 0, setting), []).append(len(rows))
+            rows.append(place * call.images + row)
+
+    size = len(rows) if sequential or policy.max_rows is None else policy.max_rows
+    return [
+        _Part(
+            [rows[place] for place in places[start : start + size]],
+            places[start : start + size],
+            setting,
+        )
+        for (_, setting), places in together.items()
+        for start in range(0, len(places), size)
+    ]
 
 
 def _rows_of(call: DenoiserCall, chosen: list[int]) -> Any:
@@ -157,10 +182,16 @@ def _rows_of(call: DenoiserCall, chosen: list[int]) -> Any:
     return call.layout.select(call.arguments, chosen)
 
 
-def _by_half(outputs: list[Any], wanted: dict[Half, list[int]]) -> Predictions:
+def _by_half(outputs: list[Any], parts: list[_Part], wanted: dict[Half, list[int]]) -> Predictions:
     """The evaluated predictions; a half without any is left out."""
     sizes = {half: len(rows) for half, rows in wanted.items() if rows}
     predictions = [stacked(samples(out)) for out in outputs]
+
+    # Settings may have put rows into another order.
+    places = [place for part in parts for place in part.places]
+    if places != sorted(places):
+        back = sorted(range(len(places)), key=places.__getitem__)
+        predictions = [torch.cat(predictions)[back]]
 
     # Copied only where the evaluations were cut elsewhere than between the halves.
     if [len(rows) for rows in predictions] != list(sizes.values()):

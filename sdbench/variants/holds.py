@@ -20,7 +20,7 @@ from torch import nn
 from sdbench.models.copied import owner_of
 from sdbench.models.pipeline import Pipeline, Scheduler, denoisers_of, schedulers_of
 
-Purpose = Literal["guidance schedule", "student", "accelerator", "lockstep"]
+Purpose = Literal["guidance schedule", "student", "accelerator", "precision", "lockstep"]
 _LOCK = threading.Lock()
 
 

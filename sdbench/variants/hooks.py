@@ -95,6 +95,16 @@ def call_replaced(module: nn.Module, wrap: Wrap) -> Iterator[None]:
         _take_off(replacement)
 
 
+def below_ours(owner: Any, name: str) -> Any:
+    """What an instance would hold without our wrappers; None for nothing of its own."""
+    value = vars(owner).get(name, _ABSENT)
+    for replacement in reversed(_PLACED):
+        is_here = replacement.owner is owner and replacement.name == name
+        if is_here and replacement.value is value:
+            value = replacement.before
+    return None if value is _ABSENT else value
+
+
 def _default(owner: Any, name: str) -> Any:
     """What the instance would have without any attribute of its own."""
     for replacement in _PLACED:

@@ -99,6 +99,13 @@ class Policy(Listener):
         """The rows of a half that are evaluated at a step, in this order; None for all."""
         return None if half == "cond" else self.evaluated(step)
 
+    def settings(self, step: int, half: Half) -> Sequence[Any] | None:
+        """The setting of the denoiser in which each wanted row is evaluated; None without any."""
+        return None
+
+    def begin_setting(self, setting: Any) -> None:
+        """Rows of a setting are evaluated next."""
+
     def is_guided(self, step: int) -> bool:
         """Whether any row is guided at a step."""
         return self.evaluated(step) != []

@@ -60,11 +60,14 @@ class Turns(Listener):
     Args:
         denoiser: with the layers.
         rule: says which steps are guided.
+
+    Attributes:
+        denoisers: it, and copies of it.
     """
 
     def __init__(self, denoiser: Any, rule: ScheduleRule) -> None:
         """Start with the layers on, as they are loaded."""
-        self.denoiser = denoiser
+        self.denoisers = [denoiser]
         self.rule = rule
         self.mask: tuple[bool, ...] = ()
         self.on = True
@@ -77,7 +80,8 @@ class Turns(Listener):
         """Switch where it has to."""
         if self.on == self.mask[step.index]:
             self.on = not self.on
-            self.denoiser.enable_adapters() if self.on else self.denoiser.disable_adapters()
+            for own in self.denoisers:
+                own.enable_adapters() if self.on else own.disable_adapters()
 
 
 class MadeForSteps(Listener):

@@ -83,10 +83,16 @@ class Listener:
 
 
 class Trace(Listener):
-    """What ran: one row per step of every call, whatever was asked for."""
+    """What ran: one row per step of every call, whatever was asked for.
+
+    Attributes:
+        weights_bytes: of the denoiser's weights that ran, where it was in another number format;
+            else None.
+    """
 
     def __init__(self) -> None:
         """Start without rows."""
+        self.weights_bytes: int | None = None
         self._iterations: list[int] = []
         self._steps: list[Step] = []
 

@@ -17,6 +17,7 @@ from sdbench.variants.schedule import GuidanceSchedule, ScheduleRule
 if TYPE_CHECKING:
     from sdbench.models.pipeline import Pipeline  # brings torch
     from sdbench.variants.policy import Policy
+    from sdbench.variants.precision import Precision
 
 Group = Literal["masks", "policies", "formulas", "students", "accelerators", "controls"]
 GROUPS: tuple[Group, ...] = (
@@ -72,6 +73,7 @@ class Variant:
         content: what the name does not say and a stored call depends on, such as what a file held.
         policy: from the guidance scale to what decides instead of the rule while the loop runs. The
             rule then says only what work is to be expected, as far as it is known.
+        precision: number format of the denoiser, where it is not the pipeline's.
         accelerator: another project's method.
         guider: takes the place of the policy where a pipeline has a guider of its own.
         arguments: further arguments of the pipeline's call.
@@ -97,6 +99,7 @@ class Variant:
     made_for: Mapping[str, str] = field(default_factory=dict, compare=False)
     content: str = ""
     policy: Callable[[float], Policy] | None = field(default=None, compare=False)
+    precision: Precision | None = field(default=None, compare=False)
     accelerator: Accelerator | None = None
     guider: Accelerator | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -124,10 +127,11 @@ class Variant:
     def has_rows_of_its_own(self) -> bool:
         """Whether a denoiser row is other work than one of the baseline's.
 
-        An accelerator's is, and a student's that takes turns with the teacher: its layers then run
-        next to the weights.
+        An accelerator's is, one in another number format, and a student's that takes turns with the
+        teacher: its layers then run next to the weights.
         """
-        return self.accelerator is not None or (self.student is not None and not self.guides_none)
+        takes_turns = self.student is not None and not self.guides_none
+        return self.accelerator is not None or self.precision is not None or takes_turns
 
     @property
     def pins_start(self) -> bool:

@@ -5,7 +5,8 @@ import torch
 
 import sdbench
 from sdbench.analysis.sensitivity import evaluations
-from sdbench.experiments.sensitivity import BranchChoice, branches_of, sweep
+from sdbench.experiments.branch_choice import BranchChoice, branches_of
+from sdbench.experiments.sensitivity import sweep
 from sdbench.records.store import read_sweep
 from sdbench.study.generation import Generation
 from sdbench.variants.guidance import guided_by

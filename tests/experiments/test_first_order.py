@@ -17,8 +17,9 @@ from diffusers import (
 
 import sdbench
 from sdbench.experiments.adjoint import adjoints, coefficients, places, step_coefficients
+from sdbench.experiments.branch_choice import BranchChoice
 from sdbench.experiments.first_order import Follower, _signs
-from sdbench.experiments.sensitivity import BranchChoice, sweep
+from sdbench.experiments.sensitivity import sweep
 from sdbench.instruments.memory import AllocatorTrace
 from sdbench.instruments.metrics.lpips import lpips, lpips_features
 from sdbench.instruments.quality import METRICS

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from sdbench.experiments.branch_choice import BranchChoice
 from sdbench.experiments.planning import Target, plan
-from sdbench.experiments.sensitivity import BranchChoice, sweep
+from sdbench.experiments.sensitivity import sweep
 from sdbench.instruments.quality import score
 from sdbench.records.columns import VIDEO
 from sdbench.records.schema import columns

@@ -108,7 +108,8 @@ def of_runner() -> Family:
 
 
 def of_sensitivity() -> Family:
-    from sdbench.experiments.sensitivity import BranchChoice, sweep
+    from sdbench.experiments.branch_choice import BranchChoice
+    from sdbench.experiments.sensitivity import sweep
     from sdbench.study.generation import Generation
     from tests import tiny
 

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sdbench.cli import app
-from sdbench.experiments.sensitivity import BranchChoice, sweep
+from sdbench.experiments.branch_choice import BranchChoice
+from sdbench.experiments.sensitivity import sweep
 from sdbench.models import registry
 from sdbench.records.store import StudyFolder, read, read_sweep
 from sdbench.study.generation import Generation

@@ -6,10 +6,11 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
-from sdbench.instruments.memory import AllocatorTrace, weights_bytes
+from sdbench.instruments.memory import AllocatorTrace
 from sdbench.models import random_weights, registry
 from sdbench.models.architectures import ARCHITECTURES
 from sdbench.models.random_weights import build, fill, has_random_weights, needed_bytes
+from sdbench.models.stored_weights import weights_bytes
 
 CPU = torch.device("cpu")
 CLIP = {

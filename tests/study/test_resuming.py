@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 
-from sdbench.experiments.sensitivity import BranchChoice, sweep
+from sdbench.experiments.branch_choice import BranchChoice
+from sdbench.experiments.sensitivity import sweep
 from sdbench.study import runner
 from sdbench.study.shards import gather
 from sdbench.study.study import Study

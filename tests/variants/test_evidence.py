@@ -27,6 +27,7 @@ COMBINED = [
     "cached:2+deepcache:3",
     "every:2+deepcache:2",
     "last:25%+scheduler:dpmpp-2m",
+    "lora+precision:int8wo",
 ]
 OFTEN = {"unguided", "last:25%", "adaptive:0.9", "cached:2", "compressed:3", "lora"}
 OFTEN |= {"deepcache:3", "guider:apg"}

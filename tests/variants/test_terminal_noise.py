@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import sdbench
-from sdbench.experiments.sensitivity import BranchChoice, sweep
+from sdbench.experiments.branch_choice import BranchChoice
+from sdbench.experiments.sensitivity import sweep
 from sdbench.study.generation import Generation
 from sdbench.study.study import Study
 from sdbench.variants.guidance import guided_by

@@ -1,4 +1,4 @@
-"""What dropping guidance does, by where it is dropped."""
+"""What dropping guidance does, or another number format, by where in the loop it is."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,10 @@ from sdbench.report.figures.style import PALETTE, new_figure, open_frame
 COLOUR = PALETTE[4]
 MEDIAN_COLOUR = PALETTE[1]
 LABELS = {
-    "single": "step without guidance",
-    "window": "first of {length} steps without guidance",
-    "last": "last steps without guidance",
-    "first": "first steps without guidance",
+    "single": "step {without}",
+    "window": "first of {length} steps {without}",
+    "last": "last steps {without}",
+    "first": "first steps {without}",
     "estimate": "step without guidance, first-order estimate",
 }
 """Of the horizontal axis, by kind."""
@@ -23,7 +23,9 @@ BY_LENGTH = ("last", "first")
 """Kinds whose length moves; of the others it is the start."""
 
 
-def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure:
+def sensitivity_figure(
+    curves: dict[str, pd.DataFrame], *, steps: int, switch: str | None = None
+) -> Figure:
     """What dropping guidance does: a panel per metric, with 95 % intervals.
 
     A few images can decide a mean. So the median is drawn with it, where there is one, and the
@@ -33,11 +35,14 @@ def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure
     Args:
         curves: by metric, each from `sdbench.analysis.sensitivity.sensitivity_curve`, of one kind.
         steps: of the loop.
+        switch: what was switched instead of guidance, such as "precision:bf16".
     """
+    without = "without guidance" if switch is None else f"in {switch.removeprefix('precision:')}"
     first = next(iter(curves.values()))
     kind = first["kind"].iloc[0]
     if kind == "interval":
-        return _interval_maps(curves)
+        kept = "guided" if switch is None else f"not {without}"
+        return _interval_maps(curves, kept)
 
     with_share = {metric: f"{metric}_changed" in curve for metric, curve in curves.items()}
     count = len(curves) + sum(with_share.values())
@@ -57,7 +62,7 @@ def sensitivity_figure(curves: dict[str, pd.DataFrame], *, steps: int) -> Figure
             _frame(axes, f"share of images changed,\nby {metric}")
 
     panels[0].legend(frameon=False, fontsize="small")
-    label = LABELS[kind].format(length=first["length"].iloc[0])
+    label = LABELS[kind].format(length=first["length"].iloc[0], without=without)
     panels[-1].set(xlabel=f"{label} (of {steps})", xlim=(-0.02 * steps, 1.02 * steps))
     return figure
 
@@ -99,7 +104,7 @@ def _frame(axes: Axes, label: str) -> None:
     open_frame(axes)
 
 
-def _interval_maps(curves: Mapping[str, pd.DataFrame]) -> Figure:
+def _interval_maps(curves: Mapping[str, pd.DataFrame], kept: str) -> Figure:
     figure = new_figure(0.6 + 4.2 * len(curves), 3.8)
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (metric, curve) in zip(panels, curves.items(), strict=True):
@@ -107,7 +112,10 @@ def _interval_maps(curves: Mapping[str, pd.DataFrame]) -> Figure:
         grid = places.pivot_table(metric, index="length", columns="start")
         drawn = axes.pcolormesh(grid.columns, grid.index, grid, shading="nearest", cmap="viridis")
         figure.colorbar(drawn, ax=axes, label=_meaning(metric))
-        axes.set(xlabel="first guided step", ylabel="guided steps, none outside")
+        if kept == "guided":
+            axes.set(xlabel="first guided step", ylabel="guided steps, none outside")
+        else:
+            axes.set(xlabel=f"first step {kept}", ylabel=f"steps {kept}")
         open_frame(axes)
     return figure
 
