@@ -113,10 +113,21 @@ def halves(table: pd.DataFrame, what: str = "kind") -> pd.DataFrame:
 
 
 def watched_more(table: pd.DataFrame) -> dict[str, float]:
-    """By how much watching every layer lengthened each kind of step, as a share of it."""
+    """By how much watching every layer lengthened each kind of step, as a share of it.
+
+    It is taken off the seconds of places. An old table holds it in them, and not by itself.
+    """
     steps = table.groupby("step", sort=False)
-    more = steps["seconds"].sum() / steps["plain_s"].first() - 1
+    whole = steps["seconds"].sum() + steps["watch_s"].sum()
+    more = whole / steps["plain_s"].first() - 1
     return {str(step): float(value) for step, value in more.items()}
+
+
+def sums_differ(table: pd.DataFrame) -> dict[str, float]:
+    """By how much the seconds of all places differ from a step's, as a share of it."""
+    steps = table.groupby("step", sort=False)
+    differ = steps["seconds"].sum() / steps["plain_s"].first() - 1
+    return {str(step): float(value) for step, value in differ.items()}
 
 
 def explanation(table: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ on record. Work is counted in a call of its own, which is slow.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +24,7 @@ from sdbench.instruments.cost import NoFormula
 from sdbench.instruments.denoiser_arguments import arguments
 from sdbench.instruments.footprint import faked, meta_denoiser
 from sdbench.instruments.layers import Place
-from sdbench.instruments.modules import AFTER, ModuleCounter, ModuleTimer, Timed, Work
+from sdbench.instruments.modules import AFTER, ModuleCounter, ModuleTimer, Timed, Work, watching
 from sdbench.instruments.peaks import peaks
 from sdbench.models.architectures import ARCHITECTURES, VAE_FACTOR
 from sdbench.models.pipeline import Pipeline, denoiser_of, networks_of
@@ -160,7 +160,7 @@ def counted(model: str, *, height: int, width: int, batch: int, dtype: torch.dty
                 fake(**given)
             if counter.unknown:
                 raise NoFormula(f"no FLOP formula for {counter.unknown}")
-            rows += _places(step, counter.around[AFTER], {}, None, has_flop=True)
+            rows += [row for _, row in _places(step, counter.around[AFTER], (), has_flop=True)]
     return frame("modules", rows)
 
 
@@ -175,10 +175,19 @@ def _rows(counter: ModuleCounter, taken: Sequence[Timed]) -> Iterator[dict[str, 
     work: dict[str | bool, Work] = counter.around | dict(counter.steps)
     for name, own in work.items():
         of_name = [timed for timed in taken if timed.name == name]
-        whole_s = fmean(one.whole_s for one in _middle(of_name, watched=False))
-        places_s = _means([one.places or {} for one in _middle(of_name, watched=True)])
+        watched = _middle(of_name, watched=True)
+        plain_s = fmean(one.whole_s for one in _middle(of_name, watched=False))
+        added_s = fmean(one.whole_s for one in watched) - plain_s
+
+        places_s = _means([one.places or {} for one in watched])
+        watch_s = watching(_means([one.entered for one in watched]), added_s)
         step = name if isinstance(name, str) else KINDS_OF_STEPS[name]
-        yield from _places(step, own, places_s, whole_s, has_flop=not counter.unknown)
+        for place, row in _places(step, own, places_s, has_flop=not counter.unknown):
+            spent = {"plain_s": plain_s}
+            if place in places_s:
+                spent["watch_s"] = min(watch_s[place], places_s[place])
+                spent["seconds"] = places_s[place] - spent["watch_s"]
+            yield row | spent
 
 
 def _middle(taken: Sequence[Timed], *, watched: bool) -> list[Timed]:
@@ -191,29 +200,25 @@ def _middle(taken: Sequence[Timed], *, watched: bool) -> list[Timed]:
 
 
 def _means(watched: Sequence[Mapping[Place, float]]) -> dict[Place, float]:
-    """The mean seconds of every place; a call that did not come there spent none."""
+    """The mean of every place; a call that did not come there has zero."""
     places = {place: None for spent in watched for place in spent}
     return {place: fmean(spent.get(place, 0.0) for spent in watched) for place in places}
 
 
 def _places(
-    step: str,
-    work: Work,
-    seconds: Mapping[Place, float],
-    plain_s: float | None,
-    *,
-    has_flop: bool,
-) -> Iterator[dict[str, Any]]:
-    """A row for every place of a step."""
+    step: str, work: Work, seconds: Iterable[Place], *, has_flop: bool
+) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Every place of a step, and its row without times."""
     for place in dict.fromkeys([*seconds, *work.moved_bytes, *work.flop]):
-        yield {
-            "unit": step,
-            "step": step,
-            "part": place.part,
-            "block": place.block,
-            "kind": place.kind,
-            "seconds": seconds.get(place),
-            "plain_s": plain_s,
-            "flop": work.flop[place] if has_flop else None,
-            "moved_bytes": work.moved_bytes[place],
-        }
+        yield (
+            place,
+            {
+                "unit": step,
+                "step": step,
+                "part": place.part,
+                "block": place.block,
+                "kind": place.kind,
+                "flop": work.flop[place] if has_flop else None,
+                "moved_bytes": work.moved_bytes[place],
+            },
+        )

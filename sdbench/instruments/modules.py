@@ -35,11 +35,13 @@ class Timed:
         name: "text" or "decode"; of a step whether it was guided.
         whole_s: seconds of all of it.
         places: seconds of every place; None where no layer was watched.
+        entered: how often every place was entered, which is where watching takes its time.
     """
 
     name: str | bool
     whole_s: float
     places: dict[Place, float] | None
+    entered: Counter[Place] = field(default_factory=Counter)
 
 
 class ModuleTimer(Listener):
@@ -129,7 +131,21 @@ class ModuleTimer(Listener):
         places: dict[Place, float] = {}
         for (begun, place), end in zip(marks, ends, strict=True):
             places[place] = places.get(place, 0.0) + self._clock.seconds(begun, end)
-        return Timed(name, self._clock.seconds(marks[0][0], ended), places if watched else None)
+        whole_s = self._clock.seconds(marks[0][0], ended)
+        if not watched:
+            return Timed(name, whole_s, None)
+        return Timed(name, whole_s, places, Counter(place for _, place in marks))
+
+
+def watching(entered: Mapping[Place, float], added_s: float) -> dict[Place, float]:
+    """What watching took in every place, in seconds: the same at every entrance.
+
+    Args:
+        entered: how often every place was entered.
+        added_s: by how much a watched step is longer than one that is not.
+    """
+    each_s = max(added_s, 0.0) / max(sum(entered.values()), 1)
+    return {place: each_s * times for place, times in entered.items()}
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,7 @@ YOUNGER = {
     "steps": ("energy_j",),
     "images": ("flagged", "draw"),
     "sensitivity": ("switch",),
+    "modules": ("watch_s",),
     "judged": ("draw",),
     "history": ("forced",),
 }

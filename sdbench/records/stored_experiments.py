@@ -41,7 +41,13 @@ EXPERIMENTS: dict[str, dict[str, Column]] = {
         "block": text("dotted name of the block in it; empty outside of all blocks"),
         "kind": text("kind of layer; `other` is what lies between layers"),
         "seconds": seconds(
-            "time in this place, layers watched; mean of the middle half of the steps",
+            "time in this place without what watching took; mean of the middle half of the "
+            "watched steps",
+            nullable=True,
+        ),
+        "watch_s": seconds(
+            "time that watching the layers took in this place: what it added to the step, the same "
+            "at every entrance of a place",
             nullable=True,
         ),
         "plain_s": seconds("the same of a whole step where no layer is watched", nullable=True),

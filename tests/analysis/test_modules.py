@@ -5,19 +5,27 @@ import math
 import pandas as pd
 import pytest
 
-from sdbench.analysis.modules import by, explanation, halves, module_table, watched_more
+from sdbench.analysis.modules import (
+    by,
+    explanation,
+    halves,
+    module_table,
+    sums_differ,
+    watched_more,
+)
 from sdbench.records.schema import frame
 
 PEAKS = {"peak_flop_s": 1e12, "peak_copy_s": 1e10}
 
 
-def row(step, kind, seconds, *, flop=0, moved=0, block="", plain_s=1.0):
+def row(step, kind, seconds, *, flop=0, moved=0, block="", plain_s=1.0, watch_s=0.0):
     place = {"unit": step, "step": step, "part": "unet", "block": block, "kind": kind}
     return (
         place
         | PEAKS
         | {
             "seconds": seconds,
+            "watch_s": watch_s,
             "plain_s": plain_s,
             "flop": flop,
             "moved_bytes": moved,
@@ -80,6 +88,9 @@ def test_a_step_of_half_the_time_needs_no_reason(table):
 def test_watching_is_compared_with_steps_that_were_not_watched(table):
     more = watched_more(table.assign(plain_s=[0.8] * 3 + [0.75] * 3))
     assert more == pytest.approx({"guided": 0.25, "unguided": -0.2})
+    told = table.assign(plain_s=[0.8] * 3 + [0.75] * 3, watch_s=0.1)
+    assert watched_more(told) == pytest.approx({"guided": 0.625, "unguided": 0.2})
+    assert sums_differ(told) == pytest.approx({"guided": 0.25, "unguided": -0.2})
 
 
 def test_a_layer_of_one_kind_of_step_takes_no_time_in_the_other(table):
@@ -90,7 +101,7 @@ def test_a_layer_of_one_kind_of_step_takes_no_time_in_the_other(table):
 
 
 def test_counted_work_has_no_times_and_no_bound(table):
-    counted = table.assign(**dict.fromkeys(["seconds", "plain_s", *PEAKS], float("nan")))
+    counted = table.assign(**dict.fromkeys(["seconds", "watch_s", "plain_s", *PEAKS], float("nan")))
     found = module_table(counted)
     assert (found["bound"] == "").all()
     assert found["guided_s"].isna().all()

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdbench.instruments.layers import OTHER, Place
-from sdbench.instruments.modules import AFTER, ModuleCounter, ModuleTimer
+from sdbench.instruments.modules import AFTER, ModuleCounter, ModuleTimer, watching
 from sdbench.models.pipeline import networks_of
 from sdbench.variants.guidance import guided_by
 from sdbench.variants.schedule import GuidanceSchedule
@@ -74,6 +74,34 @@ def test_every_second_belongs_to_one_place():
         Place("net", "blocks.1", "linear"): 5.0,
     }
     assert whole.whole_s == sum(whole.places.values())
+
+
+class Costly(Ticks):
+    """A clock of which every mark takes two seconds."""
+
+    def mark(self):
+        before = self.now
+        self.now += 2.0
+        return before
+
+
+def test_what_watching_takes_is_known_by_place():
+    """With the time of every mark taken off, each place has what it has on a clock that is free."""
+
+    def places(clock):
+        net = nn.ModuleDict({"blocks": nn.ModuleList([Inner(clock), Inner(clock)])})
+        timer = ModuleTimer({"net": net}, clock, watches_first=True)
+        with timer.call():
+            for block in net["blocks"]:
+                block(torch.zeros(1, 4))
+        return timer.taken[0]
+
+    free, costly = places(Ticks()), places(Costly())
+    added = watching(costly.entered, costly.whole_s - free.whole_s)
+    assert sum(added.values()) == costly.whole_s - free.whole_s > 0
+    less = {place: costly.places[place] - added[place] for place in costly.places}
+    assert less == pytest.approx(free.places)
+    assert set(watching(costly.entered, -1.0).values()) == {0.0}  # noise, no saving
 
 
 def timed(pipe, *, watches_first):
