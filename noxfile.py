@@ -126,6 +126,17 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Make all the evidence that a GPU can give, in parts: `-- --out results/gpu-NAME`.
+
+    A part takes eight minutes at most, and the same command goes on where it was ended. Where
+    nothing can be installed: `python -m benchmarks.gpu --out FOLDER --wheels DIR`.
+    """
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "benchmarks.gpu", *session.posargs)
+
+
+@nox.session(default=False)
 def branching(session: nox.Session) -> None:
     """Print how much faster a sensitivity sweep is than one call per mask."""
     session.install("-e", ".")

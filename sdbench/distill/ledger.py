@@ -95,7 +95,7 @@ def ledger_of(
     Yields:
         Per method the rows of the table `ledger`.
     """
-    make, size = _denoiser_of(model)
+    make, size = denoiser_of(model)
     for rows in ledger(
         lambda: make().eval(),
         lambda denoiser: arguments(
@@ -109,7 +109,7 @@ def ledger_of(
         yield frame("ledger", rows)
 
 
-def _denoiser_of(model: str) -> tuple[Callable[[], Any], dict[str, int]]:
+def denoiser_of(model: str) -> tuple[Callable[[], Any], dict[str, int]]:
     """What makes a model's denoiser, and how large the latents and texts are that it takes."""
     if model == "mini-sd":
         return networks.denoiser, {"vae_factor": 4, "tokens": networks.TOKENS}

@@ -55,30 +55,39 @@ def _trained(setup: Setup, method: Method) -> Traced:
         teacher = setup.teacher_of(denoiser, method)
         trace.mark("student")
 
-        target_of = partial(_target, method, teacher, denoiser)
+        make_target = partial(target_of, method, teacher, denoiser)
         learnt = [weight for weight in denoiser.parameters() if weight.requires_grad]
         if setup.checkpoint_gradients:
             denoiser.enable_gradient_checkpointing()
         # Fused, because otherwise AdamW takes scratch memory of the size of the weights.
         optimiser = torch.optim.AdamW(learnt, lr=1e-5, fused=True)
         for _ in range(STEPS):
-            _step(denoiser, target_of, call, optimiser, trace.mark)
+            training_step(denoiser, make_target, call, optimiser, trace.mark)
 
     started = time.perf_counter()
-    _step(denoiser, target_of, call, optimiser, lambda label: None)
+    training_step(denoiser, make_target, call, optimiser, lambda label: None)
     step_s = time.perf_counter() - started
     return Traced(*_parts(trace, method), step_s)
 
 
-def _step(
+def training_step(
     denoiser: Any,
-    target_of: Callable[[DenoiserInputs], Float[Tensor, "rows ..."]],
+    make_target: Callable[[DenoiserInputs], Float[Tensor, "rows ..."]],
     call: DenoiserInputs,
     optimiser: torch.optim.Optimizer,
     mark: Callable[[str], None],
 ) -> None:
+    """Take a step of an optimiser.
+
+    Args:
+        denoiser: that learns.
+        make_target: what is to be learnt, from a guided step's inputs.
+        call: these inputs.
+        optimiser: of the weights that are learnt.
+        mark: is told what was done: "target", "forward", "backward", "optimiser", "cleared".
+    """
     student_call = _cond(call)
-    target = target_of(call)
+    target = make_target(call)
     mark("target")
 
     loss = distillation_loss(first_tensor(denoiser(**student_call)), target)
@@ -93,7 +102,7 @@ def _step(
 
 
 @torch.no_grad()
-def _target(
+def target_of(
     method: Method, teacher: Any, denoiser: Any, call: DenoiserInputs
 ) -> Float[Tensor, "rows ..."]:
     """What is to be learnt: nothing in particular, a guided prediction, or two steps."""
