@@ -97,26 +97,61 @@ TINY = Scale(
 """For a dry run on any device: the same commands, on the embedded model."""
 
 
+QUESTIONS = {
+    "tests": "do clock, allocator, graphs and restoring hold on this device?",
+    "sd15": "what do the papers' schedules save on SD 1.5?",
+    "distillation": "what do LoRA and full distillation take in memory and time?",
+    "formats": "what do number formats take and save?",
+    "modules": "where does the time of a step go?",
+    "sdxl": "what do the papers' schedules save on SDXL?",
+    "sd15-cudagraph": "the same on SD 1.5, its kernels launched as one graph",
+    "sdxl-cudagraph": "the same on SDXL, its kernels launched as one graph",
+    "lockstep": "do calls that take turns say the same as calls one after another?",
+    "training": "how fast does mini-sd learn?",
+}
+"""Of the parts, the most valuable first."""
+
+
 def parts(scale: Scale, device: str) -> list[Part]:
-    """Every part, the most valuable first.
+    """Every part, in the order of `QUESTIONS`.
 
     Args:
         scale: of the work.
         device: "cuda", or "cpu" for a dry run.
     """
+    commands = _studies(scale, device) | _others(scale, device)
+    return [
+        Part(name, question, commands[name], needs_cuda=name.endswith("-cudagraph"))
+        for name, question in QUESTIONS.items()
+    ]
+
+
+def _studies(scale: Scale, device: str) -> dict[str, list[Command]]:
+    """Studies of time, memory and energy."""
     variants = f"cfg,last:20%,last:50%,unguided,steps:{scale.fewer}"
-    formats = "cfg,precision:int8wo,precision:float8wo,precision:float8cast,precision:fp32"
-    halves = ",precision:fp32@first:50%,precision:fp32@last:50%"
+    formats = ["cfg", *(f"precision:{form}" for form in ("int8wo", "float8wo", "float8cast"))]
+    formats += [f"precision:fp32{steps}" for steps in ("", "@first:50%", "@last:50%")]
 
     def studies(model: str, names: str, batches: Sequence[int], further: str = "") -> list[Command]:
         return [_study(scale, device, model, names, batch, further) for batch in batches]
 
-    eager = f"{variants},deepcache:3"
+    eager, graph = f"{variants},deepcache:3", "--execution cudagraph"
+    return {
+        "sd15": studies(scale.sd15, eager, scale.batches),
+        "formats": studies(scale.sd15, ",".join(formats), scale.batches[:1]),
+        "sdxl": studies(scale.sdxl, eager, scale.batches),
+        "sd15-cudagraph": studies(scale.sd15, variants, scale.batches, graph),
+        "sdxl-cudagraph": studies(scale.sdxl, variants, scale.batches, graph),
+    }
+
+
+def _others(scale: Scale, device: str) -> dict[str, list[Command]]:
+    """What is no study."""
     modules = (
         f"{SDBENCH} cost {scale.sd15.replace(' --random-weights', '')} --num-steps 8 --by module "
         f"--dtype bfloat16 --device {device} --out {{out}}"
     )
-    learns = (
+    distils = (
         f"{PYTHON} -m benchmarks.gpu.distillation --model {scale.architecture} "
         f"--height {scale.height} --steps {scale.training_steps} --device {device} --out {{out}}"
     )
@@ -128,52 +163,13 @@ def parts(scale: Scale, device: str) -> list[Part]:
         f"{PYTHON} -m benchmarks.gpu.training --steps {100 * scale.training_steps} "
         f"--device {device} --out {{out}}"
     )
-    return [
-        Part(
-            "tests",
-            "do clock, allocator, graphs and restoring hold on this device?",
-            [Command("", f"{PYTHON} -m pytest -m gpu -n 0 -q tests")],
-        ),
-        Part(
-            "sd15",
-            "what do the papers' schedules save on SD 1.5?",
-            studies(scale.sd15, eager, scale.batches),
-        ),
-        Part(
-            "distillation",
-            "what do LoRA and full distillation take in memory and time?",
-            [Command("table", learns)],
-        ),
-        Part(
-            "formats",
-            "what do number formats take and save?",
-            studies(scale.sd15, formats + halves, scale.batches[:1]),
-        ),
-        Part("modules", "where does the time of a step go?", [Command("table", modules)]),
-        Part(
-            "sdxl",
-            "what do the papers' schedules save on SDXL?",
-            studies(scale.sdxl, eager, scale.batches),
-        ),
-        Part(
-            "sd15-cudagraph",
-            "the same on SD 1.5, its kernels launched as one graph",
-            studies(scale.sd15, variants, scale.batches, "--execution cudagraph"),
-            needs_cuda=True,
-        ),
-        Part(
-            "sdxl-cudagraph",
-            "the same on SDXL, its kernels launched as one graph",
-            studies(scale.sdxl, variants, scale.batches, "--execution cudagraph"),
-            needs_cuda=True,
-        ),
-        Part(
-            "lockstep",
-            "do calls that take turns say the same as calls one after another?",
-            [Command("", clocks)],
-        ),
-        Part("training", "how fast does mini-sd learn?", [Command("table", trains)]),
-    ]
+    return {
+        "tests": [Command("", f"{PYTHON} -m pytest -m gpu -n 0 -q tests")],
+        "distillation": [Command("table", distils)],
+        "modules": [Command("table", modules)],
+        "lockstep": [Command("", clocks)],
+        "training": [Command("table", trains)],
+    }
 
 
 def _study(
