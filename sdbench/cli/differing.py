@@ -14,6 +14,18 @@ TIMES = "absolute times do not compare"
 IMAGES = "images may differ by that, too"
 
 
+def print_differing_within(results: Results) -> None:
+    """Print in what the parts of one study differ, as of one that went on elsewhere."""
+    from sdbench.analysis.environments import differing_within
+
+    if keys := ", ".join(differing_within(results)):
+        console.print(
+            f"Parts of this study ran on another machine, or with other versions or settings "
+            f"({keys}): {TIMES}.",
+            highlight=False,
+        )
+
+
 def print_differing(before: Results, after: Results, *, so: str = TIMES) -> None:
     """Print in what two runs differ, and of what only one of them tells; nothing if in nothing.
 

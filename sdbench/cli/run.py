@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdbench.cli.console import command, console, print_estimate, print_summary, resumable
+from sdbench.cli.differing import print_differing_within
 from sdbench.cli.options import (
     Arguments,
     Device,
@@ -309,6 +310,7 @@ def _print_summary(results: Results, *, wide: bool) -> pd.DataFrame:
 
     summary = summarise(results)
     print_summary(summary, wide=wide)
+    print_differing_within(results)
     for reason in uncounted(results):
         console.print(f"work not counted: {reason}", markup=False, highlight=False)
     unsupported = summary.loc[summary["unsupported"] != "", ["variant", "unsupported"]]

@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import pytest
 
 from sdbench.cli import run as command
@@ -18,6 +21,19 @@ def test_the_table_and_its_legend_are_printed(folder):
     assert "last:50%" in done.output
     assert "NFE: denoiser evaluations per image" in done.output
     assert "[lo,hi]: 95 % interval, where there are enough samples" in words(done)
+
+
+def test_parts_that_ran_under_other_settings_are_said_so(folder, tmp_path):
+    """As where a study goes on with another attention backend, or on another machine."""
+    folder = shutil.copytree(folder, tmp_path / "run")
+    record = folder / "environment.json"
+    known = json.loads(record.read_text())
+    (own,) = known.values()
+    record.write_text(json.dumps(known | {"other": own | {"cpu": "Another"}}))
+    again = invoke(*QUICK, "--out", folder, "--resume")
+    assert "Parts of this study ran on another machine" in words(again)
+    assert "(cpu): absolute times do not compare" in words(again)
+
 
 
 @pytest.mark.parametrize(
