@@ -12,6 +12,8 @@ from sdbench.records.store import Results
 
 OWN = {"commit", "packages.sdbench"}
 """What may differ, since sdbench itself is compared."""
+MEASURED = "peaks."
+"""Beginning of entries that no two measurements have alike."""
 PARTIAL = ("packages", "variables", "components")
 """Entries whose own entries are there only where there is something to tell."""
 
@@ -66,7 +68,8 @@ def _side(results: Results) -> Side:
 
 
 def _names(first: Side, second: Side) -> set[str]:
-    return {name for _, flat in (*first, *second) for name in flat} - OWN
+    names = {name for _, flat in (*first, *second) for name in flat} - OWN
+    return {name for name in names if not name.startswith(MEASURED)}
 
 
 def _values(name: str, side: Side) -> list[str]:

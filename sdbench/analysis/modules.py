@@ -6,6 +6,7 @@ bytes per second than a copy. Source: Williams et al. 2009, doi 10.1145/1498765.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -54,6 +55,40 @@ def by(table: pd.DataFrame, what: str, *, step: str = GUIDED) -> pd.DataFrame:
     sums["intensity"] = sums["flop"] / sums["moved_bytes"]
     sums["bound"] = _bound(sums["seconds"], compute_s, memory_s, _fixed_share(table, what))
     return sums.sort_values(["seconds", "flop"], ascending=False).reset_index()
+
+
+def by_schedule(table: pd.DataFrame, guided: Mapping[str, float]) -> pd.DataFrame:
+    """A loop's time and work by its share of guided steps, with the roof above them.
+
+    A loop is made of the two kinds of steps, so its figures follow from theirs.
+
+    Args:
+        table: `modules`, with times.
+        guided: share of guided steps by variant, from 0 to 1.
+
+    Returns:
+        One row per variant: `variant`, `seconds` (of a mean step), `flop`, `moved_bytes`, `flop_s`,
+        `mfu`, `intensity` and `bound`, as `by` says.
+    """
+    steps = pd.concat(
+        [by(table.assign(all="all"), "all", step=step) for step in (GUIDED, UNGUIDED)],
+        keys=[GUIDED, UNGUIDED],
+    ).droplevel(1)
+    shares = pd.DataFrame({GUIDED: guided, UNGUIDED: {name: 1 - of for name, of in guided.items()}})
+    loops = (shares @ steps[SUMS].astype(float)).rename_axis("variant")
+
+    top = table.iloc[0]
+    compute_s, memory_s = (
+        loops["flop"] / top["peak_flop_s"],
+        loops["moved_bytes"] / top["peak_copy_s"],
+    )
+    loops["flop_s"] = loops["flop"] / loops["seconds"]
+    loops["mfu"] = compute_s / loops["seconds"]
+    loops["intensity"] = loops["flop"] / loops["moved_bytes"]
+    fixed = float(_fixed_share(table, "step").iloc[0])
+    same = pd.Series(fixed, loops.index)
+    loops["bound"] = _bound(loops["seconds"], compute_s, memory_s, same)
+    return loops.reset_index()
 
 
 def _bound(

@@ -139,7 +139,7 @@ def _print_counted(
     model: str, sides: list[tuple[int, int]], batch_sizes: list[int], dtype: str
 ) -> None:
     """Counted, not run: the work of a step by kind of layer and by block."""
-    from sdbench.experiments.profiling import counted
+    from sdbench.experiments.counted_work import counted
     from sdbench.models.registry import DTYPES
 
     for (height, width), batch in product(sides, batch_sizes):
@@ -153,9 +153,16 @@ def _print_modules(
     study: Study, batch_sizes: list[int], sides: list[tuple[int, int]], out: Path | None
 ) -> None:
     """Measured: where the time of a step goes, at every batch and size."""
-    from sdbench.analysis.modules import explanation, module_table, sums_differ, watched_more
+    from sdbench.analysis.modules import (
+        by_schedule,
+        explanation,
+        module_table,
+        sums_differ,
+        watched_more,
+    )
     from sdbench.experiments.profiling import measured
     from sdbench.report.figures import module_figure
+    from sdbench.report.tables import schedule_text
     from sdbench.study.check import loaded
 
     pipe = loaded(study)
@@ -167,6 +174,10 @@ def _print_modules(
 
         console.print(f"\n{height} x {width}, batch {batch}", highlight=False)
         _print_groups(table)
+        steps = study.num_steps
+        masks = {variant.name: variant.rule(steps).mask for variant in study.variants}
+        guided = {name: sum(mask) / len(mask) for name, mask in masks.items()}
+        console.print(schedule_text(by_schedule(table, guided)))
         console.print(explanation(table), soft_wrap=True, highlight=False)
         more = watched_more(table)
         left = max(abs(sums_differ(table)[step]) for step in ("guided", "unguided"))

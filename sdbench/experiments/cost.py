@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 from sdbench.analysis.cost import cost_point, reason, saving_table, step_cost
-from sdbench.analysis.modules import GUIDED, UNGUIDED
 from sdbench.analysis.tables import summarise
+from sdbench.experiments.counted_work import STEPS
 from sdbench.instruments.footprint import footprint, meta_denoiser
 from sdbench.instruments.peaks import read_bandwidth
 from sdbench.models.architectures import ARCHITECTURES, VAE_FACTOR
@@ -32,10 +32,8 @@ from sdbench.study.runner import run
 from sdbench.study.study import Study
 from sdbench.variants.grammar import parse
 
-PROMPT = "a large striped red star left of a small blue ring on a white background"
-STEPS = ((GUIDED, 2), (UNGUIDED, 1))
-"""A kind of step, and the denoiser rows that it takes per image."""
 COUNTED = ("flop", "weights_bytes", "activation_peak_bytes")
+PROMPT = "a large striped red star left of a small blue ring on a white background"
 
 
 def cost_study(

@@ -7,26 +7,20 @@ on record. Work is counted in a call of its own, which is slow.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sdbench.analysis.modules import GUIDED, UNGUIDED
-from sdbench.experiments.cost import STEPS
+from sdbench.experiments.counted_work import places
 from sdbench.instruments.clock import clock_for
-from sdbench.instruments.cost import NoFormula
-from sdbench.instruments.denoiser_arguments import arguments
-from sdbench.instruments.footprint import faked, meta_denoiser
 from sdbench.instruments.layers import Place
-from sdbench.instruments.modules import AFTER, ModuleCounter, ModuleTimer, Timed, Work, watching
+from sdbench.instruments.modules import ModuleCounter, ModuleTimer, Timed, Work, watching
 from sdbench.instruments.peaks import peaks
-from sdbench.models.architectures import ARCHITECTURES, VAE_FACTOR
 from sdbench.models.pipeline import Pipeline, denoiser_of, networks_of
 from sdbench.models.settings import settings_of
 from sdbench.records.environment import environment
@@ -123,45 +117,11 @@ def measured(
     table = frame("modules", [row | most for row in _rows(counter, taken)])
     if out is not None:
         record = generation.as_json() | {"rounds": rounds}
-        machine = environment() | settings_of(pipe)
+        machine = environment() | settings_of(pipe) | {"peaks": top._asdict()}
         how: dict[str, Any] = {"environment": machine, "mode": mode, "tables": MODULES}
         with StudyFolder.create(out, record, **how) as folder:
             folder.rewrite("modules", table)
     return table
-
-
-def counted(model: str, *, height: int, width: int, batch: int, dtype: torch.dtype) -> pd.DataFrame:
-    """FLOPs and bytes of a full-size denoiser by place, without running it.
-
-    Args:
-        model: a name in `ARCHITECTURES`.
-        height: in pixels.
-        width: in pixels.
-        batch: images per call.
-        dtype: of weights and activations.
-
-    Returns:
-        The table `modules` without times.
-
-    Raises:
-        NoFormula: an operation has no FLOP formula.
-        ValueError: the size does not fit the model.
-    """
-    denoiser = meta_denoiser(ARCHITECTURES[model])
-    part = "unet" if "unet" in ARCHITECTURES[model].networks else "transformer"
-    rows: list[dict[str, Any]] = []
-    with FakeTensorMode(), torch.device("cpu"):
-        fake, _ = faked(denoiser, dtype)
-        size: dict[str, Any] = {"height": height, "width": width, "dtype": dtype}
-        for step, per_image in STEPS:
-            given = arguments(fake, rows=per_image * batch, vae_factor=VAE_FACTOR, **size)
-            counter = ModuleCounter({part: fake})
-            with counter.call(), torch.no_grad():
-                fake(**given)
-            if counter.unknown:
-                raise NoFormula(f"no FLOP formula for {counter.unknown}")
-            rows += [row for _, row in _places(step, counter.around[AFTER], (), has_flop=True)]
-    return frame("modules", rows)
 
 
 def _run(pipe: Pipeline, call: Call, observer: ModuleTimer | ModuleCounter) -> None:
@@ -182,7 +142,7 @@ def _rows(counter: ModuleCounter, taken: Sequence[Timed]) -> Iterator[dict[str, 
         places_s = _means([one.places or {} for one in watched])
         watch_s = watching(_means([one.entered for one in watched]), added_s)
         step = name if isinstance(name, str) else KINDS_OF_STEPS[name]
-        for place, row in _places(step, own, places_s, has_flop=not counter.unknown):
+        for place, row in places(step, own, places_s, has_flop=not counter.unknown):
             spent = {"plain_s": plain_s}
             if place in places_s:
                 spent["watch_s"] = min(watch_s[place], places_s[place])
@@ -203,22 +163,3 @@ def _means(watched: Sequence[Mapping[Place, float]]) -> dict[Place, float]:
     """The mean of every place; a call that did not come there has zero."""
     places = {place: None for spent in watched for place in spent}
     return {place: fmean(spent.get(place, 0.0) for spent in watched) for place in places}
-
-
-def _places(
-    step: str, work: Work, seconds: Iterable[Place], *, has_flop: bool
-) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Every place of a step, and its row without times."""
-    for place in dict.fromkeys([*seconds, *work.moved_bytes, *work.flop]):
-        yield (
-            place,
-            {
-                "unit": step,
-                "step": step,
-                "part": place.part,
-                "block": place.block,
-                "kind": place.kind,
-                "flop": work.flop[place] if has_flop else None,
-                "moved_bytes": work.moved_bytes[place],
-            },
-        )

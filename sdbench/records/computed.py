@@ -174,7 +174,10 @@ STEP_COST = {
 
 MODULE = {
     "guided_s": _computed(
-        "s", "guided", Format(",.1f", "ms", 1e3), "time in a guided step, layers watched."
+        "s",
+        "guided",
+        Format(",.1f", "ms", 1e3),
+        "time in a guided step, without what watching took.",
     ),
     "share": _computed("1", "share", Format(".1f", "%", 100), "of the guided step."),
     "unguided_s": _computed("s", "unguided", Format(",.1f", "ms", 1e3), "in an unguided step."),
@@ -191,6 +194,13 @@ MODULE = {
     ),
 }
 """Of `sdbench.analysis.modules.module_table`, in the order in which they are shown."""
+LOOP = {
+    "seconds": _computed("s", "time", Format(",.1f", "ms/step", 1e3), "of a mean step."),
+    "flop_s": _computed("FLOP/s", "speed", Format(",.0f", "GFLOP/s", 1e-9), "work over time."),
+    "mfu": MODULE["mfu"],
+    "intensity": MODULE["intensity"],
+}
+"""Of `sdbench.analysis.modules.by_schedule`, in the order in which they are shown."""
 
 COMPARISON = {
     "baseline": _computed("that of the figure", "baseline", Format(".6g"), "the baseline's figure"),

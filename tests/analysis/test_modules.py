@@ -7,6 +7,7 @@ import pytest
 
 from sdbench.analysis.modules import (
     by,
+    by_schedule,
     explanation,
     halves,
     module_table,
@@ -58,6 +59,17 @@ def test_what_binds_a_group_is_the_nearer_roof_or_what_no_row_changes(table):
     assert found.loc["convolution", "flop_s"] == pytest.approx(8e11)
     assert found.loc["convolution", "intensity"] == pytest.approx(4e5)
     assert found["share"].sum() == pytest.approx(1)
+
+
+def test_a_loop_is_made_of_its_kinds_of_steps(table):
+    found = by_schedule(table, {"cfg": 1.0, "last:20%": 0.8, "unguided": 0.0}).set_index("variant")
+    ends = {step: by(table.assign(all="all"), "all", step=step) for step in ("guided", "unguided")}
+    for name, step in (("cfg", "guided"), ("unguided", "unguided")):
+        columns = ["seconds", "flop_s", "mfu", "intensity", "bound"]
+        assert found.loc[name, columns].tolist() == ends[step].loc[0, columns].tolist()
+    assert found.loc["last:20%", "seconds"] == pytest.approx(0.8 * 1.0 + 0.2 * 0.6)
+    work = 0.8 * found.loc["cfg", "flop"] + 0.2 * found.loc["unguided", "flop"]
+    assert found.loc["last:20%", "mfu"] == pytest.approx(work / 1e12 / 0.92)
 
 
 def test_groups_of_any_column_add_up(table):

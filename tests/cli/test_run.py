@@ -35,7 +35,6 @@ def test_parts_that_ran_under_other_settings_are_said_so(folder, tmp_path):
     assert "(cpu): absolute times do not compare" in words(again)
 
 
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,3 +1,5 @@
+import json
+
 """Profiles of tiny pipelines: whole steps add up, work is exact, and the pipeline is left alone."""
 
 import re
@@ -8,7 +10,8 @@ import torch
 import sdbench
 from sdbench.analysis.modules import by, module_table
 from sdbench.experiments.cost import footprint_table
-from sdbench.experiments.profiling import counted, profile
+from sdbench.experiments.counted_work import counted
+from sdbench.experiments.profiling import profile
 from sdbench.records.files import read_table
 from tests import tiny
 
@@ -29,6 +32,8 @@ def test_a_profile_has_both_kinds_of_steps_and_what_is_around_them(tmp_path):
     assert work["guided"] == 2 * work["unguided"] > 0
     stored = read_table(tmp_path / "profile", "modules")
     assert stored["flop"].sum() == table["flop"].sum()
+    (machine,) = json.loads((tmp_path / "profile" / "environment.json").read_text()).values()
+    assert machine["peaks"]["flop_s"] == table["peak_flop_s"].iloc[0]
     assert not any(module._forward_hooks for module in pipe.unet.modules())
 
 

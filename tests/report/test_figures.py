@@ -185,6 +185,19 @@ def test_a_sensitivity_curve_runs_over_what_its_kind_moves(kind, lengths, label,
     assert axes.lines[0].get_xdata().tolist() == across
 
 
+def test_a_sweep_of_number_formats_names_them_and_shows_magnitudes():
+    lpips = curve("single", [(k, 1) for k in range(8)])
+    figure = sensitivity_figure({"lpips": lpips}, steps=8, switch="precision:bf16")
+    assert figure.axes[0].get_xlabel() == "step in bf16 (of 8)"
+    assert figure.axes[0].get_yscale() == "log"
+    change = {"alignment": lpips.rename(columns=lambda name: name.replace("lpips", "alignment"))}
+    figure = sensitivity_figure(change, steps=8, switch="precision:bf16")
+    assert figure.axes[0].get_yscale() == "linear"  # it may be below zero
+    places = curve("interval", [(0, 2), (0, 4), (2, 2)])
+    axes = sensitivity_figure({"lpips": places}, steps=4, switch="precision:bf16").axes[0]
+    assert axes.get_xlabel() == "first step not in bf16"
+
+
 def test_intervals_of_guidance_are_a_map_of_beginning_and_length():
     figure = sensitivity_figure({"lpips": curve("interval", [(0, 2), (0, 4), (2, 2)])}, steps=4)
     shown = figure.axes[0].collections[0].get_array()

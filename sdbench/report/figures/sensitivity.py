@@ -56,6 +56,8 @@ def sensitivity_figure(
         if f"{metric}_median" in curve:
             _draw_curve(axes, curve, f"{metric}_median", across, label="median", dashed=True)
         _frame(axes, _meaning(metric))
+        if switch is not None and metric not in WITHOUT_REFERENCE:
+            _by_magnitude(axes, curve, metric)
         if with_share[metric]:
             axes = next(free)
             _draw_curve(axes, curve, f"{metric}_changed", across, label="share")
@@ -102,6 +104,15 @@ def _frame(axes: Axes, label: str) -> None:
     axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     axes.set_ylabel(label.replace(", ", ",\n"))
     open_frame(axes)
+
+
+def _by_magnitude(axes: Axes, curve: pd.DataFrame, metric: str) -> None:
+    """A logarithmic axis: formats move images by very little, but for those that tip over."""
+    names = [name for name in (metric, f"{metric}_median") if name in curve]
+    shown = curve[names].to_numpy(float)
+    if (shown > 0).all():
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=shown.min() / 3)
 
 
 def _interval_maps(curves: Mapping[str, pd.DataFrame], kept: str) -> Figure:

@@ -10,7 +10,7 @@ from sdbench.report.tables.findings import findings
 from sdbench.report.tables.frontier import LEGEND as FRONTIER_LEGEND
 from sdbench.report.tables.frontier import frontier_markdown, verdict_text
 from sdbench.report.tables.known import known_legend, known_text, mark_legend
-from sdbench.report.tables.modules import module_text
+from sdbench.report.tables.modules import module_text, schedule_text
 from sdbench.report.tables.plan import plan_text
 from sdbench.report.tables.ranking import ranking_note, ranking_text
 from sdbench.report.tables.spending import spending_markdown, spending_text
@@ -45,6 +45,7 @@ __all__ = [
     "ranking_note",
     "ranking_text",
     "remarks",
+    "schedule_text",
     "spending_markdown",
     "spending_text",
     "summary_cells",

@@ -3,7 +3,7 @@
 import pandas as pd
 from rich.table import Table
 
-from sdbench.records.computed import MODULE
+from sdbench.records.computed import LOOP, MODULE
 from sdbench.report.tables.cells import MISSING, add_row, empty_table
 
 OUTSIDE = "(none)"
@@ -28,4 +28,18 @@ def module_text(table: pd.DataFrame, what: str) -> Table:
             MISSING if pd.isna(row[name]) else MODULE[name].format.text(row[name]) for name in names
         ]
         add_row(shown, [row[what] or OUTSIDE, *cells, *([row["bound"]] if has_times else [])])
+    return shown
+
+
+def schedule_text(table: pd.DataFrame) -> Table:
+    """Loops of guided and unguided steps for a terminal, with the roof above them.
+
+    Args:
+        table: from `sdbench.analysis.modules.by_schedule`.
+    """
+    heads = ("variant", *(column.heading for column in LOOP.values()), "bound by")
+    shown = empty_table(heads, left=("variant", "bound by"), no_wrap=("variant",))
+    for _, row in table.iterrows():
+        cells = [column.format.text(row[name]) for name, column in LOOP.items()]
+        add_row(shown, [row["variant"], *cells, row["bound"]])
     return shown
