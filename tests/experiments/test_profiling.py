@@ -1,7 +1,6 @@
-import json
-
 """Profiles of tiny pipelines: whole steps add up, work is exact, and the pipeline is left alone."""
 
+import json
 import re
 
 import pytest

@@ -87,7 +87,6 @@ def dynamically_quantised():
 
 PIPELINES = {
     "quantized.linear_dynamic": dynamically_quantised,
-    "aten._int_mm": replaced_by(IntegerLinear),
     "sdbench_test.product": replaced_by(OwnOperation),
 }
 
@@ -129,6 +128,18 @@ def test_a_stored_study_is_resumed(ran):
     pipe = PIPELINES[operation]()
     again = runner.run(STUDY, results.folder, pipe=pipe, mode="resume")
     assert len(again.runs) == len(results.runs)
+
+
+def test_products_of_whole_numbers_count_as_products(tmp_path):
+    """The work is that of the same shapes in float32."""
+    counted = [
+        runner.run(dataclasses.replace(STUDY, repeats=1), tmp_path / name, pipe=pipe).runs["flop"]
+        for name, pipe in (
+            ("plain", tiny.stable_diffusion()),
+            ("int8", replaced_by(IntegerLinear)()),
+        )
+    ]
+    assert counted[0].tolist() == counted[1].tolist()
 
 
 def test_the_estimate_says_so():
