@@ -19,6 +19,7 @@ import sdbench
 from sdbench.analysis.cost import cost_point
 from sdbench.analysis.frontier import frontier
 from sdbench.analysis.plans import plan_table
+from sdbench.analysis.sensitivity import sensitivity_curve
 from sdbench.analysis.spending import best_of_ways, leading, spending_table
 from sdbench.analysis.students import scale_curve
 from sdbench.instruments.quality import METRICS
@@ -284,6 +285,31 @@ def of_budget(folder: str, *, limit: float) -> str:
     return spending_markdown(table[table["budget"] == limit], "lpips")
 
 
+SHOWN_STEPS = (0, 10, 18, 19)
+"""Of 20, counted from 0."""
+
+
+def of_formats(folder: str) -> str:
+    """What the weights take in each format, and what one step alone in it does to the images."""
+    runs = sdbench.read(MINI_SD / folder / "study").runs
+    taken = runs.groupby("variant")["weights_bytes"].first()
+    lines = []
+    for form in ("bf16", "int8wo", "float8cast"):
+        curve = sensitivity_curve(read_table(MINI_SD / folder / form, "sensitivity"), "lpips")
+        curve = curve.set_index("start")
+        medians = [f"{curve.loc[step, 'lpips_median']:.1e}" for step in SHOWN_STEPS]
+        worst = curve["lpips_changed"].idxmax()
+        share = SHARE.text(curve.loc[worst, "lpips_changed"])
+        changed = f"{share} (step {worst})" if curve.loc[worst, "lpips_changed"] else share
+        mean = f"{curve['lpips'].max():.1e}"
+        lines.append(
+            [form, MEGABYTES_FINE.text(taken[f"precision:{form}"]), *medians, mean, changed]
+        )
+    steps = (f"step {step}" for step in SHOWN_STEPS)
+    head = ("format", "weights", *steps, "highest mean", "most changed")
+    return _table(head, lines, text=("format",))
+
+
 def _spent(folder: str) -> pd.DataFrame:
     spending = read_table(MINI_SD / folder, "spending")
     return spending_table(spending, "lpips", higher_is_better=False)
@@ -342,6 +368,10 @@ STUDIES: dict[str, dict[str, Callable[[], str]]] = {
     "steps": {
         "ddim": partial(of_study, "steps/ddim"),
         "dpmpp-2m": partial(of_study, "steps/dpmpp-2m"),
+    },
+    "precision": {
+        "formats": partial(of_formats, "precision"),
+        "study": partial(of_study, "precision/study"),
     },
     "cost": {"steps": partial(of_costs, "cost")},
     "w-student": {"scales": partial(of_scales, "w-student")},
