@@ -73,7 +73,7 @@ def fitting_blocks(
 
     Args:
         results: the study with its stored images.
-        trials: as `sdbench.analysis.perception.trials.Test` has them, practice as well.
+        trials: as `sdbench.analysis.perception.trials.BlindTest` has them, practice as well.
         seed: of the masks.
 
     Returns:

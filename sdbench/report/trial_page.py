@@ -13,7 +13,7 @@ import jinja2
 import pandas as pd
 
 from sdbench.analysis.perception.settings import Settings
-from sdbench.analysis.perception.trials import Test, blind_test
+from sdbench.analysis.perception.trials import BlindTest, blind_test
 from sdbench.records.answers import CODE, FORMAT
 from sdbench.records.store import Results
 from sdbench.report.trial_images import fitting_blocks
@@ -67,7 +67,7 @@ def trial_page(results: Results, settings: Settings) -> str:
     )
 
 
-def _data(test: Test, trials: pd.DataFrame, blocks: list[str]) -> dict[str, Any]:
+def _data(test: BlindTest, trials: pd.DataFrame, blocks: list[str]) -> dict[str, Any]:
     """What the page's program knows."""
     settings = test.settings
     data = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from sdbench.analysis.perception.settings import Settings
-from sdbench.analysis.perception.trials import Test, blind_test, records
+from sdbench.analysis.perception.trials import BlindTest, blind_test, records
 from sdbench.records.answers import AnswerFile
 from sdbench.records.columns import METRICS
 from sdbench.records.schema import columns, frame
@@ -71,7 +71,7 @@ def _require_whole(files: Sequence[AnswerFile], trials: int) -> None:
         by_person[file.person] = file
 
 
-def _rows(file: AnswerFile, test: Test) -> pd.DataFrame:
+def _rows(file: AnswerFile, test: BlindTest) -> pd.DataFrame:
     """One person's answers with what was right."""
     given = pd.DataFrame(
         {
@@ -100,7 +100,7 @@ def _rows(file: AnswerFile, test: Test) -> pd.DataFrame:
     )
 
 
-def _measured(results: Results, test: Test) -> pd.DataFrame:
+def _measured(results: Results, test: BlindTest) -> pd.DataFrame:
     """The metrics of the images that were tested, by variant and pair."""
     metrics = [name for name in METRICS if name in results.images]
     images = results.images.rename(columns={"path": "path_of"})

@@ -41,6 +41,19 @@ def detections(answers: pd.DataFrame) -> pd.DataFrame:
 
     Source: Clopper and Pearson 1934; Holm 1979; Fisher's exact test.
     """
+    tests = answers[(answers["kind"] == TEST) & answers["correct"].notna()]
+    return exact_detections(answers).merge(mixed_shares(tests), on="variant", how="left")
+
+
+def exact_detections(answers: pd.DataFrame) -> pd.DataFrame:
+    """What `detections` gives, without the mixed model.
+
+    Args:
+        answers: as there.
+
+    Raises:
+        ValueError: no answer is right or wrong.
+    """
     judged = answers[answers["correct"].notna()]
     if judged.empty:
         raise ValueError("nobody's answers are left to judge")
@@ -68,7 +81,7 @@ def detections(answers: pd.DataFrame) -> pd.DataFrame:
         detectable(int(trials), level=level) if is_test else np.nan
         for trials, is_test in zip(table["trials"], tests, strict=True)
     ]
-    return table.merge(mixed_shares(judged[judged["kind"] == TEST]), on="variant", how="left")
+    return table
 
 
 def _counts(judged: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,17 +26,20 @@ def curves(tests: pd.DataFrame) -> dict[str, Curve]:
     found = {}
     for name in DISTANCES:
         known = tests.dropna(subset=[name])
-        curve = psychometric(known[name], known["correct"].astype(bool))
+        images = pd.factorize(pd.MultiIndex.from_frame(known[["variant", "prompt_id", "seed"]]))[0]
+        groups = (known["person"], images)
+        curve = psychometric(known[name], known["correct"].astype(bool), groups)
         if curve is not None:
             found[name] = curve
     return found
 
 
-def foretold(tests: pd.DataFrame) -> pd.DataFrame:
+def foretold(tests: pd.DataFrame, drawn: Mapping[str, Curve]) -> pd.DataFrame:
     """One row per distance, and one for whether the image changed by its LPIPS.
 
     Args:
         tests: rows of the table `answers`, of variants, with `correct`.
+        drawn: their curves, from `curves`.
 
     Returns:
         `metric`, `answers`, `foretells` (see `foretelling`); of a distance `threshold` with `_lo`
@@ -43,7 +47,6 @@ def foretold(tests: pd.DataFrame) -> pd.DataFrame:
         changed images, `noticed_changed` with `_lo` and `_hi`, and `noticed_unchanged` likewise.
         No row for a metric that the study has not.
     """
-    drawn = curves(tests)
     rows = []
     for name in DISTANCES:
         known = tests.dropna(subset=[name])

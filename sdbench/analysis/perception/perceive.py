@@ -94,4 +94,5 @@ def judged(answers: pd.DataFrame, reference: str = BASELINE) -> Perceived:
     if kept.empty:
         return found
     tests = kept[kept["kind"] == TEST]
-    return replace(found, variants=detections(kept), foretold=foretold(tests), curves=curves(tests))
+    drawn = curves(tests)
+    return replace(found, variants=detections(kept), foretold=foretold(tests, drawn), curves=drawn)

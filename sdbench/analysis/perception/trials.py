@@ -30,7 +30,7 @@ _SIDES = ("0", "1")
 
 
 @dataclass(frozen=True)
-class Test:
+class BlindTest:
     """A blind test.
 
     Attributes:
@@ -62,7 +62,7 @@ def records(table: pd.DataFrame) -> list[Row]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def blind_test(results: Results, settings: Settings) -> Test:
+def blind_test(results: Results, settings: Settings) -> BlindTest:
     """The trials of a test.
 
     Args:
@@ -89,7 +89,7 @@ def blind_test(results: Results, settings: Settings) -> Test:
     # Practice takes pairs that no catch trial has, where there are enough.
     further = islice(cycle(differing), catch, catch + PRACTICE)
     practice = [_pair(PRACTICE_KIND, first, second) for first, second in further]
-    return Test(_frame(rows, settings), _frame(practice, settings), settings, reference)
+    return BlindTest(_frame(rows, settings), _frame(practice, settings), settings, reference)
 
 
 def _one_per_pair(results: Results, variants: Sequence[str]) -> pd.DataFrame:

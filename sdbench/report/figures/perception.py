@@ -112,7 +112,7 @@ def _draw_curve(axes: Axes, curve: Curve, distance: np.ndarray, correct: np.ndar
     )
     above = distance[distance > 0]
     least = float(above.min())
-    across = np.concatenate([[0.0], np.geomspace(least / 2, distance.max(), 200)])
+    across = np.concatenate([np.linspace(0, least, 20), np.geomspace(least, distance.max(), 200)])
     axes.plot(across, FORM.factor * curve.right(across), color=PALETTE[4])
     axes.axhline(FORM.factor * 0.5, color="0.6", linestyle=":", linewidth=1)
     axes.axvline(curve.threshold, color=PALETTE[3], linewidth=1)
@@ -125,7 +125,10 @@ def _draw_curve(axes: Axes, curve: Curve, distance: np.ndarray, correct: np.ndar
         fontsize=SMALL,
         color=PALETTE[3],
     )
-    axes.set_xscale("symlog", linthresh=max(least, 1e-4))
+    # Below the least distance the axis is even, so that 0 has its place.
+    axes.set_xscale("symlog", linthresh=least)
+    decades = np.arange(np.ceil(np.log10(least)), np.floor(np.log10(distance.max())) + 1)
+    axes.set_xticks([0.0, *10.0**decades])
     axes.set_xlim(0, distance.max() * 1.1)
 
 

@@ -118,15 +118,26 @@ def _variant_words(row: pd.Series[Any]) -> str:
     if row["verdict"] == SEEN:
         seen = f"noticed in {interval_text(row, 'noticed', PERCENT)} % of the trials"
         line = f"{row['variant']} is seen: {right} (p {_p(row['p'])}), d' {_dprime(row)}; {seen}."
+        line += _beside(row)
     else:
         line = (
             f"{row['variant']} is not shown to be seen: {right} (p {_p(row['p'])}). "
             f"It was noticed in {most} % of the trials at most. "
-            f"{_detectable(row)}"
+            f"{_detectable(row)}{_beside(row)}"
         )
     if math.isfinite(row["mixed"]):
         line += f" The typical person on a typical pair: {interval_text(row, 'mixed', PERCENT)} %."
     return line
+
+
+def _beside(row: pd.Series[Any]) -> str:
+    """How a variant lies next to both kinds of catch trials."""
+    if math.isnan(row["p_clear"]) or math.isnan(row["p_identical"]):
+        return ""
+    return (
+        f" Right less often than with clear images: p {_p(row['p_clear'])}; more often than with "
+        f"identical ones: p {_p(row['p_identical'])}."
+    )
 
 
 def _detectable(row: pd.Series[Any]) -> str:
