@@ -22,6 +22,7 @@ from sdbench.analysis.perception.mixed import mixed_shares
 from sdbench.analysis.perception.people import kept_answers
 from sdbench.analysis.perception.preference import scores
 from sdbench.analysis.perception.psychometric import psychometric, weibull
+from sdbench.analysis.perception.settings import Settings
 from sdbench.records.names import CLEAR, IDENTICAL, TEST
 
 EXPERIMENTS = 500
@@ -87,7 +88,7 @@ def experiment(
         trials: of variants, for each observer.
         pairs: of prompt and seed.
     """
-    catch = max(4, trials // 8)
+    catch = Settings(variants=tuple(apart), trials=trials).catch_trials
     names = [name for place, name in zip(range(trials), _cycled(list(apart)), strict=False)]
     kinds = [TEST] * trials + [CLEAR] * catch + [IDENTICAL] * catch
     variants = names + ["other"] * catch + ["cfg"] * catch

@@ -76,7 +76,7 @@ class Settings:
     @property
     def catch_trials(self) -> int:
         """Of each of the two kinds."""
-        return max(4, self.trials // 8)
+        return max(8, self.trials // 6)
 
     def token(self) -> str:
         """The settings as one word, from which nobody reads a variant's name by chance."""
