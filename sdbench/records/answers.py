@@ -17,6 +17,8 @@ from sdbench.records.files import NUMBER, read_json, require
 FORMAT = 1
 CODE = re.compile(r"[A-Za-z0-9_\-]{1,24}")
 """What a person may choose as a code."""
+MOST_SCALE = 1000
+MOST_MS = 10**10  # four months: a page that stayed open
 _FIELDS: dict[str, tuple[type, ...]] = {
     "page": (str,),
     "settings": (str,),
@@ -101,8 +103,8 @@ def read_answers(path: Path) -> AnswerFile:
         raise ValueError(
             f"{path}: the code {content['person']!r} is not 1 to 24 letters, digits, - and _"
         )
-    if not content["scale"] > 0:
-        raise ValueError(f"{path}: 'scale' is {content['scale']!r}; expected a positive number")
+    if not 0 < content["scale"] <= MOST_SCALE:
+        raise ValueError(f"{path}: 'scale' is {content['scale']!r}; expected 0 to {MOST_SCALE}")
 
     answers = tuple(_answer(one, str(path)) for one in content["answers"])
     trials = [answer.trial for answer in answers]
@@ -153,6 +155,6 @@ def _answer(content: Any, source: str) -> Answer:
         raise ValueError(f"{source}: 'shown' is {shown!r}; expected [0, 1] or [1, 0]")
     if chosen not in ("A", "B"):
         raise ValueError(f"{source}: 'chosen' is {chosen!r}; expected A or B")
-    if content["milliseconds"] < 0 or content["trial"] < 0:
-        raise ValueError(f"{source}: a trial's number or time is below 0")
+    if not 0 <= content["milliseconds"] <= MOST_MS or content["trial"] < 0:
+        raise ValueError(f"{source}: a trial's number or time is below 0, or the time is no time")
     return Answer(content["trial"], (shown[0], shown[1]), chosen, content["milliseconds"])

@@ -66,8 +66,8 @@ class Settings:
             raise ValueError(
                 f"trials is {self.trials}; expected one for each variant, and at most 1000"
             )
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; expected 0 or more")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}; expected 0 to 2147483647")
         if self.limit_s is not None and not 0.1 <= self.limit_s <= 600:
             raise ValueError(f"the limit is {self.limit_s} s; expected 0.1 to 600")
         if self.scale is not None and not 1 <= self.scale <= 32:

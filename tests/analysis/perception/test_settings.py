@@ -23,7 +23,7 @@ def test_a_broken_word_is_refused(token):
         ({"variants": ()}, "name one variant"),
         ({"variants": ("a", "a")}, "different ones"),
         ({"trials": 0}, "one for each variant"),
-        ({"seed": -1}, "0 or more"),
+        ({"seed": -1}, "expected 0 to"),
         ({"limit_s": 0.0}, "expected 0.1 to 600"),
         ({"scale": 0}, "expected 1 to 32"),
     ],
