@@ -6,7 +6,8 @@ The observers are programs; nothing here says anything about people.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from benchmarks.observers import CLEAR_DPRIME, Observer, right_answers
+from sdbench.analysis.paired_tests import LEVEL
 from sdbench.analysis.perception.detection import SEEN, exact_detections
-from sdbench.analysis.perception.exact import dprime, exact_ends, power_of, share_of
+from sdbench.analysis.perception.exact import above_chance, dprime, exact_ends, power_of, share_of
 from sdbench.analysis.perception.mixed import mixed_shares
 from sdbench.analysis.perception.people import kept_answers
 from sdbench.analysis.perception.preference import scores
@@ -69,57 +71,61 @@ def share_coverage(
     return of_share, float(held.mean())
 
 
-def experiment(
-    generator: np.random.Generator,
+def design(
     apart: dict[str, float],
-    observers: list[Observer],
+    observers: Sequence[Observer],
     *,
     mode: str = "reference",
     trials: int = TRIALS,
     pairs: int = 16,
 ) -> pd.DataFrame:
-    """The answers to one test, as the analysis takes them.
+    """The trials of a test as the analysis takes answers, without these.
 
     Args:
-        generator: of all that is random.
         apart: the d' of every variant.
-        observers: who answers.
+        observers: who will answer.
         mode: of the test.
         trials: of variants, for each observer.
         pairs: of prompt and seed.
+
+    Returns:
+        The columns that the analysis reads, and `dprime` as each observer sees it.
     """
     catch = Settings(variants=tuple(apart), trials=trials).catch_trials
-    names = [name for place, name in zip(range(trials), _cycled(list(apart)), strict=False)]
-    kinds = [TEST] * trials + [CLEAR] * catch + [IDENTICAL] * catch
-    variants = names + ["other"] * catch + ["cfg"] * catch
-    rows = []
-    for number, observer in enumerate(observers):
-        d = np.array([apart[name] * observer.acuity for name in names])
-        d = np.concatenate([d, np.full(catch, CLEAR_DPRIME), np.zeros(catch)])
-        rows.append(
-            pd.DataFrame(
-                {
-                    "mode": mode,
-                    "person": f"simulated-{number:02d}",
-                    "simulated": True,
-                    "kind": kinds,
-                    "variant": variants,
-                    "against": "cfg",
-                    "prompt_id": [f"{place % pairs:03d}" for place in range(len(kinds))],
-                    "seed": 0,
-                    "chosen": "A",
-                    "response_s": 1.0,
-                    "correct": right_answers(d, mode, observer, generator),
-                }
-            )
+    names = [*islice(cycle(apart), trials), *["other"] * catch, *["cfg"] * catch]
+    kinds = [*[TEST] * trials, *[CLEAR] * catch, *[IDENTICAL] * catch]
+    places = np.arange(len(kinds))
+    one = pd.DataFrame({"kind": kinds, "variant": names, "prompt_id": places % pairs})
+    clear = one["kind"] == CLEAR
+    sight = one["variant"].map(apart).where(one["kind"] == TEST, 0.0)
+    of_each = [
+        one.assign(
+            person=f"simulated-{number:02d}",
+            dprime=(observer.acuity * sight).where(~clear, CLEAR_DPRIME),
         )
-    answers = pd.concat(rows, ignore_index=True)
-    return answers.astype({"correct": "boolean", "simulated": "boolean"})
+        for number, observer in enumerate(observers)
+    ]
+    return pd.concat(of_each, ignore_index=True).assign(
+        mode=mode, simulated=True, seed=0, chosen="A", response_s=1.0
+    )
+
+
+def answered(
+    trials: pd.DataFrame, observers: Sequence[Observer], generator: np.random.Generator
+) -> pd.DataFrame:
+    """A design with answers: `correct` says whether each is right."""
+    mode = str(trials["mode"].iloc[0])
+    parts = np.split(trials["dprime"].to_numpy(float), len(observers))
+    right = [
+        right_answers(part, mode, observer, generator)
+        for part, observer in zip(parts, observers, strict=True)
+    ]
+    return trials.assign(correct=pd.array(np.concatenate(right), dtype="boolean"))
 
 
 def detected(
     apart: dict[str, float],
-    observers: list[Observer],
+    observers: Sequence[Observer],
     *,
     mode: str = "reference",
     trials: int = TRIALS,
@@ -129,13 +135,33 @@ def detected(
     """How often a variant is called seen: any of them, and the first."""
     generator = np.random.default_rng([seed, 2])
     some = first = 0
+    asked = design(apart, observers, mode=mode, trials=trials)
     for _ in range(experiments):
-        answers = experiment(generator, apart, observers, mode=mode, trials=trials)
+        answers = answered(asked, observers, generator)
         verdicts = exact_detections(kept_answers(answers)).set_index("variant")["verdict"]
         seen = verdicts[list(apart)] == SEEN
         some += bool(seen.any())
         first += bool(seen.iloc[0])
     return some / experiments, first / experiments
+
+
+def blind_detections(
+    observer: Observer, *, trials: int, variants: int, experiments: int, seed: int = 0
+) -> float:
+    """How often some variant is called seen by observers who see none, counted alone.
+
+    Args:
+        observer: of acuity 0 or not: nothing differs here.
+        trials: of each variant, of all observers together.
+        variants: number of them.
+        experiments: number of them.
+        seed: of all.
+    """
+    generator = np.random.default_rng([seed, 6])
+    shape = (experiments, variants, trials)
+    right = right_answers(np.zeros(shape), "reference", observer, generator).sum(-1)
+    least = above_chance(right, trials).min(axis=1)
+    return float((np.minimum(1, variants * least) < LEVEL).mean())
 
 
 def mixed_coverage(
@@ -258,11 +284,6 @@ def everything(experiments: int) -> Iterator[Coverage]:
     yield Coverage("Bradley-Terry, 96 answers a meeting", held, experiments)
 
 
-def _cycled(names: list[str]) -> Iterator[str]:
-    while True:
-        yield from names
-
-
 def main(
     experiments: Annotated[int, typer.Option(help="of each kind")] = EXPERIMENTS,
 ) -> None:
@@ -275,6 +296,13 @@ def main(
     for what, options in _detections():
         some, _ = detected(**options, experiments=experiments)
         typer.echo(f"| {what} | {some:.3f} | {experiments} |")
+
+    for bias in (0.0, 1.0):
+        observer = Observer(bias=bias)
+        many = 40 * experiments
+        some = blind_detections(observer, trials=144, variants=2, experiments=many)
+        what = f"blind, counted alone, liking A by {bias:g}, 6 observers, 2 variants"
+        typer.echo(f"| {what} | {some:.3f} | {many} |")
 
     typer.echo("\n| mode | answers | power at d' = 1 |\n| --- | ---: | ---: |")
     for mode in MODES:

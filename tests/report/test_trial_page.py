@@ -243,7 +243,7 @@ def test_an_observer_who_sees_no_difference_is_called_blind(results, tmp_path):
     html = trial_page(results, Settings(variants=("last:20%",), trials=16, seed=2))
     with opened(html, tmp_path, width=1400, height=900) as tab:
         start(tab, "dim-1")
-        answer(tab, 1, data_of(html)["count"], scripted(np.random.default_rng(3), 0.5))
+        answer(tab, 1, data_of(html)["count"], scripted(np.random.default_rng(2), 0.5))
         found = sdbench.perceive([downloaded(tab, tmp_path / "a.json")], results)
     assert found.people["kept"].all()
     rows = found.variants.set_index("variant")
