@@ -147,6 +147,13 @@ def power(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def perceive(session: nox.Session) -> None:
+    """Print how rightly a blind test judges simulated observers (20 minutes)."""
+    session.install("-e", ".")
+    session.run("python", "-m", "benchmarks.perceive", *session.posargs)
+
+
+@nox.session(default=False)
 def reading(session: nox.Session) -> None:
     """Print time and memory of a study's summary, at 10^5, 10^6 and 10^7 step rows."""
     session.install("-e", ".")

@@ -175,23 +175,27 @@ def mixed_coverage(
 ) -> float:
     """Coverage of the mixed model's interval, of people and pairs that differ by known spreads."""
     generator = np.random.default_rng([seed, 3])
-    person, pair = (axis.ravel() for axis in np.indices((people, pairs)))
     held = 0
     for _ in range(experiments):
-        odds = mean + generator.normal(0, spread[0], people)[person]
-        odds += generator.normal(0, spread[1], pairs)[pair]
-        tests = pd.DataFrame(
-            {
-                "person": person,
-                "prompt_id": pair,
-                "seed": 0,
-                "variant": "a",
-                "correct": generator.random(len(odds)) < expit(odds),
-            }
-        )
-        row = mixed_shares(tests).iloc[0]
+        row = mixed_shares(crossed(people, pairs, spread, mean, generator)).iloc[0]
         held += row["mixed_lo"] <= expit(mean) <= row["mixed_hi"]
     return held / experiments
+
+
+def crossed(
+    people: int,
+    pairs: int,
+    spread: tuple[float, float],
+    mean: float,
+    generator: np.random.Generator,
+) -> pd.DataFrame:
+    """Answers of everybody to every pair, whose log-odds differ by known deviations."""
+    person, pair = (axis.ravel() for axis in np.indices((people, pairs)))
+    odds = mean + generator.normal(0, spread[0], people)[person]
+    odds += generator.normal(0, spread[1], pairs)[pair]
+    right = generator.random(len(odds)) < expit(odds)
+    columns = {"person": person, "prompt_id": pair, "seed": 0, "variant": "a", "correct": right}
+    return pd.DataFrame(columns)
 
 
 def threshold_coverage(

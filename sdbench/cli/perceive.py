@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sdbench.analysis.perception.perceive import Perceived
 
 _Places = Annotated[
-    list[Path], typer.Argument(help="with --html: the study's folder; else files of answers")
+    list[Path],
+    typer.Argument(help="with --html: the study's folder; else files of answers, or their folder"),
 ]
 _shown = {"rich_help_panel": "What is shown"}
 _Mode = Annotated[
@@ -78,18 +79,29 @@ def perceive(
     console.print(f"{html}: {html.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
 
 
-def _judge(files: list[Path], study: Path, out: Path | None) -> None:
+def _judge(places: list[Path], study: Path, out: Path | None) -> None:
     """Print what answers say, and write it where a folder is named."""
     from sdbench.analysis.perception.perceive import perceive as judged
     from sdbench.report.tables import perception_legend, perception_table, perception_words
 
-    found = judged(files, study)
+    found = judged(_files(places), study)
     for line in perception_words(found):
         console.print(line, markup=False, highlight=False)
     print_whole(perception_table(found))
     console.print(perception_legend(found), markup=False, highlight=False)
     if out is not None:
         _write(found, out)
+
+
+def _files(places: list[Path]) -> list[Path]:
+    """Files of answers; a folder stands for those in it."""
+    files = []
+    for place in places:
+        within = sorted(place.glob("*.json")) if place.is_dir() else [place]
+        if not within:
+            raise ValueError(f"{place} holds no file of answers")
+        files += within
+    return files
 
 
 def _write(found: Perceived, out: Path) -> None:

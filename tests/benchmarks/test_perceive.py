@@ -64,9 +64,9 @@ def test_intervals_of_the_other_figures_hold_in_a_few_experiments():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bias", [0.0, 1.0])
-def test_of_500_blind_experiments_at_most_5_percent_detect(bias):
-    some, _ = detected({"a": 0.0, "b": 0.0}, [Observer(bias=bias)] * 6, seed=1)
+def test_of_500_blind_experiments_at_most_5_percent_detect():
+    """Whole experiments, with catch trials; the observers like A."""
+    some, _ = detected({"a": 0.0, "b": 0.0}, [Observer(bias=1.0)] * 6, seed=1)
     assert some <= 0.05
 
 
@@ -84,7 +84,7 @@ def test_intervals_of_the_mixed_model_hold():
 
 @pytest.mark.slow
 def test_intervals_of_the_threshold_hold():
-    held = threshold_coverage(12, spread=(0.3, 0.5), experiments=60)
+    held = threshold_coverage(12, spread=(0.3, 0.5), experiments=40)
     assert 0.88 <= held <= 1
 
 

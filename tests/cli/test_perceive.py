@@ -49,6 +49,13 @@ def test_answers_are_judged_and_written(answers, tmp_path):
     }
 
 
+def test_a_folder_stands_for_its_files(answers, tmp_path):
+    done = invoke("perceive", answers[0].parent, "--study", STORED)
+    assert done.exit_code == 0, done.output
+    assert words(done).startswith("SIMULATED: 2 of 2 ")
+    assert "holds no file of answers" in invoke("perceive", tmp_path, "--study", STORED).output
+
+
 def test_answers_that_cannot_be_judged_are_one_line(answers, tmp_path):
     content = json.loads(answers[0].read_text())
     broken = tmp_path / "broken.json"

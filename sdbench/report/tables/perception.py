@@ -98,7 +98,10 @@ def perception_markdown(found: Perceived) -> str:
 def _people_words(found: Perceived) -> list[str]:
     people = found.people
     out = people[~people["kept"]]
-    answered = f"{_counted(len(people), 'person', 'people')} answered"
+    who = ("person", "people")
+    if people["simulated"].all():
+        who = ("simulated observer", "simulated observers")
+    answered = f"{_counted(len(people), *who)} answered"
     trials = f"{people['tests'].iloc[0]} trials of variants and {_catch(people)} catch trials each"
     names = ", ".join(
         f"{row['person']} ({row['clear_right']} of {row['clear']})" for _, row in out.iterrows()
