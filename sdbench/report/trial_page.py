@@ -22,20 +22,20 @@ TEMPLATE = Path(__file__).with_name("trial_page.html")
 WORDS = {
     "reference": {
         "title": "Which image is the reference?",
-        "task": "You see a reference, and below it two images, A and B. One of them is the "
-        "reference again. Choose it. If you see no difference, guess.",
+        "task": "You see a reference and two images, A and B. One of them is the reference "
+        "again. Choose it. If you see no difference, guess.",
         "choice": "is the reference",
     },
     "abx": {
         "title": "Which image is X?",
-        "task": "You see an image X, and below it two images, A and B. One of them is X again. "
-        "Choose it. If you see no difference, guess.",
+        "task": "You see an image X and two images, A and B. One of them is X again. Choose "
+        "it. If you see no difference, guess.",
         "choice": "is X",
     },
     "preference": {
         "title": "Which image fits the caption better?",
-        "task": "You see a caption, and below it two images, A and B. Choose the one that fits the "
-        "caption better. If both fit alike, choose the one that you like better.",
+        "task": "You see a caption and two images, A and B. Choose the one that fits the caption "
+        "better. If both fit alike, choose the one that you like better.",
         "choice": "fits better",
     },
 }

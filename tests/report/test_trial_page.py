@@ -269,6 +269,24 @@ def test_images_are_whole_pixels_and_go_after_the_limit(results, tmp_path):
 
 
 @pytest.mark.browser
+def test_images_are_arranged_so_that_whole_pixels_are_large(html, tmp_path):
+    cases = {
+        (64, 3, 1376, 600, 1): {"row": True, "scale": 6},  # a desk: in a row they are larger
+        (512, 3, 1896, 780, 1): {"row": True, "scale": 1},
+        (512, 3, 1376, 600, 1): {"row": False, "scale": 1},  # scrolled
+        (64, 3, 366, 500, 3): {"row": False, "scale": 7},  # a phone
+        (512, 3, 366, 500, 3): {"row": False, "scale": 1},
+        (512, 3, 366, 500, 1): {"row": False, "scale": 0.5},
+        (512, 2, 1376, 600, 1): {"row": False, "scale": 1},
+    }
+    with opened(html, tmp_path) as tab:
+        for (side, images, width, height, ratio), found in cases.items():
+            space = [width, height]
+            call = "([side, images, space, ratio]) => arrange(side, side, images, space, ratio)"
+            assert tab.evaluate(call, [side, images, space, ratio]) == found
+
+
+@pytest.mark.browser
 def test_a_test_pauses_and_is_given_to_another_person(html, tmp_path):
     with opened(html, tmp_path) as tab:
         tab.fill("#code", "not a code!")
@@ -290,21 +308,25 @@ def test_a_test_pauses_and_is_given_to_another_person(html, tmp_path):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("mode", ["abx", "preference"])
-def test_the_other_modes_ask_and_answer(results, tmp_path, mode):
-    settings = Settings(mode, ("last:20%",), trials=2, seed=1)
-    html = trial_page(results, settings)
+def test_abx_asks_which_x_is(results, tmp_path):
+    html = trial_page(results, Settings("abx", ("last:20%",), trials=1, seed=1))
     with opened(html, tmp_path) as tab:
         start(tab, "one")
         choose = scripted(np.random.default_rng(0), 1.0)
-        answer(tab, 1, 1, lambda *_: "2")
-        tab.wait_for_selector('#trial[data-ready^="Trial 2 "]')
-        assert tab.is_visible("#caption") == (mode == "preference")
-        assert tab.is_visible("#x") == (mode == "abx")
-        answer(tab, 2, data_of(html)["count"], choose if mode == "abx" else lambda *_: "b")
+        answer(tab, 1, data_of(html)["count"], choose)
         found = sdbench.perceive([downloaded(tab, tmp_path / "a.json")], results)
-    if mode == "abx":
-        told = found.answers[found.answers["kind"] != "identical"].iloc[1:]
-        assert told["correct"].all()
-    else:
-        assert found.answers["preferred"].notna().all()
+    told = found.answers[found.answers["kind"] != "identical"]
+    assert told["correct"].all()
+
+
+@pytest.mark.browser
+def test_preference_shows_a_caption_and_no_reference(results, tmp_path):
+    html = trial_page(results, Settings("preference", ("last:20%",), trials=1, seed=1))
+    data = data_of(html)
+    with opened(html, tmp_path) as tab:
+        start(tab, "one")
+        answer(tab, 1, 2, lambda *_: "2")
+        tab.wait_for_selector('#trial[data-ready^="Trial 3 "]')
+        assert tab.is_hidden("#x")
+        assert tab.inner_text("#caption") in data["captions"]
+        assert [one["chosen"] for one in tab.evaluate("state.answers")] == ["B", "B"]

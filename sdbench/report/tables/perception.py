@@ -92,7 +92,25 @@ def perception_markdown(found: Perceived) -> str:
             [_person(row) for _, row in found.people.iterrows()],
         )
     )
+    if len(found.by_person):
+        parts += ["Right answers of each person in %, and d':", _of_people(found.by_person)]
     return "\n\n".join(parts)
+
+
+def _of_people(table: pd.DataFrame) -> str:
+    """One row per person, one column per variant."""
+    names = list(dict.fromkeys(table["variant"]))
+    lines = []
+    for person, own in table.groupby("person", sort=False):
+        by_variant = {row["variant"]: row for _, row in own.iterrows()}
+        cells = [
+            f"{interval_text(by_variant[name], 'share', PERCENT)}; {_dprime(by_variant[name])}"
+            if name in by_variant
+            else MISSING
+            for name in names
+        ]
+        lines.append([str(person), *cells])
+    return _markdown(("person", *names), lines)
 
 
 def _people_words(found: Perceived) -> list[str]:
