@@ -1,6 +1,6 @@
 """Why the mixed model of blind tests is our own: coverage next to that of statsmodels.
 
-`pip install statsmodels && python -m benchmarks.mixed_models` prints a table, in about three minutes.
+`pip install statsmodels`, then `python -m benchmarks.mixed_models` prints a table, in 3 minutes.
 """
 
 from __future__ import annotations

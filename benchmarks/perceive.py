@@ -137,8 +137,10 @@ def detected(
     some = first = 0
     asked = design(apart, observers, mode=mode, trials=trials)
     for _ in range(experiments):
-        answers = answered(asked, observers, generator)
-        verdicts = exact_detections(kept_answers(answers)).set_index("variant")["verdict"]
+        kept = kept_answers(answered(asked, observers, generator))
+        if kept.empty:  # a lone observer who failed the catch trials
+            continue
+        verdicts = exact_detections(kept).set_index("variant")["verdict"]
         seen = verdicts[list(apart)] == SEEN
         some += bool(seen.any())
         first += bool(seen.iloc[0])
@@ -290,11 +292,13 @@ def everything(experiments: int) -> Iterator[Coverage]:
 
 def main(
     experiments: Annotated[int, typer.Option(help="of each kind")] = EXPERIMENTS,
+    coverage: Annotated[bool, typer.Option(help="print the coverage of intervals, too")] = True,
 ) -> None:
     """Print coverage, false detections and power."""
-    typer.echo("| what | held | experiments |\n| --- | ---: | ---: |")
-    for row in everything(experiments):
-        typer.echo(f"| {row.what} | {row.held:.3f} | {row.experiments} |")
+    if coverage:
+        typer.echo("| what | held | experiments |\n| --- | ---: | ---: |")
+        for row in everything(experiments):
+            typer.echo(f"| {row.what} | {row.held:.3f} | {row.experiments} |")
 
     typer.echo("\n| who | called seen | experiments |\n| --- | ---: | ---: |")
     for what, options in _detections():

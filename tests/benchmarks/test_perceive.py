@@ -52,9 +52,9 @@ def test_a_blind_observer_is_rarely_called_seeing(bias):
 
 
 def test_the_power_at_a_dprime_of_1_and_48_trials():
-    """As the guide states it: 97 % by the reference, 23 % by ABX."""
+    """As the guide states it: 95 % by the reference, 15 % by ABX."""
     powers = [power_of(float(share_of(1.0, mode)), 48) for mode in ("reference", "abx")]
-    assert powers == pytest.approx([0.975, 0.230], abs=0.001)
+    assert powers == pytest.approx([0.950, 0.150], abs=0.001)
 
 
 def test_intervals_of_the_other_figures_hold_in_a_few_experiments():
@@ -66,14 +66,14 @@ def test_intervals_of_the_other_figures_hold_in_a_few_experiments():
 @pytest.mark.slow
 def test_of_500_blind_experiments_at_most_5_percent_detect():
     """Whole experiments, with catch trials; the observers like A."""
-    some, _ = detected({"a": 0.0, "b": 0.0}, [Observer(bias=1.0)] * 6, seed=1)
+    some, _ = detected({"a": 0.0, "b": 0.0}, [Observer(bias=1.0)] * 6)
     assert some <= 0.05
 
 
 @pytest.mark.slow
 def test_an_observer_of_dprime_1_is_found_as_often_as_the_power_says():
     _, found = detected({"a": 1.0}, [Observer()], experiments=300)
-    assert found == pytest.approx(0.975, abs=0.03)
+    assert found == pytest.approx(0.950, abs=0.04)
 
 
 @pytest.mark.slow

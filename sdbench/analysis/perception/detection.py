@@ -23,8 +23,8 @@ SEEN, UNSEEN = "seen", "not shown to be seen"
 def detections(answers: pd.DataFrame) -> pd.DataFrame:
     """One row per variant, then one for each kind of catch trial.
 
-    A variant is seen where its share is above one half by an exact one-sided test, corrected by
-    Holm for the number of variants. Who sees nothing is right as a coin is, whatever the person
+    A variant is seen where its share is above one half by an exact test, corrected by Holm for the
+    number of variants. Who sees nothing is right as a coin is, whatever the person
     likes, because a coin chose the sides; so people may be pooled in this test.
 
     Args:

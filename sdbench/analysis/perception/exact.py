@@ -37,8 +37,11 @@ def exact_ends(right: ArrayLike, trials: ArrayLike, *, level: float = LEVEL) -> 
 
 
 def above_chance(right: ArrayLike, trials: ArrayLike) -> Array:
-    """One-sided exact p-values that a share is above chance."""
-    found: Array = binom.sf(np.asarray(right) - 1, trials, CHANCE)
+    """Exact p-values that a share is above chance: twice the tail, at most 1.
+
+    So p is below 0.05 where the exact interval of 95 % lies above chance.
+    """
+    found: Array = np.minimum(1.0, 2 * binom.sf(np.asarray(right) - 1, trials, CHANCE))
     return found
 
 
@@ -88,8 +91,8 @@ def share_of(d: ArrayLike, mode: str) -> Array:
 
 
 def least_right(trials: int, *, level: float = 1 - LEVEL) -> int:
-    """The fewest right answers that are above chance by the exact one-sided test."""
-    return int(binom.isf(level, trials, CHANCE)) + 1
+    """The fewest right answers whose p-value of `above_chance` is below a level."""
+    return int(binom.isf(level / 2, trials, CHANCE)) + 1
 
 
 def detectable(trials: int, *, level: float = 1 - LEVEL, power: float = POWER) -> float:
@@ -97,7 +100,7 @@ def detectable(trials: int, *, level: float = 1 - LEVEL, power: float = POWER) -
 
     Args:
         trials: number of answers.
-        level: of the one-sided test.
+        level: of the p-value.
         power: share of experiments in which it is found.
     """
     needed = least_right(trials, level=level)

@@ -72,7 +72,7 @@ def perception_legend(found: Perceived) -> str:
     return "\n".join(
         [
             *lines,
-            "p: that the share is above 50 %, one-sided, exact, corrected by Holm.",
+            "p: that the share is above 50 %, exact (twice the tail), corrected by Holm.",
             "clear, identical: the catch trials. [lo,hi]: 95 % interval.",
         ]
     )
