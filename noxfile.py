@@ -46,7 +46,7 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def browser(session: nox.Session) -> None:
-    """Open the report page in the system's Chromium."""
+    """Open the report page and the blind test in the system's Chromium."""
     session.install("-e", ".[test,browser]")
     session.run("pytest", "-m", "browser", "-n", "0", *session.posargs)
 
