@@ -46,7 +46,7 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def browser(session: nox.Session) -> None:
-    """Open the report page in the system's Chromium."""
+    """Open the report page and the blind test in the system's Chromium."""
     session.install("-e", ".[test,browser]")
     session.run("pytest", "-m", "browser", "-n", "0", *session.posargs)
 
@@ -155,6 +155,13 @@ def power(session: nox.Session) -> None:
     """Print which slowdowns the regression benchmark finds, by the spread of its times."""
     session.install("-e", ".")
     session.run("python", "-m", "benchmarks.power", *session.posargs)
+
+
+@nox.session(default=False)
+def perceive(session: nox.Session) -> None:
+    """Print how rightly a blind test judges simulated observers (20 minutes)."""
+    session.install("-e", ".")
+    session.run("python", "-m", "benchmarks.perceive", *session.posargs)
 
 
 @nox.session(default=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdbench import distill as distill
+    from sdbench.analysis.perception.perceive import perceive as perceive
     from sdbench.analysis.tables import summarise as summarise
     from sdbench.experiments.profiling import profile as profile
     from sdbench.experiments.sensitivity import sensitivity as sensitivity
@@ -31,6 +32,7 @@ _HOME = {
     "gather": "sdbench.study.shards",
     "guided_by": "sdbench.variants.guidance",
     "load": "sdbench.models.registry",
+    "perceive": "sdbench.analysis.perception.perceive",
     "profile": "sdbench.experiments.profiling",
     "read": "sdbench.records.store",
     "register_metric": "sdbench.instruments.quality",

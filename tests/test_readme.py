@@ -19,7 +19,7 @@ def test_the_tables_are_those_of_the_registries_and_results(readme):
     assert readme.written(text) == text, "stale: run `python tools/readme.py`"
 
 
-SMALL = ("ranks", "distill", "distill-full", "cost")
+SMALL = ("ranks", "distill", "distill-full", "cost", "perceive")
 LARGE = (
     *("default", "methods", "selective", "students", "plan", "distances", "steps"),
     *("budget", "w-student"),

@@ -18,6 +18,7 @@ from rich.console import Console
 import sdbench
 from sdbench.analysis.cost import cost_point
 from sdbench.analysis.frontier import frontier
+from sdbench.analysis.perception.perceive import judged
 from sdbench.analysis.plans import plan_table
 from sdbench.analysis.sensitivity import sensitivity_curve
 from sdbench.analysis.spending import best_of_ways, leading, spending_table
@@ -34,6 +35,7 @@ from sdbench.report.tables import (
     frontier_markdown,
     legend,
     markdown,
+    perception_markdown,
     spending_markdown,
     summary_table,
 )
@@ -335,6 +337,11 @@ LEVEL, SHARE, MORE = Format(".4f"), Format(".0f", "%", 100), Format("+.0f")
 MEGABYTES_FINE = Format(".2f", "MB", 1e-6)
 
 
+def of_answers(folder: str) -> str:
+    """What the answers of a blind test say."""
+    return perception_markdown(judged(read_table(MINI_SD / folder, "answers"))) + "\n"
+
+
 def methods() -> str:
     """Every method, fastest first, in time and LPIPS."""
     folder = MINI_SD / "methods"
@@ -374,6 +381,10 @@ STUDIES: dict[str, dict[str, Callable[[], str]]] = {
         "study": partial(of_study, "precision/study"),
     },
     "cost": {"steps": partial(of_costs, "cost")},
+    "perceive": {
+        "reference": partial(of_answers, "perceive/reference"),
+        "preference": partial(of_answers, "perceive/preference"),
+    },
     "w-student": {"scales": partial(of_scales, "w-student")},
 }
 """Tables of the pages of `results/mini-sd`, by folder."""

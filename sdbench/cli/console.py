@@ -100,10 +100,10 @@ def print_summary(summary: pd.DataFrame, *, wide: bool) -> None:
         console.print(line, markup=False, highlight=False)
     table = summary_table(summary, wide=wide)
     table.title = None  # it stands above the words already
-    _print_whole(table)
+    print_whole(table)
 
 
-def _print_whole(table: Table) -> None:
+def print_whole(table: Table) -> None:
     """Print a table with every column whole, however wide the terminal is."""
     width = console.width
     console.width = max(width, console.measure(table, options=UNBOUNDED).maximum)

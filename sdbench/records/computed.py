@@ -202,6 +202,39 @@ LOOP = {
 }
 """Of `sdbench.analysis.modules.by_schedule`, in the order in which they are shown."""
 
+_SHARE = Format("z.0f", "%", 100)
+PERCEPTION = {
+    "trials": _computed("1", "answers", PLAIN, "of all people who are not left out."),
+    "share": _computed(
+        "1", "right", _SHARE, "share of right answers, exact interval; who sees nothing has 50 %."
+    ),
+    "noticed": _computed(
+        "1", "noticed", _SHARE, "share of trials in which it was seen, corrected for guessing."
+    ),
+    "dprime": _computed(
+        "1",
+        "d'",
+        Format("z.2f"),
+        "distance between the images in units of the eye's noise; 1 is seen now and then, 3 nearly "
+        "always.",
+    ),
+    "mixed": _computed(
+        "1",
+        "typical",
+        _SHARE,
+        "share of right answers of the typical person on a typical pair, by a mixed logistic "
+        "model; it speaks of other people and other images, too.",
+    ),
+    "detectable": _computed(
+        "1", "found from", _SHARE, "smallest true share that so many answers find, with 80 % power."
+    ),
+}
+"""Of `sdbench.analysis.perception.detection.detections`, in the order in which they are shown."""
+THRESHOLD = Format("z.4f")
+"""A distance that half notice."""
+SCORE = Format("+z.2f")
+"""A Bradley-Terry score."""
+
 COMPARISON = {
     "baseline": _computed("that of the figure", "baseline", Format(".6g"), "the baseline's figure"),
     "current": _computed("that of the figure", "current", Format(".6g"), "the current run's"),

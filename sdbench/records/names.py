@@ -19,6 +19,14 @@ ANSWERS = (*BAD_ANSWERS, "other seed", "again")
 STILL = "still"
 """Of a video also: its first frame all along, which is bad as well."""
 
+TRIAL_MODES = ("reference", "abx", "preference")
+"""What a blind test asks: which of two images the reference is, which of them X is, or which fits
+the caption better."""
+TEST, CLEAR, IDENTICAL = "test", "clear", "identical"
+TRIAL_KINDS = (TEST, CLEAR, IDENTICAL)
+"""Of a blind test's trials: a variant, and two kinds of catch trials: images that everybody tells
+apart, and twice the same image."""
+
 
 def reference_of(table: pd.DataFrame) -> str:
     """The variant that images are compared with, by a table that names it where it is another."""

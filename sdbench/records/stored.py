@@ -308,7 +308,7 @@ MODULES = ("modules",)
 """The table of where a step's time and work go."""
 LEDGER = ("ledger",)
 """The table of what training and inference hold in memory."""
-WITH_METRICS = ("images", "sensitivity", "judged", "spending")
+WITH_METRICS = ("images", "sensitivity", "judged", "spending", "answers")
 """Tables that may carry further float64 columns, one per registered metric."""
 FURTHER_METRIC = real("1", "", nullable=True)
 OF_VIDEOS: dict[str, dict[str, Column]] = {
@@ -319,6 +319,7 @@ OF_VIDEOS: dict[str, dict[str, Column]] = {
     "sensitivity": VIDEO,
     "judged": VIDEO,
     "spending": VIDEO,
+    "answers": {},
 }
 """Columns that a table has where its rows are of videos, and else has not."""
 
@@ -336,4 +337,5 @@ KEYS = {
     "known": ["metric", "answer", "prompt_id", "seed"],
     "history": ["accepted", "variant", "figure"],
     "ledger": ["unit", "part"],
+    "answers": ["page", "person", "trial"],
 }

@@ -1,7 +1,17 @@
-"""The stored tables of experiments: plans, budgets, trainings and distances."""
+"""The stored tables of experiments: plans, budgets, trainings, distances and blind tests."""
 
-from sdbench.records.columns import METRICS, PAIR, Column, Format, count, real, seconds, text
-from sdbench.records.names import BASELINE
+from sdbench.records.columns import (
+    METRICS,
+    PAIR,
+    Column,
+    Format,
+    count,
+    flag,
+    real,
+    seconds,
+    text,
+)
+from sdbench.records.names import BASELINE, TRIAL_KINDS, TRIAL_MODES
 
 DRAW = count(
     "1",
@@ -98,5 +108,33 @@ EXPERIMENTS: dict[str, dict[str, Column]] = {
         ),
         "difference_lo": real("1", "lower end of its 95 % interval", nullable=True),
         "difference_hi": real("1", "upper end of its 95 % interval", nullable=True),
+    },
+    "answers": {
+        "page": text("hash of the page that asked"),
+        "mode": text("what it asked", choices=TRIAL_MODES),
+        "person": text("code that the person chose"),
+        "simulated": flag("whether a program answered, not a person"),
+        "trial": count("1", "number of the trial in the page"),
+        "place": count("1", "place of the trial in the person's order"),
+        "kind": text(
+            "a variant, or a catch trial: images that differ clearly, or twice the same image",
+            choices=TRIAL_KINDS,
+        ),
+        "variant": text("variant of one image"),
+        "against": text(
+            "variant of the other image; the reference, unless the page asked which "
+            "of any two variants fits the caption better"
+        ),
+        **PAIR,
+        "shown_a": text("variant whose image stood at A"),
+        "shown_b": text("variant whose image stood at B"),
+        "chosen": text("the choice", choices=("A", "B")),
+        "correct": flag("whether the choice is right; missing where neither is", nullable=True),
+        "preferred": text(
+            "variant of the chosen image, where the page asked which fits better", nullable=True
+        ),
+        "response_s": seconds("time from the showing of the images to the choice"),
+        "scale": real("1", "pixels of the screen for a pixel of the image", minimum=0),
+        **METRICS,
     },
 }

@@ -28,7 +28,7 @@ def test_the_commands_are_listed_in_the_order_of_work():
     order = (
         "run gather cost sensitivity plan budget distill compare bench history report rank frontier"
     )
-    rest = "distances known models variants weights env"
+    rest = "distances known perceive models variants weights env"
     assert list(COMMANDS) == f"{order} {rest}".split()
 
 
@@ -37,7 +37,7 @@ def test_every_field_of_a_study_is_an_option_of_run():
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "sensitivity", "plan", "budget", "cost", "distill", "bench"]
+    "command", ["run", "sensitivity", "plan", "budget", "cost", "distill", "bench", "perceive"]
 )
 def test_every_option_stands_in_a_named_panel(command):
     options = [option for option in COMMANDS[command].params if option.param_type_name == "option"]

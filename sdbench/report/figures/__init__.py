@@ -9,6 +9,7 @@ from sdbench.report.figures.history import history_figure
 from sdbench.report.figures.images import image_grid
 from sdbench.report.figures.ledger import ledger_figure
 from sdbench.report.figures.modules import module_figure
+from sdbench.report.figures.perception import perception_figure, psychometric_figure
 from sdbench.report.figures.plan import plan_figure
 from sdbench.report.figures.saving import saving_figure
 from sdbench.report.figures.sensitivity import sensitivity_figure
@@ -22,7 +23,9 @@ __all__ = [
     "image_grid",
     "ledger_figure",
     "module_figure",
+    "perception_figure",
     "plan_figure",
+    "psychometric_figure",
     "saving_figure",
     "sensitivity_figure",
     "spending_figure",

@@ -11,6 +11,12 @@ from sdbench.report.tables.frontier import LEGEND as FRONTIER_LEGEND
 from sdbench.report.tables.frontier import frontier_markdown, verdict_text
 from sdbench.report.tables.known import known_legend, known_text, mark_legend
 from sdbench.report.tables.modules import module_text, schedule_text
+from sdbench.report.tables.perception import (
+    perception_legend,
+    perception_markdown,
+    perception_table,
+    perception_words,
+)
 from sdbench.report.tables.plan import plan_text
 from sdbench.report.tables.ranking import ranking_note, ranking_text
 from sdbench.report.tables.spending import spending_markdown, spending_text
@@ -41,6 +47,10 @@ __all__ = [
     "mark_legend",
     "markdown",
     "module_text",
+    "perception_legend",
+    "perception_markdown",
+    "perception_table",
+    "perception_words",
     "plan_text",
     "ranking_note",
     "ranking_text",
