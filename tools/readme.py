@@ -308,7 +308,7 @@ def of_formats(folder: str) -> str:
             [form, MEGABYTES_FINE.text(taken[f"precision:{form}"]), *medians, mean, changed]
         )
     steps = (f"step {step}" for step in SHOWN_STEPS)
-    head = ("format", "weights", *steps, "highest mean", "most changed")
+    head = ("format", "weights MB", *steps, "highest mean", "most changed %")
     return _table(head, lines, text=("format",))
 
 
@@ -378,7 +378,7 @@ STUDIES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "precision": {
         "formats": partial(of_formats, "precision"),
-        "study": partial(of_study, "precision/study"),
+        "study": partial(of_whole, "precision/study"),
     },
     "cost": {"steps": partial(of_costs, "cost")},
     "perceive": {

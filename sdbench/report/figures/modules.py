@@ -22,7 +22,7 @@ def module_figure(table: pd.DataFrame, *, peak_flop_s: float, peak_copy_s: float
     figure = new_figure(10, 4.2)
     times, roof = figure.subplots(1, 2)
     _draw_times(times, table)
-    _draw_roof(roof, table[table["flop"] > 0], peak_flop_s, peak_copy_s)
+    _draw_roof(figure, roof, table[table["flop"] > 0], peak_flop_s, peak_copy_s)
     return figure
 
 
@@ -42,7 +42,9 @@ def _draw_times(axes: Axes, table: pd.DataFrame) -> None:
     axes.legend(frameon=False, fontsize="small", loc="lower right")
 
 
-def _draw_roof(axes: Axes, table: pd.DataFrame, peak_flop_s: float, peak_copy_s: float) -> None:
+def _draw_roof(
+    figure: Figure, axes: Axes, table: pd.DataFrame, peak_flop_s: float, peak_copy_s: float
+) -> None:
     """Each kind below what the device can do at most for as many FLOPs per byte."""
     ridge = peak_flop_s / peak_copy_s
     ends = (min(table["intensity"].min(), ridge) / 2, max(table["intensity"].max(), ridge) * 2)
@@ -52,14 +54,6 @@ def _draw_roof(axes: Axes, table: pd.DataFrame, peak_flop_s: float, peak_copy_s:
 
     colours = [PALETTE[place % len(PALETTE)] for place in range(len(table))]
     axes.scatter(table["intensity"], table["flop_s"] / 1e9, c=colours, s=30, zorder=3)
-    for _, row in table.iterrows():
-        axes.annotate(
-            row["kind"],
-            (row["intensity"], row["flop_s"] / 1e9),
-            xytext=(4, -9),
-            textcoords="offset points",
-            fontsize=SMALL,
-        )
     axes.set(
         xscale="log",
         yscale="log",
@@ -67,4 +61,23 @@ def _draw_roof(axes: Axes, table: pd.DataFrame, peak_flop_s: float, peak_copy_s:
         ylabel="work done (GFLOP/s)",
     )
     open_frame(axes)
-    axes.legend(frameon=False, fontsize="small", loc="upper left")
+    axes.margins(y=0.15)
+    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    _name_points(figure, axes, table)
+
+
+def _name_points(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
+    """Write its kind next to each point, none over another."""
+    from adjustText import adjust_text  # imports pyplot, whose state it leaves alone
+
+    # Labels are moved by their sizes in pixels, which are known once the figure was laid out.
+    figure.draw_without_rendering()
+    places = table[["intensity", "flop_s"]].dropna() / (1, 1e9)
+    names = table.loc[places.index, "kind"]
+    texts = [
+        axes.text(x, y, name, fontsize=SMALL)
+        for (x, y), name in zip(places.to_numpy(), names, strict=True)
+    ]
+    line = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.5}
+    x, y = places.to_numpy().T
+    adjust_text(texts, x=x, y=y, ax=axes, iter_lim=500, expand=(1.2, 1.5), arrowprops=line)
