@@ -22,7 +22,7 @@ def test_the_tables_are_those_of_the_registries_and_results(readme):
 SMALL = ("ranks", "distill", "distill-full", "cost", "perceive")
 LARGE = (
     *("default", "methods", "selective", "students", "plan", "distances", "steps"),
-    *("budget", "w-student"),
+    *("budget", "precision", "w-student"),
 )
 
 
