@@ -11,11 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import flop_registry
 
 from sdbench.instruments.clock import Clock, Mark
 from sdbench.instruments.cost import is_light
@@ -186,8 +187,7 @@ class ModuleCounter(Listener):
     @contextmanager
     def call(self) -> Iterator[None]:
         """Count one pipeline call, or any block: its work is what comes "after" a loop."""
-        # torch's own counter comes first: it takes apart what is made of several operations.
-        with self._where.followed(), self._mode, FlopCounterMode(display=False):
+        with self._where.followed(), self._mode:
             yield
         self.unknown = self._mode.unknown
         self.around[AFTER] = self._mode.taken()
@@ -218,9 +218,17 @@ class _ByPlace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        formula = flop_registry.get(getattr(func, "_overloadpacket", func))
+        is_own = isinstance(func, torch._ops.OpOverload) and func.namespace != "prim"
+        if formula is None and is_own:
+            # What is made of several operations is taken apart, as torch's own counter does it.
+            with self:
+                made = func.decompose(*args, **kwargs)
+            if made is not NotImplemented:
+                return made
+
         made = func(*args, **kwargs)
         place = self._where.place
-        formula = flop_registry.get(getattr(func, "_overloadpacket", func))
         if formula is not None:
             self._work.flop[place] += formula(*args, **kwargs, out_val=made)
         elif not self.unknown and place.part in self._parts and not is_light(func, args, kwargs):
