@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 
 from sdbench.models.mini_sd import networks, stages, train
 from sdbench.models.mini_sd.export import export
-from sdbench.models.mini_sd.fit import Stage, fit
+from sdbench.models.training.fit import Stage, fit
 from sdbench.models.mini_sd.settings import Settings
 from sdbench.models.registry import MINI_SD
 
