@@ -14,38 +14,45 @@ from sdbench.models.training import tokenizer as vocabulary
 
 WIDTH = 128  # of the text encoder
 TOKENS = 24
-LATENT = 8  # side of the latents
-CHANNELS = 24  # of the latents
+LATENT = 16  # side of the latents
+CHANNELS = 6  # of the latents
 
 
 def autoencoder() -> AutoencoderKL:
-    """An autoencoder of 1.4 M parameters: 64 x 64 x 3 to 8 x 8 x 24.
+    """An autoencoder of 0.7 M parameters: 64 x 64 x 3 to 16 x 16 x 6.
 
-    A quarter of the places of 16 x 16 x 4 with six times the channels: a denoiser of the same size needs a
-    quarter of the time, and can see each drawing four times as often.
+    Drawings have finer detail than mini-sd's scenes, hence six channels. One of 8 x 8 x 24 had the
+    same numbers in a quarter of the places, and learned at a tenth of the speed.
     """
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 80),
+    network = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
         layers_per_block=1,
         norm_num_groups=8,
         latent_channels=CHANNELS,
         mid_block_add_attention=False,
         sample_size=catalogue.SIDE,
     )
+    # Every residual block begins as the identity, which makes the first steps larger ones.
+    for name, part in network.named_modules():
+        if name.endswith("conv2"):
+            nn.init.zeros_(part.weight)
+            nn.init.zeros_(part.bias)
+    return network
 
 
 def denoiser() -> UNet2DConditionModel:
-    """A UNet of 10 M parameters with cross-attention at its lower level."""
+    """A UNet of 10 M parameters, thin where its maps are large, with cross-attention below."""
     return UNet2DConditionModel(
         sample_size=LATENT,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(128, 192),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 128, 192),
         layers_per_block=1,
+        norm_num_groups=16,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
     )

@@ -26,17 +26,17 @@ class Settings:
         noisy_from: share of the denoiser's steps from which on captions are noisy.
         caption_dropout: share of empty captions, which train the unconditional prediction.
         bfloat16: run the layers under autocast; slow on a CPU without AVX-512 BF16.
-        compiled: compile the autoencoder and the denoiser, which needs a C++ compiler.
+        compiled: compile the denoiser, which needs a C++ compiler.
     """
 
     seed: int = 0
-    reader_steps: int = 2_500
+    reader_steps: int = 2_000
     reader_batch: int = 64
-    autoencoder_steps: int = 9_000
-    autoencoder_batch: int = 4
+    autoencoder_steps: int = 3_000
+    autoencoder_batch: int = 8
     latent_noise: float = 0.1
-    captions_steps: int = 2_500
-    captions_batch: int = 128
+    captions_steps: int = 2_000
+    captions_batch: int = 64
     denoiser_steps: int = 16_000
     denoiser_batch: int = 32
     caption_noise: float = 0.3

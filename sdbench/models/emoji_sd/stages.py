@@ -93,8 +93,6 @@ def train_autoencoder(
     smooth; it is a share of their spread, or the encoder would only make them larger.
     """
     network = networks.autoencoder()
-    encode = _compiled(network.encode, settings)
-    decode = _compiled(network.decode, settings)
     weights = catalogue.weights(rows)
 
     def loss_at(step: int) -> Float[Tensor, ""]:
@@ -103,10 +101,10 @@ def train_autoencoder(
         pixels = _pixels(_moved(images[chosen], rng), device) * 2 - 1
 
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
-            latents = encode(pixels).latent_dist.mean.float()
+            latents = network.encode(pixels).latent_dist.mean.float()
             noise = torch.randn(latents.shape, generator=torch_rng).to(device)
             noised = latents + settings.latent_noise * latents.detach().std() * noise
-            decoded = decode(noised.contiguous(memory_format=torch.channels_last)).sample
+            decoded = network.decode(noised).sample
         error = decoded.float() - pixels
         return error.abs().mean() + 4 * error.square().mean()
 
@@ -132,7 +130,7 @@ def _moved(
 @torch.no_grad()
 def encode(
     vae: Any, images: UInt8[np.ndarray, "n 64 64 3"], device: torch.device
-) -> Float[Tensor, "n 24 8 8"]:
+) -> Float[Tensor, "n 6 16 16"]:
     """The latents of all pictures."""
     # A few at a time, so that the encoder's activations fit in memory.
     chunks = [
@@ -223,7 +221,7 @@ def train_denoiser(
     tokenizer: CLIPTokenizer,
     text_encoder: nn.Module,
     rows: Int[np.ndarray, "n 4"],
-    latents: Float[Tensor, "n 24 8 8"],
+    latents: Float[Tensor, "n 6 16 16"],
     folder: Path,
     device: torch.device,
 ) -> nn.Module:
@@ -234,7 +232,7 @@ def train_denoiser(
     unet = networks.denoiser()
     # The fused attention's backward pass is slow in bfloat16 on a CPU.
     unet.set_attn_processor(AttnProcessor())
-    predict = _compiled(unet, settings)
+    predict = torch.compile(unet) if settings.compiled else unet
     noise_scheduler = networks.scheduler()
     noisy_step = round(settings.noisy_from * settings.denoiser_steps)
     weights = catalogue.weights(rows)
@@ -262,11 +260,6 @@ def train_denoiser(
 
     stage = Stage("denoiser", settings.denoiser_steps, learning_rate=1e-3, ema_decay=0.998)
     return fit(stage, unet, loss_at, folder, device=device)
-
-
-def _compiled(function: Any, settings: Settings) -> Any:
-    """The same function, compiled where the settings say so."""
-    return torch.compile(function) if settings.compiled else function
 
 
 def _generators(

@@ -88,7 +88,7 @@ def _pictures(
 
 def _latents(
     vae: Any, images: UInt8[np.ndarray, "n 64 64 3"], folder: Path, device: torch.device
-) -> Float[Tensor, "n 24 8 8"]:
+) -> Float[Tensor, "n 6 16 16"]:
     """The pictures' latents, of mean 0 in every channel and variance 1 over all.
 
     What was taken from them is recorded, since the exported autoencoder has to add it again.
