@@ -30,12 +30,12 @@ class Settings:
     """
 
     seed: int = 0
-    reader_steps: int = 2_000
+    reader_steps: int = 1_600
     reader_batch: int = 64
     autoencoder_steps: int = 3_000
     autoencoder_batch: int = 8
     latent_noise: float = 0.1
-    captions_steps: int = 2_000
+    captions_steps: int = 1_600
     captions_batch: int = 64
     denoiser_steps: int = 16_000
     denoiser_batch: int = 32

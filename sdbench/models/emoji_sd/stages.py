@@ -203,8 +203,10 @@ def train_captions(
         # The padding repeats the end token, and the denoiser attends to all of it.
         at_end = tokens == tokenizer.eos_token_id
         of_caption = at_end.nonzero()[:, 0]
-        hidden = encoder(tokens).last_hidden_state[at_end]
-        *logits, seen = probe(hidden).split([*reader.classes(), reader.FEATURES], dim=-1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
+            hidden = encoder(tokens).last_hidden_state[at_end]
+            told = probe(hidden).float()
+        *logits, seen = told.split([*reader.classes(), reader.FEATURES], dim=-1)
 
         wanted = torch.from_numpy(written).to(device)[of_caption]
         pictured = of_caption < half

@@ -86,7 +86,4 @@ def scheduler() -> DDIMScheduler:
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write a tokenizer with a token for every word of the captions, and open it."""
-    words = {word for words in scenes.WORDS for phrase in words for word in phrase.split()}
-    # "plain" and "alone" stand in no caption: they say that nothing is said.
-    words = words - {"plain", "alone"} | {"a", "on", "background"}
-    return vocabulary.write_tokenizer(folder, words, TOKENS)
+    return vocabulary.write_tokenizer(folder, scenes.words(), TOKENS)
