@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.card import SCALES, STEPS, curve_rows, generate, grid
 from sdbench.models.emoji_sd import catalogue, icons, networks, reader
+from sdbench.models.pipeline import Pipeline
 
 GUIDED = 5.0  # the default scale
 AIMS = {"style": 0.95, "category": 0.8}
@@ -85,7 +86,7 @@ def seen_pictures(count: int) -> Int[np.ndarray, "count 4"]:
 
 
 def _generated(
-    pipe: Any, rows: Int[np.ndarray, "n 4"], guidance_scale: float
+    pipe: Pipeline, rows: Int[np.ndarray, "n 4"], guidance_scale: float
 ) -> Float[Tensor, "n 3 64 64"]:
     shape = (networks.CHANNELS, networks.LATENT, networks.LATENT)
     return generate(pipe, catalogue.captions(rows), guidance_scale, shape=shape)

@@ -7,7 +7,6 @@ The order of the calls is in `units.py`, what is checked in `check.py`, a call u
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -21,7 +20,6 @@ from rich.progress import Progress, TaskID
 
 from sdbench.instruments.quality import provenance
 from sdbench.instruments.steps import GUIDANCE_SPACE
-from sdbench.models.grammars import ALIGNMENT, doubts
 from sdbench.models.pipeline import Pipeline
 from sdbench.models.random_weights import has_random_weights
 from sdbench.records.names import BASELINE
@@ -120,9 +118,7 @@ def record(
     part = None if shard is None else parse_shard(shard)
     units(study, part)  # may refuse, and costs nothing
     quality = provenance(study.metrics or ())
-    if ALIGNMENT in (study.metrics or ()):
-        for doubt in doubts(study.model, study.prompts):
-            warnings.warn(doubt, RuntimeWarning, stacklevel=2)
+    warn_of_doubts(study)
     out = tempfile.mkdtemp(prefix="sdbench-") if out is None else out
     stored = _stored_scales(out) if mode == "resume" and study.controls else []
     study = with_scales(study, stored)

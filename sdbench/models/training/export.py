@@ -12,9 +12,11 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sdbench.models.pipeline import Pipeline
+
 
 def write(
-    pipe: Any,
+    pipe: Pipeline,
     reader: Mapping[str, Float[Tensor, "*shape"]],
     saved: Mapping[str, Any],
     folder: Path,
