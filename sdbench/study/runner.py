@@ -27,6 +27,7 @@ from sdbench.records.remote import Remote
 from sdbench.records.results import read_known
 from sdbench.records.schema import empty, frame
 from sdbench.records.store import Mode, Results, StudyFolder, existing_study, read
+from sdbench.study.captions import warn_of_doubts
 from sdbench.study.fields import digest
 from sdbench.study.images import save, scored
 from sdbench.study.known import known_answers, known_units, placed
