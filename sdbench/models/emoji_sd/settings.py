@@ -37,7 +37,7 @@ class Settings:
     latent_noise: float = 0.1
     captions_steps: int = 1_600
     captions_batch: int = 64
-    denoiser_steps: int = 2_400
+    denoiser_steps: int = 3_200
     denoiser_batch: int = 64
     caption_noise: float = 0.3
     noisy_from: float = 0.65

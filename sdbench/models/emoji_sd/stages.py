@@ -253,9 +253,9 @@ def train_denoiser(
         noised = noise_scheduler.add_noise(clean, noise, timesteps)
         noised = noised.contiguous(memory_format=torch.channels_last)
 
-        with torch.no_grad():
-            context = text_encoder(_tokens(tokenizer, texts, device)).last_hidden_state
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
+            with torch.no_grad():
+                context = text_encoder(_tokens(tokenizer, texts, device)).last_hidden_state
             velocity = predict(noised, timesteps, context).sample
         target = noise_scheduler.get_velocity(clean, noise, timesteps)
         return functional.mse_loss(velocity.float(), target)
