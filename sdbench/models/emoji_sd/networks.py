@@ -21,8 +21,9 @@ CHANNELS = 6  # of the latents
 def autoencoder() -> AutoencoderKL:
     """An autoencoder of 0.7 M parameters: 64 x 64 x 3 to 16 x 16 x 6.
 
-    Drawings have finer detail than mini-sd's scenes, hence six channels. One of 8 x 8 x 24 had the
-    same numbers in a quarter of the places, and learned at a tenth of the speed.
+    Drawings have finer detail than mini-sd's scenes, hence six channels. One of 8 x 8 x 24, as many
+    numbers in a quarter of the places, learned much more slowly: after 160 steps its loss was 0.70,
+    and this one's 0.33.
     """
     network = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -43,7 +44,7 @@ def autoencoder() -> AutoencoderKL:
 
 
 def denoiser() -> UNet2DConditionModel:
-    """A UNet of 10 M parameters, thin where its maps are large, with cross-attention below."""
+    """A UNet of 9 M parameters, thin where its maps are large, with cross-attention below."""
     return UNet2DConditionModel(
         sample_size=LATENT,
         in_channels=CHANNELS,
