@@ -37,7 +37,6 @@ PROTOCOLS = {
     "mini-sd-quick": "a try-out in less than a minute (`sdbench run --quick`)",
     "mini-sd-selective": "every tenth of the steps without guidance",
     "mini-sd-methods": "every method and control, 256 pairs",
-    "emoji-sd": "the default study on the model of drawn emoji",
     "mini-sd-bench": "the regression benchmark of `sdbench bench`, on one thread",
     "selective-guidance": "arXiv 2305.09847 on Stable Diffusion 1.5",
     "lora-distillation": "arXiv 2312.06899 on Stable Diffusion 2.1 base",
