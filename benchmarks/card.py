@@ -42,6 +42,7 @@ def generate(
     guidance_scale: float,
     *,
     batch: int = 64,
+    shape: tuple[int, int, int] = (4, networks.LATENT, networks.LATENT),
     without_mean: bool = False,
 ) -> Float[Tensor, "n 3 64 64"]:
     """One image per caption with 50 DDIM steps, in [0, 1]; image i has the noise of seed i.
@@ -51,9 +52,10 @@ def generate(
         captions: of the images.
         guidance_scale: w.
         batch: images per call.
+        shape: of one image's latents, channels first.
         without_mean: take the mean of each channel off the initial noise.
     """
-    noise = torch.cat([_noise(seed) for seed in range(len(captions))])
+    noise = torch.cat([_noise(seed, shape) for seed in range(len(captions))])
     if without_mean:
         noise = noise - noise.mean(dim=(2, 3), keepdim=True)
     starts = range(0, len(captions), batch)
@@ -64,17 +66,17 @@ def generate(
     return torch.cat(batches).clamp(0, 1).float().cpu()
 
 
-def _noise(seed: int) -> Float[Tensor, "1 4 16 16"]:
+def _noise(seed: int, shape: tuple[int, int, int]) -> Float[Tensor, "1 channels side side"]:
     """What the pipeline would draw itself from a generator with this seed."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn(1, 4, networks.LATENT, networks.LATENT, generator=generator)
+    return torch.randn(1, *shape, generator=generator)
 
 
 def _images(
     pipe: Pipeline,
     captions: list[str],
     guidance_scale: float,
-    noise: Float[Tensor, "n 4 16 16"],
+    noise: Float[Tensor, "n channels side side"],
 ) -> Float[Tensor, "n 3 64 64"]:
     """The images of one call."""
     call = {
@@ -180,7 +182,7 @@ def write_card(weights: Path, figures: Mapping[str, Any]) -> None:
         "kinds": " | ".join(reader.KINDS),
         "rules": "|---" * len(reader.KINDS),
         "without_mean": _without_mean(figures),
-        "curves": _curves(training),
+        "curves": curve_rows(training),
         "training_command": _training_command(training, figures["weights"]),
         "taken_over": _taken_over(training),
         "captions_shown": "\n".join(f"{number}. {caption}" for number, caption in shown),
@@ -279,7 +281,7 @@ def _taken_over(training: Mapping[str, Any]) -> str:
     )
 
 
-def _curves(training: Mapping[str, Any]) -> str:
+def curve_rows(training: Mapping[str, Any]) -> str:
     """Rows of the card's table of losses."""
     rows = []
     for name, stage in training["stages"].items():

@@ -124,6 +124,7 @@ def _silence_libraries() -> None:
 
 def print_estimate(study: Study) -> None:
     """What a study will take: calls, minutes and memory."""
+    from sdbench.models.grammars import doubts
     from sdbench.study.estimate import estimate
 
     expected = estimate(study)
@@ -144,3 +145,5 @@ def print_estimate(study: Study) -> None:
     )
     if expected.uncounted:
         console.print(f"work not counted: {expected.uncounted}", markup=False, highlight=False)
+    for doubt in doubts(study.model, study.prompts):
+        console.print(doubt, markup=False, highlight=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdbench.instruments.quality import find_metric, score
 from sdbench.instruments.video_quality import judged
+from sdbench.models.grammars import ALIGNMENT, readable
 from sdbench.records.animations import SUFFIX, write_animation
 from sdbench.records.files import inside, read_pixels
 from sdbench.study.study import PICTURES, Study
@@ -105,18 +106,19 @@ def scored(
         values = np.full(len(images), np.nan)
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
-            values[part] = _scores(name, images.loc[part], against[part], folder)
+            values[part] = _scores(study, name, images.loc[part], against[part], folder)
         images[metric.name] = values
     return images
 
 
 def _scores(
-    name: str, images: pd.DataFrame, against: pd.Series[str], folder: Path
+    study: Study, name: str, images: pd.DataFrame, against: pd.Series[str], folder: Path
 ) -> Float[Tensor, " n"]:
     """A metric of some images; their pixels are gone when it returns."""
     pixels = read_images(folder, images["path"])
     if find_metric(name)[0].needs == "prompt":
-        return score(name, pixels, list(images["prompt"]))
+        prompts = list(images["prompt"])
+        return score(name, pixels, readable(study.model, prompts) if name == ALIGNMENT else prompts)
     return score(name, pixels, read_images(folder, against))
 
 

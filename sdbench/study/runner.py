@@ -27,6 +27,7 @@ from sdbench.records.remote import Remote
 from sdbench.records.results import read_known
 from sdbench.records.schema import empty, frame
 from sdbench.records.store import Mode, Results, StudyFolder, existing_study, read
+from sdbench.study.captions import warn_of_doubts
 from sdbench.study.fields import digest
 from sdbench.study.images import save, scored
 from sdbench.study.known import known_answers, known_units, placed
@@ -118,6 +119,7 @@ def record(
     part = None if shard is None else parse_shard(shard)
     units(study, part)  # may refuse, and costs nothing
     quality = provenance(study.metrics or ())
+    warn_of_doubts(study)
     out = tempfile.mkdtemp(prefix="sdbench-") if out is None else out
     stored = _stored_scales(out) if mode == "resume" and study.controls else []
     study = with_scales(study, stored)

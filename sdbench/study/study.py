@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.instruments.quality import find_metric
+from sdbench.models.grammars import ALIGNMENT, GRAMMARS
 from sdbench.records.files import read_prompts, read_toml
 from sdbench.records.names import BASELINE
 from sdbench.records.stored import TIMINGS
@@ -66,7 +67,7 @@ class Study(Generation):
             each side. Disturbed repeats are measured again (`sdbench.study.repeating`).
         warmups: untimed calls before them; on the CPU they alone measure memory.
         metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on
-            mini-sd; none on random weights, of latents and of audio.
+            mini-sd and emoji-sd; none on random weights, of latents and of audio.
         output: "image", which stands for whatever a pipeline decodes and becomes "video" or "audio"
             where it makes these; or "latent" to stop before decoding. Of latents and audio only
             time, memory and work are measured.
@@ -166,8 +167,8 @@ class Study(Generation):
 
         if self.metrics is None:
             default: tuple[str, ...] = METRICS
-            if self.model == "mini-sd" and self._is_readable():
-                default = (*default, "alignment")
+            if self.model in GRAMMARS and self._is_readable():
+                default = (*default, ALIGNMENT)
             return default if reason is None else ()
         if reason is not None and self.metrics:
             raise ValueError(f"{', '.join(self.metrics)} cannot be measured: {reason}")
@@ -177,11 +178,11 @@ class Study(Generation):
         return tuple(self.metrics)
 
     def _is_readable(self) -> bool:
-        """Whether mini-sd's reader reads images of the size that is asked for."""
+        """Whether the models' readers read images of the size that is asked for."""
         height, width = self.height, self.width
         if height is None or width is None:
             return True  # the pipeline's own size
-        return not find_metric("alignment")[0].misfit(height, width)
+        return not find_metric(ALIGNMENT)[0].misfit(height, width)
 
     @property
     def generation(self) -> Generation:

@@ -5,11 +5,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from sdbench.models.mini_sd import networks, stages, train
+from sdbench.models.mini_sd import networks, train
 from sdbench.models.mini_sd.export import export
-from sdbench.models.mini_sd.fit import Stage, fit
 from sdbench.models.mini_sd.settings import Settings
 from sdbench.models.registry import MINI_SD
+from sdbench.models.training.fit import Stage, fit
+from sdbench.models.training.noise import spread_timesteps
 
 CPU = torch.device("cpu")
 TINY = Settings(
@@ -126,7 +127,7 @@ def test_stages_with_other_settings_are_not_taken_over(tmp_path):
 def test_timesteps_are_spread_over_the_whole_schedule():
     scheduler = networks.scheduler()
     drawn = [
-        stages._timesteps(scheduler, 8, torch.Generator().manual_seed(seed)) for seed in range(400)
+        spread_timesteps(scheduler, 8, torch.Generator().manual_seed(seed)) for seed in range(400)
     ]
     assert all(((times // 125).sort().values == torch.arange(8)).all() for times in drawn)
     firsts = torch.stack(drawn)[:, 0]  # in random order, so each is uniform

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdbench.models.mini_sd import networks
+from sdbench.models.training.export import averaged, module_of, write
 
 STAGES = ("reader", "autoencoder", "decoder", "captions", "denoiser")
 
@@ -27,29 +28,9 @@ def export(folder: Path, out: Path) -> None:
             hardware, time).
     """
     saved = {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in STAGES}
-    averages = {name: _averaged(state["average"]) for name, state in saved.items()}
+    averages = {name: averaged(state["average"]) for name, state in saved.items()}
 
-    # The weights ship in half precision and are opened in float32.
-    pipe = _assembled(averages, folder)
-    pipe.to(torch.float16).save_pretrained(out / "pipeline")
-    _make_loadable(out / "pipeline" / "text_encoder")
-    save_file(
-        {name: weight.half().contiguous() for name, weight in averages["reader"].items()},
-        out / "reader.safetensors",
-    )
-
-    # The card is written from what was recorded of each stage.
-    record = json.loads((folder / "settings.json").read_text())
-    record["stages"] = {
-        name: {
-            "steps": state["done"],
-            "seconds": round(state["seconds"], 1),
-            "loss": state["curve"],
-        }
-        | ({"versions": state["taken_over"]} if "taken_over" in state else {})
-        for name, state in saved.items()
-    }
-    (out / "training.json").write_text(json.dumps(record, indent=1))
+    write(_assembled(averages, folder), averages["reader"], saved, folder, out)
 
 
 def take_over(weights: Path, folder: Path, names: Collection[str]) -> None:
@@ -108,14 +89,7 @@ def _assembled(averages: dict[str, dict[str, Float[Tensor, "*shape"]]], folder: 
     unet.load_state_dict(averages["denoiser"])
 
     # In its stage it was trained together with a probe, which is left behind.
-    prefix = "text_encoder."
-    text_encoder.load_state_dict(
-        {
-            name.removeprefix(prefix): weight
-            for name, weight in averages["captions"].items()
-            if name.startswith(prefix)
-        }
-    )
+    text_encoder.load_state_dict(module_of(averages["captions"], "text_encoder"))
 
     return StableDiffusionPipeline(
         vae=vae,
@@ -127,30 +101,3 @@ def _assembled(averages: dict[str, dict[str, Float[Tensor, "*shape"]]], folder: 
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def _make_loadable(folder: Path) -> None:
-    """Let every version of transformers open a text encoder as float32 and with its weights."""
-    # It opens a model in the type that its config names; diffusers takes float32 whatever the file
-    # has.
-    config = folder / "config.json"
-    settings = json.loads(config.read_text()) | {"dtype": "float32"}
-    config.write_text(json.dumps(settings, indent=2) + "\n")
-
-    # Versions before 5.6 look for weights under `text_model.`, as published checkpoints have them,
-    # and silently start at random without.
-    file = folder / "model.safetensors"
-    named = {
-        f"text_model.{name.removeprefix('text_model.')}": weight
-        for name, weight in load_file(file).items()
-    }
-    save_file(named, file, metadata={"format": "pt"})
-
-
-def _averaged(state: dict[str, Float[Tensor, "*shape"]]) -> dict[str, Float[Tensor, "*shape"]]:
-    """The weights in the state of torch's `AveragedModel`."""
-    return {
-        name.removeprefix("module."): weight
-        for name, weight in state.items()
-        if name != "n_averaged"
-    }

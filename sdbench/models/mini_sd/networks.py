@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sdbench.models.mini_sd import scenes
+from sdbench.models.training import tokenizer as vocabulary
 
 WIDTH = 128  # of the text encoder
 TOKENS = 32
@@ -87,48 +85,5 @@ def scheduler() -> DDIMScheduler:
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write a byte-level CLIP tokenizer with a token for every word of the captions, and open it.
-
-    Other words fall apart into bytes, so that any prompt can be encoded.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = list(_byte_symbols())
-    vocabulary += [symbol + "</w>" for symbol in vocabulary]
-
-    words = {word for words in scenes.WORDS for phrase in words for word in phrase.split()} | {
-        "a",
-        "on",
-        "background",
-    }
-    # "plain" and "alone" stand in no caption: they say that nothing is said.
-    merges: list[tuple[str, str]] = []
-    for word in sorted(words - {"plain", "alone"}):
-        # The merges so far come first in rank, so extending their outcome leaves every earlier word
-        # whole.
-        model = BPE(
-            {token: i for i, token in enumerate(vocabulary)}, merges, end_of_word_suffix="</w>"
-        )
-        pieces = Tokenizer(model).encode(word).tokens
-        for piece in pieces[1:]:
-            merges.append((pieces[0], piece))
-            pieces[0] += piece
-            vocabulary.append(pieces[0])
-    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-
-    (folder / "vocab.json").write_text(
-        json.dumps({token: i for i, token in enumerate(vocabulary)}, ensure_ascii=False)
-    )
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
-    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS)
-    tokenizer.save_pretrained(folder)
-    return tokenizer
-
-
-def _byte_symbols() -> str:
-    """The 256 printable characters that stand for the bytes in byte-level BPE (GPT-2's table)."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    return "".join(map(chr, printable + list(range(256, 512 - len(printable)))))
+    """Write a tokenizer with a token for every word of the captions, and open it."""
+    return vocabulary.write_tokenizer(folder, scenes.words(), TOKENS)

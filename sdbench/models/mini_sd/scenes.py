@@ -128,6 +128,13 @@ def captions(scenes: Int[np.ndarray, "n 10"]) -> list[str]:
     return texts
 
 
+def words() -> set[str]:
+    """Every word of every caption."""
+    # "plain" and "alone" stand in no caption: they say that nothing is said.
+    said = {word for words in WORDS for phrase in words for word in phrase.split()}
+    return said - {"plain", "alone"} | {"a", "on", "background"}
+
+
 def parse(caption: str) -> Int[np.ndarray, " 10"] | None:
     """The scene that a caption describes, or None when it is not in the grammar."""
     match = _CAPTION.fullmatch(caption.strip().lower())

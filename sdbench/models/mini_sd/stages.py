@@ -18,8 +18,9 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from sdbench.models.mini_sd import networks, reader, scenes
-from sdbench.models.mini_sd.fit import Stage, fit
 from sdbench.models.mini_sd.settings import Settings
+from sdbench.models.training.fit import Stage, fit
+from sdbench.models.training.noise import spread_timesteps
 
 # A number for each stage, by which its random numbers differ from the others'.
 READER = 0
@@ -218,7 +219,7 @@ def denoiser_loss(
 
         clean = latents[torch.from_numpy(chosen)]
         noise = torch.randn(clean.shape, generator=torch_rng).to(device)
-        timesteps = _timesteps(noise_scheduler, len(chosen), torch_rng).to(device)
+        timesteps = spread_timesteps(noise_scheduler, len(chosen), torch_rng).to(device)
         noised = noise_scheduler.add_noise(clean, noise, timesteps)
         noised = noised.contiguous(memory_format=torch.channels_last)
 
@@ -230,21 +231,6 @@ def denoiser_loss(
         return functional.mse_loss(velocity.float(), target)
 
     return loss_at
-
-
-def _timesteps(
-    noise_scheduler: Any, count: int, generator: torch.Generator
-) -> Int[Tensor, " count"]:
-    """One timestep from each of `count` equal parts of the schedule, in random order.
-
-    Each is uniform, as if drawn by itself, but the loss of a batch scatters less (Kingma et al.
-    2021, arXiv 2107.00630).
-    """
-    steps = len(noise_scheduler.alphas_cumprod)
-    # In double precision, where the last place stays below the schedule's end.
-    offset = torch.rand((), generator=generator, dtype=torch.float64)
-    places = (torch.arange(count) + offset) / count
-    return (places[torch.randperm(count, generator=generator)] * steps).long()
 
 
 def _compiled(function: Any, settings: Settings) -> Any:

@@ -11,12 +11,10 @@ the scenes look like is in `scenes.py`, the networks in `networks.py`, what a st
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Collection, Iterator
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from jaxtyping import Int, UInt8
 from sdbench.models.mini_sd import networks, scenes, stages
 from sdbench.models.mini_sd.export import STAGES, export, take_over
 from sdbench.models.mini_sd.settings import Settings
+from sdbench.models.training.record import has_bfloat16, record
 
 
 def run(
@@ -45,10 +44,10 @@ def run(
             had other ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    record = folder / "settings.json"
-    if record.exists() and json.loads(record.read_text())["settings"] != asdict(settings):
+    written = folder / "settings.json"
+    if written.exists() and json.loads(written.read_text())["settings"] != asdict(settings):
         raise ValueError(f"{folder} holds a run with other settings")
-    record.write_text(json.dumps(_record(settings, device), indent=1))
+    written.write_text(json.dumps(record(asdict(settings), device), indent=1))
     if weights is not None:
         take_over(weights, folder, [name for name in STAGES if name not in names])
     attributes, images = _scenes(settings)
@@ -83,29 +82,6 @@ def run(
         yield "denoiser"
 
 
-def _record(settings: Settings, device: torch.device) -> dict[str, Any]:
-    """What a run's outcome depends on."""
-    packages = ("torch", "diffusers", "transformers", "numpy")
-    hardware = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    )
-    return {
-        "settings": asdict(settings),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
-        "hardware": f"{hardware}, {torch.get_num_threads()} threads",
-    }
-
-
-def _has_bfloat16(device: str) -> bool:
-    """Whether the device computes in bfloat16 itself."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def _scenes(
     settings: Settings,
 ) -> tuple[Int[np.ndarray, "n 10"], UInt8[np.ndarray, "n 64 64 3"]]:
@@ -134,7 +110,7 @@ def main(
     else "cpu",
 ) -> None:
     """Train the embedded model from nothing but the scenes that the project draws."""
-    settings = Settings(bfloat16=_has_bfloat16(device))
+    settings = Settings(bfloat16=has_bfloat16(device))
     for name in run(settings, out, torch.device(device), stage or STAGES, weights):
         typer.echo(f"{name} finished")
     if export_to is not None:

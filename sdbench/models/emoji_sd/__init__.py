@@ -1,0 +1,1 @@
+"""The embedded model emoji-sd: its data, networks, training, reader and weights."""

@@ -1,0 +1,63 @@
+"""The captions that an embedded model was trained on, and what of other prompts is lost on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sdbench.models.emoji_sd import catalogue
+from sdbench.models.mini_sd import scenes
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What captions a model knows.
+
+    Args:
+        parse: a caption; None where the model's reader cannot judge it.
+        words: every word of them.
+    """
+
+    parse: Callable[[str], Any]
+    words: Callable[[], set[str]]
+
+
+ALIGNMENT = "alignment"  # the metric that reads captions
+GRAMMARS = {
+    "mini-sd": Grammar(scenes.parse, scenes.words),
+    "emoji-sd": Grammar(catalogue.parse, catalogue.words),
+}
+"""Of the embedded models, by name."""
+
+
+def readable(model: str, prompts: Sequence[str]) -> list[str]:
+    """The prompts, those empty that the reader of an embedded model cannot judge.
+
+    A caption says by its grammar whose reader judges it, so that the images of one model with the
+    captions of another would be judged by the other's. Of a model without a grammar all are kept.
+    """
+    grammar = GRAMMARS.get(model)
+    if grammar is None:
+        return list(prompts)
+    return ["" if grammar.parse(prompt) is None else prompt for prompt in prompts]
+
+
+def doubts(model: str, prompts: Sequence[str]) -> list[str]:
+    """What an embedded model cannot make of prompts, in sentences; nothing for other models."""
+    grammar = GRAMMARS.get(model)
+    if grammar is None:
+        return []
+    sentences = []
+    if unread := readable(model, prompts).count(""):
+        sentences.append(
+            f"alignment cannot be read for {unread} of {len(prompts)} prompts: "
+            f"they are no captions of {model}"
+        )
+    said = {word for prompt in prompts for word in re.findall("[a-z]+", prompt.lower())}
+    if unknown := sorted(said - grammar.words()):
+        sentences.append(
+            f"{model} does not know these words, and splits them into pieces: {', '.join(unknown)}"
+        )
+    return sentences
