@@ -67,7 +67,7 @@ class Study(Generation):
             each side. Disturbed repeats are measured again (`sdbench.study.repeating`).
         warmups: untimed calls before them; on the CPU they alone measure memory.
         metrics: names in `METRICS`; by default lpips, flip, ssim and psnr, and alignment on
-            mini-sd and emoji-sd; none on random weights, of latents and of audio.
+            mini-sd; none on random weights, of latents and of audio.
         output: "image", which stands for whatever a pipeline decodes and becomes "video" or "audio"
             where it makes these; or "latent" to stop before decoding. Of latents and audio only
             time, memory and work are measured.

@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from sdbench.models.number_formats import FORMATS, in_format
-from sdbench.models.pipeline import TIMES, Pipeline, denoisers_of
+from sdbench.models.pipeline import TIMES, Pipeline, denoisers_of, networks_of
 from sdbench.models.registry import require_dtype
 from sdbench.models.settings import settings_of
 from sdbench.models.stored_weights import stored_bytes
@@ -148,10 +148,10 @@ def _require_plain(pipe: Pipeline, form: str) -> None:
 
     components = settings_of(pipe)["components"]
     denoisers = denoisers_of(pipe)
-    for name, settings in components.items():
-        network = pipe.components.get(name)
+    for name, network in networks_of(pipe).items():
         if not any(network is own for own in denoisers):
             continue
+        settings = components[name]
         there = [f"has {word}: {settings[word]}" for word in REFUSED if settings.get(word)]
         if _is_compiled(network):
             there.append("is compiled")
