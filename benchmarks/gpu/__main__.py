@@ -8,7 +8,7 @@ Where nothing can be installed, `--wheels DIR` takes the packages that are missi
 wheels. This file and `parts.py` need nothing but Python.
 
     python -m benchmarks.gpu --out results/gpu-h200 --wheels wheels
-    python -m benchmarks.gpu --out /tmp/dry --tiny --device cpu        # a dry run
+    python -m benchmarks.gpu --out dry --tiny --device cpu        # a dry run
 """
 
 from __future__ import annotations
