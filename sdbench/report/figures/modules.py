@@ -72,7 +72,8 @@ def _name_points(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
 
     # Labels are moved by their sizes in pixels, which are known once the figure was laid out.
     figure.draw_without_rendering()
-    places = table[["intensity", "flop_s"]].dropna() / (1, 1e9)
+    places = table[["intensity", "flop_s"]].dropna()
+    places = places.assign(flop_s=places["flop_s"] / 1e9)
     names = table.loc[places.index, "kind"]
     texts = [
         axes.text(x, y, name, fontsize=SMALL)
