@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer
 
 from sdbench.models.emoji_sd import catalogue, networks, reader
 from sdbench.models.emoji_sd.settings import Settings
+from sdbench.models.training import batches
 from sdbench.models.training.fit import Stage, fit
 from sdbench.models.training.noise import spread_timesteps
 
@@ -42,9 +43,9 @@ def train_reader(
     weights = catalogue.weights(rows)
 
     def loss_at(step: int) -> Float[Tensor, ""]:
-        rng, torch_rng = _generators(settings, READER, step)
+        rng, torch_rng = batches.generators(settings.seed, READER, step)
         chosen = rng.choice(len(rows), size=settings.reader_batch, p=weights)
-        pixels = _spoilt(_pixels(images[chosen], device), torch_rng)
+        pixels = _spoilt(batches.pixels(images[chosen], device), torch_rng)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
             logits = network(pixels)
         wanted = targets[torch.from_numpy(chosen)]
@@ -96,9 +97,9 @@ def train_autoencoder(
     weights = catalogue.weights(rows)
 
     def loss_at(step: int) -> Float[Tensor, ""]:
-        rng, torch_rng = _generators(settings, AUTOENCODER, step)
+        rng, torch_rng = batches.generators(settings.seed, AUTOENCODER, step)
         chosen = rng.choice(len(rows), size=settings.autoencoder_batch, p=weights)
-        pixels = _pixels(_moved(images[chosen], rng), device) * 2 - 1
+        pixels = batches.pixels(_moved(images[chosen], rng), device) * 2 - 1
 
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
             latents = network.encode(pixels).latent_dist.mean.float()
@@ -134,7 +135,7 @@ def encode(
     """The latents of all pictures."""
     # A few at a time, so that the encoder's activations fit in memory.
     chunks = [
-        vae.encode(_pixels(images[i : i + 100], device) * 2 - 1).latent_dist.mean
+        vae.encode(batches.pixels(images[i : i + 100], device) * 2 - 1).latent_dist.mean
         for i in range(0, len(images), 100)
     ]
     return torch.cat(chunks)
@@ -158,7 +159,8 @@ def features(
 ) -> Float[Tensor, "n 192"]:
     """The reader's features of all pictures, of mean 0 and variance 1 in every place."""
     chunks = [
-        network.features(_pixels(images[i : i + 500], device)) for i in range(0, len(images), 500)
+        network.features(batches.pixels(images[i : i + 500], device))
+        for i in range(0, len(images), 500)
     ]
     seen = torch.cat(chunks)
     return (seen - seen.mean(dim=0)) / seen.std(dim=0)
@@ -194,11 +196,11 @@ def train_captions(
     half = settings.captions_batch // 2
 
     def loss_at(step: int) -> Float[Tensor, ""]:
-        rng, _ = _generators(settings, CAPTIONS, step)
+        rng, _ = batches.generators(settings.seed, CAPTIONS, step)
         chosen = rng.choice(len(rows), size=2 * half, p=weights)
         mixed = catalogue.corrupt(rows[chosen[half:]], 0.5, rng)
         written = np.concatenate([rows[chosen[:half]], mixed])
-        tokens = _tokens(tokenizer, catalogue.captions(written), device)
+        tokens = batches.tokens(tokenizer, catalogue.captions(written), device)
 
         # The padding repeats the end token, and the denoiser attends to all of it.
         at_end = tokens == tokenizer.eos_token_id
@@ -240,7 +242,7 @@ def train_denoiser(
     weights = catalogue.weights(rows)
 
     def loss_at(step: int) -> Float[Tensor, ""]:
-        rng, torch_rng = _generators(settings, DENOISER, step)
+        rng, torch_rng = batches.generators(settings.seed, DENOISER, step)
         chosen = rng.choice(len(rows), size=settings.denoiser_batch, p=weights)
         caption_noise = settings.caption_noise if step >= noisy_step else 0.0
         texts = catalogue.captions(catalogue.corrupt(rows[chosen], caption_noise, rng))
@@ -255,36 +257,13 @@ def train_denoiser(
 
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
             with torch.no_grad():
-                context = text_encoder(_tokens(tokenizer, texts, device)).last_hidden_state
+                context = text_encoder(batches.tokens(tokenizer, texts, device)).last_hidden_state
             velocity = predict(noised, timesteps, context).sample
         target = noise_scheduler.get_velocity(clean, noise, timesteps)
         return functional.mse_loss(velocity.float(), target)
 
     stage = Stage("denoiser", settings.denoiser_steps, learning_rate=1e-3, ema_decay=0.998)
     return fit(stage, unet, loss_at, folder, device=device)
-
-
-def _generators(
-    settings: Settings, stage: int, step: int
-) -> tuple[np.random.Generator, torch.Generator]:
-    """The random numbers of one step, the same whether or not the run was resumed before it."""
-    rng = np.random.default_rng([settings.seed, stage, step])
-    return rng, torch.Generator().manual_seed(int(rng.integers(2**62)))
-
-
-def _pixels(
-    images: UInt8[np.ndarray, "n height width 3"], device: torch.device
-) -> Float[Tensor, "n 3 height width"]:
-    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
-    return pixels.contiguous(memory_format=torch.channels_last)
-
-
-def _tokens(
-    tokenizer: CLIPTokenizer, texts: list[str], device: torch.device
-) -> Int[Tensor, "n 24"]:
-    return tokenizer(
-        texts, padding="max_length", max_length=networks.TOKENS, return_tensors="pt"
-    ).input_ids.to(device)
 
 
 def _cross_entropies(

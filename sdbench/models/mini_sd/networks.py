@@ -6,9 +6,10 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from sdbench.models.mini_sd import scenes
+from sdbench.models.training import text_encoder as training
 from sdbench.models.training import tokenizer as vocabulary
 
 WIDTH = 128  # of the text encoder
@@ -43,19 +44,7 @@ def denoiser() -> UNet2DConditionModel:
 
 def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """A CLIP text model of two layers and width 128."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=4 * WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    return training.text_encoder(tokenizer, WIDTH)
 
 
 def probe() -> nn.Linear:

@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer
 
 from sdbench.models.mini_sd import networks, reader, scenes
 from sdbench.models.mini_sd.settings import Settings
+from sdbench.models.training import batches
 from sdbench.models.training.fit import Stage, fit
 from sdbench.models.training.noise import spread_timesteps
 
@@ -42,9 +43,9 @@ def train_reader(
     network = reader.Reader()
 
     def loss_at(step: int) -> Float[Tensor, ""]:
-        rng, torch_rng = _generators(settings, READER, step)
+        rng, torch_rng = batches.generators(settings.seed, READER, step)
         chosen = rng.integers(len(images), size=settings.reader_batch)
-        pixels = _pixels(images[chosen], device)
+        pixels = batches.pixels(images[chosen], device)
 
         # Images that a model makes are less clean than those that are drawn.
         blurred = functional.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
@@ -78,7 +79,7 @@ def train_autoencoder(
     batch = settings.autoencoder_batch
 
     def loss_at(step: int) -> Float[Tensor, ""]:
-        rng, torch_rng = _generators(settings, AUTOENCODER, step)
+        rng, torch_rng = batches.generators(settings.seed, AUTOENCODER, step)
         if step < whole_from:
             # The place is drawn before the images: the order decides the random numbers.
             top, left = rng.integers(scenes.SIDE - side + 1, size=2)
@@ -87,7 +88,7 @@ def train_autoencoder(
         else:
             batch_images = images[rng.integers(len(images), size=batch)]
 
-        pixels = _pixels(batch_images, device) * 2 - 1
+        pixels = batches.pixels(batch_images, device) * 2 - 1
         latents = network.encode(pixels).latent_dist.mean
         noise = torch.randn(latents.shape, generator=torch_rng).to(device)
         error = network.decode(latents + settings.latent_noise * noise).sample - pixels
@@ -116,9 +117,9 @@ def train_decoder(
     decode = _compiled(vae.decode, settings)
 
     def loss_at(step: int) -> Float[Tensor, ""]:
-        rng, torch_rng = _generators(settings, DECODER, step)
+        rng, torch_rng = batches.generators(settings.seed, DECODER, step)
         chosen = rng.integers(len(images), size=settings.decoder_batch)
-        pixels = _pixels(images[chosen], device) * 2 - 1
+        pixels = batches.pixels(images[chosen], device) * 2 - 1
 
         clean = latents[torch.from_numpy(chosen)] / scaling
         noise = torch.randn(clean.shape, generator=torch_rng).to(device)
@@ -137,7 +138,7 @@ def encode(
     """Latents of all images, scaled to unit variance, and the scaling factor."""
     # A few at a time, so that the encoder's activations fit in memory.
     chunks = [
-        vae.encode(_pixels(images[i : i + 100], device) * 2 - 1).latent_dist.mean
+        vae.encode(batches.pixels(images[i : i + 100], device) * 2 - 1).latent_dist.mean
         for i in range(0, len(images), 100)
     ]
     latents = torch.cat(chunks)
@@ -159,9 +160,9 @@ def train_captions(
     module = nn.ModuleDict({"text_encoder": encoder, "probe": networks.probe()})
 
     def loss_at(step: int) -> Float[Tensor, ""]:
-        rng, _ = _generators(settings, CAPTIONS, step)
+        rng, _ = batches.generators(settings.seed, CAPTIONS, step)
         attributes = scenes.sample(settings.captions_batch, rng, split="train")
-        tokens = _tokens(tokenizer, scenes.captions(attributes), device)
+        tokens = batches.tokens(tokenizer, scenes.captions(attributes), device)
 
         # The padding repeats the end token, and the denoiser attends to all of it.
         at_end = tokens == tokenizer.eos_token_id
@@ -212,7 +213,7 @@ def denoiser_loss(
     noisy_step = round(settings.noisy_from * settings.denoiser_steps)
 
     def loss_at(step: int) -> Float[Tensor, ""]:
-        rng, torch_rng = _generators(settings, DENOISER, step)
+        rng, torch_rng = batches.generators(settings.seed, DENOISER, step)
         chosen = rng.integers(len(latents), size=settings.denoiser_batch)
         caption_noise = settings.caption_noise if step >= noisy_step else 0.0
         texts = _training_captions(settings, attributes[chosen], caption_noise, rng)
@@ -224,7 +225,7 @@ def denoiser_loss(
         noised = noised.contiguous(memory_format=torch.channels_last)
 
         with torch.no_grad():
-            context = text_encoder(_tokens(tokenizer, texts, device)).last_hidden_state
+            context = text_encoder(batches.tokens(tokenizer, texts, device)).last_hidden_state
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
             velocity = predict(noised, timesteps, context).sample
         target = noise_scheduler.get_velocity(clean, noise, timesteps)
@@ -248,29 +249,6 @@ def _training_captions(
     captions = scenes.captions(scenes.corrupt(attributes, caption_noise, rng))
     dropped = rng.random(len(captions)) < settings.caption_dropout
     return ["" if drop else text for drop, text in zip(dropped, captions, strict=True)]
-
-
-def _generators(
-    settings: Settings, stage: int, step: int
-) -> tuple[np.random.Generator, torch.Generator]:
-    """The random numbers of one step, the same whether or not the run was resumed before it."""
-    rng = np.random.default_rng([settings.seed, stage, step])
-    return rng, torch.Generator().manual_seed(int(rng.integers(2**62)))
-
-
-def _pixels(
-    images: UInt8[np.ndarray, "n height width 3"], device: torch.device
-) -> Float[Tensor, "n 3 height width"]:
-    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
-    return pixels.contiguous(memory_format=torch.channels_last)
-
-
-def _tokens(
-    tokenizer: CLIPTokenizer, texts: list[str], device: torch.device
-) -> Int[Tensor, "n 32"]:
-    return tokenizer(
-        texts, padding="max_length", max_length=networks.TOKENS, return_tensors="pt"
-    ).input_ids.to(device)
 
 
 def _mean_cross_entropy(
