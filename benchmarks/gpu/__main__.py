@@ -102,7 +102,8 @@ def _run(part: Part, asked: argparse.Namespace, environment: Mapping[str, str]) 
 
     own["state"] = state
     _store(record, known)
-    print(f"{part.name}: {state}", flush=True)  # noqa: T201
+    sys.stdout.write(f"{part.name}: {state}\n")
+    sys.stdout.flush()
     return state
 
 
