@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import typer
 from jaxtyping import Float, Int, UInt8
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from sdbench.models.emoji_sd import catalogue, icons, networks, stages
@@ -78,12 +79,12 @@ def _pictures(
     icon_folder: Path, folder: Path
 ) -> tuple[Int[np.ndarray, "n 4"], UInt8[np.ndarray, "n 64 64 3"]]:
     """The pictures of the training split, drawn once: a resumed run reads them from its folder."""
-    drawn = folder / "pictures.npy"
+    drawn = folder / "pictures.safetensors"
     if not drawn.exists():
-        np.save(drawn, icons.draw(icon_folder))
+        save_file({"pictures": icons.draw(icon_folder)}, drawn)
     rows = catalogue.pictures()
     seen = catalogue.split(rows)
-    return rows[seen], np.load(drawn)[seen]
+    return rows[seen], load_file(drawn)["pictures"][seen]
 
 
 def _latents(

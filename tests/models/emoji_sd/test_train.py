@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.numpy import save_file
 
 from sdbench.models.emoji_sd import catalogue, networks, stages, train
 from sdbench.models.emoji_sd.export import export
@@ -30,7 +31,7 @@ def folder(tmp_path):
     pictures = np.random.default_rng(0).integers(
         256, size=(len(catalogue.pictures()), 64, 64, 3), dtype=np.uint8
     )
-    np.save(tmp_path / "pictures.npy", pictures)
+    save_file({"pictures": pictures}, tmp_path / "pictures.safetensors")
     return tmp_path
 
 
