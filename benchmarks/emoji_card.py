@@ -43,7 +43,7 @@ def measure(weights: Path, icon_folder: Path, count: int) -> tuple[dict[str, Any
     network.load_state_dict({name: weight.float() for name, weight in trained.items()})
 
     # The same noise at every scale, and as many captions that training has seen.
-    wanted = catalogue.held_out(count)
+    wanted = catalogue.held_out(seed=4)[:count]
     seen = seen_pictures(count)
     new_images = {scale: _generated(pipe, wanted, scale) for scale in SCALES}
     old_images = {scale: _generated(pipe, seen, scale) for scale in SCALES}

@@ -203,13 +203,16 @@ def _require_sources(
     held_out_file: Path | None,
 ) -> None:
     """Refuse what leaves the student without prompts or images."""
-    has_own = model == "mini-sd"
+    from sdbench.distill.captions import OWN_CAPTIONS
+
+    known = " and ".join(OWN_CAPTIONS)
+    has_own = model in OWN_CAPTIONS
     if not has_own and held_out_file is None:
         raise ValueError(
-            "a student needs --held-out-file to be judged on; only mini-sd brings its own prompts"
+            f"a student needs --held-out-file to be judged on; only {known} bring their own prompts"
         )
     if not has_own and data == "trajectories" and prompts_file is None:
-        raise ValueError("trajectories need --prompts-file; only mini-sd brings its own prompts")
+        raise ValueError(f"trajectories need --prompts-file; only {known} bring their own prompts")
     if images is not None and data != "images":
         raise ValueError("--images is for --data images")
 
@@ -221,16 +224,18 @@ def _sources(
     images: Path | None,
     held_out_file: Path | None,
 ) -> dict[str, Any]:
-    """What the student learns from and is judged on: files, or mini-sd's own scenes."""
+    """What the student learns from and is judged on: files, or what an embedded model brings."""
     from sdbench.distill import captions
+    from sdbench.models.grammars import held_out_captions
     from sdbench.models.registry import own_side
     from sdbench.records.files import read_prompts
 
     sources: dict[str, Any] = {}
+    if model in captions.OWN_CAPTIONS:
+        sources["captions"] = captions.OWN_CAPTIONS[model]
+        sources["held_out"] = held_out_captions(16, model)
     if model == "mini-sd":
-        sources["captions"] = captions.scene_captions
         sources["captioned"] = captions.captioned_scenes
-        sources["held_out"] = captions.held_out_captions(16)
 
     # A file goes before what the model brings.
     if prompts_file is not None:

@@ -34,7 +34,7 @@ Arguments = Annotated[
     str | None, generated(help="further arguments of the pipeline, as a JSON object")
 ]
 HeldOutPairs = Annotated[
-    int, generated("--pairs", help="mini-sd without files: number of held-out captions")
+    int, generated("--pairs", help="embedded models without files: number of held-out captions")
 ]
 TuningFile = Annotated[
     Path | None, generated("--prompts-file", help="text file of prompts to search on, one per line")

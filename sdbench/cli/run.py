@@ -180,7 +180,7 @@ def run(
     trace: _Trace = None,
 ) -> None:
     """Run a study: time every variant, and compare its images with full guidance."""
-    _start(_protocol(study, protocol, quick=quick), locals())
+    _start(_protocol(study, protocol, model, quick=quick), locals())
 
 
 def _start(protocol: str | None, options: dict[str, Any]) -> None:
@@ -233,15 +233,24 @@ def _print_times(folder: Path, *, wide: bool) -> None:
         console.print("All times are taken. What follows makes images only.\n")
 
 
-def _protocol(file: Path | None, protocol: str | None, *, quick: bool) -> str | None:
-    """The protocol that was asked for, mini-sd's own without any; None for a study file."""
+def _protocol(
+    file: Path | None, protocol: str | None, model: str | None, *, quick: bool
+) -> str | None:
+    """The protocol asked for; without any an embedded model's own; None for a study file."""
     if file is not None and protocol is not None:
         raise ValueError("give a study file or --protocol, not both")
     if quick and (file is not None or protocol is not None):
         raise ValueError("--quick is a study by itself: leave out the study file and --protocol")
     if file is not None:
         return None
-    return QUICK if quick else protocol or DEFAULT
+    return QUICK if quick else protocol or own_protocol(model)
+
+
+def own_protocol(model: str | None) -> str:
+    """The default study of an embedded model has its name; other models begin with mini-sd's."""
+    from sdbench.models.grammars import GRAMMARS
+
+    return model if model is not None and model in GRAMMARS else DEFAULT
 
 
 def _study(file: Path | None, protocol: str | None, fields: dict[str, Any]) -> Study:
@@ -256,15 +265,18 @@ def _study(file: Path | None, protocol: str | None, fields: dict[str, Any]) -> S
 
 
 def _require_prompts(protocol: str, fields: dict[str, Any]) -> None:
-    """Refuse another model with the captions of mini-sd, which say nothing of it.
+    """Refuse a model that brings no captions with those of mini-sd, which say nothing of it.
 
     With random weights only times count, and for these any prompt does.
     """
+    from sdbench.models.grammars import GRAMMARS
+
     model = fields.get("model", DEFAULT)
     given = fields.keys() & {"prompts", "prompts_file", "random_weights"}
-    if protocol in (DEFAULT, QUICK) and model != DEFAULT and not given:
+    if protocol in (DEFAULT, QUICK) and model not in GRAMMARS and not given:
         raise ValueError(
-            f"--model {model} needs --prompt or --prompts-file: only {DEFAULT} has its own prompts"
+            f"--model {model} needs --prompt or --prompts-file: "
+            f"only {' and '.join(GRAMMARS)} bring their own prompts"
         )
 
 

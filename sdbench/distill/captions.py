@@ -1,4 +1,4 @@
-"""Where prompts and captioned images come from: mini-sd's scenes, a text file, an image folder."""
+"""Where prompts and captioned images come from: an embedded model, a text file, an image folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ImageOps
 
+from sdbench.models.emoji_sd import catalogue
 from sdbench.models.mini_sd import scenes
 from sdbench.records.files import inside, parsed, read_image
 from sdbench.records.texts import lines_of, read_text
@@ -30,19 +31,21 @@ def scene_captions(rng: np.random.Generator, count: int) -> list[str]:
     return scenes.captions(scenes.sample(count, rng, split="train"))
 
 
+def emoji_captions(rng: np.random.Generator, count: int) -> list[str]:
+    """Captions of the drawings that emoji-sd was trained on."""
+    return catalogue.captions(catalogue.sample(count, rng))
+
+
+OWN_CAPTIONS = {"mini-sd": scene_captions, "emoji-sd": emoji_captions}
+"""By embedded model."""
+
+
 def captioned_scenes(
     rng: np.random.Generator, count: int
 ) -> tuple[list[str], UInt8[np.ndarray, "n height width 3"]]:
     """Training scenes as mini-sd learnt them, with clean captions."""
     drawn = scenes.sample(count, rng, split="train")
     return scenes.captions(drawn), scenes.draw(drawn, rng)
-
-
-def held_out_captions(count: int) -> list[str]:
-    """Captions with objects that mini-sd never saw in training; always the same."""
-    # More than enough, since some captions come twice.
-    drawn = scenes.sample(2 * count + 16, np.random.default_rng(6), split="test")
-    return list(dict.fromkeys(scenes.captions(drawn)))[:count]
 
 
 def drawn_from(prompts: Sequence[str]) -> Captions:

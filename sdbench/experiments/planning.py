@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from sdbench.analysis.pairs import metric_levels
@@ -21,8 +20,8 @@ from sdbench.experiments.branching import Row, allowed_rows, judgeable
 from sdbench.experiments.judging import Version, comparison, judge
 from sdbench.experiments.search import ROUNDS, Planned, Tuner, search, search_within
 from sdbench.instruments.quality import provenance
+from sdbench.models.grammars import GRAMMARS, held_out_captions
 from sdbench.models.identity import identity
-from sdbench.models.mini_sd import scenes
 from sdbench.models.pipeline import Pipeline
 from sdbench.models.settings import settings_of
 from sdbench.records.environment import environment
@@ -39,8 +38,8 @@ from sdbench.variants.schedule import mask_text
 
 TIMING_REPEATS = 6  # the fewest that give an interval
 RATIO_REPEATS = 3  # of the short study by which a saving becomes a number of steps
-OWN_SEED = 5  # of mini-sd's own captions
-SPARE = 64  # captions drawn beyond those needed, as some come twice
+OWN_SEED = 5  # of an embedded model's own captions
+SPARE = 64  # captions drawn beyond twice the held-out ones, as some come twice
 
 
 def steps_for(saving: float, *, steps: int, ratio: float, denoise_share: float) -> int:
@@ -113,12 +112,12 @@ def tuning_and_held_out(
         generation: everything but the prompts, with the tuning seeds.
         prompts_file: tuning prompts, one per line.
         held_out_file: held-out prompts, one per line.
-        pairs: of mini-sd, without the files: the number of held-out captions; an eighth of that
-            number are the tuning captions. All have objects that it never saw in training.
+        pairs: of an embedded model, without the files: the number of held-out captions; an eighth
+            of that number are the tuning captions. All are of what it never saw in training.
 
     Raises:
-        ValueError: one file without the other, a file that cannot be read, or no files for another
-            model.
+        ValueError: one file without the other, a file that cannot be read, no files for another
+            model, or more pairs than it has captions.
     """
     if (prompts_file is None) != (held_out_file is None):
         raise ValueError("tuning and held-out prompts come in a file each: give both or none")
@@ -132,16 +131,15 @@ def tuning_and_held_out(
         held_out = replace(generation, prompts=read_prompts(held_out_file), seeds=other_seeds)
         return Sets(tuning, held_out, ())
 
-    if generation.model != "mini-sd":
+    if generation.model not in GRAMMARS:
         raise ValueError(
             "a plan needs tuning prompts and held-out prompts in a file each; "
-            "only mini-sd brings its own"
+            f"only {' and '.join(GRAMMARS)} bring their own"
         )
 
-    # Its captions can come twice, so more are drawn than are needed.
-    rng = np.random.default_rng(OWN_SEED)
-    captions = scenes.captions(scenes.sample(2 * pairs + SPARE, rng, split="test"))
-    distinct = list(dict.fromkeys(captions))[: pairs + max(1, pairs // 8)]
+    both = pairs + max(1, pairs // 8)
+    draws = 2 * pairs + SPARE
+    distinct = held_out_captions(both, generation.model, seed=OWN_SEED, draws=draws)
     tuning = replace(generation, prompts=tuple(distinct[pairs:]))
     held_out = replace(generation, prompts=tuple(distinct[:pairs]), seeds=other_seeds)
     return Sets(tuning, held_out, ("alignment",))

@@ -1,4 +1,4 @@
-"""The captions that an embedded model was trained on, and what of other prompts is lost on it."""
+"""The captions that an embedded model brings, and what of other prompts is lost on it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from sdbench.models.emoji_sd import catalogue
 from sdbench.models.mini_sd import scenes
@@ -18,18 +20,50 @@ class Grammar:
     Args:
         parse: a caption; None where the model's reader cannot judge it.
         words: every word of them.
+        held_out: captions of what it never saw in training, from a number of draws and a seed; a
+            caption may come twice.
     """
 
     parse: Callable[[str], Any]
     words: Callable[[], set[str]]
+    held_out: Callable[[int, int], list[str]]
+
+
+def _held_out_scenes(draws: int, seed: int) -> list[str]:
+    return scenes.captions(scenes.sample(draws, np.random.default_rng(seed), split="test"))
+
+
+def _held_out_emoji(draws: int, seed: int) -> list[str]:
+    return catalogue.captions(catalogue.held_out(seed)[:draws])
 
 
 ALIGNMENT = "alignment"  # the metric that reads captions
 GRAMMARS = {
-    "mini-sd": Grammar(scenes.parse, scenes.words),
-    "emoji-sd": Grammar(catalogue.parse, catalogue.words),
+    "mini-sd": Grammar(scenes.parse, scenes.words, _held_out_scenes),
+    "emoji-sd": Grammar(catalogue.parse, catalogue.words, _held_out_emoji),
 }
 """Of the embedded models, by name."""
+
+
+def held_out_captions(
+    count: int, model: str = "mini-sd", *, seed: int = 6, draws: int | None = None
+) -> list[str]:
+    """Captions of what an embedded model never saw in training, each once; always the same.
+
+    Args:
+        count: how many.
+        model: in `GRAMMARS`.
+        seed: of the draws.
+        draws: the captions are the first of so many; a few more than enough by default.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    drawn = GRAMMARS[model].held_out(draws or 2 * count + 16, seed)
+    distinct = list(dict.fromkeys(drawn))[:count]
+    if len(distinct) < count:
+        raise ValueError(f"{model} has {len(distinct)} held-out captions; {count} were asked for")
+    return distinct
 
 
 def readable(model: str, prompts: Sequence[str]) -> list[str]:

@@ -27,6 +27,7 @@ from sdbench.models.students import (
 from sdbench.records.files import first_line
 
 MINI_SD = Path(__file__).parent / "mini_sd" / "weights" / "pipeline"
+EMOJI_SD = Path(__file__).parent / "emoji_sd" / "weights" / "pipeline"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -56,6 +57,12 @@ MODELS: dict[str, ModelSpec] = {
         5.0,
         "Stable Diffusion's classes at a hundredth of the size, shipped with sdbench",
         adapter=str(MINI_SD.parent / "adapter"),
+    ),
+    "emoji-sd": ModelSpec(
+        "emoji-sd",
+        str(EMOJI_SD),
+        5.0,
+        "the same classes, trained on two sets of emoji that people drew, shipped with sdbench",
     ),
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.instruments.quality import find_metric
-from sdbench.models.grammars import ALIGNMENT, GRAMMARS
+from sdbench.models.grammars import ALIGNMENT, GRAMMARS, held_out_captions
 from sdbench.records.files import read_prompts, read_toml
 from sdbench.records.names import BASELINE
 from sdbench.records.stored import TIMINGS
@@ -37,6 +37,7 @@ PROTOCOLS = {
     "mini-sd-quick": "a try-out in less than a minute (`sdbench run --quick`)",
     "mini-sd-selective": "every tenth of the steps without guidance",
     "mini-sd-methods": "every method and control, 256 pairs",
+    "emoji-sd": "the default study on the model of drawn emoji",
     "mini-sd-bench": "the regression benchmark of `sdbench bench`, on one thread",
     "selective-guidance": "arXiv 2305.09847 on Stable Diffusion 1.5",
     "lora-distillation": "arXiv 2312.06899 on Stable Diffusion 2.1 base",
@@ -319,7 +320,9 @@ class Study(Generation):
 
         Args:
             name: of `PROTOCOLS`; "mini-sd" is what `sdbench run` runs by default.
-            **changes: fields that replace the file's.
+            **changes: fields that replace the file's. Another embedded model than the file's brings
+                as many captions of its own, of what it never saw in training, unless prompts are
+                given.
 
         Raises:
             ValueError: an unknown name; as `from_toml` says.
@@ -327,6 +330,10 @@ class Study(Generation):
         if name not in PROTOCOLS:
             raise ValueError(f"unknown protocol '{name}'; there are: {', '.join(PROTOCOLS)}")
         file = files("sdbench.study") / "protocols" / f"{name}.toml"
+        if changes.get("model") in GRAMMARS and not changes.keys() & {"prompts", "prompts_file"}:
+            stored = cls.from_toml(str(file))
+            if stored.model != changes["model"]:
+                changes["prompts"] = held_out_captions(len(stored.prompts), changes["model"])
         return cls.from_toml(str(file), **changes)
 
 

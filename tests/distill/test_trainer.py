@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import sdbench
 from sdbench.distill import held_out, optimisation, trainer
-from sdbench.distill.captions import captioned_scenes, held_out_captions, scene_captions
+from sdbench.distill.captions import captioned_scenes, scene_captions
 from sdbench.distill.examples import Examples
 from sdbench.distill.low_rank_layers import layers
 from sdbench.distill.settings import PRECISIONS, Settings
@@ -26,6 +26,7 @@ from sdbench.distill.trainer import distill
 from sdbench.distill.trajectories import Trajectories
 from sdbench.instruments.quality import require_size
 from sdbench.models import registry
+from sdbench.models.grammars import held_out_captions
 from sdbench.models.students import CARD_FILE, EMBEDDING_FILE, LORA_FILE
 from sdbench.records.files import read_table
 from sdbench.variants.rows import joined

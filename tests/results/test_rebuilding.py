@@ -49,7 +49,7 @@ class Commands:
 def small_model(monkeypatch):
     """What mini-sd is, without opening it."""
     found = {"unet": "first"}
-    monkeypatch.setattr(made, "model", lambda: found)
+    monkeypatch.setattr(made, "model", lambda name: found)
     return found
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sdbench.distill.captions import held_out_captions
+from sdbench.models.grammars import GRAMMARS, doubts, held_out_captions
 from sdbench.models.students import LORA_FILE
 from sdbench.study.study import PROTOCOLS, Study
 from sdbench.study.units import units
@@ -266,7 +266,7 @@ def test_every_protocol_is_a_study_with_its_baseline(name, tmp_path, monkeypatch
     (student / LORA_FILE).touch()
     study = Study.protocol(name)
     assert study.variant_names[0] == "cfg"
-    assert study.model == "mini-sd" or study.dtype == "float16"
+    assert study.model in GRAMMARS or study.dtype == "float16"
 
 
 def test_a_paper_is_run_as_it_says():
@@ -289,6 +289,15 @@ def test_protocols_are_all_there_is():
 
 def test_the_held_out_captions_are_those_that_distillation_is_judged_on():
     assert list(Study.protocol("mini-sd-methods").prompts) == held_out_captions(256)
+
+
+@pytest.mark.parametrize("name", ["mini-sd-quick", "mini-sd-bench", "selective-guidance"])
+def test_a_protocol_on_another_embedded_model_has_captions_of_its_own(name):
+    study = Study.protocol(name, model="emoji-sd")
+    assert doubts("emoji-sd", study.prompts) == []
+    assert len(study.prompts) == len(Study.protocol(name).prompts)
+    given = Study.protocol(name, model="emoji-sd", prompts=["a cat"])
+    assert given.prompts == ("a cat",)
 
 
 def test_the_files_of_a_variant_are_read_once(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import sdbench
-from sdbench.distill.captions import held_out_captions
+from sdbench.models.grammars import held_out_captions
 from sdbench.models.registry import MINI_SD, MODELS
 from sdbench.study.runner import run
 from sdbench.study.study import Study

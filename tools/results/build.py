@@ -15,10 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sdbench.models.grammars import held_out_captions
 from tools.results import made
 from tools.results.made import Made
 from tools.results.recipe import Part, Recipe
@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 RESUMED = frozenset({"budget", "distill", "run", "sensitivity"})
 """Commands that continue what they have begun; the others start again."""
 DONE = ".done.json"
+HELD_OUT = 256  # captions, of which a recipe takes the first
 NEW = ".new"  # holds what is about to be stored
 LEFT = frozenset({"student", "checkpoint.pt"})
 """What no part's folder is stored with."""
@@ -89,9 +90,9 @@ class Builder:
         for name, source in recipe.uses.items():
             shutil.copyfile(self.results / source, work / name)
         if recipe.captions is not None:
-            with (made.PROTOCOLS / made.HELD_OUT).open(encoding="utf-8") as file:
-                lines = list(islice(file, recipe.captions))
-            (work / "captions.txt").write_text("".join(lines), "utf-8")
+            captions = held_out_captions(HELD_OUT, recipe.model)[: recipe.captions]
+            text = "".join(f"{caption}\n" for caption in captions)
+            (work / "captions.txt").write_text(text, "utf-8")
 
     def _made(self, recipe: Recipe, part: Part, work: Path) -> float:
         """Run one part; the seconds that it took, since it was last resumed."""

@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sdbench.models.emoji_sd.catalogue import CATALOGUE
+from sdbench.models.grammars import GRAMMARS
 from sdbench.models.identity import identity
 from sdbench.models.registry import MODELS, load
 from sdbench.records.store import SCHEMA_VERSION
@@ -22,7 +24,8 @@ from tools.results.recipe import FILE, Recipe, files_read
 
 MADE = "made.json"
 PROTOCOLS = Path(protocols.__path__[0])
-HELD_OUT = "mini-sd-held-out.txt"
+CAPTIONS = {"mini-sd": PROTOCOLS / "mini-sd-held-out.txt", "emoji-sd": CATALOGUE}
+"""What the held-out captions of a model are read from."""
 AUTHORED = (".toml", ".md", ".txt")
 """Files of a folder that people write; all others are made."""
 
@@ -67,8 +70,9 @@ def inputs(results: Path, recipe: Recipe) -> dict[str, Any]:
     """What decides a folder's outcome.
 
     Returns:
-        `model`: what mini-sd is; `student`: the digest of the one that ships with it, where it
-        runs; `texts`: of the recipe, of what its commands read and of the held-out captions;
+        `model`: what an embedded model is; `student`: the digest of the one that ships with it,
+        where it runs; `texts`: of the recipe, of what its commands read and of the held-out
+        captions;
         `code`: the version of sdbench and of the tables; `needs`: of the files of the folders that
         are needed.
 
@@ -77,11 +81,11 @@ def inputs(results: Path, recipe: Recipe) -> dict[str, Any]:
     """
     folder = results / recipe.name
     found: dict[str, Any] = {
-        "model": model() if recipe.model == "mini-sd" else recipe.model,
+        "model": model(recipe.model) if recipe.model in GRAMMARS else recipe.model,
         "texts": _digest_of(
             [
                 folder / FILE,
-                PROTOCOLS / HELD_OUT,
+                CAPTIONS.get(recipe.model, CAPTIONS["mini-sd"]),
                 *_protocols(recipe),
                 *files_read(results, recipe.name, recipe.parts),
             ]
@@ -90,7 +94,7 @@ def inputs(results: Path, recipe: Recipe) -> dict[str, Any]:
         "needs": {},
     }
     if recipe.student:
-        adapter = MODELS["mini-sd"].adapter
+        adapter = MODELS[recipe.model].adapter
         assert adapter is not None
         found["student"] = _digest_of(sorted(Path(adapter).glob("*.safetensors")))
     for name in recipe.needs:
@@ -102,9 +106,9 @@ def inputs(results: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 @cache
-def model() -> dict[str, str]:
-    """What mini-sd is, as its studies record it."""
-    return identity(load("mini-sd", device="cpu"))
+def model(name: str) -> dict[str, str]:
+    """What an embedded model is, as its studies record it."""
+    return identity(load(name, device="cpu"))
 
 
 def changes(before: Made | None, now: dict[str, Any]) -> list[str]:

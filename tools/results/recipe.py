@@ -5,7 +5,7 @@ A recipe names the folders that it needs, and its parts in order:
     needs = ["mini-sd/plan"]              # folders whose files it reads
     uses = { "plan.json" = "mini-sd/plan/plan-10.json" }       # copied to where the commands run
     captions = 64                         # so many held-out captions are there as captions.txt
-    student = true                        # the student that ships with mini-sd runs in it
+    student = true                        # the student that ships with the model runs in it
     model = "sd15"                        # whose results they are; mini-sd by default
 
     [[part]]
@@ -85,9 +85,9 @@ class Recipe:
         name: of the folder, below `results/`.
         needs: names of folders that must be made before.
         uses: file where the commands run => file below `results/`.
-        captions: that are laid out as `captions.txt`; None for no such file.
-        student: whether mini-sd's own student runs in it.
-        model: whose results they are: mini-sd, or an architecture with random weights.
+        captions: held-out ones of the model, laid out as `captions.txt`; None for no such file.
+        student: whether the model's own student runs in it.
+        model: whose results they are: an embedded one, or an architecture with random weights.
         parts: in order.
     """
 

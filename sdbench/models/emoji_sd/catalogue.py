@@ -106,22 +106,28 @@ def weights(rows: Int[np.ndarray, "n 4"]) -> np.ndarray:
     return weight / weight.sum()
 
 
-def held_out(count: int) -> Int[np.ndarray, "count 4"]:
-    """Held-out pictures on which the model is judged, always the same.
+def sample(count: int, rng: np.random.Generator) -> Int[np.ndarray, "count 4"]:
+    """Pictures of the training split, in the shares that training has of them."""
+    rows = _learnt()
+    return rows[rng.choice(len(rows), size=count, p=weights(rows))]
+
+
+@lru_cache(maxsize=1)
+def _learnt() -> Int[np.ndarray, "n 4"]:
+    rows = pictures()
+    return rows[split(rows)]
+
+
+def held_out(seed: int) -> Int[np.ndarray, "n 4"]:
+    """Held-out pictures in an order that a seed decides.
 
     A held-out name is there once, in one of its tones, and a held-out tone once.
-
-    Raises:
-        ValueError: there are not so many.
     """
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(seed)
     rows = pictures()
     named = rng.permutation(rows[held_out_name(rows)])
     _, first = np.unique(named[:, NAME], return_index=True)
-    chosen = rng.permutation(np.concatenate([named[first], rows[held_out_tone(rows)]]))
-    if count > len(chosen):
-        raise ValueError(f"{count} held-out captions asked for; there are {len(chosen)}")
-    return chosen[:count]
+    return rng.permutation(np.concatenate([named[first], rows[held_out_tone(rows)]]))
 
 
 def captions(rows: Int[np.ndarray, "n 4"]) -> list[str]:
@@ -172,15 +178,22 @@ def words() -> set[str]:
 
 
 def corrupt(
-    rows: Int[np.ndarray, "n 4"], chance: float, rng: np.random.Generator
+    rows: Int[np.ndarray, "n 4"],
+    chance: float | Sequence[float],
+    rng: np.random.Generator,
 ) -> Int[np.ndarray, "n 4"]:
     """The same rows, every field replaced with the given chance by that of another picture.
 
     A figure that has no tone gets none, and a tone is replaced by a tone.
+
+    Args:
+        rows: pictures.
+        chance: for all fields, or one for each of `FIELDS`.
+        rng: decides.
     """
     out = rows.copy()
     everything = pictures()
-    replaced = rng.random(out.shape) < chance
+    replaced = rng.random(out.shape) < np.asarray(chance)
     others = everything[rng.integers(len(everything), size=out.shape), np.arange(len(FIELDS))]
     others[:, TONE] = rng.integers(1, len(TONES), size=len(rows))
     replaced[:, TONE] &= rows[:, TONE] > 0

@@ -239,13 +239,15 @@ def train_denoiser(
     predict = torch.compile(unet) if settings.compiled else unet
     noise_scheduler = networks.scheduler()
     noisy_step = round(settings.noisy_from * settings.denoiser_steps)
+    mistakes = [settings.caption_noise] * len(catalogue.FIELDS)
+    mistakes[catalogue.STYLE] = settings.style_noise
     weights = catalogue.weights(rows)
 
     def loss_at(step: int) -> Float[Tensor, ""]:
         rng, torch_rng = batches.generators(settings.seed, DENOISER, step)
         chosen = rng.choice(len(rows), size=settings.denoiser_batch, p=weights)
-        caption_noise = settings.caption_noise if step >= noisy_step else 0.0
-        texts = catalogue.captions(catalogue.corrupt(rows[chosen], caption_noise, rng))
+        noise_by_field = mistakes if step >= noisy_step else 0.0
+        texts = catalogue.captions(catalogue.corrupt(rows[chosen], noise_by_field, rng))
         dropped = rng.random(len(texts)) < settings.caption_dropout
         texts = ["" if drop else text for drop, text in zip(dropped, texts, strict=True)]
 
