@@ -56,8 +56,8 @@ on_post_template = on_post_page
 
 
 def result_pages() -> list[Path]:
-    """The pages of the stored results, and what is tested of their words."""
-    return [*sorted(RESULTS.rglob("README.md")), RESULTS / "claims.md"]
+    """The pages of the stored results, and those that are drawn from several."""
+    return [*sorted(RESULTS.rglob("README.md")), *sorted(RESULTS.glob("*.md"))]
 
 
 def site_of(page: Path) -> str:

@@ -28,8 +28,7 @@ class Settings:
             wrong style.
         noisy_from: share of the denoiser's steps from which on captions are noisy.
         caption_dropout: share of empty captions, which train the unconditional prediction.
-        bfloat16: run the layers under autocast; slow on a CPU without AVX-512 BF16.
-        compiled: compile the denoiser, which needs a C++ compiler.
+        bfloat16: run the layers under autocast; slow on a CPU without AMX.
     """
 
     seed: int = 0
@@ -40,11 +39,10 @@ class Settings:
     latent_noise: float = 0.1
     captions_steps: int = 1_600
     captions_batch: int = 64
-    denoiser_steps: int = 9_000
+    denoiser_steps: int = 6_000
     denoiser_batch: int = 64
     caption_noise: float = 0.4
     style_noise: float = 0.2
     noisy_from: float = 0.65
     caption_dropout: float = 0.1
     bfloat16: bool = True
-    compiled: bool = True

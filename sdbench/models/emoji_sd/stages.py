@@ -236,7 +236,6 @@ def train_denoiser(
     unet = networks.denoiser()
     # The fused attention's backward pass is slow in bfloat16 on a CPU.
     unet.set_attn_processor(AttnProcessor())
-    predict = torch.compile(unet) if settings.compiled else unet
     noise_scheduler = networks.scheduler()
     noisy_step = round(settings.noisy_from * settings.denoiser_steps)
     mistakes = [settings.caption_noise] * len(catalogue.FIELDS)
@@ -260,7 +259,7 @@ def train_denoiser(
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
             with torch.no_grad():
                 context = text_encoder(batches.tokens(tokenizer, texts, device)).last_hidden_state
-            velocity = predict(noised, timesteps, context).sample
+            velocity = unet(noised, timesteps, context).sample
         target = noise_scheduler.get_velocity(clean, noise, timesteps)
         return functional.mse_loss(velocity.float(), target)
 

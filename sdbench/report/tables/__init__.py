@@ -4,6 +4,7 @@ Headings, units and formats stand with the columns in `sdbench.records`; nothing
 """
 
 from sdbench.report.tables.comparison import comparison_markdown, comparison_text, undecided_text
+from sdbench.report.tables.conclusions import conclusions_markdown
 from sdbench.report.tables.cost import cost_heading, cost_table
 from sdbench.report.tables.distances import distances_text
 from sdbench.report.tables.findings import findings
@@ -35,6 +36,7 @@ __all__ = [
     "Cell",
     "comparison_markdown",
     "comparison_text",
+    "conclusions_markdown",
     "cost_heading",
     "cost_table",
     "distances_text",
