@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sdbench.instruments.distribution import frechet_difference, frechet_distance, image_features
 from sdbench.instruments.kernel import Estimate, Reference, kernel_difference, kernel_distance
+from sdbench.models.grammars import GRAMMARS
 from sdbench.models.mini_sd import scenes
 from sdbench.records.files import read_image, write_table
 from sdbench.records.names import BASELINE
@@ -26,6 +27,7 @@ from sdbench.study.images import read_images
 FEWEST = 512
 FLOORS = 8  # sets of references that are held against the others, at most
 AT_ONCE = 256  # images that are open
+SCENES = "mini-sd"  # whose images the reader knows
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 WARNING = (
     "A distance between distributions asks whether images look like the reference's, not whether "
@@ -59,11 +61,17 @@ def distances(
         The table `distances`.
 
     Raises:
-        ValueError: videos, too few images, a variant that lacks some of the baseline's, or no
-            reference.
+        ValueError: videos, too few images, a variant that lacks some of the baseline's, no
+            reference, or the reader's features of emoji-sd's images.
     """
     if "frames" in results.images:
         raise ValueError(f"{results.folder} holds videos: distances are between sets of images")
+    model = results.study.get("model")
+    if features == "reader" and model in GRAMMARS and model != SCENES:
+        raise ValueError(
+            f"the reader and its scenes are of {SCENES}, and {results.folder} has images of "
+            f"{model}: give --features inception and --reference FOLDER"
+        )
     images = _first_images(results, fewest)
     prompts = _prompts(images)
 

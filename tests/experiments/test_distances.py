@@ -66,6 +66,12 @@ def test_every_variant_has_both_distances_with_floors(results, against_scenes):
     assert frechet["floor_lo"] > 100
 
 
+def test_the_reader_of_scenes_does_not_judge_emoji(results):
+    other = replace(results, study={**results.study, "model": "emoji-sd"})
+    with pytest.raises(ValueError, match="the reader and its scenes are of mini-sd, and .* emoji-sd"):
+        distances(other, features="reader", fewest=16)
+
+
 def test_few_prompts_give_no_interval_and_a_frechet_distance_never_has_one(results, against_scenes):
     ends = ["value_lo", "value_hi", "difference_lo", "difference_hi"]
     assert against_scenes[ends].isna().all(axis=None)
