@@ -19,10 +19,14 @@ def test_the_tables_are_those_of_the_registries_and_results(readme):
     assert readme.written(text) == text, "stale: run `python tools/readme.py`"
 
 
-SMALL = ("ranks", "distill", "distill-full", "cost", "perceive")
+SMALL = (
+    *("emoji-sd/default", "emoji-sd/distill", "emoji-sd/methods", "mini-sd/ranks"),
+    *("mini-sd/distill", "mini-sd/distill-full", "mini-sd/cost", "mini-sd/perceive"),
+)
 LARGE = (
-    *("default", "methods", "selective", "students", "plan", "distances", "steps"),
-    *("budget", "precision", "w-student"),
+    *("mini-sd/default", "mini-sd/methods", "mini-sd/selective", "mini-sd/students"),
+    *("mini-sd/plan", "mini-sd/distances", "mini-sd/steps", "mini-sd/budget"),
+    *("mini-sd/precision", "mini-sd/w-student"),
 )
 
 
@@ -34,7 +38,7 @@ LARGE = (
     ],
 )
 def test_the_tables_of_the_results_are_those_of_their_studies(readme, folder):
-    page = readme.MINI_SD / folder / "README.md"
+    page = readme.RESULTS / folder / "README.md"
     text = page.read_text(encoding="utf-8")
     made = readme.filled(text, readme.STUDIES[folder], file=str(page))
     assert made == text, "stale: run `python tools/readme.py`"

@@ -45,7 +45,7 @@ from sdbench.variants.grammar import VARIANTS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-MINI_SD = ROOT / "results" / "mini-sd"
+RESULTS = ROOT / "results"
 
 
 SHOWN = ("cfg", "last:20%", "last:50%", "steps:15")
@@ -54,7 +54,7 @@ SHOWN = ("cfg", "last:20%", "last:50%", "steps:15")
 
 def default_study() -> str:
     """What `sdbench run` prints first, as it was measured: its words, four rows and the legend."""
-    summary = sdbench.summarise(MINI_SD / "default")
+    summary = sdbench.summarise(RESULTS / "mini-sd" / "default")
     rows = summary[summary["variant"].isin(SHOWN)]
     table = summary_table(rows)
     table.title = None  # it stands above the words already
@@ -74,7 +74,7 @@ MAIN = ("cfg", "last:20%", "last:50%", "lora", "deepcache:3", "steps:10")
 
 def results() -> str:
     """The papers' variants and their rivals, in time, LPIPS and alignment."""
-    folder = MINI_SD / "methods"
+    folder = RESULTS / "mini-sd" / "methods"
     quality, timing = (sdbench.read(folder / name) for name in ("quality", "time"))
     table = frontier(quality, "lpips", higher_is_better=False, timing=timing)
     table = table[table["variant"].isin(MAIN)]
@@ -148,20 +148,20 @@ def written(text: str) -> str:
 
 def of_whole(folder: str) -> str:
     """What a study says, its own times too."""
-    return markdown(sdbench.summarise(sdbench.read(MINI_SD / folder)))
+    return markdown(sdbench.summarise(sdbench.read(RESULTS / folder)))
 
 
 def of_study(folder: str, *, timing: str | None = None) -> str:
     """What a study says of quality, and the savings of another one.
 
     Args:
-        folder: of the study, below `results/mini-sd`; its own times are left out.
+        folder: of the study, below `results`; its own times are left out.
         timing: folder of a study of time.
     """
-    table = sdbench.summarise(sdbench.read(MINI_SD / folder))
+    table = sdbench.summarise(sdbench.read(RESULTS / folder))
     table = table.drop(columns=[name for name in table if name.startswith(TIMED)])
     if timing is not None:
-        times = sdbench.summarise(sdbench.read(MINI_SD / timing)).set_index("variant")
+        times = sdbench.summarise(sdbench.read(RESULTS / timing)).set_index("variant")
         table = table.join(times[list(SAVED)], on="variant")
     return markdown(table)
 
@@ -178,8 +178,8 @@ TIMED = (
 
 def of_plan(folder: str) -> str:
     """A plan's controls, pair by pair."""
-    judged = read_table(MINI_SD / folder, "judged")
-    timing = sdbench.summarise(sdbench.read(MINI_SD / folder / "timing"))
+    judged = read_table(RESULTS / folder, "judged")
+    timing = sdbench.summarise(sdbench.read(RESULTS / folder / "timing"))
     table = plan_table(judged, "lpips", higher_is_better=False, timing=timing)
     forms = {"lpips": LEVEL, "lpips_median": LEVEL, "lpips_changed": SHARE, "plan_better": SHARE}
     lines = []
@@ -197,17 +197,17 @@ def of_training(*folders: str) -> str:
     """What students of trainings were like on held-out captions, by the steps of training."""
     lines = []
     for folder in folders:
-        method = read_json(MINI_SD / folder / "study.json")["settings"]["method"]
+        method = read_json(RESULTS / folder / "study.json")["settings"]["method"]
         lines += [
             [method, f"{row['step']:,}", f"{row['held_out_loss']:.3f}", f"{row['lpips']:.3f}"]
-            for _, row in read_table(MINI_SD / folder, "training").iterrows()
+            for _, row in read_table(RESULTS / folder, "training").iterrows()
         ]
     return _table(("method", "steps", "held-out loss", "LPIPS"), lines, text=("method",))
 
 
 def of_distances(folder: str) -> str:
     """How far the images of each variant are from drawn scenes, by both distances."""
-    table = read_table(MINI_SD / folder, "distances")
+    table = read_table(RESULTS / folder, "distances")
     cells = {}
     for _, row in table.iterrows():
         more = "-" if row["variant"] == BASELINE else interval_text(row, "difference", MORE)
@@ -222,7 +222,7 @@ def of_distances(folder: str) -> str:
 
 def of_scales(folder: str) -> str:
     """A student for every scale against its teacher at the same scale, and the controls."""
-    studies = [study.parent for study in (MINI_SD / folder).glob("w-*/study.json")]
+    studies = [study.parent for study in (RESULTS / folder).glob("w-*/study.json")]
     curve = scale_curve([sdbench.read(study) for study in studies])
     names = curve["variant"].unique()
     table = curve.pivot_table(["alignment", "lpips"], "guidance_scale", "variant")
@@ -240,7 +240,7 @@ def of_ledgers(folder: str) -> str:
         ledger.name.removeprefix("ledger-"): read_table(ledger, "ledger")
         .set_index("part")["at_peak_bytes"]
         .astype(float)
-        for ledger in (MINI_SD / folder).glob("ledger-*")
+        for ledger in (RESULTS / folder).glob("ledger-*")
     }
     lines = []
     for student in sorted(parts, key=lambda name: parts[name].sum()):
@@ -253,7 +253,7 @@ def of_ledgers(folder: str) -> str:
 def of_costs(folder: str) -> str:
     """What steps take, by size and batch."""
     points = [
-        cost_point(sdbench.read(study.parent)) for study in (MINI_SD / folder).glob("*/study.json")
+        cost_point(sdbench.read(study.parent)) for study in (RESULTS / folder).glob("*/study.json")
     ]
     lines = [
         [
@@ -293,11 +293,11 @@ SHOWN_STEPS = (0, 10, 18, 19)
 
 def of_formats(folder: str) -> str:
     """What the weights take in each format, and what one step alone in it does to the images."""
-    runs = sdbench.read(MINI_SD / folder / "study").runs
+    runs = sdbench.read(RESULTS / folder / "study").runs
     taken = runs.groupby("variant")["weights_bytes"].first()
     lines = []
     for form in ("bf16", "int8wo", "float8cast"):
-        curve = sensitivity_curve(read_table(MINI_SD / folder / form, "sensitivity"), "lpips")
+        curve = sensitivity_curve(read_table(RESULTS / folder / form, "sensitivity"), "lpips")
         curve = curve.set_index("start")
         medians = [f"{curve.loc[step, 'lpips_median']:.1e}" for step in SHOWN_STEPS]
         worst = curve["lpips_changed"].idxmax()
@@ -313,7 +313,7 @@ def of_formats(folder: str) -> str:
 
 
 def _spent(folder: str) -> pd.DataFrame:
-    spending = read_table(MINI_SD / folder, "spending")
+    spending = read_table(RESULTS / folder, "spending")
     return spending_table(spending, "lpips", higher_is_better=False)
 
 
@@ -339,59 +339,69 @@ MEGABYTES_FINE = Format(".2f", "MB", 1e-6)
 
 def of_answers(folder: str) -> str:
     """What the answers of a blind test say."""
-    return perception_markdown(judged(read_table(MINI_SD / folder, "answers"))) + "\n"
+    return perception_markdown(judged(read_table(RESULTS / folder, "answers"))) + "\n"
 
 
 def methods() -> str:
     """Every method, fastest first, in time and LPIPS."""
-    folder = MINI_SD / "methods"
+    folder = RESULTS / "mini-sd" / "methods"
     quality, timing = (sdbench.read(folder / name) for name in ("quality", "time"))
     table = frontier(quality, "lpips", higher_is_better=False, timing=timing)
     return f"{frontier_markdown(table)}\n\n{FRONTIER_LEGEND}\n"
 
 
 STUDIES: dict[str, dict[str, Callable[[], str]]] = {
-    "default": {"default": partial(of_whole, "default")},
-    "methods": {"methods": methods},
-    "selective": {
-        "schedules": partial(of_study, "selective/quality", timing="selective/time"),
+    "mini-sd/default": {"default": partial(of_whole, "mini-sd/default")},
+    "mini-sd/methods": {"methods": methods},
+    "mini-sd/selective": {
+        "schedules": partial(
+            of_study, "mini-sd/selective/quality", timing="mini-sd/selective/time"
+        ),
     },
-    "students": {"students": partial(of_study, "students/quality", timing="students/time")},
-    "ranks": {"ranks": partial(of_study, "ranks"), "memory": partial(of_ledgers, "ranks")},
-    "distill": {"training": partial(of_training, "distill")},
-    "distill-full": {
-        "training": partial(of_training, "distill", "distill-full"),
-        "full": partial(of_study, "distill-full/quality"),
+    "mini-sd/students": {
+        "students": partial(of_study, "mini-sd/students/quality", timing="mini-sd/students/time")
     },
-    "plan": {"plan": partial(of_plan, "plan")},
-    "budget": {
-        "budgets": partial(of_budgets, "budget"),
-        "recipe": partial(of_budget, "budget", limit=40),
+    "mini-sd/ranks": {
+        "ranks": partial(of_study, "mini-sd/ranks"),
+        "memory": partial(of_ledgers, "mini-sd/ranks"),
     },
-    "distances": {
-        "distances": partial(of_distances, "distances"),
-        "alignment": partial(of_study, "distances"),
+    "mini-sd/distill": {"training": partial(of_training, "mini-sd/distill")},
+    "mini-sd/distill-full": {
+        "training": partial(of_training, "mini-sd/distill", "mini-sd/distill-full"),
+        "full": partial(of_study, "mini-sd/distill-full/quality"),
     },
-    "steps": {
-        "ddim": partial(of_study, "steps/ddim"),
-        "dpmpp-2m": partial(of_study, "steps/dpmpp-2m"),
+    "mini-sd/plan": {"plan": partial(of_plan, "mini-sd/plan")},
+    "mini-sd/budget": {
+        "budgets": partial(of_budgets, "mini-sd/budget"),
+        "recipe": partial(of_budget, "mini-sd/budget", limit=40),
     },
-    "precision": {
-        "formats": partial(of_formats, "precision"),
-        "study": partial(of_whole, "precision/study"),
+    "mini-sd/distances": {
+        "distances": partial(of_distances, "mini-sd/distances"),
+        "alignment": partial(of_study, "mini-sd/distances"),
     },
-    "cost": {"steps": partial(of_costs, "cost")},
-    "perceive": {
-        "reference": partial(of_answers, "perceive/reference"),
-        "preference": partial(of_answers, "perceive/preference"),
+    "mini-sd/steps": {
+        "ddim": partial(of_study, "mini-sd/steps/ddim"),
+        "dpmpp-2m": partial(of_study, "mini-sd/steps/dpmpp-2m"),
     },
-    "w-student": {"scales": partial(of_scales, "w-student")},
+    "mini-sd/precision": {
+        "formats": partial(of_formats, "mini-sd/precision"),
+        "study": partial(of_whole, "mini-sd/precision/study"),
+    },
+    "mini-sd/cost": {"steps": partial(of_costs, "mini-sd/cost")},
+    "mini-sd/perceive": {
+        "reference": partial(of_answers, "mini-sd/perceive/reference"),
+        "preference": partial(of_answers, "mini-sd/perceive/preference"),
+    },
+    "emoji-sd/default": {"default": partial(of_whole, "emoji-sd/default")},
+    "emoji-sd/methods": {"methods": partial(of_study, "emoji-sd/methods")},
+    "emoji-sd/distill": {"training": partial(of_training, "emoji-sd/distill")},
+    "mini-sd/w-student": {"scales": partial(of_scales, "mini-sd/w-student")},
 }
-"""Tables of the pages of `results/mini-sd`, by folder."""
+"""Tables of the pages of `results`, by folder."""
 
 if __name__ == "__main__":
     README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
     for folder, blocks in STUDIES.items():
-        page = MINI_SD / folder / "README.md"
+        page = RESULTS / folder / "README.md"
         text = filled(page.read_text(encoding="utf-8"), blocks, file=str(page))
         page.write_text(text, encoding="utf-8")

@@ -63,6 +63,7 @@ MODELS: dict[str, ModelSpec] = {
         str(EMOJI_SD),
         5.0,
         "the same classes, trained on two sets of emoji that people drew, shipped with sdbench",
+        adapter=str(EMOJI_SD.parent / "adapter"),
     ),
 }
 
