@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from sdbench.analysis.perception.exact import (
+    CHANCE,
     above_chance,
     detectable,
     dprime,
@@ -66,3 +67,14 @@ def test_the_detectable_share_is_found_with_the_power(trials):
 
 def test_too_few_trials_find_nothing():
     assert np.isnan(detectable(5))
+
+
+def test_no_exact_interval_of_48_answers_is_nearer_to_95_percent_for_a_blind_observer():
+    """Which numbers of right answers an interval of 95 % has to take in at one half."""
+    chances = binom.pmf(np.arange(49), 48, CHANCE)
+    lo, hi = exact_ends(np.arange(49), np.full(49, 48))
+    holds = (lo <= CHANCE) & (CHANCE <= hi)
+    assert chances[holds].sum() == pytest.approx(0.971, abs=5e-4)
+
+    # Without the least likely of these numbers it holds too seldom.
+    assert chances[holds].sum() - chances[holds].min() == pytest.approx(0.945, abs=5e-4)
