@@ -71,10 +71,11 @@ def test_too_few_trials_find_nothing():
 
 def test_no_exact_interval_of_48_answers_is_nearer_to_95_percent_for_a_blind_observer():
     """Which numbers of right answers an interval of 95 % has to take in at one half."""
-    chances = binom.pmf(np.arange(49), 48, CHANCE)
     lo, hi = exact_ends(np.arange(49), np.full(49, 48))
-    holds = (lo <= CHANCE) & (CHANCE <= hi)
-    assert chances[holds].sum() == pytest.approx(0.971, abs=5e-4)
+    held = np.flatnonzero((lo <= CHANCE) & (CHANCE <= hi))
+    assert held.tolist() == list(range(17, 32))
+    chances = binom.pmf(held, 48, CHANCE)
+    assert chances.sum() == pytest.approx(0.9707, abs=1e-4)
 
-    # Without the least likely of these numbers it holds too seldom.
-    assert chances[holds].sum() - chances[holds].min() == pytest.approx(0.945, abs=5e-4)
+    # Without both ends, as too many and too few count alike, it holds too seldom.
+    assert chances[1:-1].sum() == pytest.approx(0.9405, abs=1e-4)
