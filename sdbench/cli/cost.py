@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -82,7 +85,8 @@ def cost(
     sides = [(height, width or height) for height in whole("--height", heights)]
     is_architecture = model in ARCHITECTURES
     if is_architecture and (count_only or not by):
-        (_print_counted if by else _print_footprints)(model, sides, batch_sizes, dtype)
+        with _without_collector():
+            (_print_counted if by else _print_footprints)(model, sides, batch_sizes, dtype)
     elif count_only:
         names = ", ".join(ARCHITECTURES)
         raise ValueError(f"--count-only takes an architecture, not '{model}'; there are: {names}")
@@ -96,6 +100,22 @@ def cost(
     fields = study_fields(locals()) | {"random_weights": is_architecture}
     study = cost_study(**fields, fractions=split(fractions) or ())
     (_print_modules if by else _print_savings)(study, batch_sizes, sides, out)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Without Python's garbage collector.
+
+    Counting imports much and makes many small objects, of which hardly any are garbage; to look
+    through them again and again takes a tenth of the time.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _print_footprints(
