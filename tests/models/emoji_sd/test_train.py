@@ -21,7 +21,6 @@ TINY = Settings(
     captions_batch=4,
     denoiser_steps=4,
     denoiser_batch=4,
-    compiled=False,
 )
 
 
