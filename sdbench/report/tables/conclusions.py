@@ -28,6 +28,6 @@ def _cell(row: "pd.Series[Any]") -> str:
     word = "better" if row["metric"] == "alignment" else "nearer"
     return (
         f"**{row['verdict']}**: `{row['first']}` against `{row['against']}` is {row['found']}; "
-        f"{word} in {share} % of {row['pairs']} pairs, mean difference "
+        f"{word} in {share} % of the pairs that differ, of {row['pairs']}; mean difference "
         f"{row['difference']:+.4f} [{row['difference_lo']:+.4f}, {row['difference_hi']:+.4f}]"
     )
