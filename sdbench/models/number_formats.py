@@ -63,7 +63,10 @@ def _quantised(config: str) -> Put:
 
     def put(network: nn.Module, own: torch.dtype) -> None:
         quantisation = _torchao()
-        quantisation.quantize_(network, getattr(quantisation, config)())
+        # By default torchao 0.18 changes the options of torch.compile for the whole process, so
+        # that every pipeline that is compiled later would be another one.
+        form = getattr(quantisation, config)(set_inductor_config=False)
+        quantisation.quantize_(network, form)
 
     return put
 

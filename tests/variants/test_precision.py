@@ -11,6 +11,7 @@ import sdbench
 from sdbench.models.number_formats import FORMATS, in_format
 from sdbench.models.pipeline import denoiser_of
 from sdbench.models.stored_weights import stored_bytes
+from sdbench.records.environment import environment, environment_key
 from sdbench.study.runner import run
 from sdbench.study.study import Study
 from sdbench.variants.adapters import applied
@@ -154,6 +155,16 @@ def test_what_diffusers_keeps_in_float32_stays_there():
         type(unet)._keep_in_fp32_modules = before
     assert low.time_embedding.linear_1.weight.dtype == torch.float32
     assert low.conv_in.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["int8wo", "int8dq", "float8wo"])
+def test_a_quantised_network_leaves_the_options_of_others_alone(name):
+    """torchao 0.18 sets options of torch.compile for the whole process unless it is told not to."""
+    options = ("coordinate_descent_tuning", "coordinate_descent_check_all_directions")
+    with torch._inductor.config.patch(dict.fromkeys(options, False)):
+        before = environment_key(environment())
+        in_format(torch.nn.Sequential(torch.nn.Linear(64, 32)), FORMATS[name], torch.float32)
+        assert environment_key(environment()) == before
 
 
 def test_bytes_of_quantised_weights_are_those_that_they_take():
