@@ -1,4 +1,4 @@
-"""Writes `results/conclusions.md`, what holds on both embedded models: `python tools/conclusions.py`.
+"""Writes `results/conclusions.md`, what holds on both models: `python tools/conclusions.py`.
 
 A test fails where it is stale.
 """
@@ -37,9 +37,7 @@ to refuting the conclusion is shown.
 def evidence(model: str) -> Evidence:
     """What is stored of a model."""
     methods, scales, single = (RESULTS / model / folder for folder in FOLDERS[model])
-    return Evidence(
-        sdbench.read(methods), sdbench.read(scales), read_table(single, "sensitivity")
-    )
+    return Evidence(sdbench.read(methods), sdbench.read(scales), read_table(single, "sensitivity"))
 
 
 def written() -> str:

@@ -138,7 +138,8 @@ def _row(says: str, model: str, first: str, found: Mapping[str, Contrast]) -> di
     against = min(deciding, key=lambda name: found[name].better.estimate)
 
     one = found[against]
-    row = {"conclusion": says, "model": model, "verdict": verdict, "first": first}
+    row: dict[str, object] = {"conclusion": says, "model": model}
+    row |= {"verdict": verdict, "first": first}
     row |= {"against": against, "metric": one.metric, "found": one.verdict}
     for name, interval in (("difference", one.difference), ("share", one.better)):
         row |= {name: interval.estimate, f"{name}_lo": interval.lo, f"{name}_hi": interval.hi}
